@@ -1,0 +1,1 @@
+"""Frames from a mirrored port in, recordings in one-second chunks out."""

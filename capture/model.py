@@ -1,0 +1,110 @@
+"""What the rooms of capture hand each other: blocks, datagrams, streams and where they belong.
+
+Times are nanoseconds since 1970-01-01T00:00Z by the capture's clock, never by ours: a file is
+replayed with the clock of the day it was made.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Endpoint(NamedTuple):
+    """An IP address (4 or 16 bytes) and a port."""
+
+    address: bytes
+    port: int
+
+    def __str__(self) -> str:
+        host = ipaddress.ip_address(self.address)
+        return f"[{host}]:{self.port}" if host.version == 6 else f"{host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Block:
+    """Frames as they came from a ring block or a stretch of a capture file; all columns of n.
+
+    data: uint8[*], only lent: it may be overwritten once the block has been received.
+    """
+
+    data: NDArray[np.uint8]
+    start: NDArray[np.int64]  # offset of each frame's first byte in data
+    length: NDArray[np.int64]  # bytes captured
+    original: NDArray[np.int64]  # bytes on the wire
+    time_ns: NDArray[np.int64]
+    link_type: int  # LINKTYPE_ of pcap; of all frames in the block
+    dropped: int = 0  # frames the kernel had no room for, since the block before
+
+
+class Datagram(NamedTuple):
+    """One UDP payload, or one SIP message out of a TCP stream, with who sent it."""
+
+    time_ns: int
+    source: Endpoint
+    destination: Endpoint
+    payload: bytes
+    transport: str  # "udp", "tcp"
+
+
+@dataclass(slots=True)
+class Packets:
+    """RTP packets as columns of n, in order of arrival; addresses are keys (see decode)."""
+
+    data: NDArray[np.uint8]
+    time_ns: NDArray[np.int64]
+    source_key: NDArray[np.uint64]
+    destination_key: NDArray[np.uint64]
+    ssrc: NDArray[np.uint32]
+    sequence: NDArray[np.uint16]
+    timestamp: NDArray[np.uint32]
+    payload_type: NDArray[np.uint8]
+    marker: NDArray[np.bool_]
+    payload_start: NDArray[np.int64]  # offset in data, behind CSRCs and header extension
+    payload_length: NDArray[np.int64]  # without padding
+    truncated: NDArray[np.bool_]
+    frame: NDArray[np.int64]  # row in the block, for the rare look at addresses
+
+
+class NewStream(NamedTuple):
+    """A stream that was heard for the first time: media asks signalling where it belongs."""
+
+    row: int  # media's own number for it
+    time_ns: int
+    source: Endpoint
+    destination: Endpoint
+    ssrc: int
+    payload_type: int
+
+
+class Attach(NamedTuple):
+    """Signalling's answer, at once or later: this row is stream `number` of this recording."""
+
+    row: int
+    recording_id: bytes
+    number: int
+
+
+class Close(NamedTuple):
+    """The row takes no packets after this time; the same addresses then open a new stream."""
+
+    row: int
+    at_ns: int
+
+
+class StreamTotals(NamedTuple):
+    """What a row has heard so far."""
+
+    packets: int  # unique
+    lost: int
+    duplicates: int
+    late: int
+    jitter: float
+    first_ns: int
+    last_ns: int
+    payload_types: dict[int, int]  # packets by payload type
+
+
+Columns = NDArray[Any]

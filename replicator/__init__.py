@@ -1,0 +1,1 @@
+"""Ciphertext copies at other places, verified, and the way back."""

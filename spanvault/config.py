@@ -1,0 +1,130 @@
+"""One frozen struct a daemon, read from TOML. The commented samples in etc/ are the manual.
+
+An unknown key, a wrong type or an impossible value is a ValueError that names file, line and
+remedy; nothing is guessed. Who checks them: `spanvault check`.
+"""
+
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """etc/capture.toml."""
+
+    name: str = msgspec.field(default_factory=socket.gethostname)
+    interface: str = ""  # may be given as --interface instead
+    storaged: str = "ipc:///run/spanvault/ingest"
+    certificate: Path = Path("/etc/spanvault/keys/capture.key_secret")
+    storaged_certificate: Path = Path("/etc/spanvault/keys/storaged.key")
+    state_dir: Path = Path("/var/lib/spanvault-capture")  # spool, ingest key
+    runtime_dir: Path = Path("/run/spanvault-capture")  # key of the call table, gone with a reboot
+    ring_mb: Count = 256
+    outbox_mb: Count = 256  # kept in memory before batches go to the spool
+    spool_mb: Count = 20_000  # kept on disk before recording stops
+    silence_s: Positive = 300.0  # a call that lost its BYE ends after so long without RTP
+    no_media_s: Positive = 300.0  # or, answered, without any
+    hold_s: Positive = 1800.0  # or on hold
+    bye_grace_s: Positive = 2.0  # RTP after BYE still belongs to the call
+    unmatched_s: Positive = 30.0  # RTP without signalling is kept so long for a call to claim it
+    unmatched_mb: Count = 64
+
+
+class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """etc/storaged.toml."""
+
+    store: Path = Path("/var/lib/spanvault/store")
+    ingest: str = "ipc:///run/spanvault/ingest"
+    requests: str = "ipc:///run/spanvault/requests"
+    certificate: Path = Path("/etc/spanvault/keys/storaged.key_secret")
+    clients: Path = Path("/etc/spanvault/clients")
+    unlock_key: Path = Path("/etc/spanvault/keys/unlock.key")  # or a systemd credential's path
+    recovery_public: Path | None = (
+        None  # a second key that opens the store; its half stays on paper
+    )
+    commit_interval_s: Positive = 2.0
+    pools: dict[str, Path] = {}  # a pool's own directory; by default STORE/pools/NAME
+
+
+class TargetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One [[targets]] of etc/replicator.toml."""
+
+    name: str
+    kind: str  # "directory"
+    path: Path
+
+
+class ReplicatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """etc/replicator.toml."""
+
+    storaged: str = "ipc:///run/spanvault/requests"
+    certificate: Path = Path("/etc/spanvault/keys/replicator.key_secret")
+    storaged_certificate: Path = Path("/etc/spanvault/keys/storaged.key")
+    state_dir: Path = Path("/var/lib/spanvault-replicator")
+    retry_s: Positive = 10.0
+    targets: list[TargetConfig] = []
+
+
+class OperatorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """etc/spanvault.toml: how the `spanvault` command reaches storaged."""
+
+    storaged: str = "ipc:///run/spanvault/requests"
+    certificate: Path = Path("/etc/spanvault/keys/operator.key_secret")
+    storaged_certificate: Path = Path("/etc/spanvault/keys/storaged.key")
+
+
+FILES: Final[dict[str, type[msgspec.Struct]]] = {
+    "capture.toml": CaptureConfig,
+    "storaged.toml": StoragedConfig,
+    "replicator.toml": ReplicatorConfig,
+    "spanvault.toml": OperatorConfig,
+}
+FOLDER: Final = Path("/etc/spanvault")
+
+C = TypeVar("C", bound=msgspec.Struct)
+
+
+def load(path: Path, kind: type[C]) -> C:
+    """Read a daemon's settings. Raises ValueError: file, line, what is wrong, what to do."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from None
+    try:
+        return msgspec.convert(tomllib.loads(text), kind)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ValueError(_explain(path, text, kind, str(error))) from None
+
+
+def _explain(path: Path, text: str, kind: type[msgspec.Struct], fault: str) -> str:
+    """Say where in the file msgspec's complaint belongs, and which keys there are."""
+    unknown = re.search(r"unknown field `([^`]+)`", fault)
+    place = re.search(r"at `\$\.?([^`]*)`", fault)
+    keys = [part for part in re.split(r"[.\[\]0-9]+", place[1] if place else "") if part]
+    key = unknown[1] if unknown else keys[-1] if keys else ""
+    line = next(
+        (
+            number
+            for number, row in enumerate(text.splitlines(), 1)
+            if key and re.match(rf"\s*(\[+\s*)?[\"']?{re.escape(key)}[\"']?\s*[=\].]", row)
+        ),
+        None,
+    )
+    where = f"{path}:{line}" if line else f"{path}"
+    if unknown:
+        owner = TargetConfig if "targets" in keys else kind
+        known = ", ".join(owner.__struct_fields__)
+        return f"{where}: unknown key '{key}'. Known here: {known}"
+    return f"{where}: {fault}"

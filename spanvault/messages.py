@@ -1,0 +1,317 @@
+"""Every message the daemons and the command exchange, as data.
+
+One struct a message, told apart by its `kind`. Bulk bytes never travel inside a struct: they are
+frames of their own behind it (WIRE.md). Times are nanoseconds since 1970-01-01T00:00Z.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+Outcome = Literal[
+    "answered", "cancelled", "busy", "declined", "no_answer",
+    "not_found", "failed", "in_progress", "unknown",
+]  # fmt: skip
+Party = Literal["caller", "callee", "unknown"]
+MediaKind = Literal["audio", "video", "fax"]
+RelationKind = Literal["transfer", "b2bua", "fork", "replaces"]
+
+
+class Codec(msgspec.Struct, frozen=True):
+    """What a payload type means in one stream: RFC 8866 §6.6 rtpmap and fmtp."""
+
+    name: str
+    clock_rate: int
+    channels: int = 1
+    parameters: str = ""
+
+
+class Stream(msgspec.Struct):
+    """One RTP stream of a call: one SSRC from one source to one destination."""
+
+    number: int
+    party: Party
+    media: MediaKind
+    ssrc: int
+    source: str
+    destination: str
+    codecs: dict[int, Codec]  # by payload type
+    payload_types: dict[int, int] = {}  # packets heard, by payload type
+    first_ns: int = 0
+    last_ns: int = 0
+    packets: int = 0  # unique
+    lost: int = 0
+    duplicates: int = 0
+    late: int = 0
+    jitter: float = 0.0  # media clock units, RFC 3550 §6.4.1
+    stored_in: bytes | None = None  # the recording that holds it, where it is another call's
+    stored_as: int | None = None  # and its number there
+
+
+class Related(msgspec.Struct, frozen=True):
+    """Another call that belongs to this one."""
+
+    kind: RelationKind
+    call_id: str
+
+
+class Call(msgspec.Struct):
+    """One call attempt, whole; a later revision replaces an earlier one.
+
+    id: 16 bytes, also the recording's id where media was heard.
+    """
+
+    id: bytes
+    capture: str
+    call_ids: list[str]
+    caller: str
+    callee: str
+    started_ns: int
+    answered_ns: int | None = None
+    ended_ns: int | None = None
+    outcome: Outcome = "in_progress"
+    end_reason: str | None = None
+    flags: list[str] = []
+    related: list[Related] = []
+    streams: list[Stream] = []
+    revision: int = 0
+    final: bool = False  # nothing more will come: the recording is sealed
+
+
+class Message(msgspec.Struct, tag_field="kind", tag=str.lower):
+    """Whatever has a `kind`."""
+
+
+# --- capture → storaged (ingest) ----------------------------------------------------------------
+
+
+class Hello(Message):
+    """A capture is there; asks for the key to seal its spool to."""
+
+    capture: str
+
+
+class Batch(Message):
+    """Calls and media. Followed by three frames: chunk table, frames, payload."""
+
+    capture: str
+    sequence: int  # this capture's, strictly rising, never reused
+    calls: list[Call] = []
+
+
+class Sealed(Message):
+    """A batch that lay on the capture's disk. Followed by one frame: the HPKE ciphertext."""
+
+    capture: str
+    sequence: int
+    key_id: str
+
+
+class Health(Message):
+    """A daemon's own account of itself, kept for `spanvault status`."""
+
+    daemon: str
+    state: str  # one line for people
+    fields: dict[str, Any] = {}
+
+
+# --- storaged → capture -------------------------------------------------------------------------
+
+
+class Welcome(Message):
+    """The store's public ingest key: X25519, 32 bytes."""
+
+    store_id: str
+    key_id: str
+    ingest_key: bytes
+
+
+class Acknowledge(Message):
+    """These batches are on disk, synced. Only now may the capture forget them."""
+
+    sequences: list[int]
+
+
+class Refuse(Message):
+    """This batch can never be stored as it is; it was set aside and counted."""
+
+    sequence: int
+    error: str
+    hint: str
+
+
+# --- requests to storaged, and their replies ----------------------------------------------------
+
+
+class Failure(Message):
+    """A request that was not carried out: what, and what to do."""
+
+    code: Literal["invalid", "denied", "not_found", "corrupt", "locked", "full", "unavailable"]
+    error: str
+    hint: str = ""
+
+
+class Done(Message):
+    """Carried out; nothing to return."""
+
+
+class Status(Message):
+    """Ask how the appliance is."""
+
+
+class StatusReply(Message):
+    """What storaged knows of itself and of the daemons that report to it."""
+
+    store_id: str
+    state: str
+    fields: dict[str, Any]
+    daemons: list[dict[str, Any]]  # Health, with age_s
+
+
+class Search(Message):
+    """Ask for calls, newest first. Only what is given restricts."""
+
+    since_ns: int | None = None
+    until_ns: int | None = None
+    number: str | None = None  # exact caller or callee
+    outcome: Outcome | None = None
+    longer_s: float | None = None
+    shorter_s: float | None = None
+    call_id: str | None = None
+    limit: int = 200
+    cursor: bytes | None = None
+
+
+class SearchReply(Message):
+    """A page of calls; `cursor` asks for the next, None is the end."""
+
+    calls: list[Call]
+    cursor: bytes | None = None
+
+
+class Get(Message):
+    """Ask for one call by its id."""
+
+    id: bytes
+
+
+class GetReply(Message):
+    """The call, the state of its recording, and the receipts of its copies."""
+
+    call: Call
+    sealed: bool  # the recording ended and its last frame is on disk
+    size: int  # bytes of ciphertext; 0 without media
+    pool: str
+    receipts: list["Receipt"]
+
+
+class Fetch(Message):
+    """Ask for the media of one call, in storage order, a page at a time."""
+
+    id: bytes
+    cursor: int = 0
+
+
+class FetchReply(Message):
+    """Followed by three frames as a Batch is. `cursor` asks for the next page, None is the end.
+
+    Chunks of a stream that another recording holds bear this call's id and stream number.
+    """
+
+    cursor: int | None
+
+
+class Verify(Message):
+    """Ask to check one recording by hash and tag; needs no listening rights."""
+
+    id: bytes
+
+
+class VerifyReply(Message):
+    """What was found. `faults` is empty where all is well."""
+
+    id: bytes
+    sealed: bool
+    frames: int
+    size: int
+    sha256: str  # of the object as it lies on disk
+    faults: list[str]
+
+
+class Feed(Message):
+    """Ask for what changed behind a position, oldest first; waits for `wait_ms` if nothing did."""
+
+    position: int
+    limit: int = 500
+    wait_ms: int = 0
+
+
+class Change(msgspec.Struct):
+    """One change that a replica must make its own.
+
+    kind: `object` (a sealed recording: read it with ReadObject), `record` (a call record: its
+    ciphertext is `data`), `keys` (a file of sealed key material: `name`, `data`).
+    """
+
+    position: int
+    kind: Literal["object", "record", "keys"]
+    id: bytes = b""
+    pool: str = ""
+    name: str = ""
+    size: int = 0
+    sha256: str = ""
+    data: bytes = b""
+
+
+class FeedReply(Message):
+    """Changes, and the position to go on from."""
+
+    store_id: str
+    changes: list[Change]
+    position: int
+
+
+class ReadObject(Message):
+    """Ask for the ciphertext of a sealed recording."""
+
+    id: bytes
+    offset: int
+    size: int
+
+
+class ReadObjectReply(Message):
+    """Followed by one frame: the bytes. `total` is the object's size."""
+
+    total: int
+
+
+class Receipt(Message):
+    """A copy was made and its checksum read back at the target. Answered by Done."""
+
+    id: bytes
+    target: str
+    size: int
+    sha256: str
+    verified_ns: int
+
+
+class Import(Message):
+    """Put a replica's change into an empty store. An `object`'s bytes follow as one frame.
+
+    For an object sent in parts, `offset` says where the part begins; `change.size` is the whole.
+    """
+
+    store_id: str
+    change: Change
+    offset: int = 0
+
+
+Request = (
+    Status | Search | Get | Fetch | Verify | Feed | ReadObject | Receipt | Import | Health
+)  # fmt: skip
+Reply = (
+    Failure | Done | StatusReply | SearchReply | GetReply | FetchReply | VerifyReply
+    | FeedReply | ReadObjectReply
+)  # fmt: skip
+ToIngest = Hello | Batch | Sealed | Health
+FromIngest = Welcome | Acknowledge | Refuse

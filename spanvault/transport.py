@@ -1,0 +1,137 @@
+"""Sockets between the daemons: every one is encrypted and both ends are known (CURVE).
+
+A certificate is a CURVE key pair in a file of ZeroMQ's own format, with a `name` and a `role` as
+metadata. storaged lets in whose public half lies in its clients folder, and the role decides what
+may be asked: capture (ingest), replicator (ciphertext and receipts), operator (the rest).
+Source: ZeroMQ RFC 26 (CurveZMQ), RFC 27 (ZAP). What is said over them: WIRE.md.
+"""
+
+import os
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, get_args
+
+import zmq
+import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
+
+Role = Literal["capture", "storaged", "replicator", "operator"]
+ROLES: Final[tuple[str, ...]] = get_args(Role)
+HEARTBEAT_MS: Final = 2000
+
+
+class Identity(NamedTuple):
+    """Who is at the other end, as proved by its key."""
+
+    role: Role
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.role}/{self.name}"
+
+
+class Certificate(NamedTuple):
+    """A CURVE key pair; secret is None where only the public half is known. Z85 bytes."""
+
+    public: bytes
+    secret: bytes | None
+    role: Role
+    name: str
+
+
+def make_certificate(folder: Path, role: Role, name: str) -> Path:
+    """Write NAME.key (public) and NAME.key_secret (mode 0600) into folder; give the secret one.
+
+    Raises FileExistsError rather than replace a secret.
+    """
+    # zmq.auth.create_certificates leaves the metadata out of the public file, and the secret one
+    # readable for a moment: so we write its format ourselves.
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    head = f'metadata\n    role = {role}\n    name = {name}\ncurve\n    public-key = "{public}"\n'
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    path = folder / f"{name}.key_secret"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(head + f'    secret-key = "{secret}"\n')
+    (folder / f"{name}.key").write_text(head)
+    return path
+
+
+def load_certificate(path: Path) -> Certificate:
+    """Read NAME.key or NAME.key_secret. Raises ValueError that names the file and the fault."""
+    try:
+        public, secret = zmq.auth.load_certificate(path)
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: no certificate can be read ({error})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not a certificate ({error})") from None
+    fields = {
+        key.strip(): value.strip().strip('"')
+        for key, _, value in (line.partition("=") for line in text.splitlines() if "=" in line)
+    }
+    role = fields.get("role", "")
+    if role not in ROLES:
+        raise ValueError(f"{path}: role {role!r} is none of {', '.join(ROLES)}")
+    return Certificate(public, secret, role, fields.get("name", path.stem))  # type: ignore[arg-type]
+
+
+class Clients:
+    """The certificates of a folder: who may connect, and whose key it was. Thread-safe to ask."""
+
+    def __init__(self, folder: Path) -> None:
+        self._known = {
+            certificate.public: Identity(certificate.role, certificate.name)
+            for certificate in map(load_certificate, sorted(folder.glob("*.key")))
+        }
+
+    def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002 - pyzmq's signature
+        """ZAP's question: may this Z85 public key connect?"""
+        return key in self._known
+
+    def identity_of(self, frame: zmq.Frame) -> Identity:
+        """Who sent this frame (receive with copy=False). Raises ValueError if it is not proved."""
+        try:
+            return self._known[str(frame.get("User-Id")).encode()]
+        except (zmq.ZMQError, KeyError):
+            raise ValueError("the sender did not prove who it is") from None
+
+
+def authenticate(
+    context: "zmq.Context[zmq.Socket[bytes]]", clients: Clients
+) -> ThreadAuthenticator:
+    """Let only these clients in to the context's servers. stop() it before the context ends."""
+    authenticator = ThreadAuthenticator(context)
+    authenticator.start()
+    authenticator.configure_curve_callback(credentials_provider=clients)
+    return authenticator
+
+
+def listen(
+    context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, certificate: Certificate
+) -> "zmq.Socket[bytes]":
+    """A ROUTER socket bound to endpoint as a CURVE server."""
+    socket = context.socket(zmq.ROUTER)
+    socket.curve_server = True
+    socket.curve_publickey, socket.curve_secretkey = certificate.public, certificate.secret or b""
+    socket.router_mandatory = True
+    socket.linger = 0
+    socket.set_hwm(64)
+    socket.bind(endpoint)
+    return socket
+
+
+def connect(
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    endpoint: str,
+    certificate: Certificate,
+    server: Certificate,
+) -> "zmq.Socket[bytes]":
+    """A DEALER socket to endpoint; it reconnects by itself and keeps nothing when closed."""
+    socket = context.socket(zmq.DEALER)
+    socket.curve_serverkey = server.public
+    socket.curve_publickey, socket.curve_secretkey = certificate.public, certificate.secret or b""
+    socket.linger = 0
+    socket.set_hwm(64)
+    socket.heartbeat_ivl, socket.heartbeat_timeout = HEARTBEAT_MS, 3 * HEARTBEAT_MS
+    socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 2000
+    socket.connect(endpoint)
+    return socket

@@ -1,0 +1,1 @@
+"""Sealed recordings on local disk: ingest, keys, index, access log, requests."""
