@@ -4,11 +4,12 @@ An unknown key, a wrong type or an impossible value is a ValueError that names f
 remedy; nothing is guessed. Who checks them: `spanvault check`.
 """
 
+import os
 import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -101,11 +102,24 @@ def load(path: Path, kind: type[C]) -> C:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from None
     try:
-        return msgspec.convert(tomllib.loads(text), kind)
+        return msgspec.convert(tomllib.loads(text), kind, dec_hook=_path)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise ValueError(_explain(path, text, kind, str(error))) from None
+
+
+def _path(kind: type[Any], value: Any) -> Any:
+    """The one type of ours that TOML has not."""
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError(f"Expected a path, got {value!r}")
+
+
+def credential(path: Path) -> Path:
+    """Where systemd put this secret for us alone (LoadCredential=), or else the path itself."""
+    given = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / path.name
+    return given if given.is_file() else path
 
 
 def _explain(path: Path, text: str, kind: type[msgspec.Struct], fault: str) -> str:

@@ -124,6 +124,7 @@ class Welcome(Message):
     store_id: str
     key_id: str
     ingest_key: bytes
+    instance: str = ""  # new at each start of storaged: what was in flight must be sent again
 
 
 class Acknowledge(Message):
@@ -178,6 +179,7 @@ class Search(Message):
     longer_s: float | None = None
     shorter_s: float | None = None
     call_id: str | None = None
+    id_prefix: str | None = None  # hex digits that the call's id begins with
     limit: int = 200
     cursor: bytes | None = None
 
@@ -216,9 +218,11 @@ class FetchReply(Message):
     """Followed by three frames as a Batch is. `cursor` asks for the next page, None is the end.
 
     Chunks of a stream that another recording holds bear this call's id and stream number.
+    `faults`: what of this page could not be opened, a line each; what could be is there.
     """
 
     cursor: int | None
+    faults: list[str] = []
 
 
 class Verify(Message):
@@ -251,6 +255,7 @@ class Change(msgspec.Struct):
 
     kind: `object` (a sealed recording: read it with ReadObject), `record` (a call record: its
     ciphertext is `data`), `keys` (a file of sealed key material: `name`, `data`).
+    changed_ns: when it was committed; 0 where the store does not say.
     """
 
     position: int
@@ -261,14 +266,16 @@ class Change(msgspec.Struct):
     size: int = 0
     sha256: str = ""
     data: bytes = b""
+    changed_ns: int = 0
 
 
 class FeedReply(Message):
-    """Changes, and the position to go on from."""
+    """Changes, the position to go on from, and the store's newest position (what lag is from)."""
 
     store_id: str
     changes: list[Change]
     position: int
+    head: int = 0
 
 
 class ReadObject(Message):

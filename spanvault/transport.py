@@ -14,6 +14,8 @@ import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
+from spanvault.config import credential
+
 Role = Literal["capture", "storaged", "replicator", "operator"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
 HEARTBEAT_MS: Final = 2000
@@ -56,7 +58,11 @@ def make_certificate(folder: Path, role: Role, name: str) -> Path:
 
 
 def load_certificate(path: Path) -> Certificate:
-    """Read NAME.key or NAME.key_secret. Raises ValueError that names the file and the fault."""
+    """Read NAME.key or NAME.key_secret, if systemd has it for us from there.
+
+    Raises ValueError that names the file and the fault.
+    """
+    path = credential(path)
     try:
         public, secret = zmq.auth.load_certificate(path)
         text = path.read_text(encoding="utf-8")
@@ -116,6 +122,9 @@ def listen(
     socket.linger = 0
     socket.set_hwm(64)
     socket.bind(endpoint)
+    if endpoint.startswith("ipc:///"):
+        # Whoever may enter the socket's folder may knock; CURVE decides who is let in.
+        Path(endpoint.removeprefix("ipc://")).chmod(0o660)
     return socket
 
 

@@ -1,0 +1,318 @@
+"""Streams and their calls: attach at once or later, share between two legs, close in time.
+
+A stream nobody claims is remembered for a while, since RTP may precede its SDP or the capture may
+have begun in the middle of the call. A row is closed where its call ends or another call takes the
+same addresses, so that the next call's media is not taken for its own.
+Which call a stream fits: capture.association.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from capture.association import BOTH, SOURCE, Association, Match, supersedes
+from capture.livecall import Binding, LiveCall
+from capture.model import Attach, Close, Endpoint, NewStream, StreamTotals
+from capture.sdp import STATIC, VIDEO_STATIC
+from spanvault.messages import Codec, Party, Stream
+
+MAX_ORPHANS: Final = 20_000
+MAX_STREAMS: Final = 1_024  # of one call; a sender that changes SSRC with each packet gets no more
+MIDCALL_NS: Final = 3_000_000_000  # RTP of a call ends about when the call does
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A stream as media knows it, and the call that holds it."""
+
+    stream: NewStream
+    call: LiveCall | None = None
+    number: int = 0
+    score: int = 0
+    closed_ns: int | None = None
+
+
+class Attachments:
+    """All rows that media has and we have not released."""
+
+    def __init__(
+        self,
+        association: Association,
+        totals: Callable[[int], StreamTotals],
+        patience_ns: int,
+        grace_ns: int,
+        count: Callable[[str], None],
+    ) -> None:
+        self.commands: list[Attach | Close] = []
+        self.released: list[int] = []
+        self.changed: set[bytes] = set()  # calls that won a stream or changed one
+        self._association = association
+        self._totals = totals
+        self._patience_ns, self._grace_ns = patience_ns, grace_ns
+        self._count = count
+        self._rows: dict[int, Row] = {}
+        self._orphans: OrderedDict[int, Row] = OrderedDict()
+        self._by_endpoint: dict[Endpoint, dict[int, Row]] = {}
+
+    def opened(self, stream: NewStream) -> None:
+        """Media heard a stream for the first time."""
+        if stream.row in self._rows:
+            self._remove(stream.row)
+        row = self._rows[stream.row] = Row(stream)
+        for endpoint in (stream.source, stream.destination):
+            self._by_endpoint.setdefault(endpoint, {})[stream.row] = row
+        matches = self._association.matches(stream)
+        if matches:
+            self._attach(row, matches)
+            return
+        self._orphans[stream.row] = row
+        if len(self._orphans) > MAX_ORPHANS:
+            self._release(next(iter(self._orphans)))
+            self._count("streams_unmatched_evicted")
+
+    def bound(self, call: LiveCall, endpoint: Endpoint, time_ns: int) -> None:
+        """A call named an endpoint, or named it anew: see what is already heard there."""
+        for row in list(self._by_endpoint.get(endpoint, {}).values()):
+            if row.call is None:
+                self._claim(row)
+            elif row.call is call:
+                self._recode(row, time_ns)
+            elif row.closed_ns is None:
+                self._contend(row, call)
+
+    def ended(self, call: LiveCall) -> None:
+        """The call ended, or its end became known anew: its rows close after the grace."""
+        for number in call.rows:
+            row = self._rows.get(number) if number is not None else None
+            if row is not None and row.call is call:
+                self._settle(row)
+
+    def claim_hosts(self, call: LiveCall) -> None:
+        """A call whose SDP was never heard takes the only streams between its two hosts.
+
+        Several at once cannot be told apart while they flow; when the call has ended, those that
+        fell silent with it can. None is taken where that is not one per direction.
+        """
+        if call.caller_host is None or call.callee_host is None:
+            return
+        for host, peer, speaker in (
+            (call.caller_host, call.callee_host, "caller"),
+            (call.callee_host, call.caller_host, "callee"),
+        ):
+            rows = [row for row in self._between(host, peer) if self._lived_with(call, row)]
+            if len(rows) == 1:
+                self._attach(rows[0], [_by_host(call, speaker)])
+            elif rows:
+                call.flags.add("ambiguous_media")
+
+    def finish(self, call: LiveCall) -> None:
+        """The call is final: its rows are released, those it shares keep their last totals."""
+        call.refresh(self._totals)
+        for index, number in enumerate(call.rows):
+            row = self._rows.get(number) if number is not None else None
+            if row is not None and row.call is call:
+                self._release(row.stream.row)
+            call.rows[index] = None
+
+    def expire(self, now_ns: int) -> None:
+        """Release streams that nobody claimed and that are silent."""
+        for number, row in list(self._orphans.items()):
+            last_ns = self._totals(number).last_ns or row.stream.time_ns
+            if abs(now_ns - last_ns) > self._patience_ns:
+                self._release(number)
+                self._count("streams_unmatched")
+
+    def sharers(self, row: int) -> Iterable[LiveCall]:
+        """Calls besides its own that a row is part of."""
+        found = self._rows.get(row)
+        if found is None:
+            return []
+        ends = (found.stream.source, found.stream.destination)
+        calls = {call.id: call for end in ends for call, _ in self._association.at(end)}
+        return [call for call in calls.values() if call is not found.call and row in call.rows]
+
+    # --- attaching --------------------------------------------------------------------------
+
+    def _claim(self, row: Row) -> None:
+        matches = self._association.matches(row.stream)
+        last_ns = self._totals(row.stream.row).last_ns or row.stream.time_ns
+        if matches and last_ns >= matches[0].since_ns - self._patience_ns:
+            self._attach(row, matches)
+
+    def _attach(self, row: Row, matches: list[Match]) -> None:
+        first = matches[0]
+        if len(first.call.streams) >= MAX_STREAMS:
+            self._count("streams_over_limit")
+            return
+        self._orphans.pop(row.stream.row, None)
+        row.call, row.score, row.number = first.call, first.score, len(first.call.streams)
+        _add_stream(first, row)
+        self.commands.append(Attach(row.stream.row, first.call.id, row.number))
+        self.changed.add(first.call.id)
+        for other in matches[1:]:
+            self._share(row, other)
+        self._settle(row)
+
+    def _share(self, row: Row, match: Match) -> None:
+        """Another call has part in the stream: it is stored once and listed by both."""
+        call, owner = match.call, row.call
+        if owner is None or row.stream.row in call.rows or len(call.streams) >= MAX_STREAMS:
+            return
+        _add_stream(match, row)
+        call.streams[-1].stored_in, call.streams[-1].stored_as = owner.id, row.number
+        call.relate("b2bua", owner.call_id)
+        owner.relate("b2bua", call.call_id)
+        self.changed |= {call.id, owner.id}
+
+    def _recode(self, row: Row, time_ns: int) -> None:
+        """The call renegotiated: a payload type that now means something else ends the stream."""
+        call = row.call
+        if call is None or row.number >= len(call.streams):
+            return
+        stream = call.streams[row.number]
+        meant: dict[int, Codec] = {}
+        for endpoint in (row.stream.source, row.stream.destination):
+            for other, binding in self._association.at(endpoint):
+                if other is call:
+                    meant |= binding.codecs
+        heard = self._totals(row.stream.row).payload_types or {row.stream.payload_type: 0}
+        if any(_differ(stream.codecs.get(number), meant.get(number)) for number in heard):
+            self._close(row, time_ns)
+        else:
+            stream.codecs = {**meant, **stream.codecs}
+
+    # --- closing ----------------------------------------------------------------------------
+
+    def _contend(self, row: Row, newer: LiveCall) -> None:
+        """Another call names an end of an attached stream: takes it, shares it, or neither."""
+        self._settle(row)
+        if row.closed_ns is not None:
+            return
+        match = next(
+            (
+                match
+                for match in self._association.matches(row.stream)
+                if match.call is newer and match.score == BOTH
+            ),
+            None,
+        )
+        if match is None:
+            return
+        if row.score == SOURCE:
+            # It hung by one end only; what comes from now on belongs where both ends fit.
+            self._close(row, max(match.latest_ns, row.stream.time_ns))
+        else:
+            self._share(row, match)
+
+    def _settle(self, row: Row) -> None:
+        """Close the row at the time that is now known to be its call's last."""
+        call = row.call
+        if call is None:
+            return
+        limits = [call.ended_ns + self._grace_ns] if call.ended_ns is not None else []
+        limits += [since for other in self._others(row) for since in self._takes(row, call, other)]
+        if limits:
+            self._close(row, min(limits))
+
+    def _others(self, row: Row) -> list[LiveCall]:
+        ends = (row.stream.source, row.stream.destination)
+        calls = {call.id: call for end in ends for call, _ in self._association.at(end)}
+        return [call for call in calls.values() if call is not row.call]
+
+    def _takes(self, row: Row, call: LiveCall, other: LiveCall) -> list[int]:
+        """The time at which another call took this row's addresses over, if it did."""
+        theirs = self._named(row, other)
+        needed = 2 if row.score == BOTH else 1
+        if len({binding.endpoint for binding in theirs}) < needed:
+            return []
+        since_ns = min(binding.since_ns for binding in theirs)
+        if max(binding.since_ns for binding in theirs) <= row.stream.time_ns:
+            return []
+        over = call.ended_ns is not None and call.ended_ns <= since_ns
+        ours = self._named(row, call)
+        rival = any(
+            supersedes(new, old) for new in theirs for old in ours if new.endpoint == old.endpoint
+        )
+        return [max(since_ns, row.stream.time_ns)] if over or rival else []
+
+    def _named(self, row: Row, call: LiveCall) -> list[Binding]:
+        ends = (row.stream.source, row.stream.destination)
+        return [
+            binding for end in ends for other, binding in self._association.at(end) if other is call
+        ]
+
+    def _close(self, row: Row, at_ns: int) -> None:
+        if row.closed_ns is None or at_ns < row.closed_ns:
+            row.closed_ns = at_ns
+            self.commands.append(Close(row.stream.row, at_ns))
+
+    def _release(self, number: int) -> None:
+        row = self._rows[number]
+        for sharer in self.sharers(number):
+            sharer.refresh(self._totals)
+            sharer.rows = [None if other == number else other for other in sharer.rows]
+        self._remove(row.stream.row)
+        self.released.append(number)
+
+    def _remove(self, number: int) -> None:
+        row = self._rows.pop(number)
+        self._orphans.pop(number, None)
+        for endpoint in (row.stream.source, row.stream.destination):
+            rows = self._by_endpoint.get(endpoint, {})
+            rows.pop(number, None)
+            if not rows:
+                self._by_endpoint.pop(endpoint, None)
+
+    # --- a call whose SDP was never heard ---------------------------------------------------
+
+    def _between(self, host: bytes, peer: bytes) -> list[Row]:
+        return [
+            row
+            for row in self._orphans.values()
+            if row.stream.source.address == host and row.stream.destination.address == peer
+        ]
+
+    def _lived_with(self, call: LiveCall, row: Row) -> bool:
+        last_ns = self._totals(row.stream.row).last_ns or row.stream.time_ns
+        if call.ended_ns is None:
+            return last_ns >= call.heard_ns - MIDCALL_NS
+        return abs(last_ns - call.ended_ns) <= max(MIDCALL_NS, self._grace_ns)
+
+
+def _by_host(call: LiveCall, speaker: Party) -> Match:
+    return Match(call, speaker, SOURCE, None, None)
+
+
+def _add_stream(match: Match, row: Row) -> None:
+    """List the stream in the match's call."""
+    heard = row.stream
+    codecs: dict[int, Codec] = {}
+    # RFC 3264 §5.1: the receiver's description says what payload types mean to it.
+    for binding in (match.from_, match.to):
+        codecs |= binding.codecs if binding else {}
+    if heard.payload_type in STATIC:
+        codecs.setdefault(heard.payload_type, STATIC[heard.payload_type])
+    named = match.to or match.from_
+    guess = "video" if heard.payload_type in VIDEO_STATIC else "audio"
+    match.call.streams.append(
+        Stream(
+            number=len(match.call.streams),
+            party=match.speaker,
+            media=named.kind if named else guess,  # type: ignore[arg-type]
+            ssrc=heard.ssrc,
+            source=str(heard.source),
+            destination=str(heard.destination),
+            codecs=codecs,
+            first_ns=heard.time_ns,
+            last_ns=heard.time_ns,
+        )
+    )
+    match.call.rows.append(heard.row)
+
+
+def _differ(one: Codec | None, other: Codec | None) -> bool:
+    """Whether two meanings of a payload type sound different."""
+    if one is None or other is None:
+        return False
+    return (one.name.lower(), one.clock_rate) != (other.name.lower(), other.clock_rate)

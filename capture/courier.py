@@ -1,0 +1,96 @@
+"""Carry what a recorder has heard to storaged, and tell how that goes.
+
+Outbox, spool and link put together for the two shells that need them: capture.live and
+capture.replay.
+"""
+
+import logging
+import time
+from typing import Any, Final
+
+from capture.link import Link
+from capture.outbox import Outbox
+from capture.recorder import Heard
+from capture.spool import Spool
+from spanvault.chunk import NO_MEDIA
+from spanvault.config import CaptureConfig
+from spanvault.lifecycle import Lifecycle
+from spanvault.messages import Health
+
+POLL_MS: Final = 100
+TELL_S: Final = 2.0
+
+
+class Courier:
+    """One capture's way to storaged. Raises ValueError if a certificate cannot be read."""
+
+    def __init__(self, settings: CaptureConfig, life: Lifecycle, log: logging.Logger) -> None:
+        self._life, self._log = life, log
+        self._name = settings.name
+        # A clock value is higher than any sequence an earlier life used, even one it forgot.
+        first_sequence = time.time_ns()
+        spool = Spool(settings.state_dir / "spool")
+        megabytes = settings.outbox_mb << 20, settings.spool_mb << 20
+        self.outbox = Outbox(settings.name, spool, *megabytes, first_sequence)
+        self.link = Link(settings, self.outbox, log)
+        self._tell_at = 0.0
+        self._lost_batches = 0
+
+    def put(self, heard: Heard) -> None:
+        """Take what was heard: the media first, so that a last record seals all of it."""
+        for media in heard.media:
+            self.outbox.add([], media)
+        self.outbox.add(heard.calls, NO_MEDIA)
+
+    def pump(self, wait_ms: int = 0) -> list[bytes]:
+        """Send and receive. Returns the ids of calls whose last record is safe."""
+        settled = self.link.pump(time.monotonic_ns(), wait_ms)
+        if self.outbox.lost_batches > self._lost_batches:
+            self._log.error(
+                "batches lost: neither storaged nor the spool took them",
+                extra={"BATCHES": self.outbox.lost_batches - self._lost_batches},
+            )
+            self._lost_batches = self.outbox.lost_batches
+        return settled
+
+    def drain(self, seconds: float) -> list[bytes]:
+        """Wait for acknowledgements, then seal to disk what is left. Returns what was settled."""
+        settled: list[bytes] = []
+        end = time.monotonic() + seconds
+        while self.outbox.waiting and time.monotonic() < end:
+            settled += self.pump(POLL_MS)
+            self._life.beat()
+        left, lost = self.outbox.put_away()
+        if left:
+            self._log.warning("batches wait on disk for storaged", extra={"BATCHES": left})
+        if lost:
+            self._log.error("batches lost: they could not be put on disk", extra={"BATCHES": lost})
+        return settled
+
+    def tell(self, state: str, fields: dict[str, Any], now: bool = False) -> None:
+        """Say how it goes, to systemd and to storaged; every two seconds is enough."""
+        if not now and time.monotonic() < self._tell_at:
+            return
+        self._tell_at = time.monotonic() + TELL_S
+        trouble = self._trouble()
+        line = f"{state}; {trouble}" if trouble else state
+        self._life.status(line)
+        all_fields = {
+            **fields,
+            "waiting_batches": self.outbox.waiting,
+            "spooled_batches": self.outbox.spooled,
+            "lost_batches": self.outbox.lost_batches,
+            "refused_batches": self.outbox.refused_batches,
+        }
+        self.link.report(Health(f"capture {self._name}", line, all_fields))
+
+    def close(self) -> None:
+        """Leave the wire."""
+        self.link.close()
+
+    def _trouble(self) -> str:
+        if self.outbox.lost_batches:
+            return f"{self.outbox.lost_batches} batches LOST: start storaged, enlarge spool_mb"
+        if self.outbox.spooled:
+            return f"{self.outbox.spooled} batches on disk wait for storaged: is it running?"
+        return "" if self.link.connected else "storaged has not answered yet"

@@ -1,0 +1,111 @@
+"""The capture's socket to storaged: what the outbox holds goes out, acknowledgements come in.
+
+Protocol: spanvault/WIRE.md, "Ingest". What to send and when: capture.outbox.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+import zmq
+
+from capture.outbox import Outbox
+from spanvault import transport, wire
+from spanvault.config import CaptureConfig
+from spanvault.messages import Acknowledge, Health, Hello, Refuse, Welcome
+
+HELLO_NS: Final = 2_000_000_000
+
+
+class Link:
+    """One DEALER socket. Never blocks longer than it is told to."""
+
+    def __init__(self, settings: CaptureConfig, outbox: Outbox, log: logging.Logger) -> None:
+        certificate = transport.load_certificate(settings.certificate)
+        server = transport.load_certificate(settings.storaged_certificate)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = transport.connect(self._context, settings.storaged, certificate, server)
+        self._name, self._outbox, self._log = settings.name, outbox, log
+        self._key_file = settings.state_dir / "ingest.key"
+        self._outbox.ingest_key = _read_key(self._key_file)
+        self._instance: str | None = None
+        self._hello_ns = 0
+
+    @property
+    def connected(self) -> bool:
+        """storaged has answered since it was last (re)started."""
+        return self._instance is not None
+
+    def pump(self, now_ns: int, wait_ms: int = 0) -> list[bytes]:
+        """Send what may leave, take what has come. Returns ids of calls that are settled."""
+        if now_ns - self._hello_ns >= HELLO_NS:
+            self._send(wire.encode(Hello(self._name)))
+            self._hello_ns = now_ns
+        self._outbox.tick(now_ns)
+        self._send_batches(now_ns)
+        return self._receive(now_ns, wait_ms)
+
+    def report(self, health: Health) -> None:
+        """Tell storaged how we are, for `spanvault status`."""
+        self._send(wire.encode(health))
+
+    def close(self) -> None:
+        """Leave; what is unacknowledged stays with the outbox."""
+        self._socket.close()
+        self._context.term()
+
+    def _send(self, frames: list[Any]) -> bool:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) < 3)
+        except zmq.Again:
+            return False
+        return True
+
+    def _send_batches(self, now_ns: int) -> None:
+        if not self.connected:
+            return
+        for sequence, frames in self._outbox.to_send():
+            if not self._send(frames):
+                return
+            self._outbox.sent(sequence, sum(len(frame) for frame in frames), now_ns)
+
+    def _receive(self, now_ns: int, wait_ms: int) -> list[bytes]:
+        settled: list[bytes] = []
+        while self._socket.poll(wait_ms, zmq.POLLIN):
+            wait_ms = 0
+            try:
+                message, _ = wire.decode_from_ingest(self._socket.recv_multipart())
+            except ValueError as error:
+                self._log.warning("storaged sent what we cannot read", extra={"FAULT": str(error)})
+                continue
+            if isinstance(message, Acknowledge):
+                settled += self._outbox.acknowledged(message.sequences, now_ns)
+            elif isinstance(message, Refuse):
+                self._outbox.refused(message.sequence, now_ns)
+                self._log.error(
+                    "storaged refused a batch",
+                    extra={"BATCH": message.sequence, "FAULT": message.error, "HINT": message.hint},
+                )
+            elif isinstance(message, Welcome):
+                self._welcome(message)
+        return settled
+
+    def _welcome(self, message: Welcome) -> None:
+        if message.instance != self._instance:
+            self._instance = message.instance
+            self._outbox.send_again()
+            self._log.info("storaged is there", extra={"STORE": message.store_id})
+        if message.ingest_key != self._outbox.ingest_key:
+            self._outbox.ingest_key = message.ingest_key
+            part = self._key_file.with_suffix(".part")
+            part.write_bytes(message.ingest_key)
+            part.rename(self._key_file)
+
+
+def _read_key(path: Path) -> bytes | None:
+    """The public ingest key as storaged last told it, so that we can spool without storaged."""
+    try:
+        key = path.read_bytes()
+    except OSError:
+        return None
+    return key if len(key) == 32 else None

@@ -1,0 +1,172 @@
+"""One call while it is followed: plain data, so that a restart can take it up again.
+
+What changes it: capture.calls (signalling), capture.attachment (streams), capture.relations. What
+leaves: the call record, spanvault.messages.Call.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from capture.dialog import Dialog, State
+from capture.model import Endpoint, StreamTotals
+from capture.offer_answer import OfferAnswer
+from spanvault.callline import NOT_SOUND, main_codec
+from spanvault.messages import Call, Codec, MediaKind, Party, Related, Stream
+
+MAX_RELATED: Final = 64
+EARLY_MEDIA_NS: Final = 200_000_000  # RTP so much before the answer is no mere race with the 200
+
+
+class Binding(msgspec.Struct):
+    """For some time, a party of a call receives one kind of media at an endpoint."""
+
+    endpoint: Endpoint
+    party: Party
+    kind: MediaKind
+    codecs: dict[int, Codec]
+    since_ns: int
+    owner: bytes  # address that sent the SDP: whose word it is
+    until_ns: int | None = None
+
+
+class Referral(msgspec.Struct):
+    """A REFER heard in a call: who was sent where."""
+
+    time_ns: int
+    referee: bytes  # host that shall call
+    target: str  # user it shall call
+    replaces: str | None  # Call-ID of the dialog it shall take over
+
+
+class LiveCall(msgspec.Struct):
+    """A call attempt in progress, or ended and waiting for its last media."""
+
+    id: bytes
+    call_id: str
+    caller_tag: str
+    caller: str
+    callee: str
+    started_ns: int
+    dialog: Dialog
+    offer_answer: OfferAnswer
+    caller_host: bytes | None = None  # where their signalling comes from
+    callee_host: bytes | None = None
+    invite_source: bytes = b""  # hosts of the first INVITE heard
+    invite_target: bytes = b""
+    invites: list[str] = []  # "CSeq branch" of INVITEs that begin the call
+    confirmed: list[str] = []  # the callee's tags of dialogs that are up
+    parted: list[str] = []  # and of those that saw BYE
+    flags: set[str] = set()
+    related: list[Related] = []
+    referrals: list[Referral] = []
+    bindings: list[Binding] = []
+    streams: list[Stream] = []
+    rows: list[int | None] = []  # of each stream; None: another call's, or from before a restart
+    held: bool = False
+    heard_ns: int = 0  # last signalling
+    revision: int = 0
+    recorded_ns: int = 0
+
+    @property
+    def ended_ns(self) -> int | None:
+        """When it ended, or None."""
+        return self.dialog.ended_ns
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.dialog.state is State.TERMINATED
+
+    def relate(self, kind: str, call_id: str) -> bool:
+        """Note another call. Returns whether that is news."""
+        other = Related(kind, call_id)  # type: ignore[arg-type]
+        if call_id == self.call_id or other in self.related or len(self.related) >= MAX_RELATED:
+            return False
+        self.related.append(other)
+        return True
+
+    def last_media_ns(self, totals: Callable[[int], StreamTotals]) -> int | None:
+        """When its latest RTP packet was heard, or None."""
+        latest = max((stream.last_ns for stream in self.streams), default=0)
+        for row in self.rows:
+            if row is not None:
+                latest = max(latest, totals(row).last_ns)
+        return latest or None
+
+    def refresh(self, totals: Callable[[int], StreamTotals]) -> None:
+        """Bring the streams' totals up to date."""
+        for stream, row in zip(self.streams, self.rows, strict=True):
+            if row is not None:
+                copy_totals(stream, totals(row))
+
+    def record(self, capture: str, final: bool) -> Call:
+        """The call as a message, one revision on. The streams' totals must be fresh."""
+        self.revision += 1
+        return Call(
+            id=self.id,
+            capture=capture,
+            call_ids=[self.call_id],
+            caller=self.caller,
+            callee=self.callee,
+            started_ns=self.started_ns,
+            answered_ns=self.dialog.answered_ns,
+            ended_ns=self.dialog.ended_ns,
+            outcome=self.dialog.outcome,
+            end_reason=self.dialog.end_reason,
+            flags=sorted(self.flags | self._media_flags()),
+            related=list(self.related),
+            # Copies: what was handed over must not change behind its owner's back.
+            streams=[
+                msgspec.structs.replace(
+                    stream, codecs=dict(stream.codecs), payload_types=dict(stream.payload_types)
+                )
+                for stream in self.streams
+            ],
+            revision=self.revision,
+            final=final,
+        )
+
+    def _media_flags(self) -> set[str]:
+        """What only the streams can tell."""
+        heard = [stream for stream in self.streams if stream.packets]
+        flags = set()
+        answered_ns = self.dialog.answered_ns
+        if self.dialog.outcome == "answered":
+            if not heard:
+                flags.add("no_media")
+            elif len({stream.party for stream in heard if stream.media == "audio"}) == 1:
+                flags.add("one_way")
+        if any(
+            answered_ns is None or stream.first_ns < answered_ns - EARLY_MEDIA_NS
+            for stream in heard
+            if "started_mid_call" not in self.flags and stream.party == "callee"
+        ):
+            flags.add("early_media")
+        for party in ("caller", "callee"):
+            sounds = {
+                codec.name.lower()
+                for stream in heard
+                if stream.party == party and stream.media == "audio"
+                for codec in _sounds(stream)
+            }
+            if len(sounds) > 1:
+                flags.add("codec_changed")
+        return flags
+
+
+def copy_totals(stream: Stream, totals: StreamTotals) -> None:
+    """Write what a row has heard into its stream."""
+    stream.packets, stream.lost, stream.duplicates = totals.packets, totals.lost, totals.duplicates
+    stream.late, stream.jitter = totals.late, totals.jitter
+    stream.first_ns, stream.last_ns = totals.first_ns or stream.first_ns, totals.last_ns
+    stream.payload_types = dict(totals.payload_types)
+
+
+def _sounds(stream: Stream) -> list[Codec]:
+    """The codecs that were heard in a stream, events and comfort noise apart."""
+    heard = [stream.codecs[number] for number in stream.payload_types if number in stream.codecs]
+    sounds = [codec for codec in heard if codec.name.lower() not in NOT_SOUND]
+    main = main_codec(stream)
+    return sounds or ([main] if main else [])

@@ -1,0 +1,125 @@
+"""Blocks of frames in, call records and media out: the rooms of capture put together.
+
+Within a block signalling goes first, then media: every answer of the call table is dated, so a
+stream belongs to the call that was expecting it at the time it was heard, however long the block.
+No clock, socket or file here. Who sends what comes out: capture.daemon.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from capture.calls import Calls
+from capture.decode import Decoded, Decoder
+from capture.media import Media
+from capture.model import Attach, Block, Datagram, NewStream
+from capture.slowpath import SlowPath
+from spanvault import chunk
+from spanvault.config import CaptureConfig
+from spanvault.messages import Call
+
+TICK_NS: Final = 1_000_000_000
+# The call table's clock runs behind the media: when it lets a call's last record go, which seals
+# the recording, all of the call's frames have been flushed and counted.
+MEDIA_LAG_NS: Final = 3 * TICK_NS
+
+
+@dataclass(slots=True)
+class Heard:
+    """What is ready to leave."""
+
+    calls: list[Call] = field(default_factory=list)
+    media: list[chunk.Media] = field(default_factory=list)
+    ticked: bool = False  # a second has passed: the call table may have changed
+
+
+class Recorder:
+    """One capture's calls and streams. now_ns is always the time of the packets."""
+
+    def __init__(self, settings: CaptureConfig, new_id: Callable[[], bytes]) -> None:
+        self.decoder = Decoder()
+        self.slow_path = SlowPath()
+        self.media = Media(settings)
+        self.calls = Calls(settings, self.media.totals, new_id)
+        self.frames = 0
+        self.now_ns: int | None = None
+        self._next_tick_ns: int | None = None
+
+    def receive(self, block: Block) -> Heard:
+        """Take a block in; what became due leaves."""
+        if not len(block.start):
+            return Heard()
+        self.frames += len(block.start)
+        decoded = [self.decoder.decode(block)]
+        if len(decoded[0].refused):
+            slow = self.slow_path.receive(block, decoded[0].refused)
+            decoded.append(self.decoder.admit(slow))
+        self._signalling(datagram for part in decoded for datagram in part.signalling)
+        for part in decoded:
+            self._packets(part, block.dropped)
+        return self.tick(int(block.time_ns.max()))
+
+    def tick(self, now_ns: int) -> Heard:
+        """Let time pass, with or without packets. A clock that steps back stands still here."""
+        now_ns = self.now_ns = max(now_ns, self.now_ns or now_ns)
+        if self._next_tick_ns is None:
+            self._next_tick_ns = now_ns + TICK_NS
+        if now_ns < self._next_tick_ns:
+            return Heard()
+        self._next_tick_ns = now_ns + TICK_NS
+        self.calls.tick(now_ns - MEDIA_LAG_NS)
+        self._obey()
+        return self._heard([self.media.tick(now_ns)])
+
+    def finish(self, reason: str = "capture_end") -> Heard:
+        """The capture ends here, and every call with it."""
+        if self.now_ns is None:
+            return Heard()
+        flushed = self.media.flush()
+        self.calls.finish(self.now_ns, reason)
+        self._obey()
+        return self._heard([flushed, self.media.flush()])
+
+    def pause(self) -> Heard:
+        """The daemon stops, the calls go on: give what was heard of them so far."""
+        return self._heard([self.media.flush()])
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted, for status and journal."""
+        return {
+            "frames": self.frames,
+            **self.decoder.counters,
+            **self.slow_path.counters,
+            **self.media.counters,
+            **self.calls.counters,
+        }
+
+    def _signalling(self, datagrams: Iterable[Datagram]) -> None:
+        for datagram in sorted(datagrams, key=lambda datagram: datagram.time_ns):
+            self.calls.receive(datagram)
+        self._obey()
+
+    def _packets(self, decoded: Decoded, dropped: int) -> None:
+        """Media opens streams; a stream that is closed within the block opens the next."""
+        new = self.media.receive(decoded.packets, decoded.endpoints, dropped)
+        while new:
+            for stream in sorted(new, key=lambda stream: stream.time_ns):
+                self.calls.opened(stream)
+            new = self._obey()
+
+    def _obey(self) -> list[NewStream]:
+        """Do what the call table says; returns the streams that open by it."""
+        opened: list[NewStream] = []
+        for command in self.calls.commands():
+            if isinstance(command, Attach):
+                self.media.attach(command)
+            else:
+                opened += self.media.close(command)
+        return opened
+
+    def _heard(self, media: list[chunk.Media]) -> Heard:
+        """What leaves at the end of a second, media before the records that count it."""
+        heard = Heard(self.calls.records(), media, ticked=True)
+        for row in self.calls.released():
+            self.media.release(row)
+        return heard

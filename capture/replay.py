@@ -1,0 +1,84 @@
+"""Record capture files as fast as storaged takes what is in them.
+
+The same recorder as on a live port; time is that of the files. Files that follow each other in time
+(a rotated capture) are one: a call may begin in one and end in the next.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Final
+
+from capture.courier import POLL_MS, Courier
+from capture.ids import new_id
+from capture.model import Block
+from capture.recorder import Recorder
+from capture.sources import files
+from spanvault.config import CaptureConfig
+from spanvault.lifecycle import Lifecycle
+
+UNACKNOWLEDGED_BYTES: Final = 64 << 20  # then reading waits for storaged
+FOLLOWS_NS: Final = 10_000_000_000  # a file that begins within so long continues the one before
+PATIENCE_S: Final = 300.0
+
+
+class Replay:
+    """One run over capture files. report: print a JSON line for each call that is safe."""
+
+    def __init__(
+        self, settings: CaptureConfig, report: bool, life: Lifecycle, log: logging.Logger
+    ) -> None:
+        self._settings, self._report, self._life, self._log = settings, report, life, log
+        self._courier = Courier(settings, life, log)
+        self._recorder = Recorder(settings, new_id)
+        self._frames = 0
+
+    def run(self, paths: list[Path]) -> bool:
+        """Returns whether every file was whole and everything was acknowledged."""
+        self._life.ready("replaying capture files")
+        faults = 0
+        for path in paths:
+            try:
+                for number, block in enumerate(files.blocks(path)):
+                    self._receive(block, first=number == 0)
+                    if self._life.stop_requested:
+                        break
+            except ValueError as error:
+                # What could be read of the file has been recorded.
+                faults += 1
+                self._log.error("capture file", extra={"FAULT": str(error)})
+        self._courier.put(self._recorder.finish())
+        self._settle(self._courier.drain(PATIENCE_S))
+        self._print({"frames": self._frames, "unacknowledged": self._courier.outbox.waiting})
+        self._courier.close()
+        return not faults and not self._courier.outbox.waiting and not self._life.stop_requested
+
+    def _receive(self, block: Block, first: bool) -> None:
+        if first and not self._follows(block):
+            self._courier.put(self._recorder.finish())
+            self._recorder = Recorder(self._settings, new_id)
+        self._frames += len(block.start)
+        self._courier.put(self._recorder.receive(block))
+        self._pump(0)
+        while self._courier.outbox.memory_bytes > UNACKNOWLEDGED_BYTES:
+            self._pump(POLL_MS)
+
+    def _follows(self, block: Block) -> bool:
+        """Whether a file's first block goes on where the last file ended."""
+        last_ns = self._recorder.now_ns
+        if last_ns is None or not len(block.start):
+            return True
+        return 0 <= int(block.time_ns[0]) - last_ns < FOLLOWS_NS
+
+    def _pump(self, wait_ms: int) -> None:
+        self._settle(self._courier.pump(wait_ms))
+        self._life.beat()
+
+    def _settle(self, ids: list[bytes]) -> None:
+        self._recorder.calls.settled(ids)
+        for call_id in ids:
+            self._print({"id": call_id.hex()})
+
+    def _print(self, document: dict[str, str | int]) -> None:
+        if self._report:
+            print(json.dumps(document), flush=True)

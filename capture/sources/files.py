@@ -1,0 +1,152 @@
+"""Capture files as blocks of frames: pcap and pcapng, either byte order, any clock resolution.
+
+A file is mapped and read window by window, so its size does not matter; gzip and pipes are read
+through a buffer. Record after record would cost 130 ns a frame, so a window is searched for what
+looks like record headers, and the chain of lengths says which of them are (60 ns).
+Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng. Live frames: capture.sources.ring.
+"""
+
+import gzip
+import mmap
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from io import BufferedReader
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capture.model import Block
+from capture.sources.pcap import PcapReader
+from capture.sources.pcapng import PcapngReader
+
+WINDOW: Final = 1 << 20  # bytes looked at at once: what is in it stays in the processor's cache
+MAX_FRAMES: Final = 65_536
+REMEDY: Final = "Give a pcap or pcapng file, as tcpdump -w or Wireshark write it."
+
+
+class Reader(Protocol):
+    """What the two formats have in common. position: where in the file reading goes on."""
+
+    position: int
+
+    def read(self, window: NDArray[np.uint8], limit: int) -> Block | None:
+        """The block of frames at the start of the window, which lies at `position`.
+
+        Advances position past what was used; None if the next record is not whole.
+        An empty block means that something else than frames was used up.
+        Raises ValueError if what is there cannot be a record.
+        """
+
+
+def blocks(path: Path) -> Iterator[Block]:
+    """The frames of a capture file, in blocks of at most 1 MiB and 65,536 frames.
+
+    A block's data is lent until the next is asked for. Raises ValueError, naming file, offset,
+    fault and remedy; of a damaged or cut file only after all frames before the fault were given.
+    """
+    with closing(_open(path)) as source:
+        try:
+            reader = _reader(source.window(0))
+            yield from _blocks(reader, source)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _blocks(reader: Reader, source: "Mapped | Streamed") -> Iterator[Block]:
+    while len(window := source.window(reader.position)):
+        at = reader.position
+        block = reader.read(window, MAX_FRAMES)
+        if block is None:
+            if source.fault:
+                raise source.fault
+            raise ValueError(
+                f"cut off at byte {at + len(window)}: the record at offset {at} is not whole. "
+                "The frames before it were read."
+            )
+        if len(block.start):
+            yield block
+    if source.fault:
+        raise source.fault
+
+
+def _reader(head: NDArray[np.uint8]) -> Reader:
+    for kind in (PcapReader, PcapngReader):
+        if (reader := kind.open(head)) is not None:
+            return reader
+    if not len(head):
+        raise ValueError(f"the file is empty. {REMEDY}")
+    raise ValueError(f"not a capture file (it begins with {bytes(head[:4]).hex()}). {REMEDY}")
+
+
+def _open(path: Path) -> "Mapped | Streamed":
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}). {REMEDY}") from None
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode) and file.peek(2)[:2] != b"\x1f\x8b":
+        return Mapped(file)
+    return Streamed(file, gzip.GzipFile(fileobj=file) if stat.S_ISREG(mode) else file)
+
+
+class Mapped:
+    """A file in memory without being read into it."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+        size = os.fstat(file.fileno()).st_size
+        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        self._bytes = np.frombuffer(self._map, np.uint8)
+        self.fault: Exception | None = None
+
+    def window(self, position: int) -> NDArray[np.uint8]:
+        """Up to WINDOW bytes from this position on; fewer only at the end of the file."""
+        return self._bytes[position : position + WINDOW]
+
+    def close(self) -> None:
+        """Close the file; the map goes when the last block lent from it has gone."""
+        self._file.close()
+
+
+class Streamed:
+    """A source that can only be read onwards: a pipe, or a compressed file."""
+
+    def __init__(self, file: BufferedReader, stream: BufferedReader | gzip.GzipFile) -> None:
+        self._file = file
+        self._stream = stream
+        self._buffer = np.empty(WINDOW, np.uint8)
+        self._position = self._filled = 0
+        self.fault: Exception | None = None
+
+    def window(self, position: int) -> NDArray[np.uint8]:
+        """Up to WINDOW bytes from this position on, which never goes back."""
+        self._forget(position)
+        while self._filled < WINDOW and self.fault is None:
+            try:
+                count = self._stream.readinto(self._buffer[self._filled :].data)
+            except (OSError, EOFError, zlib.error) as error:
+                self.fault = ValueError(f"cannot be read to its end ({error})")
+                break
+            if not count:
+                break
+            self._filled += count
+        return self._buffer[: self._filled]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        self._file.close()
+
+    def _forget(self, position: int) -> None:
+        skip = position - self._position
+        left = max(0, self._filled - skip)
+        self._buffer[:left] = self._buffer[self._filled - left : self._filled].copy()
+        beyond = max(0, skip - self._filled)  # a record that is passed over reaches further
+        while beyond and (passed := len(self._stream.read(min(beyond, WINDOW)))):
+            beyond -= passed
+        self._position, self._filled = position, left

@@ -1,0 +1,24 @@
+"""Follow a chain of records, each as long as it says, through a window of bytes.
+
+Both capture formats are such chains. Candidates are found by a whole-array search; the links from
+one to the next prove them, and the first link that does not fit ends the run.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_CAPTURED: Final = 262_144  # libpcap's own limit of a frame; a longer one is a damaged file
+
+
+def run(candidates: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The records that follow each other without a break from offset 0 on.
+
+    candidates: offsets where a record may begin, ascending.  lengths: of those whole records.
+    Returns the offsets of the run; empty if no record begins at 0.
+    """
+    if not len(candidates) or candidates[0] != 0:
+        return candidates[:0]
+    broken = np.flatnonzero(candidates[:-1] + lengths[:-1] != candidates[1:])
+    return candidates[: broken[0] + 1] if len(broken) else candidates

@@ -1,0 +1,100 @@
+"""`python -m replicator`: the daemon, and `restore`, the way back.
+
+Exit codes of the daemon: 0 stopped as asked, 1 broke off, 78 settings that cannot work.
+Of restore: 0 all is back, 1 something was damaged or missing and is named, 2 bad usage or
+settings, 74 the target or storaged cannot be reached.
+"""
+
+import argparse
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import zmq
+
+from replicator.daemon import Daemon, check_targets
+from replicator.replica import Replica
+from replicator.restore import Restore
+from replicator.source import Source, StoreError
+from replicator.targets import Target, TargetError, make_target
+from spanvault import journal
+from spanvault.config import FOLDER, ReplicatorConfig, load
+from spanvault.lifecycle import Lifecycle
+
+EX_USAGE, EX_IOERR, EX_CONFIG = 2, 74, 78  # the latter two: sysexits.h
+CONFIG: Final = FOLDER / "replicator.toml"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the daemon, or a restore. Gives the exit code."""
+    chosen = _parser().parse_args(arguments)
+    log = journal.set_up("replicator")
+    if chosen.job == "restore":
+        return _restore(chosen)
+    try:
+        daemon = Daemon(load(chosen.config, ReplicatorConfig))
+    except ValueError as error:
+        log.error("Settings cannot work", extra={"ERROR": str(error)})
+        return EX_CONFIG
+    return daemon.run(Lifecycle("replicator"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("replicator", description="Copies a store's ciphertext.")
+    parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE")
+    jobs = parser.add_subparsers(dest="job")
+    restore = jobs.add_parser("restore", help="bring a replica back into an empty store")
+    # SUPPRESS: else the sub-command's default would hide what was given before it.
+    restore.add_argument("--config", type=Path, default=argparse.SUPPRESS, metavar="FILE")
+    restore.add_argument("--target", required=True, metavar="NAME")
+    restore.add_argument(
+        "--json-progress", action="store_true", help="progress on stdout, one document a line"
+    )
+    return parser
+
+
+def _restore(chosen: argparse.Namespace) -> int:
+    tell = _tell_json if chosen.json_progress else _tell_people
+    with zmq.Context() as context:
+        try:
+            settings = load(chosen.config, ReplicatorConfig)
+            target = _named(settings, chosen.target)
+            source = Source(context, settings, threading.Event())
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EX_USAGE
+        try:
+            faults = Restore(Replica(target), source, tell).run()
+        except (TargetError, StoreError) as error:
+            print(f"error: {error}\n{error.hint}", file=sys.stderr)
+            return EX_IOERR
+        finally:
+            source.close()
+    return 1 if faults else 0
+
+
+def _named(settings: ReplicatorConfig, name: str) -> Target:
+    check_targets(settings)
+    for target in settings.targets:
+        if target.name == name:
+            return make_target(target)
+    known = ", ".join(target.name for target in settings.targets) or "none"
+    raise ValueError(f"no target is named '{name}'. Configured: {known}")
+
+
+def _tell_json(event: dict[str, Any]) -> None:
+    print(msgspec.json.encode(event).decode(), flush=True)
+
+
+def _tell_people(event: dict[str, Any]) -> None:
+    if "fault" in event:
+        print(f"left out: {event['fault']}: {event['error']}", file=sys.stderr)
+    elif event["phase"] == "end":
+        counts = ", ".join(f"{event[key]} {key}" for key in ("objects", "records", "keys"))
+        print(f"brought back {counts}; {event['faults']} faults", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What a replica should hold, gathered from its bundles. Pure, but for reading through a function.
+
+A bundle may overlap another (a replicator that was killed asks again from an older position), so
+changes are brought into the order of their positions before the later one of two wins.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from replicator.layout import Positions
+from spanvault.messages import Change
+
+
+class Version(NamedTuple):
+    """One state of a file, as a bundle describes it."""
+
+    position: int
+    size: int
+    sha256: str
+    pool: str
+
+
+class Inventory:
+    """Every file that should be at the target, with all of its versions, the newest last."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, list[Version]] = {}
+        self.objects: dict[bytes, list[Version]] = {}
+        self.records = 0
+
+    def present(self, identity: bytes, size: int) -> Version:
+        """The newest version of a recording with the size that its file has.
+
+        Raises ValueError if there is none: the file is damaged, or no sound bundle knows it.
+        """
+        versions = self.objects.get(identity)
+        if not versions:
+            raise ValueError("no sound bundle vouches for it; it was left out")
+        for version in reversed(versions):
+            if version.size == size:
+                return version
+        raise ValueError(f"damaged: {size} bytes instead of {versions[-1].size}")
+
+    def add(self, change: Change) -> None:
+        """Take note of the next change, in the order of positions."""
+        version = Version(change.position, change.size, change.sha256, change.pool)
+        if change.kind == "keys":
+            self.keys.setdefault(change.name, []).append(version)
+        elif change.kind == "object":
+            self.objects.setdefault(change.id, []).append(version)
+        else:
+            self.records += 1
+
+
+def in_order(
+    bundles: Iterable[tuple[Positions, str]], load: Callable[[str], list[Change]]
+) -> Iterator[Change]:
+    """The changes of all bundles by position, each once. Only overlapping bundles are held at once.
+
+    bundles: by position. load: a bundle's changes, by position; none if it cannot be read.
+    """
+    waiting: list[tuple[int, int, Change]] = []
+    number, last = 0, None
+    for positions, name in bundles:
+        while waiting and waiting[0][0] < positions.first:
+            last, change = _next(waiting, last)
+            if change:
+                yield change
+        for change in load(name):
+            number += 1  # unlike changes, numbers compare
+            heapq.heappush(waiting, (change.position, number, change))
+    while waiting:
+        last, change = _next(waiting, last)
+        if change:
+            yield change
+
+
+def _next(
+    waiting: list[tuple[int, int, Change]], last: Change | None
+) -> tuple[Change, Change | None]:
+    """The next change, None in its place if it is the last one over again."""
+    change = heapq.heappop(waiting)[2]
+    return change, None if change == last else change

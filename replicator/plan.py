@@ -1,0 +1,248 @@
+"""What one target needs next, and how far it has got: the replicator's core.
+
+Fed with the feed's replies and with what became of each step; answers with the next step. Rules:
+- The position moves only past changes that are verified at the target, or set aside by name.
+- Of several changes to one file in a page only the last is copied: the store has no older bytes.
+- The bundle goes first (it says what the target should hold), then keys, then recordings: so no
+  file is ever there that no bundle can vouch for, and a restore can name what is missing.
+- What the store itself cannot give (a damaged recording) is set aside, shown, and tried again
+  later; the rest goes on. What the target cannot take stops only this target, with back-off.
+
+No clock, socket or file. Carrying steps out: replicator.follower; keeping marks: replicator.state.
+"""
+
+from collections import deque
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import msgspec
+
+from spanvault.messages import Change, FeedReply
+
+SECOND: Final = 1_000_000_000
+STORE_RETRY_NS: Final = 1 * SECOND
+IDLE_NS: Final = SECOND // 5  # between two empty pages, should the store not wait as asked
+CLAIM_NS: Final = 30 * SECOND  # an idle target is looked at so often: is it still there?
+BACK_OFF: Final = 32  # the longest wait for a target, in units of retry_s
+ASIDE: Final = 30  # what was set aside is tried again after so many retry_s
+
+
+class Aside(msgspec.Struct, frozen=True):
+    """A recording that could not be copied, though store and target are there."""
+
+    change: Change
+    reason: str
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How far a target got; what must survive a restart."""
+
+    store_id: str = ""
+    position: int = 0
+    claimed: bool = False  # the target has been this store's: from now on it must not be empty
+    aside: tuple[Aside, ...] = ()
+
+
+class AskFeed(NamedTuple):
+    """Ask the store for what is behind this position."""
+
+    position: int
+
+
+class Claim(NamedTuple):
+    """See that the target is there and this store's; `first`: it may be new."""
+
+    store_id: str
+    first: bool
+
+
+class CopyKeys(NamedTuple):
+    """Copy a file of sealed keys."""
+
+    change: Change
+
+
+class CopyBundle(NamedTuple):
+    """Copy the account of a page of changes, with its records."""
+
+    changes: list[Change]
+
+
+class CopyObject(NamedTuple):
+    """Copy a sealed recording and give its receipt."""
+
+    change: Change
+
+
+class Wait(NamedTuple):
+    """Nothing to do before this time."""
+
+    until_ns: int
+
+
+Copy = CopyKeys | CopyBundle | CopyObject
+Step = AskFeed | Claim | Copy | Wait
+
+
+class Fault(NamedTuple):
+    """Why a target stands still, and what to do about it."""
+
+    text: str
+    hint: str
+    since_ns: int
+
+
+class Lag(NamedTuple):
+    """Changes that are not at the target yet, and since when the oldest of them is not."""
+
+    changes: int
+    oldest_ns: int | None
+
+
+class Plan:
+    """The way of one target along the feed. Times are ns since 1970 of one clock."""
+
+    def __init__(self, mark: Mark, retry_ns: int) -> None:
+        self.mark = mark
+        self.fault: Fault | None = None
+        self._retry_ns = retry_ns
+        self._failures = 0  # of the target, in a row
+        self._not_before_ns = 0
+        self._claim_due_ns = 0
+        self._aside_due_ns = 0
+        self._page: dict[int, int] = {}  # position → changed_ns, of what is not done yet
+        self._page_end = mark.position
+        self._steps: deque[Copy] = deque()
+        self._head = mark.position
+
+    def next(self, now_ns: int) -> Step:
+        """What to do now. The same step is given until its outcome has been told."""
+        if now_ns < self._not_before_ns:
+            return Wait(self._not_before_ns)
+        if self.mark.store_id and now_ns >= self._claim_due_ns:
+            return Claim(self.mark.store_id, first=not self.mark.claimed)
+        return self._steps[0] if self._steps else AskFeed(self.mark.position)
+
+    def fed(self, reply: FeedReply, now_ns: int) -> None:
+        """The store answered. Raises ValueError if this is no continuation for this target."""
+        self._check(reply)
+        self._head = max(reply.head, reply.position)
+        self._store_answered()
+        if not self.mark.store_id:
+            self.mark = msgspec.structs.replace(self.mark, store_id=reply.store_id)
+        if 0 < reply.head < self.mark.position:
+            # The store was put back to an earlier state. Copying again what is there is harmless.
+            self._move_to(0)
+            return
+        self._page = {c.position: c.changed_ns or now_ns for c in reply.changes}
+        self._page_end = reply.position
+        self._steps.extend(_steps(reply.changes))
+        if not reply.changes:
+            self._move_to(reply.position)
+            self._not_before_ns = now_ns + IDLE_NS
+            self._retry_aside(now_ns)
+
+    def claimed(self, now_ns: int) -> None:
+        """The target is there and this store's."""
+        if not self._steps:  # else the fault stays until a copy succeeds: it may be full
+            self._target_works()
+        self._claim_due_ns = now_ns + CLAIM_NS
+        self.mark = msgspec.structs.replace(self.mark, claimed=True)
+
+    def copied(self, step: Copy) -> None:
+        """The step was carried out and its checksum read back."""
+        self._target_works()
+        self._store_answered()
+        if isinstance(step, CopyObject):
+            self._set_aside(step.change.id, None)
+        self._done(step)
+
+    def refused(self, step: Copy, reason: str) -> None:
+        """The store cannot give these bytes: go on without them, and keep that in mind."""
+        self._store_answered()
+        if isinstance(step, CopyObject):
+            self._set_aside(step.change.id, Aside(step.change, reason))
+        self._done(step)
+
+    def store_failed(self, text: str, hint: str, now_ns: int) -> None:
+        """The store is away or does not serve us. The step stays."""
+        self.fault = _fault(self.fault, text, hint, now_ns)
+        self._not_before_ns = now_ns + STORE_RETRY_NS
+
+    def target_failed(self, text: str, hint: str, now_ns: int) -> None:
+        """The target is away, full or foreign. The step stays; the target is looked at first."""
+        self.fault = _fault(self.fault, text, hint, now_ns)
+        self._not_before_ns = now_ns + self._retry_ns * min(1 << self._failures, BACK_OFF)
+        self._failures = min(self._failures + 1, BACK_OFF)
+        self._claim_due_ns = 0
+
+    def lag(self) -> Lag:
+        """How far behind the store's newest known change the target is."""
+        unread = max(0, self._head - self._page_end)
+        return Lag(len(self._page) + unread, min(self._page.values(), default=None))
+
+    def _check(self, reply: FeedReply) -> None:
+        known = self.mark.store_id
+        if known and reply.store_id != known:
+            raise ValueError(
+                f"storaged now serves store {reply.store_id}, this target is {known}'s"
+            )
+        positions = [self.mark.position, *(change.position for change in reply.changes)]
+        rising = all(a < b for a, b in pairwise(positions))
+        if not rising or (reply.changes and reply.position < positions[-1]):
+            raise ValueError("the feed's positions do not rise")
+
+    def _done(self, step: Copy) -> None:
+        """Forget the step, and move the position up to the first change that is still open."""
+        if self._steps and self._steps[0] is step:
+            self._steps.popleft()
+        open_positions = {c.position for s in self._steps for c in _changes(s)}
+        self._page = {p: ns for p, ns in self._page.items() if p in open_positions}
+        if self._page:
+            self._move_to(max(self.mark.position, min(self._page) - 1))
+        else:
+            self._move_to(self._page_end)
+
+    def _move_to(self, position: int) -> None:
+        if position != self.mark.position:
+            self.mark = msgspec.structs.replace(self.mark, position=position)
+        if not self._page:
+            self._page_end = position
+
+    def _set_aside(self, recording_id: bytes, aside: Aside | None) -> None:
+        kept = tuple(a for a in self.mark.aside if a.change.id != recording_id)
+        kept += (aside,) if aside else ()
+        if kept != self.mark.aside:
+            self.mark = msgspec.structs.replace(self.mark, aside=kept)
+
+    def _retry_aside(self, now_ns: int) -> None:
+        if self.mark.aside and now_ns >= self._aside_due_ns:
+            self._aside_due_ns = now_ns + ASIDE * self._retry_ns
+            self._steps.extend(CopyObject(aside.change) for aside in self.mark.aside)
+
+    def _store_answered(self) -> None:
+        if self.fault and not self._failures:
+            self.fault = None
+
+    def _target_works(self) -> None:
+        self._failures = 0
+        self.fault = None
+
+
+def _steps(changes: list[Change]) -> list[Copy]:
+    """A page's steps, in the order that the module's docstring gives reasons for."""
+    if not changes:
+        return []
+    latest = {(change.kind, change.id, change.name): change for change in changes}
+    keys = [CopyKeys(change) for change in latest.values() if change.kind == "keys"]
+    objects = [CopyObject(change) for change in latest.values() if change.kind == "object"]
+    return [CopyBundle(changes), *keys, *objects]
+
+
+def _changes(step: Copy) -> list[Change]:
+    return step.changes if isinstance(step, CopyBundle) else [step.change]
+
+
+def _fault(known: Fault | None, text: str, hint: str, now_ns: int) -> Fault:
+    """The fault as it is now; it goes on since the first time it was seen."""
+    return Fault(text, hint, known.since_ns if known and known.text == text else now_ns)

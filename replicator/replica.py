@@ -1,0 +1,112 @@
+"""One store's replica at one target: what lies where, put and read back (LAYOUT.md).
+
+A copy counts only once its SHA-256 was read back from the target. Files that are there already
+are checked instead of copied. How a target keeps a file: replicator.targets.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from replicator import bundle, layout
+from replicator.targets import Missing, Target, TargetError
+from spanvault.messages import Change
+
+
+class Label(msgspec.Struct, frozen=True):
+    """store.json: whose replica this is."""
+
+    layout: int
+    store_id: str
+
+
+class Replica:
+    """A target seen as a replica. Every method may raise TargetError."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def label(self) -> Label | None:
+        """Whose replica the target is; None if nobody's yet."""
+        try:
+            data = b"".join(self.target.read(layout.STORE))
+        except Missing:
+            return None
+        try:
+            label = msgspec.json.decode(data, type=Label)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._error("read", f"{layout.STORE} is damaged ({error})", DAMAGED) from None
+        if label.layout != layout.VERSION:
+            cause = f"layout {label.layout}, this program knows {layout.VERSION}"
+            raise self._error("read", cause, "Use the version of spanvault that wrote it.")
+        return label
+
+    def claim(self, store_id: str, first: bool) -> None:
+        """See that the target is there and this store's; `first`: it may be made and labelled."""
+        self.target.prepare(create=first)
+        label = self.label()
+        if label is None:
+            if not first:
+                raise self._error("open", "the replica that was here is gone", GONE)
+            if any(self.target.list(layout.OBJECTS)):
+                raise self._error("open", f"recordings without {layout.STORE}", DAMAGED)
+            self._put(layout.STORE, msgspec.json.encode(Label(layout.VERSION, store_id)))
+        elif label.store_id != store_id:
+            cause = f"it is the replica of store {label.store_id}, not of {store_id}"
+            raise self._error("open", cause, FOREIGN)
+
+    def put_object(self, change: Change, parts: Callable[[], Iterable[bytes]]) -> None:
+        """Keep a sealed recording. parts is called only if the target has no sound copy yet."""
+        name = layout.object_name(change.id)
+        if self.target.exists(name) and self.target.sha256(name) == change.sha256:
+            return
+        self.target.put(name, parts())
+        self._check(name, change.sha256)
+
+    def put_keys(self, change: Change) -> None:
+        """Keep a file of sealed keys. Raises ValueError for a name that no target can keep."""
+        self._put(layout.keys_name(change.name), change.data)
+
+    def put_bundle(self, changes: list[Change]) -> None:
+        """Keep a page of the feed."""
+        positions = layout.Positions(changes[0].position, changes[-1].position)
+        self._put(layout.bundle_name(positions), bundle.serialize(changes))
+
+    def bundles(self) -> Iterator[tuple[layout.Positions, str]]:
+        """The bundles that are there, by position."""
+        found = (
+            (positions, entry.name)
+            for entry in self.target.list(layout.RECORDS)
+            if (positions := layout.bundle_positions(entry.name))
+        )
+        yield from sorted(found)
+
+    def read(self, name: str) -> bytes:
+        """A file that fits into memory: keys, or a bundle. Raises Missing."""
+        return b"".join(self.target.read(name))
+
+    def _put(self, name: str, data: bytes) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        if self.target.exists(name) and self.target.sha256(name) == digest:
+            return
+        self.target.put(name, [data])
+        self._check(name, digest)
+
+    def _check(self, name: str, expected: str) -> None:
+        found = self.target.sha256(name)
+        if found != expected:
+            self.target.remove(name)  # else it would be taken for a copy at a restore
+            cause = f"{name} reads back with another SHA-256"
+            raise self._error("verify", cause, "The medium damages data: replace it.")
+
+    def _error(self, operation: str, cause: str, hint: str) -> TargetError:
+        return TargetError(operation, self.target.place, cause, hint)
+
+
+DAMAGED = "Compare it with LAYOUT.md, or give the replicator an empty place."
+GONE = (
+    "Is the disk mounted? If it was replaced by an empty one, stop the replicator, "
+    "remove this target's .position file from its state_dir, and start it again."
+)
+FOREIGN = "Give each store its own place: correct `path`, or move away what is there."

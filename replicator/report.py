@@ -1,0 +1,70 @@
+"""How the replicator says how it is: one line for people, fields for `spanvault status`. Pure."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from replicator.plan import Fault, Lag
+from replicator.targets import Space
+
+
+class Progress(NamedTuple):
+    """A target's state at one moment, for status and health."""
+
+    target: str
+    position: int
+    lag: Lag
+    fault: Fault | None
+    aside: int
+    copied: int  # recordings verified since the start
+    copied_bytes: int
+    space: Space
+
+
+def status_line(targets: Sequence[Progress], now_ns: int) -> str:
+    """One line: every target that stands still with what to do, else how far all are."""
+    if not targets:
+        return "no target is configured: add [[targets]] to replicator.toml"
+    return "; ".join(_target_line(target, now_ns) for target in targets)
+
+
+def fields(targets: Sequence[Progress], now_ns: int) -> dict[str, Any]:
+    """The fields of a Health message: lag overall, and each target by name."""
+    return {
+        "changes_behind": max((t.lag.changes for t in targets), default=0),
+        "oldest_s": max((_oldest_s(t, now_ns) for t in targets), default=0.0),
+        "targets": {target.target: _target_fields(target, now_ns) for target in targets},
+    }
+
+
+def _target_line(target: Progress, now_ns: int) -> str:
+    if target.fault:
+        since_s = (now_ns - target.fault.since_ns) / 1e9
+        fault = f"{target.fault.text}, for {since_s:.0f} s. {target.fault.hint}"
+        return f"{target.target}: {_behind(target, now_ns)}; {fault}"
+    aside = f", {target.aside} set aside as damaged at the source" if target.aside else ""
+    return f"{target.target}: {_behind(target, now_ns)}, {target.copied} copied{aside}"
+
+
+def _behind(target: Progress, now_ns: int) -> str:
+    if not target.lag.changes:
+        return "up to date"
+    return f"{target.lag.changes} changes behind, oldest {_oldest_s(target, now_ns):.0f} s"
+
+
+def _oldest_s(target: Progress, now_ns: int) -> float:
+    oldest_ns = target.lag.oldest_ns
+    return round(max(0, now_ns - oldest_ns) / 1e9, 3) if oldest_ns is not None else 0.0
+
+
+def _target_fields(target: Progress, now_ns: int) -> dict[str, Any]:
+    return {
+        "position": target.position,
+        "changes_behind": target.lag.changes,
+        "oldest_s": _oldest_s(target, now_ns),
+        "set_aside": target.aside,
+        "copied": target.copied,
+        "copied_bytes": target.copied_bytes,
+        "free_bytes": target.space.free,
+        "fault": target.fault.text if target.fault else None,
+        "hint": target.fault.hint if target.fault else None,
+    }

@@ -1,0 +1,201 @@
+"""The way back: from a replica into an empty store, whose storaged is asked to import it.
+
+Order: keys, records, recordings; so the service can answer questions while the bulk still comes.
+Each recording's SHA-256 is computed on its way and compared with its bundle's before the last part
+is sent; storaged compares what it wrote. A damaged file is named and left out, the rest goes on.
+Run again, it goes on where it was: what the store has whole is not sent again.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from replicator import bundle, layout
+from replicator.inventory import Inventory, Version, in_order
+from replicator.replica import Replica
+from replicator.source import Refused, Source, StoreError
+from replicator.targets import Missing, TargetError
+from spanvault.messages import Change, Import
+
+Tell = Callable[[dict[str, Any]], None]
+TRIES: Final = 5  # for storaged to come back, a second and a time-out apart
+EVERY_S: Final = 0.2  # between two lines of progress
+
+
+class Restore:
+    """One run from one replica. tell: given progress, and each fault once."""
+
+    def __init__(self, replica: Replica, source: Source, tell: Tell) -> None:
+        self._replica, self._source, self._tell = replica, source, tell
+        self._faults: dict[str, str] = {}
+        self._store_id = ""
+        self._told_s = 0.0
+
+    def run(self) -> int:
+        """Import everything; gives the number of faults. Raises TargetError, StoreError."""
+        label = self._replica.label()
+        if label is None:
+            place = self._replica.target.place
+            raise TargetError("restore from", place, f"there is no {layout.STORE}", NO_REPLICA)
+        self._store_id = label.store_id
+        inventory = self._take_inventory()
+        present = self._present(inventory)
+        self._import_keys(inventory)
+        self._import_records(inventory)
+        self._import_objects(present)
+        self._tell(
+            {
+                "phase": "end",
+                "store_id": self._store_id,
+                "keys": len(inventory.keys),
+                "records": inventory.records,
+                "objects": len(present),
+                "faults": len(self._faults),
+            }
+        )
+        return len(self._faults)
+
+    def _take_inventory(self) -> Inventory:
+        inventory = Inventory()
+        for change in self._changes():
+            inventory.add(change)
+        return inventory
+
+    def _present(self, inventory: Inventory) -> dict[bytes, Version]:
+        """The recordings that are at the target and may be sound; the others are faults."""
+        present, missing = {}, set(inventory.objects)
+        for entry in self._replica.target.list(layout.OBJECTS):
+            identity = layout.recording_id(entry.name)
+            if identity is None:
+                continue
+            missing.discard(identity)
+            try:
+                present[identity] = inventory.present(identity, entry.size)
+            except ValueError as error:
+                self._fault(entry.name, str(error))
+        for identity in sorted(missing):
+            self._fault(layout.object_name(identity), NOT_COPIED)
+        return present
+
+    def _changes(self) -> Iterator[Change]:
+        return in_order(self._replica.bundles(), self._load_bundle)
+
+    def _load_bundle(self, name: str) -> list[Change]:
+        try:
+            return bundle.parse(self._replica.read(name))
+        except (ValueError, TargetError) as error:
+            self._fault(name, str(error))
+            return []
+
+    def _import_keys(self, inventory: Inventory) -> None:
+        for done, (name, versions) in enumerate(sorted(inventory.keys.items()), 1):
+            self._guarded(f"{layout.KEYS}/{name}", partial(self._import_key, name, versions))
+            self._progress("keys", done, len(inventory.keys))
+
+    def _import_key(self, name: str, versions: list[Version]) -> None:
+        data = self._replica.read(layout.keys_name(name))
+        digest = hashlib.sha256(data).hexdigest()
+        position = next((v.position for v in reversed(versions) if v.sha256 == digest), None)
+        if position is None:
+            raise ValueError(DAMAGED)
+        change = Change(position, "keys", name=name, size=len(data), sha256=digest, data=data)
+        self._source.import_change(Import(self._store_id, change))
+
+    def _import_records(self, inventory: Inventory) -> None:
+        done = 0
+        for change in self._changes():
+            if change.kind == "record":
+                name = f"record of call {change.id.hex()} at position {change.position}"
+                message = Import(self._store_id, change)
+                self._guarded(name, partial(self._source.import_change, message))
+                done += 1
+                self._progress("records", done, inventory.records)
+
+    def _import_objects(self, present: dict[bytes, Version]) -> None:
+        size, total = 0, sum(version.size for version in present.values())
+        for done, (identity, version) in enumerate(present.items(), 1):
+            change = Change(
+                version.position,
+                "object",
+                id=identity,
+                pool=version.pool,
+                size=version.size,
+                sha256=version.sha256,
+            )
+            self._guarded(layout.object_name(identity), partial(self._import_object, change))
+            size += version.size
+            self._progress("objects", done, len(present), size, total)
+
+    def _import_object(self, change: Change) -> None:
+        if self._store_has(change):
+            return
+        digest, offset, waiting = hashlib.sha256(), 0, b""
+        for part in self._replica.target.read(layout.object_name(change.id)):
+            if waiting:
+                self._import_part(change, offset, waiting)
+                offset += len(waiting)
+            digest.update(part)
+            waiting = part
+        if digest.hexdigest() != change.sha256:  # the last part stays: it would make it whole
+            raise ValueError(DAMAGED)
+        self._import_part(change, offset, waiting)
+
+    def _import_part(self, change: Change, offset: int, part: bytes) -> None:
+        self._source.import_change(Import(self._store_id, change, offset), part)
+
+    def _store_has(self, change: Change) -> bool:
+        """Whether the store holds this recording already, whole: read back and compared."""
+        if self._source.size_of(change.id) != change.size:
+            return False
+        try:
+            for _ in self._source.read_object(change):
+                continue
+        except Refused:
+            return False
+        return True
+
+    def _guarded(self, name: str, act: Callable[[], None]) -> None:
+        """Act; a fault of this one file is noted, an absent storaged is waited for."""
+        for tries_left in reversed(range(TRIES)):
+            try:
+                return act()
+            except (Refused, ValueError) as error:
+                return self._fault(name, str(error))
+            except Missing:
+                return self._fault(name, NOT_COPIED)
+            except TargetError as error:
+                self._replica.label()  # raises if it is not this file, but all of the target
+                return self._fault(name, str(error))
+            except StoreError:
+                if not tries_left:
+                    raise
+                time.sleep(1)
+        return None
+
+    def _fault(self, name: str, reason: str) -> None:
+        if name not in self._faults:
+            self._faults[name] = reason
+            self._tell({"fault": name, "error": reason})
+
+    def _progress(
+        self, phase: str, done: int, total: int, size: int = 0, total_size: int = 0
+    ) -> None:
+        now_s = time.monotonic()
+        if done == total or now_s - self._told_s >= EVERY_S:
+            self._told_s = now_s
+            self._tell(
+                {
+                    "phase": phase,
+                    "done": done,
+                    "total": total,
+                    "bytes": size,
+                    "total_bytes": total_size,
+                }
+            )
+
+
+NO_REPLICA: Final = "Is the disk mounted, and `path` the folder that the replicator copies to?"
+NOT_COPIED: Final = "not at the target: its copy had not been made yet"
+DAMAGED: Final = "damaged: its SHA-256 is that of no version the bundles know"

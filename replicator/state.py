@@ -1,0 +1,101 @@
+"""What the replicator keeps on its own disk: a mark for each target, and every receipt.
+
+A mark is replaced whole (temporary name, fsync, rename, fsync folder); receipts are only appended.
+Both are caches of the truth at the targets: lost, everything is compared and receipted again.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from replicator.plan import Mark
+from spanvault.messages import Receipt
+
+RECEIPTS: Final = "receipts.jsonl"
+
+
+class StateFolder:
+    """The folder `state_dir`, held by one replicator at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make and lock it. Raises ValueError, naming the folder and the remedy."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another replicator uses this state_dir; stop it") from None
+        except OSError as error:
+            raise ValueError(
+                f"{folder}: state_dir cannot be used ({error.strerror}). "
+                "Give the replicator's user a writable folder"
+            ) from None
+        self.folder = folder
+        self._end_torn_line()
+
+    def mark_path(self, target: str) -> Path:
+        """Where the mark of a target lies; removing it makes the replicator begin again."""
+        return self.folder / f"{target}.position"
+
+    def load_mark(self, target: str) -> Mark:
+        """The mark of a target, or a fresh one. Raises ValueError on a damaged one."""
+        path = self.mark_path(target)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Mark)
+        except FileNotFoundError:
+            return Mark()
+        except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
+            raise ValueError(
+                f"{path}: cannot be read ({error}). Remove it: "
+                "what the target holds is then compared from the beginning, nothing is lost"
+            ) from None
+
+    def save_mark(self, target: str, mark: Mark) -> None:
+        """Replace the mark of a target, durably."""
+        path = self.mark_path(target)
+        temporary = path.with_suffix(".new")
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.encode(mark))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def append_receipt(self, receipt: Receipt) -> None:
+        """Add a line to receipts.jsonl, durably."""
+        line = msgspec.json.encode(
+            {
+                "id": receipt.id.hex(),
+                "target": receipt.target,
+                "sha256": receipt.sha256,
+                "size": receipt.size,
+                "verified_ns": receipt.verified_ns,
+            }
+        )
+        self._append(line + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        # One write in append mode: the lines of two targets' threads never mix.
+        file = os.open(self.folder / RECEIPTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(file, line)
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def _end_torn_line(self) -> None:
+        """A power cut may have torn the last receipt; it was not counted yet. Readers skip it."""
+        path = self.folder / RECEIPTS
+        if not path.exists() or not path.stat().st_size:
+            return
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                self._append(b"\n")

@@ -1,0 +1,93 @@
+"""`spanvault`, the operator's command: what can be asked is in spanvault.commands.
+
+Documents and tables go to stdout, all else to stderr. It holds no key to a recording: storaged
+opens them, by the daemons that run or by private ones (--store).
+"""
+
+import signal
+import sys
+from types import FrameType
+from typing import Final
+
+import typer
+
+from spanvault import __version__
+from spanvault.client import RequestFailed
+from spanvault.commands import care, install, listing, replay, restore, sound
+from spanvault.commands.output import (
+    FAILED,
+    INTERRUPTED,
+    UNAVAILABLE,
+    USAGE,
+    CommandFailed,
+    complain,
+)
+
+EXIT_CODES: Final = (
+    "Exit codes: 0 done; 1 failed, or done in part, or faults were found; 2 wrong usage or "
+    "settings; 69 no storaged answers, or the store cannot be opened; 130 interrupted."
+)
+
+app = typer.Typer(
+    name="spanvault",
+    help="Records telephone calls from a mirrored switch port; this command asks for them.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    replay.replay, listing.calls, listing.show, sound.export, care.verify, care.status,
+    restore.restore, care.check, install.init,
+):  # fmt: skip
+    app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"spanvault {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _spanvault(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Which spanvault this is."
+    ),
+) -> None:
+    """Records telephone calls from a mirrored switch port; this command asks for them."""
+
+
+def main() -> None:
+    """Run the command; exit with its code."""
+    signal.signal(signal.SIGTERM, _end)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """One command. Gives the exit code; every fault has been told on stderr."""
+    try:
+        app(arguments, prog_name="spanvault")
+        sys.stdout.flush()
+    except CommandFailed as error:
+        complain(error.error, error.hint)
+        return error.code
+    except RequestFailed as error:
+        complain(error.error, error.hint)
+        return UNAVAILABLE if error.code in ("unavailable", "locked") else FAILED
+    except ValueError as error:  # settings, certificates, key files: each says what to do
+        complain(str(error))
+        return USAGE
+    except BrokenPipeError:
+        sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 - for the flush at exit
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else FAILED
+    return 0
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """SIGTERM ends us as Ctrl-C does: private daemons are stopped, temporary files removed."""
+    raise SystemExit(128 + number)

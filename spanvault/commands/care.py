@@ -1,0 +1,168 @@
+"""`spanvault verify`, `spanvault status`, `spanvault check`: is all well?"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from spanvault.client import Client, RequestFailed
+from spanvault.commands.access import (
+    CONFIG,
+    ConfigOption,
+    JsonOption,
+    StoreOption,
+    UnlockOption,
+    find_call,
+    reach,
+)
+from spanvault.commands.output import (
+    FAILED,
+    USAGE,
+    CommandFailed,
+    complain,
+    document,
+    fields_table,
+    people,
+    progress,
+    say,
+)
+from spanvault.config import FILES, FOLDER, load
+from spanvault.messages import Call, Search, StatusReply
+
+ALL = 1 << 62
+
+
+def verify(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID…]", help="Ids, or their beginnings.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every recording of the store.")] = False,
+    store: StoreOption = None,
+    unlock_key: UnlockOption = None,
+    config: ConfigOption = CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Read recordings back and check every byte of them; says what is damaged, and where."""
+    if every == bool(ids):
+        raise CommandFailed("say which recordings", "Name ids, or give --all.", USAGE)
+    checked = damaged = 0
+    with reach(store, unlock_key, config) as client, progress("recordings") as bar:
+        task = bar.add_task("verifying", total=None)
+        for call in _recordings(client, ids or []):
+            result = _check(client, call)
+            checked, damaged = checked + 1, damaged + bool(result["faults"])
+            _report(result, json)
+            bar.update(task, completed=checked)
+    say(f"{checked} recordings checked, {damaged} damaged", "red" if damaged else "green")
+    if damaged:
+        raise typer.Exit(FAILED)
+
+
+def status(
+    store: StoreOption = None,
+    unlock_key: UnlockOption = None,
+    config: ConfigOption = CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """How the store and the daemons are."""
+    with reach(store, unlock_key, config) as client:
+        reply = client.status()
+    if json:
+        document(_status_document(reply))
+        return
+    console = people()
+    rows = [("store", reply.store_id), ("state", reply.state)]
+    console.print(fields_table([*rows, *_pairs(reply.fields)]))
+    for daemon in reply.daemons:
+        console.print(_daemon(daemon))
+
+
+def check(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where the settings are.")
+    ] = FOLDER,
+) -> None:
+    """Check the settings of all daemons; every fault is named with its file and line."""
+    present = [name for name in FILES if (folder / name).exists()]
+    if not present:
+        raise CommandFailed(
+            f"{folder} holds none of {', '.join(FILES)}",
+            "spanvault init writes commented ones.",
+            USAGE,
+        )
+    faults = sum(not _sound(folder / name) for name in present)
+    strangers = {path.name for path in folder.glob("*.toml")} - set(FILES)
+    for name in sorted(strangers):
+        complain(f"{folder / name}: no daemon reads this file", f"Known: {', '.join(FILES)}.")
+    if faults or strangers:
+        raise typer.Exit(USAGE)
+    say(f"{', '.join(present)}: well", "green")
+
+
+def _sound(path: Path) -> bool:
+    try:
+        load(path, FILES[path.name])
+    except ValueError as error:
+        complain(str(error))
+        return False
+    return True
+
+
+def _recordings(client: Client, ids: list[str]) -> Iterator[Call]:
+    if ids:
+        for one in ids:
+            yield find_call(client, one)
+        return
+    for call in client.search(Search(limit=ALL)):
+        if any(stream.packets and stream.stored_in is None for stream in call.streams):
+            yield call
+
+
+def _check(client: Client, call: Call) -> dict[str, Any]:
+    try:
+        reply = client.verify(call.id)
+    except RequestFailed as error:
+        if error.code == "unavailable":
+            raise
+        return {"id": call.id.hex(), "faults": [error.error]}
+    return {
+        "id": call.id.hex(),
+        "sealed": reply.sealed,
+        "frames": reply.frames,
+        "size": reply.size,
+        "sha256": reply.sha256,
+        "faults": reply.faults,
+    }
+
+
+def _report(result: dict[str, Any], json: bool) -> None:
+    if json:
+        document(result)
+    for fault in result["faults"]:
+        complain(f"{result['id']}: {fault}", "Restore it from a replica: spanvault restore.")
+
+
+def _status_document(reply: StatusReply) -> dict[str, Any]:
+    return {
+        "store_id": reply.store_id,
+        "state": reply.state,
+        "fields": reply.fields,
+        "daemons": reply.daemons,
+    }
+
+
+def _pairs(fields: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    return (
+        (name, f"{value:,}" if isinstance(value, int) else str(value))
+        for name, value in fields.items()
+    )
+
+
+def _daemon(health: dict[str, Any]) -> Table:
+    title = Text(f"\n{health.get('daemon', '?')}", style="bold")
+    table = fields_table(_pairs({key: value for key, value in health.items() if key != "daemon"}))
+    table.title, table.title_justify = title, "left"
+    return table

@@ -1,0 +1,100 @@
+"""`spanvault replay`: capture files through the real capture into a store, as fast as it can.
+
+The calls of this replay are printed in the order of their beginnings. Private daemons: access.py.
+"""
+
+import json as text
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spanvault.audio import DECODABLE
+from spanvault.callline import call_line
+from spanvault.commands.access import JsonOption, NeededStore, UnlockOption, private
+from spanvault.commands.listing import print_calls
+from spanvault.commands.output import FAILED, CommandFailed, complain, document, progress, warn
+from spanvault.messages import Call
+from spanvault.private import PrivateStore
+
+
+def replay(
+    captures: Annotated[
+        list[Path], typer.Argument(metavar="CAPTURE…", help="pcap or pcapng files, in their order.")
+    ],
+    store: NeededStore,
+    unlock_key: UnlockOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Record capture files into a store; print each call attempt they held."""
+    readable = [path for path in captures if _readable(path)]
+    if not readable:
+        raise typer.Exit(FAILED)
+    with private(store, unlock_key) as running:
+        process = _start(running, readable)
+        found = _calls(running, process)
+        if json:
+            for call in found:
+                document(call_line(call, sorted(DECODABLE)))
+        else:
+            print_calls(found)
+        done = _end(running, process)
+    if not done or len(readable) < len(captures):
+        raise typer.Exit(FAILED)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with path.open("rb"):
+            return True
+    except OSError as error:
+        complain(f"{path}: {(error.strerror or 'cannot be read').lower()}")
+        return False
+
+
+def _start(running: PrivateStore, captures: list[Path]) -> "subprocess.Popen[bytes]":
+    settings: dict[str, Any] = {
+        **running.connection("capture"),
+        "name": "replay",
+        "state_dir": running.folder / "capture",
+        "runtime_dir": running.folder / "capture-run",
+    }
+    files = [str(path.absolute()) for path in captures]
+    return running.daemon("capture", settings, ["--report", *files], stdout=subprocess.PIPE)
+
+
+def _calls(running: PrivateStore, process: "subprocess.Popen[bytes]") -> list[Call]:
+    """The calls that capture reported, once each, by the time they began."""
+    with progress("calls") as bar:
+        task = bar.add_task("recording", total=None)
+        ids: dict[bytes, None] = {}
+        for one in _reported(process):
+            ids[one] = None
+            bar.update(task, completed=len(ids))
+    process.wait()
+    calls = [running.client.get(one).call for one in ids]
+    return sorted(calls, key=lambda call: (call.started_ns, call.call_ids))
+
+
+def _reported(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        try:
+            yield bytes.fromhex(text.loads(line)["id"])
+        except (ValueError, KeyError, TypeError):
+            raise CommandFailed(f"capture reported what is no call: {line[:80]!r}") from None
+
+
+def _end(running: PrivateStore, process: "subprocess.Popen[bytes]") -> bool:
+    """Pass capture's words on; whether it did all that it was asked."""
+    for line in running.messages("capture"):
+        level, _, rest = line.partition(": ")
+        if level in ("error", "critical"):
+            complain(rest)
+        elif level == "warning":
+            warn(rest)
+        elif level != "info" and process.returncode:
+            complain(line)
+    return process.returncode == 0

@@ -1,0 +1,203 @@
+"""Daemons of one's own for a store that nothing is running on: what `--store DIR` does.
+
+Settings, certificates and sockets live in a private folder under /tmp and are gone afterwards; the
+daemons are the real ones, told apart by nothing. storaged itself refuses a store that is in use.
+The key that unlocks the store: spanvault.keyfile. Running daemons: spanvault.client.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from spanvault.client import Client, RequestFailed
+from spanvault.config import OperatorConfig
+from spanvault.transport import Role, make_certificate
+
+START_S: Final = 120.0  # a large index is read before the first answer
+STOP_S: Final = 60.0
+ROLES: Final[tuple[Role, ...]] = ("storaged", "operator", "capture", "replicator")
+SERVICE_VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM")
+
+
+class StoreUnavailable(Exception):
+    """The private storaged did not come up. hint: what to do."""
+
+    def __init__(self, error: str, hint: str = "") -> None:
+        super().__init__(error)
+        self.error, self.hint = error, hint
+
+
+class PrivateStore:
+    """storaged on one store, for as long as the context lasts. Raises StoreUnavailable."""
+
+    def __init__(self, store: Path, unlock_key: Path) -> None:
+        self._store, self._unlock_key = store.absolute(), unlock_key.absolute()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> "PrivateStore":
+        self._folder = tempfile.TemporaryDirectory(prefix="spanvault-", dir=_short_temp())
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.client.close()
+        self._stop()
+
+    @property
+    def folder(self) -> Path:
+        """Where settings, certificates, sockets and the daemons' messages are."""
+        assert self._folder is not None
+        return Path(self._folder.name)
+
+    def daemon(
+        self, name: str, settings: Mapping[str, Any], arguments: Sequence[str] = (), **pipes: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a daemon with its settings; its messages go to a file (`messages`)."""
+        config = self.folder / f"{name}.toml"
+        config.write_text(toml(settings), encoding="utf-8")
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", name, *_options(name, config), *arguments],
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for us; we end them in order
+                preexec_fn=_die_with_parent,
+                **pipes,
+            )
+        self._running.append(process)
+        return process
+
+    def messages(self, name: str) -> list[str]:
+        """What a daemon has said so far, line by line."""
+        text = (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+        return [line for line in text.splitlines() if line.strip()]
+
+    def connection(self, role: Role) -> dict[str, Any]:
+        """Settings that let a daemon reach storaged's requests or ingest."""
+        socket = "ingest" if role == "capture" else "requests"
+        return {
+            "storaged": f"ipc://{self.folder / socket}",
+            "certificate": self.folder / f"{role}.key_secret",
+            "storaged_certificate": self.folder / "storaged.key",
+        }
+
+    def _start(self) -> None:
+        clients = self.folder / "clients"
+        clients.mkdir()
+        for role in ROLES:
+            make_certificate(self.folder, role, role)
+            if role != "storaged":
+                (clients / f"{role}.key").write_bytes((self.folder / f"{role}.key").read_bytes())
+        storaged = self.daemon("storaged", self._settings(clients), stdout=subprocess.DEVNULL)
+        self.client = Client.of(OperatorConfig(**self.connection("operator")))
+        self._wait(storaged)
+
+    def _settings(self, clients: Path) -> dict[str, Any]:
+        return {
+            "store": self._store,
+            "ingest": f"ipc://{self.folder / 'ingest'}",
+            "requests": f"ipc://{self.folder / 'requests'}",
+            "certificate": self.folder / "storaged.key_secret",
+            "clients": clients,
+            "unlock_key": self._unlock_key,
+            "commit_interval_s": 0.2,  # nobody else's batches to wait for
+        }
+
+    def _wait(self, storaged: "subprocess.Popen[bytes]") -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if storaged.poll() is not None:
+                raise StoreUnavailable(*_last_words(self.messages("storaged")))
+            try:
+                self.client.status(timeout_s=1.0)
+            except RequestFailed:
+                time.sleep(0.02)
+            else:
+                return
+        raise StoreUnavailable(f"storaged did not answer within {START_S:g} s on {self._store}")
+
+    def _stop(self) -> None:
+        """Last started, first stopped: storaged commits what a capture still sent."""
+        for process in reversed(self._running):
+            stop(process)
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """SIGTERM and time to drain, then SIGKILL."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()
+
+
+def toml(settings: Mapping[str, Any]) -> str:
+    """Settings as TOML: strings, paths, numbers, and lists of tables."""
+    tables = {key: value for key, value in settings.items() if isinstance(value, list)}
+    lines = [f"{key} = {_value(value)}" for key, value in settings.items() if key not in tables]
+    for key, rows in tables.items():
+        for row in rows:
+            lines += ["", f"[[{key}]]", toml(row)]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _options(name: str, config: Path) -> Iterable[str]:
+    restore = ["restore"] if name == "replicator" else []
+    return [*restore, "--config", str(config)]
+
+
+def _last_words(messages: list[str]) -> tuple[str, str]:
+    """A daemon's last line, and the hint it may hold."""
+    line = messages[-1] if messages else "storaged ended without a word"
+    for level in ("critical: ", "error: ", "storaged: "):
+        line = line.removeprefix(level)
+    return line, ""
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what a service manager meant for us alone."""
+    return {key: value for key, value in os.environ.items() if key not in SERVICE_VARIABLES}
+
+
+def _short_temp() -> str | None:
+    """A unix socket's path holds 107 bytes: a long TMPDIR leaves no room for the name."""
+    return "/tmp" if len(tempfile.gettempdir()) > 60 else None  # noqa: S108 - mkdtemp is private
+
+
+_LIBC: Final = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def _die_with_parent() -> None:
+    # If we are killed, nobody else would end a daemon that holds the store's lock.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,64 @@
+"""Batches that must wait on a capture's disk: sealed to the store's public ingest key.
+
+A stolen or compromised capture host yields no past audio: it holds the public half only.
+Source: RFC 9180 (HPKE, base mode; X25519, HKDF-SHA256, AES-256-GCM). Bytes: WIRE.md, "Spool".
+Who keeps the private half: storaged.keyring. Who writes the files: capture.outbox.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+from spanvault.wire import PROTOCOL
+
+SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+# `cryptography` offers no associated data in single-shot HPKE: the protocol is bound by info.
+INFO: Final = b"spanvault spool/1 " + PROTOCOL
+_LENGTH: Final = struct.Struct("<I")
+
+
+def key_id(public_key: bytes) -> str:
+    """The name of a public key (32 bytes): the first 8 bytes of its SHA-256, in hex."""
+    return hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def seal_batch(frames: Sequence[Any], public_key: bytes) -> bytes:
+    """Seal a Batch's wire frames (all of them, frame 1 included) to a public ingest key.
+
+    public_key: X25519, 32 bytes (Welcome.ingest_key).  Returns the one bulk frame of a Sealed.
+    Raises ValueError if the key is none.
+    """
+    parts: list[Any] = []
+    for frame in frames[1:]:
+        parts += (_LENGTH.pack(memoryview(frame).nbytes), frame)
+    return SUITE.encrypt(b"".join(parts), X25519PublicKey.from_public_bytes(public_key), INFO)
+
+
+def open_batch(ciphertext: bytes | memoryview, private_key: bytes) -> list[bytes | memoryview]:
+    """Give back the wire frames, frame 1 included, that seal_batch was given.
+
+    private_key: X25519, 32 bytes.  Raises ValueError if the key is another one, or the bytes
+    were changed or cut.
+    """
+    try:
+        plain = SUITE.decrypt(
+            bytes(ciphertext), X25519PrivateKey.from_private_bytes(private_key), INFO
+        )
+    except InvalidTag:
+        raise ValueError("spooled batch: does not open with this ingest key") from None
+    view, at, frames = memoryview(plain), 0, [memoryview(PROTOCOL)]
+    while at < len(view):
+        if len(view) - at < _LENGTH.size:
+            raise ValueError("spooled batch: a frame's length is cut")
+        (size,) = _LENGTH.unpack_from(view, at)
+        at += _LENGTH.size
+        if size > len(view) - at:
+            raise ValueError("spooled batch: a frame is cut")
+        frames.append(view[at : at + size])
+        at += size
+    return list(frames)

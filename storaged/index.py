@@ -1,0 +1,267 @@
+"""The index: call records, search tables, the feed and receipts, in one LMDB environment.
+
+All writes of a group are one transaction, synced by its commit. Values that name people are sealed
+(storaged.record); FORMAT.md §7 lists every table. Which calls a search means: storaged.search.
+"""
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import lmdb
+import msgspec
+
+from spanvault.messages import Call, Receipt
+from storaged import record
+
+TABLES: Final = (b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt")
+MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
+
+OBJECT: Final = 1  # bits of State.bits: a file of media exists
+SEALED: Final = 2  # and ends in a LAST frame
+FINAL: Final = 4  # the record is the capture's last word
+
+OBJECT_CHANGED: Final = b"o"
+RECORD_CHANGED: Final = b"r"
+KEYS_CHANGED: Final = b"k"
+
+_STATE: Final = struct.Struct("<QQ32siBBH")
+_TIME_KEY: Final = struct.Struct(">Q16s")
+_TIME: Final = struct.Struct("<IBBH")
+_U64: Final = struct.Struct("<Q")
+_POSITION: Final = struct.Struct(">Q")
+_SIGN: Final = 1 << 63
+R = TypeVar("R")
+
+
+class State(NamedTuple):
+    """What the index knows of one recording besides its sealed record."""
+
+    key_id: int
+    size: int  # of the object when it was last sealed
+    sha256: bytes  # of the same; 32 bytes
+    revision: int
+    tier: int
+    bits: int
+
+
+class TimeRow(NamedTuple):
+    """One call in order of time. key: 24 bytes, sorts by start."""
+
+    key: bytes
+    id: bytes
+    started_ns: int
+    duration_ms: int
+    outcome: str
+
+
+def time_key(started_ns: int, call_id: bytes = bytes(16)) -> bytes:
+    """24 bytes that sort by start, then by id."""
+    return _TIME_KEY.pack(started_ns + _SIGN, call_id)
+
+
+def started_of(key: bytes) -> int:
+    """The start that a time key holds, ns."""
+    return int(_TIME_KEY.unpack(key)[0]) - _SIGN
+
+
+class Index:
+    """The environment. Transactions of one process; see transaction() for threads."""
+
+    def __init__(self, folder: Path, map_bytes: int = MAP_BYTES) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._env = lmdb.open(
+            str(folder), map_size=map_bytes, max_dbs=16, max_readers=2048, writemap=False, mode=0o600
+        )
+        self._env.reader_check()
+        self._writing = threading.Lock()
+        # No transaction may be under way in this process while the map grows: mdb_env_set_mapsize.
+        self._calm = threading.Condition()
+        self._readers, self._growing = 0, False
+        self.tables = {name: self._env.open_db(name) for name in TABLES}
+        self.tables[b"token"] = self._env.open_db(b"token", dupsort=True, dupfixed=True)
+        with self.reading() as view:
+            self.position = view.number(b"position")
+
+    def close(self) -> None:
+        """Everything committed stays."""
+        self._env.close()
+
+    @contextmanager
+    def reading(self) -> Iterator["View"]:
+        """A consistent view. Keep it short: pages it sees cannot be used again meanwhile."""
+        with self._calm:
+            self._calm.wait_for(lambda: not self._growing)
+            self._readers += 1
+        try:
+            with self._env.begin() as txn:
+                yield View(txn, self.tables)
+        finally:
+            with self._calm:
+                self._readers -= 1
+                self._calm.notify_all()
+
+    def write(self, change: Callable[["Writing"], R]) -> R:
+        """Run change in one transaction and commit it, synced. Any thread; one at a time.
+
+        It is run again if the map had to grow, so it must not change anything else.
+        Raises lmdb.Error, OSError (no space, I/O error): then nothing of it was written.
+        """
+        with self._writing:
+            while True:
+                try:
+                    with self._env.begin(write=True) as txn:
+                        writing = Writing(txn, self.tables)
+                        result = change(writing)
+                        position = writing.number(b"position")
+                    self.position = position
+                    return result
+                except lmdb.MapFullError:
+                    self._grow()
+
+    def _grow(self) -> None:
+        """Double the map. Must not be called within reading()."""
+        with self._calm:
+            self._growing = True
+            self._calm.wait_for(lambda: self._readers == 0)
+            self._env.set_mapsize(2 * self._env.info()["map_size"])
+            self._growing = False
+            self._calm.notify_all()
+
+    def reserve_keys(self, number: int) -> None:
+        """Make it durable that key ids below number may be in use."""
+        self.write(lambda writing: writing.set_number(b"reserved", number))
+
+    @property
+    def reserved_keys(self) -> int:
+        """Key ids from here on have never been handed out."""
+        with self.reading() as view:
+            return view.number(b"reserved")
+
+
+class View:
+    """What can be asked within a transaction."""
+
+    def __init__(self, txn: Any, tables: dict[bytes, Any]) -> None:
+        self.txn, self.tables = txn, tables
+
+    def get(self, table: bytes, key: bytes) -> bytes | None:
+        """A value as its own bytes."""
+        value = self.txn.get(key, db=self.tables[table])
+        return None if value is None else bytes(value)
+
+    def cursor(self, table: bytes) -> Any:
+        """An LMDB cursor of a table."""
+        return self.txn.cursor(db=self.tables[table])
+
+    def number(self, name: bytes) -> int:
+        """A counter of table meta; 0 if it was never set."""
+        value = self.get(b"meta", name)
+        return _U64.unpack(value)[0] if value else 0
+
+    def state(self, call_id: bytes) -> State | None:
+        """The recording's row."""
+        value = self.get(b"state", call_id)
+        if value is None:
+            return None
+        key_id, size, sha256, revision, tier, bits, _ = _STATE.unpack(value)
+        return State(key_id, size, sha256, revision, tier, bits)
+
+    def committed(self, call_id: bytes) -> int | None:
+        """Acknowledged bytes of an unsealed object."""
+        value = self.get(b"open", call_id)
+        return _U64.unpack(value)[0] if value else None
+
+    def count(self, table: bytes) -> int:
+        """Rows of a table."""
+        return int(self.txn.stat(self.tables[table])["entries"])
+
+    def receipts(self, call_id: bytes) -> list[Receipt]:
+        """All receipts of a recording's copies."""
+        cursor, found = self.cursor(b"receipt"), []
+        more = cursor.set_range(call_id)
+        while more and cursor.key()[:16] == call_id:
+            found.append(msgspec.msgpack.decode(cursor.value(), type=Receipt))
+            more = cursor.next()
+        return found
+
+    def time_row(self, key: bytes) -> TimeRow | None:
+        """The row of a time key."""
+        value = self.get(b"time", key)
+        return None if value is None else parse_time_row(key, value)
+
+    def changes(self, position: int, limit: int) -> Iterator[tuple[int, bytes, bytes]]:
+        """(position, kind, id or file name) behind a position, oldest first."""
+        cursor = self.cursor(b"feed")
+        more = cursor.set_range(_POSITION.pack(position + 1))
+        while more and limit > 0:
+            value = bytes(cursor.value())
+            yield _POSITION.unpack(cursor.key())[0], value[:1], value[1:]
+            limit -= 1
+            more = cursor.next()
+
+
+class Writing(View):
+    """What can be changed within a transaction."""
+
+    def put(self, table: bytes, key: bytes, value: bytes) -> None:
+        """Set a row."""
+        self.txn.put(key, value, db=self.tables[table])
+
+    def delete(self, table: bytes, key: bytes, value: bytes = b"") -> None:
+        """Remove a row, if it is there; of a table with duplicates, only that value."""
+        self.txn.delete(key, value, db=self.tables[table])
+
+    def set_number(self, name: bytes, number: int) -> None:
+        """Set a counter of table meta."""
+        self.put(b"meta", name, _U64.pack(number))
+
+    def put_state(self, call_id: bytes, state: State) -> None:
+        """Set a recording's row."""
+        self.put(b"state", call_id, _STATE.pack(*state, 0))
+
+    def put_committed(self, call_id: bytes, size: int | None) -> None:
+        """Set how much of an unsealed object is acknowledged; None once it is sealed."""
+        if size is None:
+            self.delete(b"open", call_id)
+        else:
+            self.put(b"open", call_id, _U64.pack(size))
+
+    def put_record(self, call: Call, sealed: bytes, old: Call | None, index_key: bytes) -> None:
+        """Set a call's record and its search rows, in place of the old revision's."""
+        if old is not None:
+            self.delete(b"time", time_key(old.started_ns, old.id))
+            stale = time_key(old.started_ns, old.id)
+            for name in record.tokens(index_key, old):
+                self.delete(b"token", name, stale)
+        key = time_key(call.started_ns, call.id)
+        outcome = record.OUTCOMES.index(call.outcome)
+        self.put(b"time", key, _TIME.pack(record.duration_ms(call), outcome, int(call.final), 0))
+        for name in record.tokens(index_key, call):
+            self.put(b"token", name, key)
+        self.put(b"record", call.id, sealed)
+        self.announce(RECORD_CHANGED, call.id)
+
+    def put_receipt(self, receipt: Receipt) -> None:
+        """Set the receipt of one copy."""
+        key = receipt.id + receipt.target.encode()
+        self.put(b"receipt", key, msgspec.msgpack.encode(receipt))
+
+    def announce(self, kind: bytes, what: bytes) -> None:
+        """Put a change at the feed's end. What was announced of the same thing before goes."""
+        position = self.number(b"position") + 1
+        if before := self.get(b"fed", kind + what):
+            self.delete(b"feed", before)
+        self.put(b"feed", _POSITION.pack(position), kind + what)
+        self.put(b"fed", kind + what, _POSITION.pack(position))
+        self.set_number(b"position", position)
+
+
+def parse_time_row(key: bytes, value: bytes) -> TimeRow:
+    """One row of table time."""
+    started, call_id = _TIME_KEY.unpack(key)
+    duration_ms, outcome, _, _ = _TIME.unpack(value)
+    return TimeRow(bytes(key), call_id, started - _SIGN, duration_ms, record.OUTCOMES[outcome])

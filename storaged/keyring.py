@@ -1,0 +1,244 @@
+"""A store's keys on disk: opened with the unlock key, DEKs handed out, pages made, one dropped.
+
+Write order (FORMAT.md §5): a page is durable before the root names it; a run of slots is durably
+reserved before one of them is used, so that a crash can skip slots but never hand one out twice.
+Bytes: storaged.keypage. Where the reservation lies: storaged.index (handed in as a function).
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from spanvault import keyfile, spool
+from storaged import files, keypage
+from storaged.faults import Fault
+from storaged.keypage import DEK_BYTES, INDEX_KEY, INGEST_KEY, PAGE_KEY, SLOTS, Name, Root
+
+ROOT: Final = "root"
+RESERVE: Final = 256  # slots reserved at a time
+_PAGES_KEPT: Final = 64  # opened pages in memory, 128 KiB each
+
+
+def page_name(page: int, generation: int) -> str:
+    """The file name of a key page."""
+    return f"page-{page:06d}.{generation}"
+
+
+def create(folder: Path, store_id: bytes, recipients: Iterable[bytes]) -> None:
+    """Make the keys of a new store: root, ingest key, index key. recipients: public keys."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    secrets = {Name(INGEST_KEY, 0): os.urandom(32), Name(INDEX_KEY, 0): os.urandom(32)}
+    data = keypage.serialize_root(
+        store_id, 1, 0, os.urandom(32), list(recipients), secrets, _nonces(len(secrets))
+    )
+    files.replace(folder / ROOT, data)
+
+
+class Keyring:
+    """The opened keys. dek() may be asked from any thread; take() and drop() from the writer's."""
+
+    def __init__(self, folder: Path, private_key: bytes) -> None:
+        self._folder, self._private_key = folder, private_key
+        self._lock = threading.Lock()
+        self._open()
+
+    def _open(self) -> None:
+        """Read the root file. Raises Fault: missing, damaged, or sealed to other keys."""
+        path = self._folder / ROOT
+        try:
+            self._data = path.read_bytes()
+            self._root: Root = keypage.open_root(self._data, self._private_key)
+        except OSError as error:
+            raise Fault(
+                "locked",
+                f"{path}: the store's root key cannot be read ({error.strerror})",
+                "Restore the keys folder from a replica, or check its owner and mode.",
+            ) from None
+        except LookupError:
+            raise Fault(
+                "locked",
+                f"{path}: the unlock key is not one this store is sealed to",
+                "Set unlock_key to the key this store was made with, or to its recovery key.",
+            ) from None
+        except ValueError as error:
+            raise Fault(
+                "corrupt", f"{path}: {error}", "Restore the keys folder from a replica."
+            ) from None
+        self._pages: OrderedDict[int, bytes] = OrderedDict()
+        self._generations = {
+            name.number: name.generation for name in self._root.secrets if name.kind == PAGE_KEY
+        }
+        self._next = self._reserved = 0
+
+    @property
+    def store_id(self) -> bytes:
+        """16 bytes."""
+        return self._root.store_id
+
+    @property
+    def ingest_private(self) -> bytes:
+        """X25519: opens what captures spooled."""
+        return self._root.secrets[Name(INGEST_KEY, 0)]
+
+    @property
+    def ingest_public(self) -> bytes:
+        """X25519: what captures seal their spool to."""
+        return keyfile.public_of(self.ingest_private)
+
+    @property
+    def ingest_key_id(self) -> str:
+        """The name of the ingest key on the wire."""
+        return spool.key_id(self.ingest_public)
+
+    @property
+    def index_key(self) -> bytes:
+        """HMAC key of the index's tokens."""
+        return self._root.secrets[Name(INDEX_KEY, 0)]
+
+    @property
+    def pages(self) -> int:
+        """How many key pages there are."""
+        return len(self._generations)
+
+    def names(self) -> list[str]:
+        """The key files, pages before the root: the order in which a replica needs them."""
+        return [page_name(*page) for page in sorted(self._generations.items())] + [ROOT]
+
+    def dek(self, key_id: int) -> bytes:
+        """The DEK in a slot. Raises Fault: destroyed, unknown, or its page is damaged."""
+        page, slot = divmod(key_id, SLOTS)
+        with self._lock:
+            deks = self._page(page)
+        dek = deks[slot * DEK_BYTES : (slot + 1) * DEK_BYTES]
+        if not any(dek):
+            raise Fault("not_found", "the key of this recording was destroyed")
+        return dek
+
+    def take(self, reserved: int, reserve: Callable[[int], None]) -> tuple[int, list[str]]:
+        """A slot that nobody has had, and the names of key files that are new for it.
+
+        reserved: what was durably reserved when this process began.  reserve: make a higher
+        number durable; it returns only when it is.
+        """
+        if not self._reserved:
+            self._next = self._reserved = reserved
+        if self._next == self._reserved:
+            reserve(self._reserved + RESERVE)
+            self._reserved += RESERVE
+        changed = []
+        if (page := self._next // SLOTS) not in self._generations:
+            changed = self._add_page(page)
+        self._next += 1
+        return self._next - 1, changed
+
+    def drop(self, key_ids: Iterable[int]) -> list[str]:
+        """Destroy DEKs: their pages under new keys, a new root, the old files overwritten.
+
+        Returns the names of the changed files. Overwriting a file is best effort: FORMAT.md §9.
+        """
+        by_page: dict[int, list[int]] = {}
+        for key_id in key_ids:
+            by_page.setdefault(key_id // SLOTS, []).append(key_id % SLOTS)
+        with self._lock:
+            return self._rekey(by_page)
+
+    def reload(self) -> None:
+        """Read the files anew, after an import has replaced them."""
+        with self._lock:
+            self._open()
+
+    def _page(self, page: int) -> bytes:
+        if page in self._pages:
+            self._pages.move_to_end(page)
+            return self._pages[page]
+        if page not in self._generations:
+            raise Fault(
+                "locked",
+                f"key page {page} is not in this store",
+                "Restore the keys folder from a replica; an import brings keys first.",
+            )
+        generation = self._generations[page]
+        path = self._folder / page_name(page, generation)
+        try:
+            deks = keypage.open_page(
+                path.read_bytes(), page, generation, self.store_id,
+                self._root.secrets[Name(PAGE_KEY, page, generation)],
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise Fault(
+                "locked", f"{path}: {error}", "Restore the keys folder from a replica."
+            ) from None
+        self._pages[page] = deks
+        if len(self._pages) > _PAGES_KEPT:
+            self._pages.popitem(last=False)
+        return deks
+
+    def _add_page(self, page: int) -> list[str]:
+        key, deks = os.urandom(32), os.urandom(SLOTS * DEK_BYTES)
+        name = page_name(page, 0)
+        sealed = keypage.seal_page(page, 0, 0, self.store_id, deks, key, os.urandom(12))
+        files.replace(self._folder / name, sealed)
+        secrets = {**self._root.secrets, Name(PAGE_KEY, page): key}
+        data = keypage.replace_secrets(self._data, self._root, secrets, _nonces(len(secrets)))
+        files.replace(self._folder / ROOT, data)
+        with self._lock:
+            self._data, self._root = data, self._root._replace(secrets=secrets)
+            self._generations[page] = 0
+            self._pages[page] = deks
+        return [name, ROOT]
+
+    def _rekey(self, by_page: dict[int, list[int]]) -> list[str]:
+        secrets, old, new = dict(self._root.secrets), [], {}
+        for page, slots in by_page.items():
+            deks = bytearray(self._page(page))
+            for slot in slots:
+                deks[slot * DEK_BYTES : (slot + 1) * DEK_BYTES] = bytes(DEK_BYTES)
+            generation = self._generations[page] + 1
+            del secrets[Name(PAGE_KEY, page, generation - 1)]
+            key = secrets[Name(PAGE_KEY, page, generation)] = os.urandom(32)
+            old.append(self._folder / page_name(page, generation - 1))
+            new[page] = (generation, bytes(deks))
+            sealed = keypage.seal_page(
+                page, generation, 0, self.store_id, bytes(deks), key, os.urandom(12)
+            )
+            files.replace(self._folder / page_name(page, generation), sealed)
+        self._replace_root(secrets)
+        for path in old:
+            _destroy(path)
+        files.sync_folder(self._folder)
+        for page, (generation, kept) in new.items():
+            self._generations[page], self._pages[page] = generation, kept
+        return [page_name(page, generation) for page, (generation, _) in new.items()] + [ROOT]
+
+    def _replace_root(self, secrets: dict[Name, bytes]) -> None:
+        """Write a root file under a new root key, then overwrite the old one."""
+        data = keypage.serialize_root(
+            self.store_id, self._root.epoch + 1, self._root.tier, os.urandom(32),
+            self._root.recipients, secrets, _nonces(len(secrets)),
+        )  # fmt: skip
+        path = self._folder / ROOT
+        aside = self._folder / "root.old"
+        aside.unlink(missing_ok=True)
+        os.link(path, aside)
+        files.replace(path, data)
+        _destroy(aside)
+        self._data = data
+        self._root = keypage.open_root(data, self._private_key)
+
+
+def _destroy(path: Path) -> None:
+    """Overwrite a file where it lies, sync it, remove it."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        files.write_all(descriptor, os.urandom(os.fstat(descriptor).st_size))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+
+
+def _nonces(count: int) -> list[bytes]:
+    return [os.urandom(12) for _ in range(count)]

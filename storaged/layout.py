@@ -1,0 +1,134 @@
+"""A store on disk: what lies where, how one is made, and who has it open.
+
+FORMAT.md §3 specifies the folders. Keys: storaged.keyring; index: storaged.index.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from storaged import files, keyring
+from storaged.faults import Fault
+
+FORMAT: Final = "spanvault store"
+VERSION: Final = 1
+TIERS: Final = {"base": 0, "core": 1, "sensitive": 2}  # pools, and their number in headers
+_OURS: Final = {"lock", "keys", "index", "pools", "refused", "log", "format.json", "format.json.new"}
+
+
+class Store:
+    """The paths of a store, and its lock while it is open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.keys, self.index = folder / "keys", folder / "index"
+        self.refused, self.log = folder / "refused", folder / "log"
+        self._lock = -1
+
+    @property
+    def format_file(self) -> Path:
+        """What makes a folder a store. Written last when one is made."""
+        return self.folder / "format.json"
+
+    def pool(self, name: str) -> Path:
+        """A pool's folder, unless the settings name another."""
+        return self.folder / "pools" / name
+
+    def open(self, recipients: Sequence[bytes]) -> None:
+        """Lock the store; make it first where there is none.
+
+        recipients: public keys that a new store is sealed to.
+        Raises Fault: in use, not a store, of another version, unreadable.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            names = set(os.listdir(self.folder))
+            if self.format_file.name not in names:
+                self._check_empty(names)
+            self._take_lock()
+            if not self.format_file.exists():
+                self._create(recipients)
+            self._check_format()
+        except OSError as error:
+            raise Fault(
+                "unavailable",
+                f"{error.filename or self.folder}: {error.strerror}",
+                "Check that the store's folder exists and belongs to this user.",
+            ) from None
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def write_format(self, store_id: bytes) -> None:
+        """Write down whose store this is."""
+        text = json.dumps({"format": FORMAT, "version": VERSION, "store_id": store_id.hex()})
+        files.replace(self.format_file, text.encode() + b"\n", 0o644)
+
+    @property
+    def store_id(self) -> bytes:
+        """16 bytes."""
+        return bytes.fromhex(self._read_format()["store_id"])
+
+    def _check_empty(self, names: set[str]) -> None:
+        # What an interrupted creation left is made anew; anything else is not ours to touch.
+        if names <= _OURS and not any(self.folder.glob("pools/*/objects/*/*")):
+            return
+        raise Fault(
+            "invalid",
+            f"{self.folder}: not a store, and not empty",
+            "Name an empty folder, or the folder of a store (it holds format.json).",
+        )
+
+    def _take_lock(self) -> None:
+        path = self.folder / "lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            self.close()
+            raise Fault(
+                "unavailable",
+                f"{self.folder}: storaged with pid {owner} is running on this store",
+                "Talk to that daemon, or stop it first.",
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _create(self, recipients: Sequence[bytes]) -> None:
+        for folder in (self.refused, self.log, self.folder / "pools"):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        for left in self.index.glob("*.mdb"):
+            left.unlink()
+        store_id = os.urandom(16)
+        keyring.create(self.keys, store_id, recipients)
+        files.sync_folder(self.folder)
+        self.write_format(store_id)
+
+    def _check_format(self) -> None:
+        about = self._read_format()
+        if about["version"] != VERSION:
+            raise Fault(
+                "invalid",
+                f"{self.folder}: store version {about['version']}, this program reads {VERSION}",
+                "Use the version of spanvault that made it.",
+            )
+
+    def _read_format(self) -> dict[str, Any]:
+        try:
+            about = json.loads(self.format_file.read_text(encoding="utf-8"))
+            if about["format"] != FORMAT or len(bytes.fromhex(about["store_id"])) != 16:
+                raise ValueError("it names no spanvault store")
+            return {"version": int(about["version"]), "store_id": str(about["store_id"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise Fault(
+                "corrupt",
+                f"{self.format_file}: not readable as a store's format ({error})",
+                "Restore format.json from a replica or a backup.",
+            ) from None

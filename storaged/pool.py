@@ -1,0 +1,105 @@
+"""The object files of one pool: opened, appended to, cut, synced.
+
+Holds at most a bounded number of files open, however many recordings grow at once. What is written:
+storaged.sealing. When it is synced and acknowledged: storaged.writer.
+"""
+
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from storaged import files
+
+SUFFIX: Final = ".svr"
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+
+
+class Pool:
+    """One folder of objects. Appending is for one thread; reading for any."""
+
+    def __init__(self, name: str, folder: Path, tier: int, max_open: int) -> None:
+        self.name, self.tier = name, tier
+        self.objects = folder / "objects"
+        self.objects.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._max_open = max_open
+        self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._folders: set[str] = set()
+        # Kept open: syncfs reports write-back errors since then.
+        self._descriptor = os.open(self.objects, os.O_RDONLY | os.O_DIRECTORY)
+
+    def path(self, recording_id: bytes) -> Path:
+        """Where a recording's object lies."""
+        name = recording_id.hex()
+        return self.objects / name[:2] / (name + SUFFIX)
+
+    def append(self, recording_id: bytes, data: bytes) -> None:
+        """Write data to the end of an object, which is made if it is not there. Raises OSError."""
+        files.write_all(self._descriptor_of(recording_id), data)
+
+    def cut(self, recording_id: bytes, size: int) -> None:
+        """Shorten an object to its first `size` bytes; 0 removes it."""
+        self.forget(recording_id)
+        path = self.path(recording_id)
+        if size:
+            os.truncate(path, size)
+        else:
+            path.unlink(missing_ok=True)
+
+    def forget(self, recording_id: bytes) -> None:
+        """Close an object's file."""
+        descriptor = self._open.pop(recording_id, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def sync(self) -> None:
+        """Make everything appended so far durable, names included. Raises OSError."""
+        files.syncfs(self._descriptor)
+
+    def free_bytes(self) -> int:
+        """Space left for us on the pool's filesystem."""
+        about = os.fstatvfs(self._descriptor)
+        return about.f_bavail * about.f_frsize
+
+    def close(self) -> None:
+        """Close all files."""
+        for recording_id in list(self._open):
+            self.forget(recording_id)
+        os.close(self._descriptor)
+
+    @contextmanager
+    def mapped(self, recording_id: bytes, size: int | None = None) -> Iterator[memoryview]:
+        """An object's first `size` bytes (all of them if None), mapped, not read.
+
+        Raises FileNotFoundError, OSError.
+        """
+        with self.path(recording_id).open("rb") as file:
+            there = os.fstat(file.fileno()).st_size
+            length = there if size is None else min(size, there)
+            if not length:
+                yield memoryview(b"")
+                return
+            with mmap.mmap(file.fileno(), length, prot=mmap.PROT_READ) as data:
+                view = memoryview(data)
+                try:
+                    yield view
+                finally:
+                    view.release()
+
+    def _descriptor_of(self, recording_id: bytes) -> int:
+        descriptor = self._open.get(recording_id)
+        if descriptor is not None:
+            self._open.move_to_end(recording_id)
+            return descriptor
+        path = self.path(recording_id)
+        if path.parent.name not in self._folders:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._folders.add(path.parent.name)
+        descriptor = os.open(path, _APPEND | os.O_CREAT, 0o600)
+        self._open[recording_id] = descriptor
+        if len(self._open) > self._max_open:
+            os.close(self._open.popitem(last=False)[1])
+        return descriptor

@@ -1,0 +1,278 @@
+"""Find the frames in an object's bytes, open them, and say where it is damaged.
+
+Works on anything that can be sliced like bytes (a file is mapped into memory). A torn tail, as a
+crash leaves it, is no fault of an unsealed object; anything else that does not fit is reported with
+its place, and reading goes on behind it. Bytes: storaged.sealing, FORMAT.md §4. Pure.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from spanvault import chunk
+from spanvault.chunk import Chunk
+from storaged.sealing import (
+    DATA,
+    FRAME_HEAD_BYTES,
+    HEADER_BYTES,
+    LAST,
+    LOCATOR_BYTES,
+    MAGIC,
+    Header,
+    Locator,
+    ObjectWriter,
+    SegmentKey,
+    Trailer,
+    parse_frame_head,
+)
+
+Bytes = bytes | memoryview
+FindKey = Callable[[int], bytes]  # key id → DEK
+_MAX_FAULTS: Final = 100
+
+
+class Place(NamedTuple):
+    """Where a frame lies. offset: of its length field; start, end: of its ciphertext."""
+
+    offset: int
+    start: int
+    end: int
+    segment: int
+    sequence: int
+    flag: int
+
+
+class Layout(NamedTuple):
+    """The structure of an object, nothing of it opened yet."""
+
+    headers: list[tuple[int, Header]]  # offset, header
+    places: list[Place]
+    sealed: bool  # the last thing in it is a LAST frame with its locator
+    end: int  # bytes that have a structure; what is behind is a torn tail
+    faults: list[str]
+
+
+def walk(data: Bytes) -> Layout:
+    """Follow headers, frames and locators. Raises ValueError only if not even a header is there."""
+    walker = _Walker(data)
+    while walker.step():
+        pass
+    return walker.layout()
+
+
+class _Walker:
+    """Where walk() is, and what it has found."""
+
+    def __init__(self, data: Bytes) -> None:
+        self._data, self._at, self._sequence = data, HEADER_BYTES, 0
+        self._headers = [(0, Header.parse(data[:HEADER_BYTES]))]
+        self._places: list[Place] = []
+        self._faults: list[str] = []
+        self._sealed = False
+
+    def layout(self) -> Layout:
+        end = min(self._at, len(self._data))
+        return Layout(self._headers, self._places, self._sealed, end, self._faults[:_MAX_FAULTS])
+
+    def step(self) -> bool:
+        """Take the next header or frame, or skip what is neither. False at the end."""
+        if self._at >= len(self._data):
+            return False
+        if self._data[self._at : self._at + len(MAGIC)] == MAGIC:
+            return self._header()
+        try:
+            place = self._frame()
+        except _Cut:
+            return False
+        except ValueError as error:
+            return self._skip(f"at byte {self._at}: {error}")
+        self._places.append(place)
+        self._sequence += 1
+        self._at, self._sealed = place.end, place.flag == LAST
+        if self._sealed:
+            self._at += LOCATOR_BYTES
+            if fault := _locator_fault(self._data, place):
+                self._faults.append(fault)
+        return True
+
+    def _header(self) -> bool:
+        at, first = self._at, self._headers[0][1]
+        if len(self._data) - at < HEADER_BYTES:
+            return False
+        try:
+            header = Header.parse(self._data[at : at + HEADER_BYTES])
+        except ValueError as error:
+            return self._skip(f"segment header at byte {at}: {error}")
+        if (header.recording_id, header.key_id) != (first.recording_id, first.key_id):
+            return self._skip(f"segment header at byte {at} belongs to another recording")
+        if header.segment != (wanted := self._headers[-1][1].segment + 1):
+            self._faults.append(f"segment {header.segment} at byte {at} where {wanted} belongs")
+        self._headers.append((at, header))
+        self._at, self._sequence, self._sealed = at + HEADER_BYTES, 0, False
+        return True
+
+    def _frame(self) -> Place:
+        """The frame here. Raises _Cut if the bytes end within it, ValueError if it is none."""
+        data, at = self._data, self._at
+        if self._sealed:
+            raise ValueError(f"{len(data) - at} bytes behind the last frame")
+        if len(data) - at < FRAME_HEAD_BYTES:
+            raise _Cut
+        length, flag = parse_frame_head(data[at : at + FRAME_HEAD_BYTES])
+        start = at + FRAME_HEAD_BYTES
+        end = start + length
+        place = Place(at, start, end, len(self._headers) - 1, self._sequence, flag)
+        if end + (LOCATOR_BYTES if flag == LAST else 0) > len(data):
+            if _find_magic(data, at) is not None:
+                raise ValueError(f"frame {self._sequence} reaches beyond the end")
+            raise _Cut
+        return place
+
+    def _skip(self, fault: str) -> bool:
+        """Note a fault and go on at the next segment header, if there is one."""
+        self._faults.append(fault)
+        behind = _find_magic(self._data, self._at + 1)
+        if behind is None:
+            return False
+        self._at, self._sealed = behind, False
+        return True
+
+
+class _Cut(Exception):
+    """The bytes end within a frame: a torn tail."""
+
+
+def _locator_fault(data: Bytes, place: Place) -> str:
+    try:
+        locator = Locator.parse(data[place.end : place.end + LOCATOR_BYTES])
+    except ValueError as error:
+        return f"at byte {place.end}: {error}"
+    if (locator.frame_offset, locator.sequence) != (place.offset, place.sequence):
+        return f"the locator at byte {place.end} points elsewhere"
+    return ""
+
+
+def _find_magic(data: Bytes, start: int) -> int | None:
+    """Where the next segment header may begin."""
+    # memoryview has no find(); damage is rare, so a copy in steps will do.
+    step = 1 << 20
+    for at in range(start, len(data), step):
+        found = bytes(data[at : at + step + len(MAGIC) - 1]).find(MAGIC)
+        if found >= 0:
+            return at + found
+    return None
+
+
+class Opener:
+    """Opens the frames of one object; derives each segment's key once."""
+
+    def __init__(self, data: Bytes, layout: Layout, find_key: FindKey) -> None:
+        self._data, self._layout = data, layout
+        self._dek = find_key(layout.headers[0][1].key_id)
+        self._keys: dict[int, SegmentKey] = {}
+
+    def open(self, place: Place) -> bytes:
+        """The plaintext of a frame. Raises ValueError, naming frame and bytes."""
+        try:
+            if place.segment not in self._keys:
+                header = self._layout.headers[place.segment][1]
+                self._keys[place.segment] = SegmentKey.open(header, self._dek)
+            return self._keys[place.segment].open_frame(
+                place.sequence, place.flag, self._data[place.start : place.end]
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"segment {place.segment}, bytes {place.offset}-{place.end}: {error}"
+            ) from None
+
+
+def chunks_of(plain: bytes, recording_id: bytes) -> Iterator[Chunk]:
+    """The chunks of a DATA frame. Raises ValueError if they are another recording's."""
+    for piece in chunk.unpack(plain):
+        if piece.recording_id != recording_id:
+            raise ValueError("a chunk of another recording lies in this one")
+        yield piece
+
+
+def check(data: Bytes, layout: Layout, find_key: FindKey) -> list[str]:
+    """Every fault of an object: structure, tags, chunks, trailer. Empty if all is well."""
+    faults = list(layout.faults)
+    opener = Opener(data, layout, find_key)
+    recording_id = layout.headers[0][1].recording_id
+    for place in layout.places:
+        try:
+            plain = opener.open(place)
+            if place.flag == LAST:
+                _check_trailer(Trailer.parse(plain), layout, place)
+            else:
+                for _ in chunks_of(plain, recording_id):
+                    pass
+        except ValueError as error:
+            faults.append(str(error))
+    return faults[:_MAX_FAULTS]
+
+
+def _check_trailer(trailer: Trailer, layout: Layout, place: Place) -> None:
+    """Raise ValueError unless a trailer's table is that of the frames before it."""
+    offsets = [
+        other.offset
+        for other in layout.places
+        if other.flag == DATA and other.offset < place.offset
+    ]
+    segments = [offset for offset, _ in layout.headers if offset < place.offset]
+    if trailer.segments != segments or trailer.entries["offset"].tolist() != offsets:
+        raise ValueError(f"the trailer at byte {place.offset} does not list the frames before it")
+
+
+class Resumed(NamedTuple):
+    """An object that can be written on. end: where the file must be cut before that."""
+
+    writer: ObjectWriter
+    end: int
+    sealed: bool
+    have: list[tuple[int, int]]  # (stream, start_ns) of every chunk in it
+    faults: list[str]
+
+
+def resume(data: Bytes, committed: int, find_key: FindKey) -> Resumed:
+    """Read an object that this process did not write, so that a new segment can follow.
+
+    committed: bytes known to have been acknowledged: never cut, whatever is in them.
+    Raises ValueError if not even its header can be used.
+    """
+    layout = walk(data)
+    first = layout.headers[0][1]
+    opener = Opener(data, layout, find_key)
+    SegmentKey.open(first, find_key(first.key_id))
+    writer = ObjectWriter(first.recording_id, first.key_id, first.tier)
+    have: list[tuple[int, int]] = []
+    faults = list(layout.faults)
+    end, sealed = max(committed, HEADER_BYTES), False
+    for place in layout.places:
+        try:
+            plain = opener.open(place)
+            if place.flag == DATA:
+                keys = _chunk_keys(plain, first.recording_id)
+                have += keys
+                times = [start_ns for _, start_ns in keys] or [0]
+                segment = layout.headers[place.segment][1].segment
+                writer.entries.append(
+                    (place.offset, segment, place.sequence, min(times), max(times))
+                )
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        behind = place.end + (LOCATOR_BYTES if place.flag == LAST else 0)
+        sealed = place.flag == LAST and layout.sealed and place is layout.places[-1]
+        end = max(end, behind)
+    writer.segments = [offset for offset, _ in layout.headers if offset < end]
+    writer.next_segment = layout.headers[len(writer.segments) - 1][1].segment + 1
+    writer.size = end
+    writer.digest.update(data[:end])
+    return Resumed(writer, end, sealed, have, faults)
+
+
+def _chunk_keys(plain: bytes, recording_id: bytes) -> list[tuple[int, int]]:
+    return [
+        (int(piece.header["stream"]), int(piece.header["start_ns"]))
+        for piece in chunks_of(plain, recording_id)
+    ]

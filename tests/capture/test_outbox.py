@@ -1,0 +1,172 @@
+"""What storaged has not acknowledged is kept: in memory, then sealed on disk."""
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from capture.outbox import IN_FLIGHT_BYTES, SILENCE_NS, Outbox
+from capture.spool import Spool
+from spanvault import wire
+from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Media
+from spanvault.messages import Batch, Call, Sealed
+from spanvault.spool import open_batch
+
+SECRET = X25519PrivateKey.generate()
+PUBLIC = SECRET.public_key().public_bytes_raw()
+MEGABYTE = 1 << 20
+
+
+def media(chunks=1, payload_bytes=1000, fill=b"\x55"):
+    table = np.zeros(chunks, CHUNK)
+    table["frames"], table["payload_bytes"] = 1, payload_bytes
+    frames = np.zeros(chunks, FRAME)
+    frames["length"] = payload_bytes
+    return Media(table, frames, memoryview(fill * payload_bytes * chunks))
+
+
+def call(number, final=True):
+    return Call(number.to_bytes(16), "port1", [f"call-{number}"], "1001", "1002", 0, final=final)
+
+
+@pytest.fixture
+def box(tmp_path):
+    return outbox(tmp_path)
+
+
+def outbox(folder, memory=100 * MEGABYTE, disk=100 * MEGABYTE, first=1):
+    made = Outbox("port1", Spool(folder / "spool"), memory, disk, first)
+    made.ingest_key = PUBLIC
+    return made
+
+
+def send_all(box, now_ns=0):
+    sent = []
+    for sequence, frames in box.to_send():
+        box.sent(sequence, sum(len(frame) for frame in frames), now_ns)
+        sent.append((sequence, frames))
+    return sent
+
+
+def test_a_batch_stays_until_it_is_acknowledged(box):
+    box.add([], media())
+    assert [sequence for sequence, _ in send_all(box)] == [1]
+    assert box.waiting == 1
+    assert send_all(box) == []  # in flight: not twice
+    box.acknowledged([1], now_ns=5)
+    assert box.waiting == 0
+    assert box.memory_bytes == 0
+
+
+def test_a_final_record_is_settled_by_its_acknowledgement_only(box):
+    box.add([call(7)], media())
+    media_batch, call_batch = send_all(box)
+    assert box.acknowledged([media_batch[0]], 1) == []
+    assert box.acknowledged([call_batch[0]], 2) == [call(7).id]
+
+
+def test_the_last_record_leaves_behind_all_media(box):
+    box.add([call(7)], media(chunks=4, payload_bytes=60_000))
+    kinds = [len(wire.decode_to_ingest(frames)[0].calls) for _, frames in send_all(box)]
+    assert kinds[-1] == 1
+    assert not any(kinds[:-1])
+
+
+def test_silence_sends_again_and_ever_more_rarely(box):
+    box.add([], media())
+    send_all(box, now_ns=0)
+    box.tick(SILENCE_NS - 1)
+    assert send_all(box) == []
+    box.tick(SILENCE_NS + 1)
+    assert [sequence for sequence, _ in send_all(box, SILENCE_NS + 1)] == [1]
+    box.tick(2 * SILENCE_NS + 2)
+    assert send_all(box) == []
+    box.tick(3 * SILENCE_NS + 2)
+    assert [sequence for sequence, _ in send_all(box)] == [1]
+
+
+def test_a_restarted_storaged_gets_in_flight_batches_again_in_order(box):
+    for _ in range(3):
+        box.add([], media())
+    send_all(box)
+    box.acknowledged([2], 1)
+    box.send_again()
+    assert [sequence for sequence, _ in send_all(box)] == [1, 3]
+
+
+def test_the_flight_is_bounded(box):
+    box.add([], media(chunks=100, payload_bytes=60_000))
+    while box.memory_bytes < 2 * IN_FLIGHT_BYTES:
+        box.add([], media(chunks=100, payload_bytes=60_000))
+    sent = sum(len(frame) for _, frames in send_all(box) for frame in frames)
+    assert IN_FLIGHT_BYTES <= sent < IN_FLIGHT_BYTES + 3 * MEGABYTE
+
+
+def test_full_memory_goes_to_disk_sealed_and_comes_back(tmp_path):
+    box = outbox(tmp_path, memory=1)
+    box.add([call(7)], media(fill=b"audio"[:1]))
+    box.tick(0)
+    assert (box.memory_bytes, box.spooled, box.waiting) == (0, 2, 2)
+    for file in (tmp_path / "spool").iterdir():
+        assert b"1001" not in file.read_bytes()
+    first, second = send_all(box)
+    message, (sealed,) = wire.decode_to_ingest(first[1])
+    assert isinstance(message, Sealed)
+    opened, bulk = wire.decode_to_ingest(open_batch(sealed, SECRET.private_bytes_raw()))
+    assert isinstance(opened, Batch)
+    assert bytes(wire.decode_media(bulk).payload) == b"a" * 1000
+    box.acknowledged([first[0], second[0]], 1)
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_what_is_put_away_is_there_for_the_next_life(tmp_path):
+    box = outbox(tmp_path)
+    box.add([call(7)], media())
+    assert box.put_away() == (2, 0)
+    later = outbox(tmp_path, first=1)
+    later.add([], media())
+    assert [sequence for sequence, _ in send_all(later)] == [1, 2, 3]  # never reused
+
+
+def test_a_full_spool_gives_up_the_oldest_and_counts_it(tmp_path):
+    box = outbox(tmp_path, memory=1500, disk=1500)
+    for _ in range(4):
+        box.add([], media())
+        box.tick(0)
+    assert box.lost_batches == 2
+    assert box.spooled == 1
+    assert [sequence for sequence, _ in send_all(box)] == [1, 4]
+
+
+def test_nothing_is_written_without_a_key_to_seal_it(tmp_path):
+    box = outbox(tmp_path, memory=1)
+    box.ingest_key = None
+    box.add([], media())
+    box.tick(0)
+    assert box.lost_batches == 1
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_batch_is_about_a_megabyte(box):
+    box.add([], media(chunks=500, payload_bytes=8000))
+    sizes = [sum(len(frame) for frame in frames) for _, frames in send_all(box)]
+    assert len(sizes) == 4
+    assert all(size < 1.2 * MEGABYTE for size in sizes)
+    total = sum(len(wire.decode_media(bulk).table) for bulk in _bulks(box))
+    assert total == 500
+
+
+def _bulks(box):
+    box.send_again()
+    return [wire.decode_to_ingest(frames)[1] for _, frames in send_all(box)]
+
+
+def test_a_torn_spool_file_is_not_taken_for_a_batch(tmp_path):
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    (folder / "00000000000000000005.aa.part").write_bytes(b"torn")
+    assert outbox(tmp_path).waiting == 0
+
+
+def test_nothing_heard_is_no_batch(box):
+    box.add([], NO_MEDIA)
+    assert box.waiting == 0
