@@ -57,9 +57,8 @@ class Association:
     def bind(self, call: LiveCall, binding: Binding) -> bool:
         """Add or renew a binding. Returns whether something about it is new."""
         for known in call.bindings:
-            same = (known.endpoint, known.party, known.owner) == (
-                binding.endpoint, binding.party, binding.owner,
-            )  # fmt: skip
+            # Who named it first counts as owner: a proxy repeats what it passes on.
+            same = known.endpoint == binding.endpoint and known.party == binding.party
             if same and known.until_ns is None:
                 if known.kind == binding.kind and known.codecs == binding.codecs:
                     return False

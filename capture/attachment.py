@@ -100,6 +100,8 @@ class Attachments:
             (call.caller_host, call.callee_host, "caller"),
             (call.callee_host, call.caller_host, "callee"),
         ):
+            if any(stream.party == speaker for stream in call.streams):
+                continue
             rows = [row for row in self._between(host, peer) if self._lived_with(call, row)]
             if len(rows) == 1:
                 self._attach(rows[0], [_by_host(call, speaker)])

@@ -57,7 +57,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.ANSWER: State.CONFIRMED,
         Event.REFUSE: State.TERMINATED,
         Event.CANCEL: State.CANCELLING,
-        Event.BYE: State.TERMINATED,  # RFC 3261 §15: the caller may, on an early dialog
+        Event.BYE: State.TERMINATED,
         Event.EXPIRE: State.TERMINATED,
     },
     State.CHALLENGED: {
@@ -67,6 +67,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.ANSWER: State.CONFIRMED,
         Event.REFUSE: State.TERMINATED,
         Event.CANCEL: State.CANCELLING,
+        Event.BYE: State.TERMINATED,
         Event.EXPIRE: State.TERMINATED,
     },
     State.CANCELLING: {
@@ -171,9 +172,13 @@ class Dialog(msgspec.Struct):
 
     def _end(self, before: State, event: Event, time_ns: int, cause: int | None) -> None:
         self.ended_ns = time_ns
-        if before is State.CONFIRMED:
-            self.end_reason = "bye" if event is Event.BYE else "timeout"
-        elif before is State.CANCELLING or event is Event.BYE:
+        if event is Event.BYE and before is not State.CANCELLING:
+            # RFC 3261 §15 lets a caller end an early dialog so, but hardly any does: where the
+            # answer was not heard, it was missed.
+            self.outcome, self.end_reason = "answered", "bye"
+        elif before is State.CONFIRMED:
+            self.end_reason = "timeout"
+        elif before is State.CANCELLING:
             self.outcome, self.end_reason = "cancelled", "cancel"
             if event is Event.EXPIRE and self.cancelled_ns is not None:
                 self.ended_ns = self.cancelled_ns

@@ -11,7 +11,8 @@ import msgspec
 
 from capture.dialog import Dialog, State
 from capture.model import Endpoint, StreamTotals
-from capture.offer_answer import OfferAnswer
+from capture.offer_answer import OfferAnswer, signalled_flags
+from capture.sdp import STATIC
 from spanvault.callline import NOT_SOUND, main_codec
 from spanvault.messages import Call, Codec, MediaKind, Party, Related, Stream
 
@@ -61,6 +62,7 @@ class LiveCall(msgspec.Struct):
     flags: set[str] = set()
     related: list[Related] = []
     referrals: list[Referral] = []
+    legs: list[bytes] = []  # ids of the calls by which a B2BUA called on
     bindings: list[Binding] = []
     streams: list[Stream] = []
     rows: list[int | None] = []  # of each stream; None: another call's, or from before a restart
@@ -87,6 +89,14 @@ class LiveCall(msgspec.Struct):
         self.related.append(other)
         return True
 
+    def shift(self, step_ns: int) -> None:
+        """The capture's clock was set: what is still to come is counted by the new one."""
+        self.dialog.changed_ns += step_ns
+        self.heard_ns += step_ns
+        self.recorded_ns += step_ns
+        for binding in self.bindings:
+            binding.since_ns += step_ns
+
     def last_media_ns(self, totals: Callable[[int], StreamTotals]) -> int | None:
         """When its latest RTP packet was heard, or None."""
         latest = max((stream.last_ns for stream in self.streams), default=0)
@@ -99,7 +109,7 @@ class LiveCall(msgspec.Struct):
         """Bring the streams' totals up to date."""
         for stream, row in zip(self.streams, self.rows, strict=True):
             if row is not None:
-                copy_totals(stream, totals(row))
+                _copy_totals(stream, totals(row))
 
     def record(self, capture: str, final: bool) -> Call:
         """The call as a message, one revision on. The streams' totals must be fresh."""
@@ -115,7 +125,7 @@ class LiveCall(msgspec.Struct):
             ended_ns=self.dialog.ended_ns,
             outcome=self.dialog.outcome,
             end_reason=self.dialog.end_reason,
-            flags=sorted(self.flags | self._media_flags()),
+            flags=sorted(self.flags | signalled_flags(self.offer_answer) | self._media_flags()),
             related=list(self.related),
             # Copies: what was handed over must not change behind its owner's back.
             streams=[
@@ -156,12 +166,15 @@ class LiveCall(msgspec.Struct):
         return flags
 
 
-def copy_totals(stream: Stream, totals: StreamTotals) -> None:
-    """Write what a row has heard into its stream."""
+def _copy_totals(stream: Stream, totals: StreamTotals) -> None:
     stream.packets, stream.lost, stream.duplicates = totals.packets, totals.lost, totals.duplicates
     stream.late, stream.jitter = totals.late, totals.jitter
-    stream.first_ns, stream.last_ns = totals.first_ns or stream.first_ns, totals.last_ns
+    stream.first_ns = totals.first_ns or stream.first_ns
+    stream.last_ns = totals.last_ns or stream.last_ns
     stream.payload_types = dict(totals.payload_types)
+    for number in stream.payload_types.keys() & STATIC.keys():
+        # Heard but not negotiated: a static payload type has its meaning all the same.
+        stream.codecs.setdefault(number, STATIC[number])
 
 
 def _sounds(stream: Stream) -> list[Codec]:

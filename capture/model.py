@@ -37,6 +37,7 @@ class Block:
     time_ns: NDArray[np.int64]
     link_type: int  # LINKTYPE_ of pcap; of all frames in the block
     dropped: int = 0  # frames the kernel had no room for, since the block before
+    vlan: NDArray[np.int32] | None = None  # tag that the card or kernel took off, -1 for none
 
 
 class Datagram(NamedTuple):
@@ -85,6 +86,7 @@ class Attach(NamedTuple):
     row: int
     recording_id: bytes
     number: int
+    clock_rate: int = 0  # of its media clock, for the jitter; 0: by the payload type
 
 
 class Close(NamedTuple):

@@ -179,3 +179,25 @@ def _class(message: SipMessage) -> str:
     if message.status < 200:
         return "provisional"
     return "success" if message.status < 300 else "failure"
+
+
+def signalled_flags(state: OfferAnswer) -> set[str]:
+    """What the descriptions say about the media that was agreed: docs/calls.md, "flags"."""
+    flags: set[str] = set()
+    for session in state.sessions.values():
+        sides = [side.media for side in (session.caller, session.callee) if side is not None]
+        for lines in zip(*sides, strict=False):
+            if lines and all(line.accepted for line in lines):
+                flags |= _line_flags(lines)
+    return flags
+
+
+def _line_flags(lines: tuple[Media, ...]) -> set[str]:
+    """Of one m= line, as both sides wrote it, or the one that was heard."""
+    found = {
+        "srtp_sdes": all(line.crypto for line in lines),
+        "srtp_dtls": all(line.fingerprint for line in lines),
+        "zrtp": all(line.zrtp for line in lines),
+        "fax": all(line.kind == "image" for line in lines),
+    }
+    return {flag for flag, holds in found.items() if holds}

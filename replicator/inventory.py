@@ -29,18 +29,17 @@ class Inventory:
         self.objects: dict[bytes, list[Version]] = {}
         self.records = 0
 
-    def present(self, identity: bytes, size: int) -> Version:
-        """The newest version of a recording with the size that its file has.
+    def present(self, identity: bytes, size: int) -> list[Version]:
+        """The versions of a recording that have the size of its file, the newest last.
 
         Raises ValueError if there is none: the file is damaged, or no sound bundle knows it.
         """
         versions = self.objects.get(identity)
         if not versions:
             raise ValueError("no sound bundle vouches for it; it was left out")
-        for version in reversed(versions):
-            if version.size == size:
-                return version
-        raise ValueError(f"damaged: {size} bytes instead of {versions[-1].size}")
+        if not (fitting := [version for version in versions if version.size == size]):
+            raise ValueError(f"damaged: {size} bytes instead of {versions[-1].size}")
+        return fitting
 
     def add(self, change: Change) -> None:
         """Take note of the next change, in the order of positions."""

@@ -63,9 +63,10 @@ class Restore:
             inventory.add(change)
         return inventory
 
-    def _present(self, inventory: Inventory) -> dict[bytes, Version]:
-        """The recordings that are at the target and may be sound; the others are faults."""
-        present, missing = {}, set(inventory.objects)
+    def _present(self, inventory: Inventory) -> dict[bytes, list[Version]]:
+        """What each recording at the target may be; those that cannot be sound are faults."""
+        present: dict[bytes, list[Version]] = {}
+        missing = set(inventory.objects)
         for entry in self._replica.target.list(layout.OBJECTS):
             identity = layout.recording_id(entry.name)
             if identity is None:
@@ -96,11 +97,15 @@ class Restore:
 
     def _import_key(self, name: str, versions: list[Version]) -> None:
         data = self._replica.read(layout.keys_name(name))
-        digest = hashlib.sha256(data).hexdigest()
-        position = next((v.position for v in reversed(versions) if v.sha256 == digest), None)
-        if position is None:
-            raise ValueError(DAMAGED)
-        change = Change(position, "keys", name=name, size=len(data), sha256=digest, data=data)
+        version = _version_of(hashlib.sha256(data).hexdigest(), versions)
+        change = Change(
+            version.position,
+            "keys",
+            name=name,
+            size=len(data),
+            sha256=version.sha256,
+            data=data,
+        )
         self._source.import_change(Import(self._store_id, change))
 
     def _import_records(self, inventory: Inventory) -> None:
@@ -113,34 +118,28 @@ class Restore:
                 done += 1
                 self._progress("records", done, inventory.records)
 
-    def _import_objects(self, present: dict[bytes, Version]) -> None:
-        size, total = 0, sum(version.size for version in present.values())
-        for done, (identity, version) in enumerate(present.items(), 1):
-            change = Change(
-                version.position,
-                "object",
-                id=identity,
-                pool=version.pool,
-                size=version.size,
-                sha256=version.sha256,
-            )
-            self._guarded(layout.object_name(identity), partial(self._import_object, change))
-            size += version.size
+    def _import_objects(self, present: dict[bytes, list[Version]]) -> None:
+        size, total = 0, sum(versions[-1].size for versions in present.values())
+        for done, (identity, versions) in enumerate(present.items(), 1):
+            name = layout.object_name(identity)
+            self._guarded(name, partial(self._import_object, identity, versions))
+            size += versions[-1].size
             self._progress("objects", done, len(present), size, total)
 
-    def _import_object(self, change: Change) -> None:
-        if self._store_has(change):
+    def _import_object(self, identity: bytes, versions: list[Version]) -> None:
+        if any(self._store_has(_change(identity, version)) for version in versions):
             return
+        newest = _change(identity, versions[-1])
         digest, offset, waiting = hashlib.sha256(), 0, b""
-        for part in self._replica.target.read(layout.object_name(change.id)):
+        for part in self._replica.target.read(layout.object_name(identity)):
             if waiting:
-                self._import_part(change, offset, waiting)
+                self._import_part(newest, offset, waiting)
                 offset += len(waiting)
             digest.update(part)
             waiting = part
-        if digest.hexdigest() != change.sha256:  # the last part stays: it would make it whole
-            raise ValueError(DAMAGED)
-        self._import_part(change, offset, waiting)
+        # Only now the last part, which makes it whole: these bytes are known to be right.
+        version = _version_of(digest.hexdigest(), versions)
+        self._import_part(_change(identity, version), offset, waiting)
 
     def _import_part(self, change: Change, offset: int, part: bytes) -> None:
         self._source.import_change(Import(self._store_id, change, offset), part)
@@ -198,4 +197,22 @@ class Restore:
 
 NO_REPLICA: Final = "Is the disk mounted, and `path` the folder that the replicator copies to?"
 NOT_COPIED: Final = "not at the target: its copy had not been made yet"
-DAMAGED: Final = "damaged: its SHA-256 is that of no version the bundles know"
+
+
+def _change(identity: bytes, version: Version) -> Change:
+    return Change(
+        version.position,
+        "object",
+        id=identity,
+        pool=version.pool,
+        size=version.size,
+        sha256=version.sha256,
+    )
+
+
+def _version_of(digest: str, versions: list[Version]) -> Version:
+    """The version that a file's digest is of. Raises ValueError if it is of none."""
+    for version in reversed(versions):
+        if version.sha256 == digest:
+            return version
+    raise ValueError("damaged: its SHA-256 is that of no version the bundles know")

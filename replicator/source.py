@@ -44,11 +44,11 @@ class StoreError(Exception):
         self.hint = hint
 
 
-class Refused(StoreError):  # noqa: N818 - one thing was refused; nothing is broken
+class Refused(StoreError):
     """The store will not take or give just this; other requests go on."""
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the daemon was asked to end
+class Stopped(Exception):
     """A stop was requested while waiting for the store."""
 
 

@@ -163,7 +163,7 @@ def _page(question: Search, limit: int, cursor: bytes | None) -> Search:
 
 
 def refuse_dead_socket(endpoint: str) -> None:
-    """Say at once that nobody listens at an ipc endpoint, rather than wait. Raises RequestFailed."""
+    """Raise RequestFailed at once where nobody listens at an ipc endpoint, rather than wait."""
     if not endpoint.startswith("ipc:///"):
         return
     path = endpoint.removeprefix("ipc://")

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from spanvault.client import Client, RequestFailed
 from spanvault.config import OperatorConfig
+from spanvault.daemonlog import Said, parse_all
 from spanvault.transport import Role, make_certificate
 
 START_S: Final = 120.0  # a large index is read before the first answer
@@ -71,7 +72,7 @@ class PrivateStore:
     def daemon(
         self, name: str, settings: Mapping[str, Any], arguments: Sequence[str] = (), **pipes: Any
     ) -> subprocess.Popen[bytes]:
-        """Start a daemon with its settings; its messages go to a file (`messages`)."""
+        """Start a daemon with its settings; what it says goes to a file (`said`)."""
         config = self.folder / f"{name}.toml"
         config.write_text(toml(settings), encoding="utf-8")
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -87,10 +88,10 @@ class PrivateStore:
         self._running.append(process)
         return process
 
-    def messages(self, name: str) -> list[str]:
-        """What a daemon has said so far, line by line."""
+    def said(self, name: str) -> list[Said]:
+        """What a daemon has said so far on stderr, info apart."""
         text = (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-        return [line for line in text.splitlines() if line.strip()]
+        return [one for one in parse_all(text.splitlines()) if one.level not in ("debug", "info")]
 
     def connection(self, role: Role) -> dict[str, Any]:
         """Settings that let a daemon reach storaged's requests or ingest."""
@@ -127,7 +128,7 @@ class PrivateStore:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if storaged.poll() is not None:
-                raise StoreUnavailable(*_last_words(self.messages("storaged")))
+                raise _last_words(self.said("storaged"))
             try:
                 self.client.status(timeout_s=1.0)
             except RequestFailed:
@@ -176,12 +177,11 @@ def _options(name: str, config: Path) -> Iterable[str]:
     return [*restore, "--config", str(config)]
 
 
-def _last_words(messages: list[str]) -> tuple[str, str]:
-    """A daemon's last line, and the hint it may hold."""
-    line = messages[-1] if messages else "storaged ended without a word"
-    for level in ("critical: ", "error: ", "storaged: "):
-        line = line.removeprefix(level)
-    return line, ""
+def _last_words(said: list[Said]) -> StoreUnavailable:
+    """Why storaged ended."""
+    if not said:
+        return StoreUnavailable("storaged ended without a word")
+    return StoreUnavailable(said[-1].sentence, said[-1].fields.get("HINT", ""))
 
 
 def _environment() -> dict[str, str]:

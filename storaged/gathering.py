@@ -141,8 +141,12 @@ def placeholder(recording_id: bytes, pieces: Iterable[Piece]) -> Call:
         stream = streams[piece.stream]
         columns = np.frombuffer(piece.frames, FRAME)
         stream.packets += len(columns)
-        for number, count in zip(*np.unique(columns["payload_type"], return_counts=True), strict=True):
-            stream.payload_types[int(number)] = stream.payload_types.get(int(number), 0) + int(count)
+        for number, count in zip(
+            *np.unique(columns["payload_type"], return_counts=True), strict=True
+        ):
+            stream.payload_types[int(number)] = stream.payload_types.get(int(number), 0) + int(
+                count
+            )
         stream.last_ns = max(stream.last_ns, int(columns["arrival_ns"].max(initial=0)))
     started_ns = min(stream.first_ns for stream in streams.values())
     return Call(

@@ -28,6 +28,9 @@ OBJECT_CHANGED: Final = b"o"
 RECORD_CHANGED: Final = b"r"
 KEYS_CHANGED: Final = b"k"
 
+IMPORTING: Final = b"importing"  # counters of table meta
+RESERVED: Final = b"reserved"
+
 _STATE: Final = struct.Struct("<QQ32siBBH")
 _TIME_KEY: Final = struct.Struct(">Q16s")
 _TIME: Final = struct.Struct("<IBBH")
@@ -74,7 +77,12 @@ class Index:
     def __init__(self, folder: Path, map_bytes: int = MAP_BYTES) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._env = lmdb.open(
-            str(folder), map_size=map_bytes, max_dbs=16, max_readers=2048, writemap=False, mode=0o600
+            str(folder),
+            map_size=map_bytes,
+            max_dbs=16,
+            max_readers=2048,
+            writemap=False,
+            mode=0o600,
         )
         self._env.reader_check()
         self._writing = threading.Lock()
@@ -133,13 +141,13 @@ class Index:
 
     def reserve_keys(self, number: int) -> None:
         """Make it durable that key ids below number may be in use."""
-        self.write(lambda writing: writing.set_number(b"reserved", number))
+        self.write(lambda writing: writing.set_number(RESERVED, number))
 
     @property
     def reserved_keys(self) -> int:
         """Key ids from here on have never been handed out."""
         with self.reading() as view:
-            return view.number(b"reserved")
+            return view.number(RESERVED)
 
 
 class View:
@@ -258,6 +266,12 @@ class Writing(View):
         self.put(b"feed", _POSITION.pack(position), kind + what)
         self.put(b"fed", kind + what, _POSITION.pack(position))
         self.set_number(b"position", position)
+
+    def withdraw(self, kind: bytes, what: bytes) -> None:
+        """Take a change out of the feed: the thing is gone."""
+        if before := self.get(b"fed", kind + what):
+            self.delete(b"feed", before)
+            self.delete(b"fed", kind + what)
 
 
 def parse_time_row(key: bytes, value: bytes) -> TimeRow:

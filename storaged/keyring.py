@@ -117,14 +117,16 @@ class Keyring:
             raise Fault("not_found", "the key of this recording was destroyed")
         return dek
 
-    def take(self, reserved: int, reserve: Callable[[int], None]) -> tuple[int, list[str]]:
+    def take(
+        self, reserved: Callable[[], int], reserve: Callable[[int], None]
+    ) -> tuple[int, list[str]]:
         """A slot that nobody has had, and the names of key files that are new for it.
 
-        reserved: what was durably reserved when this process began.  reserve: make a higher
-        number durable; it returns only when it is.
+        reserved: tell the number below which slots may be in use.  reserve: make a higher one
+        durable; it returns only when it is.
         """
         if not self._reserved:
-            self._next = self._reserved = reserved
+            self._next = self._reserved = reserved()
         if self._next == self._reserved:
             reserve(self._reserved + RESERVE)
             self._reserved += RESERVE

@@ -16,7 +16,16 @@ from storaged.faults import Fault
 FORMAT: Final = "spanvault store"
 VERSION: Final = 1
 TIERS: Final = {"base": 0, "core": 1, "sensitive": 2}  # pools, and their number in headers
-_OURS: Final = {"lock", "keys", "index", "pools", "refused", "log", "format.json", "format.json.new"}
+_OURS: Final = {
+    "lock",
+    "keys",
+    "index",
+    "pools",
+    "refused",
+    "log",
+    "format.json",
+    "format.json.new",
+}
 
 
 class Store:
@@ -45,7 +54,7 @@ class Store:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            names = set(os.listdir(self.folder))
+            names = {path.name for path in self.folder.iterdir()}
             if self.format_file.name not in names:
                 self._check_empty(names)
             self._take_lock()

@@ -4,7 +4,6 @@ Holds at most a bounded number of files open, however many recordings grow at on
 storaged.sealing. When it is synced and acknowledged: storaged.writer.
 """
 
-import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -71,23 +70,14 @@ class Pool:
         os.close(self._descriptor)
 
     @contextmanager
-    def mapped(self, recording_id: bytes, size: int | None = None) -> Iterator[memoryview]:
-        """An object's first `size` bytes (all of them if None), mapped, not read.
-
-        Raises FileNotFoundError, OSError.
-        """
-        with self.path(recording_id).open("rb") as file:
-            there = os.fstat(file.fileno()).st_size
-            length = there if size is None else min(size, there)
-            if not length:
-                yield memoryview(b"")
-                return
-            with mmap.mmap(file.fileno(), length, prot=mmap.PROT_READ) as data:
-                view = memoryview(data)
-                try:
-                    yield view
-                finally:
-                    view.release()
+    def reading(self, recording_id: bytes, size: int | None = None) -> Iterator["ObjectFile"]:
+        """An object's first `size` bytes (all of them if None). Raises OSError if there is none."""
+        descriptor = os.open(self.path(recording_id), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            there = os.fstat(descriptor).st_size
+            yield ObjectFile(descriptor, there if size is None else min(size, there))
+        finally:
+            os.close(descriptor)
 
     def _descriptor_of(self, recording_id: bytes) -> int:
         descriptor = self._open.get(recording_id)
@@ -103,3 +93,18 @@ class Pool:
         if len(self._open) > self._max_open:
             os.close(self._open.popitem(last=False)[1])
         return descriptor
+
+
+class ObjectFile:
+    """A file that can be sliced like bytes; each slice is read when it is asked for."""
+
+    # Not mmap: a bad sector would be a SIGBUS that ends the daemon, here it is an OSError.
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor, self._size = descriptor, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(self._size)
+        return os.pread(self._descriptor, max(0, stop - start), start)

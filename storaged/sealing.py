@@ -37,6 +37,7 @@ _LOCATOR: Final = struct.Struct("<QQQ8s")
 LOCATOR_BYTES: Final = _LOCATOR.size
 LOCATOR_MAGIC: Final = b"SVRLAST\n"
 _COUNT: Final = struct.Struct("<I")
+_ENTRY: Final = struct.Struct("<QIIqq")
 
 ENTRY: Final = np.dtype(
     [
@@ -225,7 +226,7 @@ class ObjectWriter:
         self.size = 0
         self.segments: list[int] = []
         self.next_segment = 0
-        self.entries: list[tuple[int, int, int, int, int]] = []
+        self.entries = bytearray()  # ENTRY rows; 32 bytes a frame, for hours
         self.digest: Any = hashlib.sha256()
         self._key: SegmentKey | None = None
         self._sequence = 0
@@ -249,14 +250,19 @@ class ObjectWriter:
     def data(self, chunks: Sequence[bytes | memoryview], first_ns: int, last_ns: int) -> bytes:
         """A DATA frame. chunks: parts of packed chunks, at most CHUNK_MAX bytes together."""
         assert self._key is not None
-        entry = (self.size, self.next_segment - 1, self._sequence, first_ns, last_ns)
-        self.entries.append(entry)
+        self.add_entry(self.size, self.next_segment - 1, self._sequence, first_ns, last_ns)
         return self._given(self._frame(DATA, b"".join(chunks)))
+
+    def add_entry(
+        self, offset: int, segment: int, sequence: int, first_ns: int, last_ns: int
+    ) -> None:
+        """Note a DATA frame for the trailer."""
+        self.entries += _ENTRY.pack(offset, segment, sequence, first_ns, last_ns)
 
     def last(self, record: bytes) -> bytes:
         """The LAST frame and its locator. Afterwards only a new segment can go on."""
         locator = Locator(self.segments[-1], self.size, self._sequence)
-        trailer = Trailer(self.segments, np.array(self.entries, ENTRY), record)
+        trailer = Trailer(self.segments, np.frombuffer(bytes(self.entries), ENTRY), record)
         frame = self._frame(LAST, trailer.serialize())
         self._key = None
         return self._given(frame + locator.serialize())

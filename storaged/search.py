@@ -81,6 +81,8 @@ def _by_token(cursor: Any, name: bytes, below: bytes, stop: bytes) -> Iterator[b
 
 
 def _row_fits(row: TimeRow, wanted: Search) -> bool:
+    if wanted.id_prefix is not None and not row.id.hex().startswith(wanted.id_prefix):
+        return False
     if wanted.outcome is not None and row.outcome != wanted.outcome:
         return False
     if wanted.longer_s is None and wanted.shorter_s is None:
@@ -107,5 +109,3 @@ def _key(time_ns: int) -> bytes:
 def _before(key: bytes) -> bytes:
     """The cursor that makes the next page begin with this row."""
     return (int.from_bytes(key, "big") + 1).to_bytes(24, "big") if key != _END else key
-
-

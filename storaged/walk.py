@@ -1,12 +1,13 @@
 """Find the frames in an object's bytes, open them, and say where it is damaged.
 
-Works on anything that can be sliced like bytes (a file is mapped into memory). A torn tail, as a
+Works on anything that can be sliced like bytes (storaged.pool.ObjectFile). A torn tail, as a
 crash leaves it, is no fault of an unsealed object; anything else that does not fit is reported with
 its place, and reading goes on behind it. Bytes: storaged.sealing, FORMAT.md §4. Pure.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from spanvault import chunk
 from spanvault.chunk import Chunk
@@ -25,8 +26,17 @@ from storaged.sealing import (
     parse_frame_head,
 )
 
-Bytes = bytes | memoryview
 FindKey = Callable[[int], bytes]  # key id → DEK
+STEP: Final = 1 << 20  # bytes read at a time where all are wanted
+
+
+class Bytes(Protocol):
+    """What can be walked: bytes, or a file that reads the slice it is asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
 _MAX_FAULTS: Final = 100
 
 
@@ -153,10 +163,8 @@ def _locator_fault(data: Bytes, place: Place) -> str:
 
 def _find_magic(data: Bytes, start: int) -> int | None:
     """Where the next segment header may begin."""
-    # memoryview has no find(); damage is rare, so a copy in steps will do.
-    step = 1 << 20
-    for at in range(start, len(data), step):
-        found = bytes(data[at : at + step + len(MAGIC) - 1]).find(MAGIC)
+    for at in range(start, len(data), STEP):
+        found = data[at : at + STEP + len(MAGIC) - 1].find(MAGIC)
         if found >= 0:
             return at + found
     return None
@@ -255,9 +263,7 @@ def resume(data: Bytes, committed: int, find_key: FindKey) -> Resumed:
                 have += keys
                 times = [start_ns for _, start_ns in keys] or [0]
                 segment = layout.headers[place.segment][1].segment
-                writer.entries.append(
-                    (place.offset, segment, place.sequence, min(times), max(times))
-                )
+                writer.add_entry(place.offset, segment, place.sequence, min(times), max(times))
         except ValueError as error:
             faults.append(str(error))
             continue
@@ -267,8 +273,16 @@ def resume(data: Bytes, committed: int, find_key: FindKey) -> Resumed:
     writer.segments = [offset for offset, _ in layout.headers if offset < end]
     writer.next_segment = layout.headers[len(writer.segments) - 1][1].segment + 1
     writer.size = end
-    writer.digest.update(data[:end])
+    writer.digest = digest_of(data, end)
     return Resumed(writer, end, sealed, have, faults)
+
+
+def digest_of(data: Bytes, size: int) -> Any:
+    """The running SHA-256 of an object's first `size` bytes."""
+    digest = hashlib.sha256()
+    for at in range(0, size, STEP):
+        digest.update(data[at : min(at + STEP, size)])
+    return digest
 
 
 def _chunk_keys(plain: bytes, recording_id: bytes) -> list[tuple[int, int]]:

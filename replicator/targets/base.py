@@ -22,7 +22,7 @@ class TargetError(Exception):
         self.operation, self.path, self.cause, self.hint = operation, path, cause, hint
 
 
-class Missing(TargetError):  # noqa: N818 - often the expected answer
+class Missing(TargetError):
     """There is no file of that name."""
 
 

@@ -50,7 +50,7 @@ class Table:
 
     def decode(self, payload: bytes) -> Samples:
         """One sample a byte. Raises nothing."""
-        return self._table[np.frombuffer(payload, np.uint8)]
+        return np.take(self._table, np.frombuffer(payload, np.uint8))
 
 
 class Linear:
@@ -63,8 +63,9 @@ class Linear:
         """Raises ValueError where the bytes are no whole samples of every channel."""
         if len(payload) % (2 * self._channels):
             raise ValueError(f"L16: {len(payload)} bytes are no whole samples")
-        samples = np.frombuffer(payload, ">i2").reshape(-1, self._channels)
-        return samples.mean(axis=1).astype(np.int16)
+        frames = np.frombuffer(payload, ">i2").reshape(-1, self._channels)
+        samples: Samples = frames.mean(axis=1).astype(np.int16)
+        return samples
 
 
 Split = Callable[[bytes], Iterator[bytes]]
@@ -75,10 +76,11 @@ class Foreign:
 
     def __init__(self, name: str, rate: int, split: Split, frame: int = 0, **settings: Any) -> None:
         self.rate, self._split, self._silent = rate, split, np.zeros(frame, np.int16)
-        self._context: Any = av.CodecContext.create(name, "r")
-        self._context.sample_rate, self._context.layout = rate, "mono"
+        context: Any = av.CodecContext.create(name, "r")
+        self._context = context
+        context.sample_rate, context.layout = rate, "mono"
         for key, value in settings.items():
-            setattr(self._context, key, value)
+            setattr(context, key, value)
 
     def decode(self, payload: bytes) -> Samples:
         """Raises ValueError for frames the decoder refuses."""
@@ -104,7 +106,8 @@ def to_mono(frame: av.AudioFrame) -> Samples:
     mixed = columns.mean(axis=0, dtype=np.float64)
     if not np.issubdtype(columns.dtype, np.integer):
         mixed = mixed * 32768.0
-    return np.clip(np.rint(mixed), -32768, 32767).astype(np.int16)
+    samples: Samples = np.clip(np.rint(mixed), -32768, 32767).astype(np.int16)
+    return samples
 
 
 def whole(payload: bytes) -> Iterator[bytes]:

@@ -36,6 +36,7 @@ def write(blocks: Iterable[NDArray[np.int16]], rate: int, name: str, target: Bin
     samples = 0
     with av.open(target, "w", format=form.container, options=form.options) as container:
         stream: Any = container.add_stream(form.codec, rate=rate, layout="stereo")
+        container.start_encoding()  # a header even where nothing follows
         for block in blocks:
             container.mux(stream.encode(_frame(block, rate, samples)))
             samples += len(block)

@@ -181,9 +181,13 @@ class Renderer:
         self, stream: Stream, number: int, frames: NDArray[np.void], payloads: list[bytes]
     ) -> None:
         codec = stream.codecs.get(number) or STATIC.get(number) or Codec("unknown", 8000)
+        decoder = self._decoder(stream.number, number, codec)
+        if decoder is None:
+            # What cannot be heard counts as well: the call goes on as long as its packets do.
+            last_ns = int(frames["arrival_ns"].max())
+            self._end_s = max(self._end_s, (last_ns - self._origin_ns) / 1e9)
         if codec.name.lower() in NOT_SOUND:
             return
-        decoder = self._decoder(stream.number, number, codec)
         if decoder is None:
             self.warnings[f"packets of codec {codec.name} (payload type {number}) are silent"] += (
                 len(frames)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from spanvault.callline import main_codec
 from spanvault.commands.times import duration, local_time
 from spanvault.messages import Call
 
@@ -99,8 +100,6 @@ def talk_seconds(call: Call) -> float | None:
 
 def media_words(call: Call) -> str:
     """Codecs by party, as `caller PCMA, callee PCMA ×2`."""
-    from spanvault.callline import main_codec
-
     seen: dict[str, int] = {}
     for stream in call.streams:
         codec = main_codec(stream)
@@ -115,7 +114,7 @@ def calls_table(calls: Iterable[Call], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     wide = width >= NARROW
     for name in ("ID", "Started", "Caller", "Callee", "Outcome"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("ID", "Outcome") or None)
+        table.add_column(name, overflow="fold", no_wrap=name in ("ID", "Outcome"))
     table.add_column("Talk", justify="right")
     if wide:
         table.add_column("Media", overflow="fold")

@@ -79,22 +79,25 @@ def _calls(running: PrivateStore, process: "subprocess.Popen[bytes]") -> list[Ca
 
 
 def _reported(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
+    """Ids, from lines of JSON; a line without one is the report's end."""
     assert process.stdout is not None
     for line in process.stdout:
         try:
-            yield bytes.fromhex(text.loads(line)["id"])
-        except (ValueError, KeyError, TypeError):
+            told = text.loads(line)
+            if "id" in told:
+                yield bytes.fromhex(told["id"])
+        except (ValueError, TypeError):
             raise CommandFailed(f"capture reported what is no call: {line[:80]!r}") from None
 
 
 def _end(running: PrivateStore, process: "subprocess.Popen[bytes]") -> bool:
     """Pass capture's words on; whether it did all that it was asked."""
-    for line in running.messages("capture"):
-        level, _, rest = line.partition(": ")
-        if level in ("error", "critical"):
-            complain(rest)
-        elif level == "warning":
-            warn(rest)
-        elif level != "info" and process.returncode:
-            complain(line)
+    said = running.said("capture")
+    for one in said:
+        if one.serious:
+            complain(one.sentence, one.fields.get("HINT", ""))
+        else:
+            warn(one.sentence)
+    if process.returncode and not any(one.serious for one in said):
+        complain(f"capture ended with status {process.returncode}")
     return process.returncode == 0

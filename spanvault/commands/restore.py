@@ -104,10 +104,11 @@ def _run(running: PrivateStore, replica: TargetConfig) -> bool:
                 total=told.get("of"),
             )
     process.wait()
-    for line in running.messages("replicator"):
-        level, _, rest = line.partition(": ")
-        if level in ("error", "critical") or process.returncode:
-            complain(rest or line)
+    said = [one for one in running.said("replicator") if one.serious]
+    for one in said:
+        complain(one.sentence, one.fields.get("HINT", ""))
+    if process.returncode and not said:
+        complain(f"the replicator ended with status {process.returncode}")
     return process.returncode == 0
 
 

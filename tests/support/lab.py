@@ -43,9 +43,13 @@ class Lab:
     ) -> None:
         self._remove()
 
+    def network(self, place: str) -> str:
+        """The network namespace of `a`, `b`, `switch` or `span`."""
+        return f"{self._prefix}-{place}"
+
     def within(self, place: str) -> list[str]:
-        """What goes before a command that is to run at `a`, `b`, `switch` or `span`."""
-        return ["ip", "netns", "exec", f"{self._prefix}-{place}"]
+        """What goes before a command that is to run there."""
+        return ["ip", "netns", "exec", self.network(place)]
 
     def start(
         self, place: str, command: Sequence[str | Path], log: Path, **options: Any

@@ -92,3 +92,17 @@ def _frame(number: int, payload: bytes, ssrc: int) -> bytes:
     address = bytes([10, 77, 0, 1])
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + 2 * address
     return bytes(12) + b"\x08\x00" + ip + udp
+
+
+def likeness(heard: NDArray[np.int16], said: NDArray[np.int16]) -> tuple[float, float]:
+    """How alike two sounds are at their best offset: correlation (1 is equal), and seconds.
+
+    The offset is how much later it was heard than said.
+    """
+    size = 1 << (len(heard) + len(said) - 1).bit_length()
+    spectrum = np.fft.rfft(heard, size) * np.conj(np.fft.rfft(said, size))
+    product = np.fft.irfft(spectrum, size)
+    at = int(product.argmax())
+    norm = float(np.linalg.norm(heard.astype(float)) * np.linalg.norm(said.astype(float)))
+    offset = at if at <= size // 2 else at - size
+    return (float(product[at]) / norm if norm else 0.0), offset / RATE

@@ -1,0 +1,347 @@
+"""Streams from their first packet to their last chunk.
+
+Packets are held for about two seconds: one to fill, one in which signalling may still say that a
+call ended and the next began on the same addresses. Then they leave as chunks if a call has
+claimed their stream, or wait a bounded time for one that will. Time is the packets' time.
+Ordering and counting: capture.chunks. Known streams: capture.streams. Held packets: capture.held.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capture.chunks import assemble
+from capture.held import NOBODY, Batch, Held, join, store
+from capture.model import Attach, Close, Endpoint, NewStream, Packets, StreamTotals
+from capture.streams import (
+    ATTACHED,
+    DISCARDED,
+    FOREVER,
+    FREE,
+    LEAVING,
+    UNATTACHED,
+    StreamTable,
+)
+from spanvault import chunk
+from spanvault.config import CaptureConfig
+
+SECOND: Final = 1_000_000_000
+HOLD_NS: Final = SECOND // 2  # a full second stays so long: signalling is heard before it leaves
+MAX_FULL: Final = 3  # seconds that wait, whatever the clock says: it may have been set back
+MAX_UNATTACHED: Final = 32_768  # streams nobody has claimed; 2 KB each
+MAX_EVICTED: Final = 1000  # a second: a flood of invented streams must not take our time either
+NO_TOTALS: Final = StreamTotals(0, 0, 0, 0, 0.0, 0, 0, {})
+
+Endpoints = Callable[[int], tuple[Endpoint, Endpoint]]
+
+
+class Media:
+    """Packets in, chunks out; in between, signalling says whose they are."""
+
+    def __init__(self, settings: CaptureConfig, seed: int | None = None) -> None:
+        self.counters: Counter[str] = Counter()
+        self.streams = StreamTable(seed=seed)
+        self._unmatched_ns = int(settings.unmatched_s * SECOND)
+        self._unmatched_bytes = settings.unmatched_mb << 20
+        self._opened: dict[int, NewStream] = {}  # by slot
+        self._unattached: dict[int, None] = {}  # slots, oldest first
+        self._evicted = 0
+        self._filling = Held()
+        self._full: list[Held] = []
+        self._spare: list[Held] = []
+        self._waiting: list[Held] = []  # oldest first
+        self._claimed: list[int] = []  # attached slots with packets among the waiting
+        self._leaving: list[tuple[Held, int]] = []  # free once this has been flushed
+        self._loss: list[tuple[int, int]] = []  # when the capture itself lost packets: from, to
+
+    def receive(
+        self, packets: Packets, endpoints: Endpoints, dropped: int = 0
+    ) -> list[NewStream]:
+        """Take a block's packets in; returns the streams heard for the first time.
+
+        endpoints: source and destination of a packet, by its row.
+        dropped: frames that the capture had no room for meanwhile.
+        """
+        self.counters["capture_dropped"] += dropped
+        if not len(packets.ssrc):
+            return []
+        first, last = int(packets.time_ns.min()), int(packets.time_ns.max())
+        if dropped:
+            self._loss.append((first, last))
+        fingerprint = self.streams.index.fingerprints(packets)
+        slot = self.streams.index.find(fingerprint)
+        stale = (slot < 0) | (packets.time_ns > self.streams.close_at_ns[slot])
+        new: list[NewStream] = []
+        if stale.any():
+            new = self._open(packets, fingerprint, slot, np.flatnonzero(stale), endpoints)
+            packets, slot = self._known_only(packets, slot)
+        self.streams.heard_ns[slot] = packets.time_ns
+        # abs: the clock may have been set back, or another file begins.
+        if self._filling.count and abs(first - self._filling.first_ns) >= SECOND:
+            self._next()
+        self._filling.append(packets, slot)
+        return new
+
+    def attach(self, attach: Attach) -> None:
+        """A call claims a stream. One that has gone meanwhile is counted."""
+        slot = self.streams.slot(attach.row)
+        if slot is None or self.streams.state[slot] not in (UNATTACHED, ATTACHED):
+            self.counters["attached_too_late"] += 1
+            return
+        streams = self.streams
+        streams.state[slot] = ATTACHED
+        streams.recording_id[slot] = np.void(attach.recording_id)
+        streams.number[slot] = attach.number
+        if attach.clock_rate:
+            streams.clock[slot] = attach.clock_rate
+        self._unattached.pop(slot, None)
+        if streams.waiting[slot]:
+            self._claimed.append(slot)
+
+    def close(self, close: Close) -> list[NewStream]:
+        """The stream ends at a time; what was heard of it later is another one, returned."""
+        slot = self.streams.slot(close.row)
+        if slot is None:
+            return []
+        streams = self.streams
+        streams.close_at_ns[slot] = close.at_ns
+        if streams.heard_ns[slot] <= close.at_ns or streams.state[slot] == LEAVING:
+            return []
+        opened = self._opened[slot]
+        fingerprint = int(streams.fingerprint[slot])
+        heard_ns = int(streams.heard_ns[slot])
+        following = self._new_slot(fingerprint, opened._replace(time_ns=heard_ns))
+        spans = [
+            span
+            for held in (*self._waiting, *self._full, self._filling)
+            if (span := held.reassign(slot, close.at_ns, following))
+        ]
+        streams.heard_ns[slot] = min(close.at_ns, int(streams.heard_ns[slot]))
+        return self._split(slot, following, spans)
+
+    def tick(self, now_ns: int) -> chunk.Media:
+        """The chunks that are due at a packet time."""
+        if self._filling.count and now_ns >= self._filling.first_ns + SECOND:
+            self._next()
+        due = max(0, len(self._full) - MAX_FULL)
+        while due < len(self._full) and now_ns >= self._full[due].last_ns + HOLD_NS:
+            due += 1
+        flushed, self._full = self._full[:due], self._full[due:]
+        media = self._flush(flushed)
+        self._expire(now_ns)
+        return media
+
+    def flush(self) -> chunk.Media:
+        """All chunks there are, due or not."""
+        self._next()
+        flushed, self._full = self._full, []
+        return self._flush(flushed)
+
+    def totals(self, row: int) -> StreamTotals:
+        """What a stream has heard; packets that were not flushed yet count in last_ns only."""
+        slot = self.streams.slot(row)
+        return NO_TOTALS if slot is None else self.streams.totals(slot)
+
+    def release(self, row: int) -> None:
+        """Nobody asks for this stream any more; what is held of it still leaves."""
+        slot = self.streams.slot(row)
+        if slot is not None and self.streams.state[slot] in (UNATTACHED, ATTACHED):
+            attached = self.streams.state[slot] == ATTACHED
+            self._leave(slot, LEAVING if attached else DISCARDED)
+
+    def _open(
+        self,
+        packets: Packets,
+        fingerprint: NDArray[np.uint64],
+        slot: NDArray[np.int32],
+        stale: NDArray[np.int64],
+        endpoints: Endpoints,
+    ) -> list[NewStream]:
+        """Open a stream for packets that have none, once each; fills in their slots."""
+        new: list[NewStream] = []
+        _, first, which = np.unique(fingerprint[stale], return_index=True, return_inverse=True)
+        opened = np.full(len(first), NOBODY, np.int32)
+        for each in np.argsort(first).tolist():
+            row = int(stale[first[each]])
+            if not self._make_room():
+                break
+            source, destination = endpoints(row)
+            ssrc, kind = int(packets.ssrc[row]), int(packets.payload_type[row])
+            stream = NewStream(0, int(packets.time_ns[row]), source, destination, ssrc, kind)
+            opened[each] = self._new_slot(int(fingerprint[row]), stream)
+            new.append(self._opened[int(opened[each])])
+        slot[stale] = opened[which]
+        return new
+
+    def _new_slot(self, fingerprint: int, stream: NewStream) -> int:
+        slot = self.streams.open(fingerprint, stream.ssrc, stream.payload_type, stream.time_ns)
+        self._opened[slot] = stream._replace(row=self.streams.row(slot))
+        self._unattached[slot] = None
+        self.counters["streams"] += 1
+        return slot
+
+    def _make_room(self) -> bool:
+        """Whether another unclaimed stream may be remembered; the oldest one goes for it."""
+        if len(self._unattached) < MAX_UNATTACHED:
+            return True
+        if self._evicted >= MAX_EVICTED:
+            return False
+        self._evicted += 1
+        self._discard(next(iter(self._unattached)))
+        return True
+
+    def _known_only(
+        self, packets: Packets, slot: NDArray[np.int32]
+    ) -> tuple[Packets, NDArray[np.int32]]:
+        """Without those for which there was no room."""
+        known = slot >= 0
+        if known.all():
+            return packets, slot
+        self.counters["unmatched_ignored"] += len(slot) - int(known.sum())
+        columns = (getattr(packets, name)[known] for name in Packets.__slots__[1:])
+        return Packets(packets.data, *columns), slot[known]
+
+    def _split(
+        self, slot: int, following: int, spans: list[tuple[int, int]]
+    ) -> list[NewStream]:
+        """Tell of the stream that begins where another was closed, if any of it is still held."""
+        if not spans:
+            self._leave(following, DISCARDED)
+            self.streams.index.insert(int(self.streams.fingerprint[slot]), slot)
+            return []
+        first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+        self.streams.heard_ns[following] = last
+        self.streams.waiting[following] = self.streams.waiting[slot]
+        self._opened[following] = self._opened[following]._replace(time_ns=first)
+        return [self._opened[following]]
+
+    def _next(self) -> None:
+        """The second that was filling is full."""
+        if self._filling.count:
+            self._full.append(self._filling)
+            self._filling = self._spare.pop().clear() if self._spare else Held()
+
+    def _flush(self, flushed: list[Held]) -> chunk.Media:
+        """Chunks of the claimed waiting packets, then of these; unclaimed ones begin to wait."""
+        media = [self._claim()]
+        for held in flushed:
+            batch = held.batch()
+            state = self.streams.state[batch.slot]
+            state[batch.slot < 0] = DISCARDED
+            keep = (state == ATTACHED) | (state == LEAVING)
+            chosen = batch if keep.all() else batch.take(keep)
+            media.append(self._assemble(chosen, held.first_ns, held.last_ns))
+            self._wait(batch, state == UNATTACHED)
+            dropped = (state == DISCARDED) & (batch.slot >= 0)
+            self.counters["unmatched_dropped"] += int(np.count_nonzero(dropped))
+        self._recycle(flushed)
+        self._spare = [*self._spare, *flushed][:2]
+        return join_media([each for each in media if len(each.table)])
+
+    def _assemble(self, batch: Batch, first_ns: int, last_ns: int) -> chunk.Media:
+        lossy = any(begin <= last_ns and first_ns <= end for begin, end in self._loss)
+        self._loss = [span for span in self._loss if span[1] >= first_ns - 10 * SECOND]
+        media = assemble(batch, self.streams, first_ns, lossy)
+        self.counters["flushed"] += len(media.frames)
+        self.counters["duplicates"] += len(batch.slot) - len(media.frames)
+        return media
+
+    def _wait(self, batch: Batch, unclaimed: NDArray[np.bool_]) -> None:
+        if unclaimed.any():
+            self._waiting.append(store(batch.take(unclaimed)))
+            self.streams.waiting[batch.slot[unclaimed]] = True
+
+    def _claim(self) -> chunk.Media:
+        """Chunks of waiting packets whose stream a call has claimed since."""
+        if not self._claimed:
+            return chunk.NO_MEDIA
+        claimed = self._flags(self._claimed)
+        self.streams.waiting[self._claimed] = False
+        self._claimed = []
+        batches = []
+        for held in self._waiting:
+            batch = held.batch()
+            mine = claimed[batch.slot] & (batch.slot >= 0)
+            if mine.any():
+                batches.append(batch.take(mine))
+                batch.slot[mine] = NOBODY
+        if not batches:
+            return chunk.NO_MEDIA
+        batch = join([store(each).batch() for each in batches])
+        return self._assemble(batch, int(batch.time_ns.min()), int(batch.time_ns.max()))
+
+    def _expire(self, now_ns: int) -> None:
+        """Let go of what waited too long, or is too much."""
+        self._evicted = 0
+        limit_ns = now_ns - self._unmatched_ns
+        size = sum(held.used for held in self._waiting)
+        while self._waiting and (
+            self._waiting[0].last_ns < limit_ns or size > self._unmatched_bytes
+        ):
+            held = self._waiting.pop(0)
+            size -= held.used
+            self.counters["unmatched_dropped"] += int(np.count_nonzero(held.batch().slot >= 0))
+        streams = self.streams
+        silent = (streams.state == UNATTACHED) & (streams.heard_ns < limit_ns)
+        for slot in np.flatnonzero(silent).tolist():
+            self._discard(slot)
+
+    def _discard(self, slot: int) -> None:
+        self._leave(slot, DISCARDED)
+
+    def _leave(self, slot: int, state: int) -> None:
+        self.streams.leave(slot, state)
+        self._unattached.pop(slot, None)
+        self._opened.pop(slot, None)
+        self._leaving.append((self._filling, slot))
+
+    def _recycle(self, flushed: list[Held]) -> None:
+        """Free the slots that nothing held refers to any more."""
+        done = {id(held) for held in flushed}
+        if not self._full and not self._filling.count:
+            done.add(id(self._filling))
+        free = [slot for held, slot in self._leaving if id(held) in done]
+        if not free:
+            return
+        self._leaving = [each for each in self._leaving if id(each[0]) not in done]
+        if self.streams.waiting[free].any():
+            gone = self._flags(free)
+            for held in self._waiting:
+                held.forget(gone)
+        for slot in free:
+            self.streams.recycle(slot)
+
+    def _flags(self, slots: list[int]) -> NDArray[np.bool_]:
+        flags = np.zeros(self.streams.capacity, np.bool_)
+        flags[slots] = True
+        return flags
+
+
+def join_media(parts: list[chunk.Media]) -> chunk.Media:
+    """Several flushes as one."""
+    if len(parts) < 2:
+        return parts[0] if parts else chunk.NO_MEDIA
+    return chunk.Media(
+        np.concatenate([part.table for part in parts]),
+        np.concatenate([part.frames for part in parts]),
+        memoryview(b"".join(part.payload for part in parts)),
+    )
+
+
+def batches(media: chunk.Media, size: int) -> Iterator[chunk.Media]:
+    """The same chunks in portions of about so many bytes of payload, uncopied."""
+    frames = np.cumsum(media.table["frames"], dtype=np.int64)
+    payload = np.cumsum(media.table["payload_bytes"], dtype=np.int64)
+    chunk_at = frame_at = byte_at = 0
+    while chunk_at < len(media.table):
+        end = max(chunk_at + 1, int(np.searchsorted(payload, byte_at + size, side="right")))
+        frame_end, byte_end = int(frames[end - 1]), int(payload[end - 1])
+        yield chunk.Media(
+            media.table[chunk_at:end],
+            media.frames[frame_at:frame_end],
+            media.payload[byte_at:byte_end],
+        )
+        chunk_at, frame_at, byte_at = end, frame_end, byte_end

@@ -1,0 +1,236 @@
+"""The streams that are known: which packet belongs to which, and what each has heard.
+
+A stream is a source, a destination and an SSRC. Its slot is found for all packets of a block at
+once in an open-addressed table (7 ns a packet; a binary search takes 81). Slots are used again,
+so the number that the other rooms know a stream by carries a generation.
+What is done with a stream's packets: capture.chunks. When streams come and go: capture.media.
+"""
+
+import secrets
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capture.model import Packets, StreamTotals
+
+FREE, UNATTACHED, ATTACHED, LEAVING, DISCARDED = range(5)
+GENERATION: Final = 1 << 24  # slots below it
+FOREVER: Final = (1 << 63) - 1
+WINDOW: Final = 128  # sequence numbers remembered of each stream, to know a late duplicate
+# RFC 3551 §6: clock rates of static payload types that are not 8000 Hz.
+CLOCK_RATES: Final = {6: 16000, 10: 44100, 11: 44100, 14: 90000, 16: 11025, 17: 22050} | dict.fromkeys(
+    (25, 26, 28, 31, 32, 33, 34), 90000
+)
+DEFAULT_CLOCK: Final = 8000
+COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
+    "state": (np.uint8,),
+    "generation": (np.int64,),
+    "fingerprint": (np.uint64,),
+    "close_at_ns": (np.int64,),
+    "heard_ns": (np.int64,),  # last packet received, flushed or not
+    "waiting": (np.bool_,),  # older packets wait for signalling to claim them
+    "recording_id": ("V16",),
+    "number": (np.uint16,),
+    "ssrc": (np.uint32,),
+    "clock": (np.float64,),
+    # From here on: what has been flushed.
+    "known": (np.bool_,),  # anything at all
+    "base": (np.int64,),  # lowest extended sequence number
+    "highest": (np.int64,),
+    "skipped": (np.int64,),  # numbers between the end of a run and a restart: nobody sent them
+    "packets": (np.int64,),
+    "duplicates": (np.int64,),
+    "late": (np.int64,),
+    "jitter": (np.float64,),
+    "arrival_ns": (np.int64,),  # of the packet that came last, for the jitter
+    "timestamp": (np.uint32,),
+    "first_ns": (np.int64,),
+    "last_ns": (np.int64,),
+    "chunk_ns": (np.int64,),  # start of the last chunk
+    "payload_types": (np.uint32, 128),
+    "window": (np.uint64, WINDOW),  # extended sequence number << 32 | timestamp
+}
+
+
+class StreamTable:
+    """Columns of all streams; a stream's slot is its row in each of them."""
+
+    state: NDArray[np.uint8]
+    generation: NDArray[np.int64]
+    fingerprint: NDArray[np.uint64]
+    close_at_ns: NDArray[np.int64]
+    heard_ns: NDArray[np.int64]
+    waiting: NDArray[np.bool_]
+    recording_id: NDArray[np.void]
+    number: NDArray[np.uint16]
+    ssrc: NDArray[np.uint32]
+    clock: NDArray[np.float64]
+    known: NDArray[np.bool_]
+    base: NDArray[np.int64]
+    highest: NDArray[np.int64]
+    skipped: NDArray[np.int64]
+    packets: NDArray[np.int64]
+    duplicates: NDArray[np.int64]
+    late: NDArray[np.int64]
+    jitter: NDArray[np.float64]
+    arrival_ns: NDArray[np.int64]
+    timestamp: NDArray[np.uint32]
+    first_ns: NDArray[np.int64]
+    last_ns: NDArray[np.int64]
+    chunk_ns: NDArray[np.int64]
+    payload_types: NDArray[np.uint32]
+    window: NDArray[np.uint64]
+
+    def __init__(self, capacity: int = 1024, seed: int | None = None) -> None:
+        self.capacity = capacity
+        for name, (dtype, *shape) in COLUMNS.items():
+            setattr(self, name, np.zeros((capacity, *shape), dtype))
+        self._free = list(range(capacity - 1, -1, -1))
+        self.index = Index(seed)
+
+    def open(self, fingerprint: int, ssrc: int, payload_type: int, time_ns: int) -> int:
+        """A slot for a stream that was heard for the first time."""
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        for name in COLUMNS:
+            if name != "generation":
+                getattr(self, name)[slot] = np.zeros((), getattr(self, name).dtype)
+        self.generation[slot] += 1
+        self.state[slot] = UNATTACHED
+        self.fingerprint[slot] = fingerprint
+        self.close_at_ns[slot] = FOREVER
+        self.heard_ns[slot] = time_ns
+        self.ssrc[slot] = ssrc
+        self.clock[slot] = CLOCK_RATES.get(payload_type, DEFAULT_CLOCK)
+        self.index.insert(fingerprint, slot)
+        return slot
+
+    def leave(self, slot: int, state: int) -> None:
+        """The stream takes no more packets. state: LEAVING or DISCARDED."""
+        self.state[slot] = state
+        self.index.remove(int(self.fingerprint[slot]), slot)
+
+    def recycle(self, slot: int) -> None:
+        """Nothing refers to the slot any more."""
+        self.state[slot] = FREE
+        self._free.append(slot)
+
+    def row(self, slot: int) -> int:
+        """The number that other rooms know this stream by, never used twice."""
+        return int(self.generation[slot]) * GENERATION + slot
+
+    def slot(self, row: int) -> int | None:
+        """The stream's slot, None if it has gone."""
+        generation, slot = divmod(row, GENERATION)
+        if slot < self.capacity and self.generation[slot] == generation and self.state[slot]:
+            return slot
+        return None
+
+    def totals(self, slot: int) -> StreamTotals:
+        """What has been flushed of a stream; last_ns is what was heard."""
+        heard = self.payload_types[slot]
+        return StreamTotals(
+            packets=int(self.packets[slot]),
+            lost=int(max(0, self.expected(slot) - self.packets[slot])),
+            duplicates=int(self.duplicates[slot]),
+            late=int(self.late[slot]),
+            jitter=float(self.jitter[slot]),
+            first_ns=int(self.first_ns[slot]),
+            last_ns=int(max(self.last_ns[slot], self.heard_ns[slot])),
+            payload_types={each: int(heard[each]) for each in np.flatnonzero(heard).tolist()},
+        )
+
+    def expected(self, slot: Any) -> Any:
+        """Packets that were sent, by the sequence numbers heard. RFC 3550 §A.3."""
+        sent = self.highest[slot] - self.base[slot] + 1 - self.skipped[slot]
+        return np.where(self.known[slot], sent, 0)
+
+    def _grow(self) -> None:
+        for name in COLUMNS:
+            column = getattr(self, name)
+            setattr(self, name, np.concatenate((column, np.zeros_like(column))))
+        self._free += range(2 * self.capacity - 1, self.capacity - 1, -1)
+        self.capacity *= 2
+
+
+class Index:
+    """Fingerprint → slot, open-addressed with linear probing."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        random = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
+        self._factors = random.integers(0, 1 << 64, 3, np.uint64) | np.uint64(1)
+        self._count = 0
+        self._allocate(12)
+
+    def fingerprints(self, packets: Packets) -> NDArray[np.uint64]:
+        """One number for source, destination and SSRC of each packet.
+
+        64 bits mixed with secret factors: of 100,000 streams, two meet once in 3 billion tries,
+        and nobody outside can make them.
+        """
+        mixed = packets.source_key * self._factors[0]
+        mixed ^= mixed >> np.uint64(32)
+        mixed += packets.destination_key
+        mixed *= self._factors[1]
+        mixed ^= mixed >> np.uint64(29)
+        mixed += packets.ssrc
+        mixed *= self._factors[2]
+        return mixed
+
+    def find(self, fingerprints: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """The slot of each, -1 where there is none."""
+        place = (fingerprints >> self._shift).astype(np.int64)
+        slot = self._slots[place]
+        astray = np.flatnonzero((self._keys[place] != fingerprints) & (slot >= 0))
+        while len(astray):
+            at = place[astray] = (place[astray] + 1) & self._mask
+            slot[astray] = self._slots[at]
+            astray = astray[(self._keys[at] != fingerprints[astray]) & (slot[astray] >= 0)]
+        return slot
+
+    def insert(self, fingerprint: int, slot: int) -> None:
+        """Point to a slot, instead of any other one."""
+        if 4 * self._count >= len(self._slots):
+            self._rebuild()
+        place = self._place(fingerprint)
+        self._count += int(self._slots[place] < 0)
+        self._keys[place], self._slots[place] = fingerprint, slot
+
+    def remove(self, fingerprint: int, slot: int) -> None:
+        """Forget, unless it points to another slot meanwhile."""
+        hole = self._place(fingerprint)
+        if self._slots[hole] != slot:
+            return
+        self._slots[hole] = -1
+        self._count -= 1
+        # Move up what was displaced by it, or a search would stop at the hole.
+        at = (hole + 1) & self._mask
+        while self._slots[at] >= 0:
+            home = int(self._keys[at]) >> int(self._shift)
+            if (at - home) & self._mask >= (at - hole) & self._mask:
+                self._keys[hole], self._slots[hole] = self._keys[at], self._slots[at]
+                self._slots[at] = -1
+                hole = at
+            at = (at + 1) & self._mask
+
+    def _place(self, fingerprint: int) -> int:
+        """Where it lies, or would."""
+        at = fingerprint >> int(self._shift)
+        while self._slots[at] >= 0 and int(self._keys[at]) != fingerprint:
+            at = (at + 1) & self._mask
+        return at
+
+    def _allocate(self, bits: int) -> None:
+        self._shift = np.uint64(64 - bits)
+        self._mask = (1 << bits) - 1
+        self._keys = np.zeros(1 << bits, np.uint64)
+        self._slots = np.full(1 << bits, -1, np.int32)
+
+    def _rebuild(self) -> None:
+        keys, slots = self._keys, self._slots
+        self._allocate(len(keys).bit_length())
+        for place in np.flatnonzero(slots >= 0).tolist():
+            at = self._place(int(keys[place]))
+            self._keys[at], self._slots[at] = keys[place], slots[place]

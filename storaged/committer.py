@@ -1,0 +1,133 @@
+"""The thread that commits groups, so that batches are taken in while a disk syncs.
+
+A disk that is full, read-only or failing stops acknowledgements and nothing else: the group is kept
+and tried again until it goes. What a commit is: storaged.writer.
+"""
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections import deque
+from typing import Final, NamedTuple
+
+import lmdb
+
+from storaged.faults import Fault
+from storaged.gathering import Group
+from storaged.writer import Counts, Writer
+
+log = logging.getLogger(__name__)
+RETRY_S: Final = 1.0
+_REMEDIES: Final = {
+    errno.ENOSPC: "Free space on the store's volume, or enlarge it; recording resumes by itself.",
+    errno.EDQUOT: "Raise the quota of storaged's user; recording resumes by itself.",
+    errno.EROFS: "The volume is read-only: look at dmesg, repair it, mount it writable.",
+    errno.EIO: "The disk fails: look at dmesg, replace it, restore from a replica.",
+}
+
+
+class Committed(NamedTuple):
+    """A group that is on disk: it may be acknowledged."""
+
+    group: Group
+    counts: Counts
+
+
+class Committer:
+    """Commits one group at a time. submit() only when it is idle."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._group: Group | None = None
+        self._changed = threading.Condition()
+        self._stopping = False
+        self.done: deque[Committed] = deque()
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable: look at done
+        self.fault: str | None = None  # one line for the operator, while commits fail
+        self.broken: BaseException | None = None  # a fault of ours: the daemon must end
+        self.committed_s: float | None = None  # monotonic time of the last commit
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+        self._thread.start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether a group may be submitted."""
+        return self._group is None and self.broken is None
+
+    def submit(self, group: Group) -> None:
+        """Commit this group; it must not be changed any more."""
+        with self._changed:
+            assert self._group is None
+            self._group = group
+            self._changed.notify_all()
+
+    def close(self, patience_s: float) -> bool:
+        """Finish the group at hand and end. False if it could not be committed in time."""
+        with self._changed:
+            finished = self._changed.wait_for(
+                lambda: self._group is None or self.broken is not None, patience_s
+            )
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(patience_s)
+        return finished and self.broken is None
+
+    def _run(self) -> None:
+        try:
+            while group := self._next():
+                if counts := self._commit(group):
+                    self.done.append(Committed(group, counts))
+                    with self._changed:
+                        self._group = None
+                        self._changed.notify_all()
+                    os.eventfd_write(self.wake_fd, 1)
+        except BaseException as error:  # handed to the main thread, which ends the daemon with it
+            self.broken = error
+            os.eventfd_write(self.wake_fd, 1)
+
+    def _next(self) -> Group | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._group is not None or self._stopping)
+            return self._group
+
+    def _commit(self, group: Group) -> Counts | None:
+        """Try until it is done; None if the daemon ends before."""
+        while not self._stopping:
+            try:
+                counts = self._writer.commit(group)
+            except lmdb.PanicError:
+                raise  # the environment must be opened anew: by a restart
+            except (OSError, lmdb.Error, Fault) as error:
+                self._fail(error)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopping, RETRY_S)
+                continue
+            if self.fault is not None:
+                log.info("The store takes writes again")
+            self.fault, self.committed_s = None, time.monotonic()
+            return counts
+        return None
+
+    def _fail(self, error: Exception) -> None:
+        text = explain(error)
+        if text != self.fault:
+            log.error("The store takes no writes, captures keep what they hear",
+                      extra={"FAULT": text})  # fmt: skip
+        self.fault = text
+
+
+def explain(error: Exception) -> str:
+    """What is wrong with the disk, and what to do: one line."""
+    if isinstance(error, Fault):
+        return str(error)
+    number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+    remedy = _REMEDIES.get(number or 0, "Look at dmesg and at the store's volume.")
+    what = os.strerror(number) if number else str(error)
+    return f"the store cannot be written ({what}). {remedy}"
+
+
+def _number_in(text: str) -> int | None:
+    """LMDB gives the system's error as text only."""
+    return next((number for number in _REMEDIES if os.strerror(number) in text), None)

@@ -1,0 +1,233 @@
+"""storaged as a process: opens the store, turns the sockets, drains when told to stop.
+
+Three threads: this one takes batches in, one commits them (storaged.committer), one answers
+requests (storaged.serving). Systemd's side: spanvault.lifecycle.
+"""
+
+import contextlib
+import logging
+import os
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import zmq
+
+from spanvault import keyfile, transport
+from spanvault.config import StoragedConfig
+from spanvault.lifecycle import Lifecycle
+from storaged import index
+from storaged.accesslog import AccessLog
+from storaged.committer import Committer
+from storaged.faults import Fault
+from storaged.index import KEYS_CHANGED, Index
+from storaged.ingest import Ingest
+from storaged.keyring import Keyring
+from storaged.layout import TIERS, Store
+from storaged.pool import Pool
+from storaged.requests import Desk
+from storaged.serving import Serving
+from storaged.writer import Writer
+
+log = logging.getLogger(__name__)
+POOL: Final = "base"
+_TURN_MS: Final = 500  # the watchdog and the status line want a turn
+_DRAIN_S: Final = 20.0
+_SPARE_FILES: Final = 512  # descriptors kept for everything that is no object
+
+
+class Daemon:
+    """Everything that is open while storaged runs. open() makes one."""
+
+    def __init__(
+        self, settings: StoragedConfig, life: Lifecycle, store: Store, ring: Keyring, tables: Index
+    ) -> None:
+        self._life, self._store, self._index = life, store, tables
+        files_open = _raise_file_limit() - _SPARE_FILES
+        folder = settings.pools.get(POOL, store.pool(POOL))
+        self._pool = Pool(POOL, folder, TIERS[POOL], max(64, files_open))
+        self._access = AccessLog(store.log / "access.log")
+        self._writer = Writer(tables, ring, self._pool, time.time_ns)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        clients = transport.Clients(settings.clients)
+        self._authenticator = transport.authenticate(self._context, clients)
+        certificate = transport.load_certificate(settings.certificate)
+        self._socket = transport.listen(self._context, settings.ingest, certificate)
+        desk = Desk(store, tables, ring, self._pool, self._access, time.time_ns, self.state)
+        requests = transport.listen(self._context, settings.requests, certificate)
+        self._serving = Serving(requests, clients, desk)
+        self._committer = Committer(self._writer)
+        self._ingest = Ingest(
+            self._socket, clients, self._committer, ring, store.refused, os.urandom(8).hex(),
+            int(settings.commit_interval_s * 1e9), desk.take_health,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Turn until a stop is asked for; then commit, acknowledge, close. Raises what broke."""
+        poller = zmq.Poller()
+        poller.register(self._committer.wake_fd, zmq.POLLIN)
+        poller.register(self._life.wake_fd, zmq.POLLIN)
+        self._serving.start()
+        self._life.ready(self.state()[0])
+        log.info("The store is open", extra={"STORE": self._store.store_id.hex()})
+        while not self._life.stop_requested:
+            self._turn(poller)
+        self._drain()
+
+    def close(self) -> None:
+        """Give everything back; what was not acknowledged comes again."""
+        self._serving.close()
+        self._socket.close(linger=1000)
+        self._authenticator.stop()
+        self._context.term()
+        self._access.close()
+        self._pool.close()
+
+    def state(self) -> tuple[str, dict[str, Any]]:
+        """One line for people, and the fields of a StatusReply. Any thread."""
+        with self._index.reading() as view:
+            calls = view.count(b"state")
+        since_s = self._committer.committed_s
+        age_s = None if since_s is None else round(time.monotonic() - since_s, 1)
+        fault = self._committer.fault
+        growing = self._writer.growing
+        line = f"recording {growing} calls; {calls:,} stored"
+        line += "" if age_s is None else f"; committed {age_s:.1f} s ago"
+        pool = {
+            "path": str(self._pool.objects.parent),
+            "free_bytes": self._pool.free_bytes(),
+            "state": fault or "ok",
+        }
+        fields = {
+            "calls": calls, "recording": growing, "committed_s_ago": age_s,
+            "pools": {self._pool.name: pool}, "ingest": dict(self._ingest.counts),
+            "feed_position": self._index.position,
+        }  # fmt: skip
+        return (f"not recording: {fault}" if fault else line), fields
+
+    def _turn(self, poller: zmq.Poller) -> None:
+        if self._ingest.full:
+            with contextlib.suppress(KeyError):
+                poller.unregister(self._socket)
+        else:
+            poller.register(self._socket, zmq.POLLIN)
+        ready = dict(poller.poll(self._ingest.wait_ms(time.monotonic_ns(), _TURN_MS)))
+        if self._committer.wake_fd in ready:
+            os.eventfd_read(self._committer.wake_fd)
+        if self._socket in ready:
+            self._ingest.receive(time.monotonic_ns())
+        self._ingest.tick(time.monotonic_ns())
+        for broken in (self._committer.broken, self._serving.broken):
+            if broken is not None:
+                raise broken
+        self._life.beat()
+        self._tell()
+
+    def _tell(self) -> None:
+        """The STATUS line, at most once a second."""
+        now_s = time.monotonic()
+        if now_s - getattr(self, "_told_s", 0.0) >= 1.0:
+            self._told_s = now_s
+            self._life.status(self.state()[0])
+
+    def _drain(self) -> None:
+        """Commit and acknowledge what has come; what cannot be committed stays with its capture."""
+        self._life.stopping("committing what was received")
+        self._ingest.receive(time.monotonic_ns())
+        deadline_s = time.monotonic() + _DRAIN_S
+        while not self._ingest.empty and time.monotonic() < deadline_s:
+            self._ingest.tick(time.monotonic_ns(), now=True)
+            self._life.beat()
+            if self._committer.fault or self._committer.broken:
+                break
+            time.sleep(0.002)
+        if not self._committer.close(2.0) or not self._ingest.empty:
+            log.warning("Stopped with batches uncommitted, their captures keep them")
+        self._ingest.tick(time.monotonic_ns())
+
+
+@contextlib.contextmanager
+def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Keyring, Index]]:
+    """Lock, unlock and open the store. Raises Fault or ValueError, with a remedy."""
+    private_key = _unlock_key(settings.unlock_key)
+    recipients = [keyfile.public_of(private_key)]
+    if settings.recovery_public is not None:
+        recipients.append(keyfile.load(settings.recovery_public))
+    store = Store(settings.store)
+    store.open(recipients)
+    try:
+        ring = Keyring(store.keys, private_key)
+        tables = _open_index(store)
+        try:
+            _announce_keys(tables, ring)
+            yield store, ring, tables
+        finally:
+            tables.close()
+    finally:
+        store.close()
+
+
+def run(settings: StoragedConfig, life: Lifecycle) -> None:
+    """storaged from start to stop. Raises Fault, ValueError (settings), zmq.ZMQError, OSError."""
+    with open_store(settings) as (store, ring, tables):
+        daemon = Daemon(settings, life, store, ring, tables)
+        try:
+            daemon.run()
+        finally:
+            daemon.close()
+
+
+def _unlock_key(path: Path) -> bytes:
+    """Read the unlock key. Raises Fault: without it nothing can be opened."""
+    try:
+        return keyfile.load(path)
+    except ValueError as error:
+        hint = (
+            "Set unlock_key in storaged.toml to the store's unlock key; `spanvault init` makes one."
+        )
+        raise Fault("locked", str(error), hint) from None
+
+
+def _open_index(store: Store) -> Index:
+    """Open the index. Raises Fault if it is gone though there are recordings, or unreadable."""
+    data = store.index / "data.mdb"
+    if not data.exists() and any(store.folder.glob("pools/*/objects/*/*.svr")):
+        raise Fault(
+            "corrupt",
+            f"{data}: the index is missing, and there are recordings",
+            "Put the index folder back, or restore the store from a replica.",
+        )
+    try:
+        return Index(store.index)
+    except (lmdb.Error, OSError) as error:
+        raise Fault(
+            "corrupt",
+            f"{store.index}: the index cannot be opened ({error})",
+            "Check the folder's owner and mode, or restore the store from a replica.",
+        ) from None
+
+
+def _announce_keys(tables: Index, ring: Keyring) -> None:
+    """Tell the feed of key files that it does not know: those of a new store, or of a crash."""
+
+    def announce(writing: index.Writing) -> None:
+        for name in ring.names():
+            if writing.get(b"fed", KEYS_CHANGED + name.encode()) is None:
+                writing.announce(KEYS_CHANGED, name.encode())
+
+    with tables.reading() as view:
+        known = all(view.get(b"fed", KEYS_CHANGED + name.encode()) for name in ring.names())
+    if not known:
+        tables.write(announce)
+
+
+def _raise_file_limit() -> int:
+    """As many open files as the system lets us have: one a growing recording."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

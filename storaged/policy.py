@@ -1,0 +1,35 @@
+"""Who may ask what. Whatever is not in the table is denied.
+
+Source: WIRE.md §2. Who is at the other end: spanvault.transport.
+"""
+
+from typing import Final
+
+from spanvault import messages as m
+from spanvault.transport import Role
+
+MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
+    "capture": frozenset({m.Health}),
+    "replicator": frozenset({m.Status, m.Health, m.Feed, m.ReadObject, m.Receipt, m.Import}),
+    "operator": frozenset(
+        {
+            m.Status, m.Health, m.Search, m.Get, m.Fetch, m.Verify, m.Feed, m.ReadObject,
+            m.Receipt, m.Import,
+        }
+    ),
+}  # fmt: skip
+
+# What a person learns from: its line in the access log is on disk before the reply leaves.
+REVEALING: Final[frozenset[type[m.Message]]] = frozenset({m.Search, m.Get, m.Fetch})
+# What must work on a full disk, or nobody could find out that it is full.
+WITHOUT_LOG: Final[frozenset[type[m.Message]]] = frozenset({m.Status, m.Health})
+
+
+def may_ask(role: Role, request: m.Message) -> bool:
+    """Whether this role may send this request."""
+    return type(request) in MAY.get(role, frozenset())
+
+
+def may_ingest(role: Role) -> bool:
+    """Whether this role may send calls and media."""
+    return role == "capture"

@@ -1,0 +1,177 @@
+"""Reading recordings back: pages of media, and the check of an object.
+
+A stream that another call's recording holds is read there and given this call's id and number, so
+a listener need not know. Structure and opening of an object: storaged.walk.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Chunk, Media
+from spanvault.messages import Call, VerifyReply
+from storaged import walk
+from storaged.faults import Fault
+from storaged.index import OBJECT, SEALED, Index, State
+from storaged.keyring import Keyring
+from storaged.pool import Pool
+from storaged.sealing import DATA
+
+PAGE_BYTES: Final = 1 << 20
+_LAYOUTS_KEPT: Final = 64
+_SOURCE_BITS: Final = 48  # a cursor is source × 2⁴⁸ + offset in that source's object
+_HINT: Final = "Restore this recording from a replica; `spanvault verify` shows what is damaged."
+
+
+class Source(NamedTuple):
+    """An object to read, and which of its streams belong to the call, under which number."""
+
+    recording_id: bytes
+    numbers: dict[int, int] | None  # None: all, as they are
+
+
+class Page(NamedTuple):
+    """Media, the cursor behind it, and what could not be opened on the way."""
+
+    media: Media
+    cursor: int | None
+    damaged: list[str]
+
+
+class Reader:
+    """Reads objects for one thread of requests."""
+
+    def __init__(self, index: Index, keyring: Keyring, pool: Pool) -> None:
+        self._index, self._keyring, self._pool = index, keyring, pool
+        self._layouts: OrderedDict[tuple[bytes, int, bytes], walk.Layout] = OrderedDict()
+
+    def fetch(self, call: Call, cursor: int) -> Page:
+        """The media behind a cursor, about PAGE_BYTES of it. Raises Fault."""
+        sources = sources_of(call)
+        number, offset = cursor >> _SOURCE_BITS, cursor & ((1 << _SOURCE_BITS) - 1)
+        if not 0 <= number < len(sources):
+            raise Fault("invalid", f"cursor {cursor} is none of ours", "Begin at cursor 0.")
+        while number < len(sources):
+            page = self._fetch_from(sources[number], call.id, offset)
+            if page.cursor is not None:
+                return page._replace(cursor=(number << _SOURCE_BITS) + page.cursor)
+            number, offset = number + 1, 0
+            if len(page.media.table) or page.damaged or number == len(sources):
+                more = number < len(sources)
+                return page._replace(cursor=number << _SOURCE_BITS if more else None)
+        raise AssertionError("a call has at least its own recording")
+
+    def verify(self, recording_id: bytes) -> VerifyReply:
+        """Check one object by structure, tags and stored hash. Raises Fault if there is none."""
+        state, size = self._extent(recording_id)
+        if state is None or not state.bits & OBJECT:
+            raise Fault("not_found", "there is no recording of this id")
+        sealed = bool(state.bits & SEALED)
+        try:
+            with self._pool.reading(recording_id, None if sealed else size) as data:
+                return self._verify(recording_id, state, data)
+        except OSError as error:
+            raise Fault("corrupt", f"the object cannot be read ({error.strerror})", _HINT) from None
+
+    def _verify(self, recording_id: bytes, state: State, data: walk.Bytes) -> VerifyReply:
+        digest, faults, frames = walk.digest_of(data, len(data)).digest(), [], 0
+        sealed = bool(state.bits & SEALED)
+        try:
+            layout = walk.walk(data)
+            frames = len(layout.places)
+            faults = walk.check(data, layout, self._keyring.dek)
+            if layout.headers[0][1].recording_id != recording_id:
+                faults.append("the object is another recording's")
+            if layout.end < len(data) and not layout.faults:
+                faults.append(f"bytes {layout.end}-{len(data)}: cut within a frame")
+            if sealed and not layout.sealed:
+                faults.append("the last frame is missing, though the recording was sealed")
+        except ValueError as error:
+            faults.append(str(error))
+        if sealed and len(data) != state.size:
+            faults.append(f"{len(data)} bytes, {state.size} were sealed")
+        if sealed and digest != state.sha256:
+            faults.append(f"SHA-256 differs from the sealed object's {state.sha256.hex()}")
+        return VerifyReply(recording_id, sealed, frames, len(data), digest.hex(), faults)
+
+    def _extent(self, recording_id: bytes) -> tuple[State | None, int]:
+        """The row, and how many bytes of the object count."""
+        with self._index.reading() as view:
+            state, committed = view.state(recording_id), view.committed(recording_id)
+        if state is None or not state.bits & OBJECT:
+            return state, 0
+        return state, state.size if state.bits & SEALED else committed or 0
+
+    def _fetch_from(self, source: Source, call_id: bytes, offset: int) -> Page:
+        """A page out of one object. Its cursor is an offset there, None at the end."""
+        state, size = self._extent(source.recording_id)
+        if state is None or not size:
+            return Page(NO_MEDIA, None, [])
+        chunks: list[Chunk] = []
+        damaged: list[str] = []
+        total = 0
+        try:
+            with self._pool.reading(source.recording_id, size) as data:
+                layout = self._layout(source.recording_id, size, state.sha256, data)
+                damaged += layout.faults if offset == 0 else []
+                opener = walk.Opener(data, layout, self._keyring.dek)
+                for place in layout.places:
+                    if place.flag != DATA or place.offset < offset:
+                        continue
+                    if total >= PAGE_BYTES:
+                        return Page(_media(chunks), place.offset, damaged)
+                    total += place.end - place.start
+                    try:
+                        plain = opener.open(place)
+                        chunks += _renumbered(plain, source, call_id)
+                    except ValueError as error:
+                        damaged.append(str(error))
+        except ValueError as error:
+            raise Fault("corrupt", str(error), _HINT) from None
+        except OSError as error:
+            raise Fault("corrupt", f"the object cannot be read ({error.strerror})", _HINT) from None
+        return Page(_media(chunks), None, damaged)
+
+    def _layout(
+        self, recording_id: bytes, size: int, sha256: bytes, data: walk.Bytes
+    ) -> walk.Layout:
+        """An object's structure; kept, so that the pages of one recording find it once."""
+        key = (recording_id, size, sha256)
+        layout = self._layouts.get(key)
+        if layout is None:
+            layout = self._layouts[key] = walk.walk(data)
+            if len(self._layouts) > _LAYOUTS_KEPT:
+                self._layouts.popitem(last=False)
+        return layout
+
+
+def sources_of(call: Call) -> list[Source]:
+    """The call's own recording, then those of others that hold streams of it."""
+    others: dict[bytes, dict[int, int]] = {}
+    for stream in call.streams:
+        if stream.stored_in is not None and stream.stored_in != call.id:
+            stored_as = stream.number if stream.stored_as is None else stream.stored_as
+            others.setdefault(stream.stored_in, {})[stored_as] = stream.number
+    return [Source(call.id, None), *(Source(*other) for other in sorted(others.items()))]
+
+
+def _renumbered(plain: bytes, source: Source, call_id: bytes) -> Iterator[Chunk]:
+    """A frame's chunks as the call's own."""
+    for piece in walk.chunks_of(plain, source.recording_id):
+        if source.numbers is None:
+            yield piece
+        elif (number := source.numbers.get(int(piece.header["stream"]))) is not None:
+            header = np.array([piece.header], CHUNK)
+            header["recording_id"], header["stream"] = np.void(call_id), number
+            yield piece._replace(header=header[0])
+
+
+def _media(chunks: list[Chunk]) -> Media:
+    """Chunks as the three buffers that travel."""
+    if not chunks:
+        return NO_MEDIA
+    table = np.array([piece.header for piece in chunks], CHUNK)
+    frames = np.concatenate([piece.frames for piece in chunks]).astype(FRAME, copy=False)
+    return Media(table, frames, memoryview(b"".join(piece.payload for piece in chunks)))

@@ -1,0 +1,281 @@
+"""The request API: one message in, one reply out; denied, logged and answered in one place.
+
+Who may ask: storaged.policy. Media and checks: storaged.reading. Imports: storaged.restoring.
+Sockets, and requests that wait: storaged.serving. Protocol: WIRE.md §6.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import lmdb
+
+from spanvault import messages as m
+from spanvault import wire
+from spanvault.chunk import Media
+from spanvault.transport import Identity
+from storaged import index as tables
+from storaged import policy, record
+from storaged.accesslog import AccessLog
+from storaged.committer import explain
+from storaged.faults import Fault
+from storaged.index import OBJECT, SEALED, Index, View
+from storaged.keyring import Keyring
+from storaged.layout import Store
+from storaged.pool import Pool
+from storaged.reading import Reader
+from storaged.restoring import Restorer
+from storaged.search import search
+
+log = logging.getLogger(__name__)
+PART_BYTES: Final = 4 << 20  # of a ReadObject
+_REPLY_BYTES: Final = 4 << 20  # of a FeedReply; wire.MAX_HEADER is far above
+_FEED_MAX: Final = 5000
+
+
+class Answer(NamedTuple):
+    """A reply and what travels behind it."""
+
+    reply: Any
+    bulk: list[bytes] = []  # noqa: RUF012 - never changed
+    media: Media | None = None
+
+    def frames(self) -> list[Any]:
+        """As wire frames."""
+        if self.media is not None:
+            return wire.encode_media(self.reply, self.media)
+        return wire.encode(self.reply, *self.bulk)
+
+
+class Desk:
+    """Answers requests. For one thread."""
+
+    def __init__(
+        self, store: Store, index: Index, keyring: Keyring, pool: Pool, access: AccessLog,
+        clock_ns: Callable[[], int], state: Callable[[], tuple[str, dict[str, Any]]],
+    ) -> None:  # fmt: skip
+        self._store, self._index, self._keyring, self._pool = store, index, keyring, pool
+        self._access, self._clock_ns, self._state = access, clock_ns, state
+        self._reader = Reader(index, keyring, pool)
+        self._restorer = Restorer(store, index, keyring, pool)
+        self._health: dict[str, tuple[m.Health, int]] = {}
+        self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
+            m.Status: self._status,
+            m.Health: self._take_health,
+            m.Search: self._search,
+            m.Get: self._get,
+            m.Fetch: self._fetch,
+            m.Verify: self._verify,
+            m.Feed: self._feed,
+            m.ReadObject: self._read_object,
+            m.Receipt: self._receipt,
+            m.Import: self._import,
+        }
+
+    def answer(self, who: Identity, request: Any, bulk: list[Any]) -> Answer:
+        """Carry a request out, write it down, give the answer."""
+        if policy.may_ask(who.role, request):
+            if isinstance(request, m.Health):
+                self.take_health(who, request)
+            answer = self._carry_out(request, bulk)
+        else:
+            answer = Answer(
+                m.Failure(
+                    "denied",
+                    f"role {who.role} may not ask {type(request).__name__}",
+                    "Use an operator's certificate.",
+                )
+            )
+        return self._logged(who, request, answer)
+
+    def refuse(self, who: Identity, error: str) -> Answer:
+        """The answer to a message that could not be read."""
+        failure = m.Failure("invalid", error, "Both ends must run the same version of spanvault.")
+        return self._logged(who, None, Answer(failure))
+
+    def take_health(self, who: Identity, health: m.Health) -> None:
+        """Keep a daemon's account of itself. It speaks for the identity that sent it."""
+        self._health[str(who)] = (health, self._clock_ns())
+
+    def can_wait(self, who: Identity, request: Any) -> bool:
+        """Whether this is a Feed that has nothing to tell yet, and would wait."""
+        return (
+            isinstance(request, m.Feed)
+            and policy.may_ask(who.role, request)
+            and request.wait_ms > 0
+            and request.position >= self._index.position
+        )
+
+    def _carry_out(self, request: Any, bulk: list[Any]) -> Answer:
+        try:
+            return self._handlers[type(request)](request, bulk)
+        except Fault as fault:
+            return Answer(m.Failure(fault.code, fault.error, fault.hint))
+        except (OSError, lmdb.Error) as error:
+            return Answer(m.Failure("unavailable", explain(error)))
+
+    def _logged(self, who: Identity, request: Any, answer: Answer) -> Answer:
+        kind = type(request)
+        entry = {
+            "at_ns": self._clock_ns(),
+            "who": str(who),
+            "kind": kind.__name__.lower() if request is not None else "unreadable",
+            **self._subject(request),
+            "result": answer.reply.code if isinstance(answer.reply, m.Failure) else "ok",
+        }
+        try:
+            self._access.append(entry, sync=kind in policy.REVEALING)
+        except OSError as error:
+            if kind in policy.WITHOUT_LOG:
+                return answer
+            hint = "Nothing is given out that cannot be logged: free space on the store's volume."
+            return Answer(m.Failure("full", f"access log: {error.strerror}", hint))
+        return answer
+
+    def _subject(self, request: Any) -> dict[str, Any]:
+        """What a request was about. Numbers and Call-IDs as the index's tokens."""
+        key = self._keyring.index_key
+        if isinstance(request, m.Search):
+            subject: dict[str, Any] = {
+                "since_ns": request.since_ns,
+                "until_ns": request.until_ns,
+                "outcome": request.outcome,
+                "longer_s": request.longer_s,
+                "shorter_s": request.shorter_s,
+            }
+            if request.number is not None:
+                subject["number"] = record.token(key, record.NUMBER, request.number).hex()
+            if request.call_id is not None:
+                subject["call_id"] = record.token(key, record.CALL_ID, request.call_id).hex()
+            return {name: value for name, value in subject.items() if value is not None}
+        if isinstance(request, m.Feed):
+            return {"position": request.position}
+        if isinstance(request, m.Import):
+            return {"id": request.change.id.hex()[:32], "change": request.change.kind}
+        return {"id": request.id.hex()[:32]} if hasattr(request, "id") else {}
+
+    # --- one handler a message -----------------------------------------------------------------
+
+    def _status(self, _: m.Status, __: list[Any]) -> Answer:
+        state, fields = self._state()
+        now_ns = self._clock_ns()
+        daemons = [
+            {
+                "daemon": health.daemon, "identity": who, "state": health.state,
+                "fields": health.fields, "age_s": round((now_ns - at_ns) / 1e9, 1),
+            }
+            for who, (health, at_ns) in sorted(self._health.items())
+        ]  # fmt: skip
+        return Answer(m.StatusReply(self._store.store_id.hex(), state, fields, daemons))
+
+    def _take_health(self, _: m.Health, __: list[Any]) -> Answer:
+        return Answer(m.Done())  # answer() kept it, with who sent it
+
+    def _search(self, request: m.Search, _: list[Any]) -> Answer:
+        with self._index.reading() as view:
+            calls, cursor = search(view, request, self._keyring.index_key, self._open_call)
+        return Answer(m.SearchReply(calls, cursor))
+
+    def _get(self, request: m.Get, _: list[Any]) -> Answer:
+        with self._index.reading() as view:
+            call, state = self._call(view, request.id), view.state(request.id)
+            committed, receipts = view.committed(request.id) or 0, view.receipts(request.id)
+        assert state is not None
+        sealed = bool(state.bits & SEALED)
+        size = state.size if sealed else committed
+        return Answer(m.GetReply(call, sealed, size, self._pool.name, receipts))
+
+    def _fetch(self, request: m.Fetch, _: list[Any]) -> Answer:
+        with self._index.reading() as view:
+            call = self._call(view, request.id)
+        page = self._reader.fetch(call, request.cursor)
+        return Answer(m.FetchReply(page.cursor, page.damaged), media=page.media)
+
+    def _verify(self, request: m.Verify, _: list[Any]) -> Answer:
+        return Answer(self._reader.verify(request.id))
+
+    def _feed(self, request: m.Feed, _: list[Any]) -> Answer:
+        if not 0 <= request.position < 1 << 63 or not 1 <= request.limit <= _FEED_MAX:
+            raise Fault("invalid", "position or limit out of range", f"1 to {_FEED_MAX} a page.")
+        changes: list[m.Change] = []
+        size, position = 0, request.position
+        with self._index.reading() as view:
+            for at, kind, what in view.changes(request.position, request.limit):
+                if size >= _REPLY_BYTES:
+                    break
+                change = self._change(view, at, kind, what)
+                position = at
+                if change is not None:
+                    changes.append(change)
+                    size += len(change.data) + 100
+        return Answer(m.FeedReply(self._store.store_id.hex(), changes, position))
+
+    def _read_object(self, request: m.ReadObject, _: list[Any]) -> Answer:
+        with self._index.reading() as view:
+            state = view.state(request.id)
+        if state is None or not state.bits & SEALED:
+            raise Fault("not_found", "there is no sealed recording of this id", "Wait for its end.")
+        if not 0 <= request.offset <= state.size or request.size <= 0:
+            raise Fault("invalid", "offset or size out of range")
+        end = min(state.size, request.offset + min(request.size, PART_BYTES))
+        with self._pool.reading(request.id) as data:
+            return Answer(m.ReadObjectReply(state.size), [data[request.offset : end]])
+
+    def _receipt(self, request: m.Receipt, _: list[Any]) -> Answer:
+        if len(request.target.encode()) > 200:
+            raise Fault("invalid", "the target's name is over 200 bytes", "Use a shorter one.")
+        with self._index.reading() as view:
+            if view.state(request.id) is None:
+                raise Fault("not_found", "there is no call of this id")
+        self._index.write(lambda writing: writing.put_receipt(request))
+        return Answer(m.Done())
+
+    def _import(self, request: m.Import, bulk: list[Any]) -> Answer:
+        self._restorer.take(request, bytes(bulk[0]) if bulk else b"")
+        return Answer(m.Done())
+
+    # --- what they share -----------------------------------------------------------------------
+
+    def _call(self, view: View, call_id: bytes) -> m.Call:
+        """A call that must be there. Raises Fault."""
+        sealed = view.get(b"record", call_id) if len(call_id) == 16 else None
+        if sealed is None:
+            raise Fault("not_found", "there is no call of this id", "Ids are listed by a search.")
+        try:
+            dek = self._keyring.dek(record.parse_head(sealed).key_id)
+            return record.open_call(call_id, sealed, dek)
+        except ValueError as error:
+            raise Fault("corrupt", str(error), "Restore it from a replica.") from None
+
+    def _open_call(self, view: View, call_id: bytes) -> m.Call | None:
+        """A call for a search; one that cannot be opened is left out, and said so in the log."""
+        try:
+            return self._call(view, call_id)
+        except Fault as fault:
+            if fault.code == "locked":
+                raise
+            log.error("A call record cannot be opened",
+                      extra={"RECORDING_ID": call_id.hex(), "FAULT": fault.error})  # fmt: skip
+            return None
+
+    def _change(self, view: View, position: int, kind: bytes, what: bytes) -> m.Change | None:
+        """A line of the feed as a replica needs it; None for what is gone since."""
+        if kind == tables.KEYS_CHANGED:
+            try:
+                data = (self._store.keys / what.decode()).read_bytes()
+            except FileNotFoundError:
+                return None
+            return m.Change(position, "keys", name=what.decode(), size=len(data), data=data)
+        state = view.state(what)
+        if state is None:
+            return None
+        if kind == tables.RECORD_CHANGED:
+            sealed = view.get(b"record", what) or b""
+            return m.Change(
+                position, "record", what, self._pool.name, size=len(sealed), data=sealed
+            )
+        if not state.bits & SEALED or not state.bits & OBJECT:
+            return None  # goes on in a new segment: it is announced again when that ends
+        return m.Change(
+            position, "object", what, self._pool.name, size=state.size, sha256=state.sha256.hex()
+        )

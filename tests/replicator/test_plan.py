@@ -1,0 +1,221 @@
+"""The core as a conversation: the feed says, the plan answers, outcomes are told."""
+
+import pytest
+
+from replicator.plan import (
+    ASIDE,
+    BACK_OFF,
+    AskFeed,
+    Claim,
+    CopyBundle,
+    CopyKeys,
+    CopyObject,
+    Mark,
+    Plan,
+    Step,
+    Wait,
+)
+from spanvault.messages import Change, FeedReply
+
+SECOND = 1_000_000_000
+RETRY = 10 * SECOND
+STORE = "store-1"
+FRESH = Mark(STORE, 0, claimed=True)
+
+
+def record(position: int) -> Change:
+    return Change(position, "record", id=bytes(16), data=b"sealed", changed_ns=position)
+
+
+def recording(position: int, number: int = 0) -> Change:
+    identity = bytes(15) + bytes([number or position])
+    return Change(
+        position, "object", id=identity, size=1, sha256=f"sha{position}", changed_ns=position
+    )
+
+
+def keys(position: int, name: str = "root") -> Change:
+    return Change(position, "keys", name=name, data=b"sealed", changed_ns=position)
+
+
+def page(*changes: Change, position: int | None = None, head: int = 0) -> FeedReply:
+    last = changes[-1].position if changes else 0
+    return FeedReply(STORE, list(changes), last if position is None else position, head)
+
+
+def started(mark: Mark = FRESH) -> Plan:
+    """A plan whose target was just found in order."""
+    plan = Plan(mark, RETRY)
+    assert plan.next(0) == Claim(STORE, first=False)
+    plan.claimed(0)
+    return plan
+
+
+def follow(plan: Plan, steps: int, now_ns: int = 0) -> list[Step]:
+    """Take so many steps, all of which succeed."""
+    taken = []
+    for _ in range(steps):
+        step = plan.next(now_ns)
+        assert isinstance(step, CopyBundle | CopyKeys | CopyObject)
+        plan.copied(step)
+        taken.append(step)
+    return taken
+
+
+def test_the_first_time_the_store_is_asked_who_it_is_then_the_target_is_claimed() -> None:
+    plan = Plan(Mark(), RETRY)
+    assert plan.next(0) == AskFeed(0)
+    plan.fed(page(record(1)), 0)
+    assert plan.next(0) == Claim(STORE, first=True)
+    plan.claimed(0)
+    assert plan.mark.claimed
+    assert plan.next(0) == CopyBundle([record(1)])
+
+
+def test_bundle_then_keys_then_recordings_and_the_position_follows_what_is_verified() -> None:
+    plan = started()
+    changes = [recording(1), record(2), keys(3), recording(4), record(5)]
+    plan.fed(page(*changes), 0)
+    positions = []
+    for expected in (
+        CopyBundle(changes),
+        CopyKeys(keys(3)),
+        CopyObject(recording(1)),
+        CopyObject(recording(4)),
+    ):
+        assert plan.next(0) == expected
+        positions.append(plan.mark.position)
+        follow(plan, 1)
+    assert positions == [0, 0, 0, 3]
+    assert plan.mark.position == 5
+    assert plan.next(0) == AskFeed(5)
+
+
+def test_of_two_versions_of_a_recording_in_a_page_only_the_later_is_copied() -> None:
+    plan = started()
+    plan.fed(page(recording(1, 7), record(2), recording(3, 7)), 0)
+    _, copy = follow(plan, 2)
+    assert copy == CopyObject(recording(3, 7))
+    assert plan.next(0) == AskFeed(3)
+
+
+def test_a_damaged_recording_is_set_aside_and_the_rest_goes_on() -> None:
+    plan = started()
+    plan.fed(page(recording(1), recording(2)), 0)
+    follow(plan, 1)
+    plan.refused(plan.next(0), "its SHA-256 is another")
+    assert follow(plan, 1) == [CopyObject(recording(2))]
+    assert plan.mark.position == 2
+    assert [aside.change for aside in plan.mark.aside] == [recording(1)]
+
+
+def test_what_was_set_aside_is_tried_again_when_nothing_else_is_to_do() -> None:
+    plan = started()
+    plan.fed(page(recording(1)), 0)
+    follow(plan, 1)
+    plan.refused(plan.next(0), "damaged")
+    now_ns = SECOND
+    plan.fed(page(position=1), now_ns)
+    now_ns += SECOND
+    retried = plan.next(now_ns)
+    assert retried == CopyObject(recording(1))
+    plan.refused(retried, "still damaged")
+    plan.fed(page(position=1), now_ns)
+    assert plan.next(now_ns + SECOND) == AskFeed(1)  # not again at once
+    now_ns += ASIDE * RETRY
+    plan.claimed(now_ns)
+    plan.fed(page(position=1), now_ns)
+    plan.copied(plan.next(now_ns + SECOND))  # it was repaired
+    assert plan.mark == Mark(STORE, 1, claimed=True)
+
+
+def test_a_later_version_replaces_what_was_set_aside() -> None:
+    plan = started()
+    plan.fed(page(recording(1, 7)), 0)
+    follow(plan, 1)
+    plan.refused(plan.next(0), "damaged")
+    plan.fed(page(recording(2, 7)), 0)
+    follow(plan, 2)
+    assert plan.mark.aside == ()
+
+
+def test_a_target_that_is_away_is_tried_less_and_less_often_and_looked_at_first() -> None:
+    plan = started()
+    plan.fed(page(record(1)), 0)
+    now_ns, waits = 0, []
+    for _ in range(8):
+        plan.target_failed("write /mnt/b: away", "mount it", now_ns)
+        step = plan.next(now_ns)
+        assert isinstance(step, Wait)
+        waits.append((step.until_ns - now_ns) // RETRY)
+        now_ns = step.until_ns
+        assert plan.next(now_ns) == Claim(STORE, first=False)
+    assert waits == [1, 2, 4, 8, 16, 32, BACK_OFF, BACK_OFF]
+    assert plan.fault is not None
+    assert (plan.fault.text, plan.fault.since_ns) == ("write /mnt/b: away", 0)
+    plan.claimed(now_ns)
+    assert plan.fault is not None  # it is there, but is it writable?
+    plan.copied(plan.next(now_ns))
+    assert plan.fault is None
+    assert plan.next(now_ns) == AskFeed(1)
+
+
+def test_an_idle_target_is_looked_at_from_time_to_time() -> None:
+    plan = started()
+    plan.fed(page(position=5), 0)
+    later_ns = 60 * SECOND
+    assert plan.next(later_ns) == Claim(STORE, first=False)
+    plan.target_failed("open /mnt/b: gone", "mount it", later_ns)
+    assert plan.fault is not None
+    plan.claimed(later_ns + RETRY)
+    assert plan.fault is None
+
+
+def test_an_absent_store_is_asked_every_second_and_nothing_is_lost() -> None:
+    plan = started()
+    plan.fed(page(recording(1)), 0)
+    follow(plan, 1)
+    plan.store_failed("no answer", "start it", 0)
+    assert plan.next(0) == Wait(SECOND)
+    assert plan.next(SECOND) == CopyObject(recording(1))
+    plan.copied(plan.next(SECOND))
+    assert plan.fault is None
+
+
+def test_lag_counts_what_is_read_and_what_is_not() -> None:
+    plan = started()
+    plan.fed(page(record(3), recording(4), position=4, head=10), 0)
+    assert plan.lag() == (8, 3)
+    follow(plan, 1)
+    assert plan.lag() == (7, 4)
+    follow(plan, 1)
+    assert plan.lag() == (6, None)
+
+
+def test_another_store_is_never_copied_over_this_one() -> None:
+    plan = started()
+    with pytest.raises(ValueError, match="now serves store store-2"):
+        plan.fed(FeedReply("store-2", [record(1)], 1), 0)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [page(record(2), record(2)), page(record(3), record(2)), page(record(5), position=4)],
+)
+def test_positions_must_rise(reply: FeedReply) -> None:
+    with pytest.raises(ValueError, match="do not rise"):
+        started().fed(reply, 0)
+
+
+def test_a_store_that_was_put_back_is_compared_from_the_beginning() -> None:
+    plan = started(Mark(STORE, 900, claimed=True))
+    plan.fed(page(position=900, head=40), 0)
+    assert plan.next(0) == AskFeed(0)
+
+
+def test_a_restart_goes_on_behind_the_last_verified_change() -> None:
+    plan = started()
+    plan.fed(page(recording(1), recording(2), recording(3)), 0)
+    follow(plan, 2)  # the bundle and the first recording; then kill -9
+    again = started(plan.mark)
+    assert again.next(0) == AskFeed(1)
