@@ -106,10 +106,18 @@ class Association:
         # All of these name both ends and none took the place of another: the first call holds it.
         return sorted(shared, key=lambda match: match.call.started_ns)
 
-    def _rank(self, match: Match, stream: NewStream) -> tuple[bool, int, bool, int]:
-        """What was valid when the stream began goes first, then how well it fits, then how new."""
-        early = match.since_ns > stream.time_ns
-        return (not early, match.score, not self._gone(match.call, stream.time_ns), match.latest_ns)
+    def _rank(self, match: Match, stream: NewStream) -> tuple[bool, int, bool, bool, int]:
+        """Compares greater the better a match is."""
+        named = match.to or match.from_
+        return (
+            match.since_ns <= stream.time_ns,  # valid when the stream began
+            match.score,
+            named is not None and stream.payload_type in named.codecs,
+            # Some phones and load generators send all their calls from one port: the stream is
+            # the call's that still lacks one.
+            not any(known.party == match.speaker for known in match.call.streams),
+            match.latest_ns,
+        )
 
     def _candidates(self, stream: NewStream) -> Iterator[Match]:
         sources = [entry for entry in self.at(stream.source) if self._valid(*entry, stream.time_ns)]

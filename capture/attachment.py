@@ -19,6 +19,8 @@ from spanvault.messages import Codec, Party, Stream
 
 MAX_ORPHANS: Final = 20_000
 MAX_STREAMS: Final = 1_024  # of one call; a sender that changes SSRC with each packet gets no more
+SILENT_NS: Final = 1_000_000_000
+KNOWN_NS: Final = 5_000_000_000  # signalling may run ahead of media by a block, not by more
 MIDCALL_NS: Final = 3_000_000_000  # RTP of a call ends about when the call does
 
 
@@ -46,6 +48,7 @@ class Attachments:
     ) -> None:
         self.commands: list[Attach | Close] = []
         self.released: list[int] = []
+        self.heard_ns = 0  # media before this has been counted in totals
         self.changed: set[bytes] = set()  # calls that won a stream or changed one
         self._association = association
         self._totals = totals
@@ -96,10 +99,11 @@ class Attachments:
         """
         if call.caller_host is None or call.callee_host is None:
             return
-        for host, peer, speaker in (
+        ways: tuple[tuple[bytes, bytes, Party], ...] = (
             (call.caller_host, call.callee_host, "caller"),
             (call.callee_host, call.caller_host, "callee"),
-        ):
+        )
+        for host, peer, speaker in ways:
             if any(stream.party == speaker for stream in call.streams):
                 continue
             rows = [row for row in self._between(host, peer) if self._lived_with(call, row)]
@@ -231,12 +235,21 @@ class Attachments:
         since_ns = min(binding.since_ns for binding in theirs)
         if max(binding.since_ns for binding in theirs) <= row.stream.time_ns:
             return []
-        over = call.ended_ns is not None and call.ended_ns <= since_ns
+        if call.ended_ns is not None:
+            return [max(since_ns, row.stream.time_ns)] if call.ended_ns <= since_ns else []
+        # No BYE was heard. Calls may well share addresses at the same time, told apart by SSRC;
+        # but a stream that had ended before the other call began was this call's last.
         ours = self._named(row, call)
         rival = any(
             supersedes(new, old) for new in theirs for old in ours if new.endpoint == old.endpoint
         )
-        return [max(since_ns, row.stream.time_ns)] if over or rival else []
+        return [since_ns] if rival and self._was_silent(row, since_ns) else []
+
+    def _was_silent(self, row: Row, time_ns: int) -> bool:
+        """Whether a stream had ended by then; False where media has not got that far."""
+        last_ns = self._totals(row.stream.row).last_ns
+        known = time_ns - self.heard_ns < KNOWN_NS
+        return known and 0 < last_ns < min(self.heard_ns, time_ns) - SILENT_NS
 
     def _named(self, row: Row, call: LiveCall) -> list[Binding]:
         ends = (row.stream.source, row.stream.destination)

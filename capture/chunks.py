@@ -99,9 +99,9 @@ def _before(values: NDArray[Any], head: Integers, first: NDArray[Any]) -> NDArra
 
 
 def _seconds(time_ns: Integers, start_ns: int) -> Integers:
-    """In which whole second of the flush each packet came; what is left over joins the last."""
+    """In which whole second of the flush each packet came; less than half of one joins the last."""
     second = (time_ns - start_ns) // SECOND
-    last = int((time_ns.max() - start_ns) // SECOND) - 1
+    last = int((time_ns.max() - start_ns + SECOND // 2) // SECOND) - 1
     return np.clip(second, 0, max(0, last))
 
 
@@ -163,9 +163,7 @@ def _copies(
     """
     copy = np.zeros(len(lifted), np.bool_)
     copy[1:] = (lifted[1:] == lifted[:-1]) & (batch.timestamp[1:] == batch.timestamp[:-1])
-    highest = np.where(
-        streams.known[stretches.slot], streams.highest[stretches.slot], np.int64(-1)
-    )
+    highest = np.where(streams.known[stretches.slot], streams.highest[stretches.slot], np.int64(-1))
     old = np.flatnonzero(extended <= stretches.spread(highest))
     if len(old):
         remembered = streams.window[batch.slot[old], extended[old] % WINDOW]
@@ -177,9 +175,7 @@ def _memory(extended: Integers, timestamp: NDArray[np.uint32]) -> NDArray[np.uin
     return extended.astype(np.uint64) << np.uint64(32) | timestamp
 
 
-def _jitter(
-    batch: Batch, stretches: Stretches, streams: StreamTable, second: Integers
-) -> "Jitter":
+def _jitter(batch: Batch, stretches: Stretches, streams: StreamTable, second: Integers) -> "Jitter":
     """Interarrival jitter, RFC 3550 §A.8, of packets in order of arrival; updates the streams."""
     slot, head = stretches.slot, stretches.head
     known = streams.known[slot]
@@ -213,9 +209,7 @@ class Jitter:
         rank = np.arange(len(head)) - np.repeat(*_runs(slot))
         for turn in range(int(rank.max()) + 1):  # once, unless seconds were flushed together
             now = np.flatnonzero(rank == turn)
-            streams.jitter[slot[now]] = (
-                streams.jitter[slot[now]] * decay[count[now]] + gain[now]
-            )
+            streams.jitter[slot[now]] = streams.jitter[slot[now]] * decay[count[now]] + gain[now]
             self._value[now] = streams.jitter[slot[now]]
 
     def at(self, key: Integers) -> NDArray[np.float64]:

@@ -144,8 +144,9 @@ class Decoder:
         cookie = header["timestamp"][other] == STUN_COOKIE
         self.counters["sip"] += len(found)
         self.counters["stun"] += int(np.count_nonzero((first < 4) & cookie))
-        self.counters["dtls"] += int(np.count_nonzero((first >= DTLS[0]) & (first <= DTLS[1])
-                                                      & ~PRINTABLE[first]))
+        self.counters["dtls"] += int(
+            np.count_nonzero((first >= DTLS[0]) & (first <= DTLS[1]) & ~PRINTABLE[first])
+        )
         self.counters["zrtp"] += int(np.count_nonzero(first == ZRTP_FIRST))
         self.counters["not_rtp"] += len(other) - len(found)
         return found

@@ -106,14 +106,14 @@ OUTCOMES: Final[dict[int, Outcome]] = {
     487: "cancelled",
     603: "declined", 607: "declined", 608: "declined",
 }  # fmt: skip
-# ITU-T Q.850 causes in a Reason header say what a gateway's blunt 480 or 603 meant.
+# ITU-T Q.850 causes in a Reason header say what a gateway's blunt 503 or 603 meant.
 CAUSES: Final[dict[int, Outcome]] = {
-    1: "not_found", 17: "busy", 18: "no_answer", 19: "no_answer", 21: "declined",
+    1: "not_found", 17: "busy", 18: "no_answer", 19: "no_answer",
 }  # fmt: skip
-VAGUE: Final = frozenset({480, 500, 503, 603})
+VAGUE: Final = frozenset({500, 503, 603})
 
 
-class Dialog(msgspec.Struct):
+class Dialog(msgspec.Struct, array_like=True):
     """The state of one call attempt, and what is known about how it ended."""
 
     state: State = State.CALLING
@@ -125,7 +125,9 @@ class Dialog(msgspec.Struct):
     status: int | None = None  # of the last final refusal
     cancelled_ns: int | None = None
 
-    def receive(self, event: Event, time_ns: int, status: int = 0, cause: int | None = None) -> bool:
+    def receive(
+        self, event: Event, time_ns: int, status: int = 0, cause: int | None = None
+    ) -> bool:
         """Let an event happen. Returns whether the state, outcome or end changed."""
         state = TRANSITIONS[self.state].get(event)
         if state is None:
@@ -163,9 +165,7 @@ class Dialog(msgspec.Struct):
         if self.state is State.TERMINATED:
             return
         if self.state in (State.CANCELLING, State.CHALLENGED):
-            self._end(self.state, Event.EXPIRE, time_ns, None)
-        elif self.state is State.CALLING and time_ns - self.changed_ns >= NO_REPLY_NS:
-            self._end(self.state, Event.EXPIRE, time_ns, None)
+            self._end(self.state, Event.EXPIRE, time_ns, None)  # nothing but the end was to come
         else:
             self.ended_ns, self.end_reason = time_ns, reason
         self.state = State.TERMINATED
@@ -179,7 +179,10 @@ class Dialog(msgspec.Struct):
         elif before is State.CONFIRMED:
             self.end_reason = "timeout"
         elif before is State.CANCELLING:
-            self.outcome, self.end_reason = "cancelled", "cancel"
+            # RFC 3261 §9.2 says 487; any other refusal crossed the CANCEL and tells its own story.
+            refused = outcome_of(self.status or 0, cause) if event is Event.REFUSE else "failed"
+            self.outcome = "cancelled" if refused == "failed" else refused
+            self.end_reason = "cancel"
             if event is Event.EXPIRE and self.cancelled_ns is not None:
                 self.ended_ns = self.cancelled_ns
         elif event is Event.REFUSE:

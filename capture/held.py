@@ -81,9 +81,7 @@ class Held:
 
     def batch(self) -> Batch:
         """Everything held, as views."""
-        return Batch(
-            self._arena, *(self._columns[name][: self.count] for name in COLUMNS)
-        )
+        return Batch(self._arena, *(self._columns[name][: self.count] for name in COLUMNS))
 
     def clear(self) -> Self:
         """Forget everything, keep the memory."""

@@ -20,7 +20,7 @@ MAX_RELATED: Final = 64
 EARLY_MEDIA_NS: Final = 200_000_000  # RTP so much before the answer is no mere race with the 200
 
 
-class Binding(msgspec.Struct):
+class Binding(msgspec.Struct, array_like=True):
     """For some time, a party of a call receives one kind of media at an endpoint."""
 
     endpoint: Endpoint
@@ -32,7 +32,7 @@ class Binding(msgspec.Struct):
     until_ns: int | None = None
 
 
-class Referral(msgspec.Struct):
+class Referral(msgspec.Struct, array_like=True):
     """A REFER heard in a call: who was sent where."""
 
     time_ns: int
@@ -41,7 +41,7 @@ class Referral(msgspec.Struct):
     replaces: str | None  # Call-ID of the dialog it shall take over
 
 
-class LiveCall(msgspec.Struct):
+class LiveCall(msgspec.Struct, array_like=True):
     """A call attempt in progress, or ended and waiting for its last media."""
 
     id: bytes
@@ -54,8 +54,7 @@ class LiveCall(msgspec.Struct):
     offer_answer: OfferAnswer
     caller_host: bytes | None = None  # where their signalling comes from
     callee_host: bytes | None = None
-    invite_source: bytes = b""  # hosts of the first INVITE heard
-    invite_target: bytes = b""
+    invite_target: bytes = b""  # host that the first INVITE heard went to
     invites: list[str] = []  # "CSeq branch" of INVITEs that begin the call
     confirmed: list[str] = []  # the callee's tags of dialogs that are up
     parted: list[str] = []  # and of those that saw BYE

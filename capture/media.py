@@ -19,8 +19,6 @@ from capture.model import Attach, Close, Endpoint, NewStream, Packets, StreamTot
 from capture.streams import (
     ATTACHED,
     DISCARDED,
-    FOREVER,
-    FREE,
     LEAVING,
     UNATTACHED,
     StreamTable,
@@ -57,9 +55,7 @@ class Media:
         self._leaving: list[tuple[Held, int]] = []  # free once this has been flushed
         self._loss: list[tuple[int, int]] = []  # when the capture itself lost packets: from, to
 
-    def receive(
-        self, packets: Packets, endpoints: Endpoints, dropped: int = 0
-    ) -> list[NewStream]:
+    def receive(self, packets: Packets, endpoints: Endpoints, dropped: int = 0) -> list[NewStream]:
         """Take a block's packets in; returns the streams heard for the first time.
 
         endpoints: source and destination of a packet, by its row.
@@ -119,7 +115,7 @@ class Media:
             for held in (*self._waiting, *self._full, self._filling)
             if (span := held.reassign(slot, close.at_ns, following))
         ]
-        streams.heard_ns[slot] = min(close.at_ns, int(streams.heard_ns[slot]))
+        streams.heard_ns[slot] = self._last_held(slot)
         return self._split(slot, following, spans)
 
     def tick(self, now_ns: int) -> chunk.Media:
@@ -204,9 +200,7 @@ class Media:
         columns = (getattr(packets, name)[known] for name in Packets.__slots__[1:])
         return Packets(packets.data, *columns), slot[known]
 
-    def _split(
-        self, slot: int, following: int, spans: list[tuple[int, int]]
-    ) -> list[NewStream]:
+    def _split(self, slot: int, following: int, spans: list[tuple[int, int]]) -> list[NewStream]:
         """Tell of the stream that begins where another was closed, if any of it is still held."""
         if not spans:
             self._leave(following, DISCARDED)
@@ -217,6 +211,15 @@ class Media:
         self.streams.waiting[following] = self.streams.waiting[slot]
         self._opened[following] = self._opened[following]._replace(time_ns=first)
         return [self._opened[following]]
+
+    def _last_held(self, slot: int) -> int:
+        """When a stream was last heard, by what is held and what has left."""
+        last = int(self.streams.last_ns[slot])
+        for held in (*self._waiting, *self._full, self._filling):
+            batch = held.batch()
+            mine = batch.time_ns[batch.slot == slot]
+            last = max(last, int(mine.max(initial=last)))
+        return last
 
     def _next(self) -> None:
         """The second that was filling is full."""

@@ -19,7 +19,7 @@ from capture.columns import fields, rows
 from capture.model import Block, Datagram, Endpoint
 from capture.tunnels import ETHER_TYPES, IP_PROTOCOLS, IPV6_EXTENSIONS, TUNNEL_PORTS
 
-# Link type: bytes before the IP header, and where the EtherType lies (None: IP's own version tells).
+# Link type: bytes before the IP header, and where the EtherType lies (None: the IP version tells).
 LINKS: Final[dict[int, tuple[int, int | None]]] = {
     0: (4, None),  # NULL: BSD loopback, address family in the order of the host
     1: (14, 12),  # Ethernet
@@ -122,8 +122,9 @@ class Network:
         four, six = np.flatnonzero(kind == IPV4), np.flatnonzero(kind == IPV6)
         v4, refused4 = self._ipv4(block, four, inner[four])
         v6, refused6 = self._ipv6(block, six, inner[six])
-        odd = np.flatnonzero(np.isin(kind, SLOW_ETHERTYPES))
-        self.counters["not_ip"] += len(kind) - len(four) - len(six) - len(odd)
+        other = np.flatnonzero((kind != IPV4) & (kind != IPV6))
+        odd = other[np.isin(kind[other], SLOW_ETHERTYPES)]
+        self.counters["not_ip"] += len(other) - len(odd)
         refused = np.sort(np.concatenate((refused4, refused6, odd)))
         return (merge(v4, v6) if len(six) else v4), refused
 
@@ -165,9 +166,8 @@ class Network:
             kind = rows(block.data, block.start + at, 2).view(">u2").astype(np.uint16)
         kind[block.length < before] = 0
         for _ in range(MAX_TAGS):
-            if ((kind == IPV4) | (kind == IPV6)).all():
-                break
-            tagged = np.flatnonzero(np.isin(kind, TAGS))
+            other = np.flatnonzero((kind != IPV4) & (kind != IPV6))
+            tagged = other[np.isin(kind[other], TAGS)]
             if not len(tagged):
                 break
             inner[tagged] += 4
@@ -204,9 +204,7 @@ class Network:
     ) -> tuple[Datagrams, NDArray[np.int64]]:
         header = fields(block.data, at, V6)
         end = (block.start + block.length)[frame]
-        plain = (
-            (header["version"] >> 4 == 6) & (header["next"] == UDP) & (end - at >= V6.itemsize)
-        )
+        plain = (header["version"] >> 4 == 6) & (header["next"] == UDP) & (end - at >= V6.itemsize)
         other = np.flatnonzero(~plain)
         refused = self._refuse(frame[other], header["next"][other], SLOW_NEXT_HEADERS)
         keep = np.flatnonzero(plain)
@@ -274,7 +272,10 @@ class Network:
         mixed = (mixed + address[:, 1]) * self._factors[1]
         mixed ^= mixed >> np.uint64(29)
         mixed *= self._factors[2]
-        return (mixed >> np.uint64(17) << PORT_BITS) | port.astype(np.uint64) | IS_IPV6
+        key: NDArray[np.uint64] = mixed >> np.uint64(17) << PORT_BITS
+        key |= port.astype(np.uint64)
+        key |= IS_IPV6
+        return key
 
 
 def merge(one: Datagrams, other: Datagrams) -> Datagrams:

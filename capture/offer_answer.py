@@ -31,7 +31,7 @@ CARRIES: Final[dict[tuple[str, str], tuple[bool, bool]]] = {
 }
 
 
-class Pending(msgspec.Struct):
+class Pending(msgspec.Struct, array_like=True):
     """An offer that has no answer yet, or that further forks may still answer."""
 
     side: Side
@@ -50,7 +50,7 @@ class Change(msgspec.Struct):
     reoffer: bool  # the session existed before
 
 
-class Session(msgspec.Struct):
+class Session(msgspec.Struct, array_like=True):
     """One fork: what each side last said, and the offer under way."""
 
     caller: Description | None = None
@@ -80,7 +80,7 @@ class Session(msgspec.Struct):
         )
 
 
-class OfferAnswer(msgspec.Struct):
+class OfferAnswer(msgspec.Struct, array_like=True):
     """The sessions of one call, by the callee's tag ("" until it is known)."""
 
     sessions: dict[str, Session] = {}
@@ -106,7 +106,7 @@ class OfferAnswer(msgspec.Struct):
         return self._offer(session, message, side, description, offers)
 
     def refuse(self, tag: str, cseq: int) -> None:
-        """The INVITE or UPDATE with this number failed: its offer counts no more, RFC 3261 §14.1."""
+        """The INVITE or UPDATE with this number failed: its offer is void, RFC 3261 §14.1."""
         session = self.sessions.get(tag)
         if session is not None and session.pending is not None and session.pending.cseq == cseq:
             session.pending = None

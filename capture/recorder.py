@@ -41,7 +41,6 @@ class Recorder:
         self.slow_path = SlowPath()
         self.media = Media(settings)
         self.calls = Calls(settings, self.media.totals, new_id)
-        self.frames = 0
         self.now_ns: int | None = None
         self._next_tick_ns: int | None = None
 
@@ -49,11 +48,12 @@ class Recorder:
         """Take a block in; what became due leaves."""
         if not len(block.start):
             return Heard()
-        self.frames += len(block.start)
         decoded = [self.decoder.decode(block)]
         if len(decoded[0].refused):
             slow = self.slow_path.receive(block, decoded[0].refused)
             decoded.append(self.decoder.admit(slow))
+        if block.dropped:
+            self.calls.dropped()
         self._signalling(datagram for part in decoded for datagram in part.signalling)
         for part in decoded:
             self._packets(part, block.dropped)
@@ -87,9 +87,8 @@ class Recorder:
     def counters(self) -> dict[str, int]:
         """Everything counted, for status and journal."""
         return {
-            "frames": self.frames,
             **self.decoder.counters,
-            **self.slow_path.counters,
+            **{f"slow_{key}": count for key, count in self.slow_path.counters.items()},
             **self.media.counters,
             **self.calls.counters,
         }

@@ -38,7 +38,7 @@ _MEDIA: Final = re.compile(r"(\S+)\s+(\d{1,5})(?:/\d+)?\s+(\S+)\s*(.*)")
 _RTPMAP: Final = re.compile(r"(\d{1,3})\s+([^/\s]+)\s*/\s*(\d{1,7})(?:\s*/\s*(\d{1,2}))?")
 
 
-class Media(msgspec.Struct):
+class Media(msgspec.Struct, array_like=True):
     """One m= section. address: 4 or 16 bytes, None where the line gives none; 0 port: rejected."""
 
     kind: str  # "audio", "video", "image", …
@@ -75,7 +75,7 @@ class Media(msgspec.Struct):
         return "RTP" in self.protocol.upper()
 
 
-class Description(msgspec.Struct):
+class Description(msgspec.Struct, array_like=True):
     """A session description: its origin and its media in order, rejected ones included."""
 
     origin: str  # username, session id and address of the o= line: who made it, RFC 8866 §5.2
@@ -122,8 +122,8 @@ class _Section:
         self.address: bytes | None = base.address if base else None
         self.direction: Direction = base.direction if base else "sendrecv"
         self.ptime: int | None = base.ptime if base else None
-        self.fingerprint = base.fingerprint if base else False
-        self.zrtp = base.zrtp if base else False
+        self.fingerprint: bool = base.fingerprint if base else False
+        self.zrtp: bool = base.zrtp if base else False
         self.crypto = self.rtcp_mux = False
         self.rtcp_port: int | None = None
         self.names: dict[int, tuple[str, int, int]] = {}

@@ -23,7 +23,8 @@ MAX_INVITES: Final = 64  # transactions remembered of one call
 MAX_DIALOGS: Final = 64
 KINDS: Final[dict[str, MediaKind]] = {"audio": "audio", "video": "video", "image": "fax"}
 # Responses to these, and the requests themselves, can be of a call whose INVITE was missed.
-OF_A_CALL: Final = frozenset({"INVITE", "ACK", "BYE", "CANCEL", "PRACK", "UPDATE", "INFO"})
+# CANCEL alone is no such: what it cancels never had media, and its 487 will tell.
+OF_A_CALL: Final = frozenset({"INVITE", "BYE", "PRACK", "UPDATE", "INFO", "ACK"})
 
 
 def begins_call(message: SipMessage) -> bool:
@@ -36,7 +37,7 @@ def reveals_call(message: SipMessage) -> bool:
     if message.method not in OF_A_CALL:
         return False
     if message.is_request:
-        return message.method == "CANCEL" or bool(message.to.tag)
+        return bool(message.to.tag)
     if message.method == "INVITE":
         return True
     return message.status is not None and 200 <= message.status < 300
@@ -89,8 +90,8 @@ class Signalling:
             return self._reinvite(call, datagram, tag)
         if event in (Event.CANCEL, Event.REFUSE, Event.CHALLENGE) and not _first_hop(call, message):
             return False  # one branch of a forking proxy failed; the caller hears of another
-        if event is Event.ANSWER and tag not in call.confirmed and len(call.confirmed) < MAX_DIALOGS:
-            call.confirmed.append(tag)
+        if event is Event.ANSWER:
+            _confirm(call, tag)
         if event is Event.PROVISIONAL and message.status == 100 and call.confirmed:
             return False
         if event is Event.BYE and not _last_dialog(call, tag):
@@ -111,7 +112,7 @@ class Signalling:
         """An INVITE inside a dialog: the call was answered, whether we heard it or not."""
         if call.dialog.state in (State.CONFIRMED, State.TERMINATED):
             return False
-        call.confirmed.append(tag)
+        _confirm(call, tag)
         call.dialog.confirm(datagram.time_ns)
         return True
 
@@ -134,14 +135,15 @@ class Signalling:
         change = call.offer_answer.receive(message, side, tag, description)
         if change is None:
             return
-        self._flag(call, change, message)
+        self._flag(call, change)
         for media in change.media:
             if media.accepted and media.rtp and media.address and not media.nowhere:
                 self._bind(call, side, media, datagram)
         for media in change.rejected:
             self._unbind(call, media, datagram.time_ns)
 
-    def _flag(self, call: LiveCall, change: Change, message: SipMessage) -> None:
+    @staticmethod
+    def _flag(call: LiveCall, change: Change) -> None:
         if change.role == "answer" and change.reoffer:
             call.held = call.offer_answer.held
             if call.held:
@@ -176,6 +178,11 @@ def _callee_tag(call: LiveCall, message: SipMessage) -> str:
     if message.from_.tag == call.caller_tag:
         return message.to.tag
     return message.from_.tag
+
+
+def _confirm(call: LiveCall, tag: str) -> None:
+    if tag not in call.confirmed and len(call.confirmed) < MAX_DIALOGS:
+        call.confirmed.append(tag)
 
 
 def _remember(call: LiveCall, message: SipMessage) -> None:

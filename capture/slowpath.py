@@ -39,7 +39,7 @@ class SlowPath:
         rows: indices into the block's columns. Raises nothing: what cannot be read is counted.
         """
         found: list[Datagram] = []
-        data = memoryview(block.data)
+        data = block.data.data
         for row in rows:
             time_ns = int(block.time_ns[row])
             if not self._allowed(time_ns):

@@ -19,9 +19,14 @@ GENERATION: Final = 1 << 24  # slots below it
 FOREVER: Final = (1 << 63) - 1
 WINDOW: Final = 128  # sequence numbers remembered of each stream, to know a late duplicate
 # RFC 3551 §6: clock rates of static payload types that are not 8000 Hz.
-CLOCK_RATES: Final = {6: 16000, 10: 44100, 11: 44100, 14: 90000, 16: 11025, 17: 22050} | dict.fromkeys(
-    (25, 26, 28, 31, 32, 33, 34), 90000
-)
+CLOCK_RATES: Final = {
+    6: 16000,
+    10: 44100,
+    11: 44100,
+    14: 90000,
+    16: 11025,
+    17: 22050,
+} | dict.fromkeys((25, 26, 28, 31, 32, 33, 34), 90000)
 DEFAULT_CLOCK: Final = 8000
 COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
     "state": (np.uint8,),
@@ -51,6 +56,8 @@ COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
     "payload_types": (np.uint32, 128),
     "window": (np.uint64, WINDOW),  # extended sequence number << 32 | timestamp
 }
+# What a stream begins with 0 in. Without an Attach, nobody reads its recording_id and number.
+BLANK: Final = [name for name in COLUMNS if name not in ("generation", "recording_id", "number")]
 
 
 class StreamTable:
@@ -94,9 +101,8 @@ class StreamTable:
         if not self._free:
             self._grow()
         slot = self._free.pop()
-        for name in COLUMNS:
-            if name != "generation":
-                getattr(self, name)[slot] = np.zeros((), getattr(self, name).dtype)
+        for name in BLANK:
+            getattr(self, name)[slot] = 0
         self.generation[slot] += 1
         self.state[slot] = UNATTACHED
         self.fingerprint[slot] = fingerprint
@@ -170,7 +176,7 @@ class Index:
         64 bits mixed with secret factors: of 100,000 streams, two meet once in 3 billion tries,
         and nobody outside can make them.
         """
-        mixed = packets.source_key * self._factors[0]
+        mixed: NDArray[np.uint64] = packets.source_key * self._factors[0]
         mixed ^= mixed >> np.uint64(32)
         mixed += packets.destination_key
         mixed *= self._factors[1]

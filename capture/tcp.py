@@ -22,7 +22,8 @@ IDLE_NS: Final = 3_600_000_000_000  # a connection may rest between two calls
 SIP_TLS_PORT: Final = 5061
 
 START_LINE: Final = re.compile(
-    rb"(?:SIP/2\.0 [1-6]\d\d |[A-Z][A-Za-z0-9.!%*_+`'~-]{0,31} [^\s\x00-\x1f]{1,2048} SIP/2\.0\r?\n)"
+    rb"SIP/2\.0 [1-6]\d\d |"
+    rb"[A-Z][A-Za-z0-9.!%*_+`'~-]{0,31} [^\s\x00-\x1f]{1,2048} SIP/2\.0\r?\n"
 )
 HEADERS_END: Final = re.compile(rb"\r\n\r\n|\n\n|\n\r\n")
 CONTENT_LENGTH: Final = re.compile(rb"(?:^|\n)(?:content-length|l)[ \t]*:[ \t]*(\S*)", re.I)

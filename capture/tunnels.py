@@ -218,7 +218,7 @@ def _pppoe(data: memoryview, start: int, end: int) -> Next:
 
 def _ppp(data: memoryview, start: int, end: int) -> Next:
     _need(data, start, end, 4, "PPP header")
-    if data[start : start + 2] == b"\xff\x03":  # address and control, RFC 1662
+    if bytes(data[start : start + 2]) == b"\xff\x03":  # address and control, RFC 1662
         start += 2
     if data[start] & 1:  # a protocol compressed to one byte, RFC 1661 §6.5
         protocol, start = data[start], start + 1

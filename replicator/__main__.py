@@ -6,6 +6,7 @@ settings, 74 the target or storaged cannot be reached.
 """
 
 import argparse
+import logging
 import sys
 import threading
 from pathlib import Path
@@ -16,27 +17,28 @@ import zmq
 
 from replicator.daemon import Daemon, check_targets
 from replicator.replica import Replica
-from replicator.restore import Restore
-from replicator.source import Source, StoreError
+from replicator.restore import Restore, Tell
+from replicator.source import Refused, Source, StoreError
 from replicator.targets import Target, TargetError, make_target
 from spanvault import journal
 from spanvault.config import FOLDER, ReplicatorConfig, load
 from spanvault.lifecycle import Lifecycle
 
-EX_USAGE, EX_IOERR, EX_CONFIG = 2, 74, 78  # the latter two: sysexits.h
+EX_FAILED, EX_USAGE, EX_IOERR, EX_CONFIG = 1, 2, 74, 78  # the latter two: sysexits.h
 CONFIG: Final = FOLDER / "replicator.toml"
+log = logging.getLogger("replicator")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the daemon, or a restore. Gives the exit code."""
     chosen = _parser().parse_args(arguments)
-    log = journal.set_up("replicator")
+    journal.set_up("replicator")
     if chosen.job == "restore":
         return _restore(chosen)
     try:
         daemon = Daemon(load(chosen.config, ReplicatorConfig))
     except ValueError as error:
-        log.error("Settings cannot work", extra={"ERROR": str(error)})
+        log.error("Settings cannot work", extra={"FAULT": str(error)})
         return EX_CONFIG
     return daemon.run(Lifecycle("replicator"))
 
@@ -56,23 +58,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _restore(chosen: argparse.Namespace) -> int:
-    tell = _tell_json if chosen.json_progress else _tell_people
+    tell = _told(json=chosen.json_progress or not sys.stdout.isatty())
     with zmq.Context() as context:
         try:
             settings = load(chosen.config, ReplicatorConfig)
             target = _named(settings, chosen.target)
             source = Source(context, settings, threading.Event())
         except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
+            log.error("Settings cannot work", extra={"FAULT": str(error)})
             return EX_USAGE
         try:
             faults = Restore(Replica(target), source, tell).run()
+        except Refused as error:
+            log.error("The store takes no restore", extra={"FAULT": str(error), "HINT": error.hint})
+            return EX_FAILED
         except (TargetError, StoreError) as error:
-            print(f"error: {error}\n{error.hint}", file=sys.stderr)
+            log.error("Restore broke off", extra={"FAULT": str(error), "HINT": error.hint})
             return EX_IOERR
         finally:
             source.close()
-    return 1 if faults else 0
+    return EX_FAILED if faults else 0
 
 
 def _named(settings: ReplicatorConfig, name: str) -> Target:
@@ -84,16 +89,19 @@ def _named(settings: ReplicatorConfig, name: str) -> Target:
     raise ValueError(f"no target is named '{name}'. Configured: {known}")
 
 
-def _tell_json(event: dict[str, Any]) -> None:
-    print(msgspec.json.encode(event).decode(), flush=True)
+def _told(*, json: bool) -> Tell:
+    """What a restore tells: progress on stdout, each fault on stderr as the daemons log."""
 
+    def tell(event: dict[str, Any]) -> None:
+        if "fault" in event:
+            log.error("Left out", extra={"FILE": event["fault"], "FAULT": event["error"]})
+        if json:
+            print(msgspec.json.encode(event).decode(), flush=True)
+        elif event.get("phase") == "end":
+            counts = ", ".join(f"{event[key]} {key}" for key in ("objects", "records", "keys"))
+            print(f"brought back {counts}; {event['faults']} faults")
 
-def _tell_people(event: dict[str, Any]) -> None:
-    if "fault" in event:
-        print(f"left out: {event['fault']}: {event['error']}", file=sys.stderr)
-    elif event["phase"] == "end":
-        counts = ", ".join(f"{event[key]} {key}" for key in ("objects", "records", "keys"))
-        print(f"brought back {counts}; {event['faults']} faults", file=sys.stderr)
+    return tell
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from replicator import merging
 from replicator.plan import (
     AskFeed,
+    AskHead,
     Claim,
     Copy,
     CopyBundle,
@@ -19,6 +21,7 @@ from replicator.plan import (
     CopyObject,
     Fault,
     Mark,
+    Merge,
     Plan,
     Step,
     Wait,
@@ -93,6 +96,11 @@ class Follower(threading.Thread):
                 self._ending.wait(max(0, until_ns - time.time_ns()) / SECOND)
             case AskFeed(position):
                 self._ask_feed(position)
+            case AskHead(position):
+                self._ask_head(position)
+            case Merge():
+                merging.merge(self._replica)
+                self._plan.merged()
             case Claim(store_id, first):
                 self._replica.claim(store_id, first)
                 self._space = self._replica.target.space()
@@ -106,6 +114,13 @@ class Follower(threading.Thread):
             self._plan.fed(reply, time.time_ns())
         except ValueError as error:
             raise StoreError(str(error), FOREIGN_STORE) from error
+
+    def _ask_head(self, position: int) -> None:
+        try:
+            head = self._source.feed(position, wait_ms=0, limit=1).head
+        except StoreError:
+            head = None  # what stands still is the target; the store's absence is told in its turn
+        self._plan.head_is(head, time.time_ns())
 
     def _copy(self, step: Copy) -> None:
         try:
@@ -131,15 +146,15 @@ class Follower(threading.Thread):
     def _give_receipt(self, step: CopyObject) -> None:
         change = step.change
         receipt = Receipt(change.id, self._target_name, change.size, change.sha256, time.time_ns())
-        self._state.append_receipt(receipt)
         try:
             self._source.receipt(receipt)
         except Refused as error:
             # The recording may have been erased meanwhile; the copy is there all the same.
             log.warning(
                 "The store took no receipt",
-                extra={"RECORDING_ID": change.id.hex(), "ERROR": str(error)},
+                extra={"RECORDING_ID": change.id.hex(), "FAULT": str(error)},
             )
+        self._state.append_receipt(receipt)
         self._copied += 1
         self._copied_bytes += change.size
 
@@ -153,7 +168,7 @@ class Follower(threading.Thread):
             extra={
                 "TARGET": self._target_name,
                 "RECORDING_ID": name,
-                "ERROR": str(error),
+                "FAULT": str(error),
                 "HINT": error.hint,
             },
         )
@@ -173,7 +188,7 @@ class Follower(threading.Thread):
         if after and (before is None or before.text != after.text):
             log.warning(
                 "Target stands still",
-                extra={"TARGET": self._target_name, "ERROR": after.text, "HINT": after.hint},
+                extra={"TARGET": self._target_name, "FAULT": after.text, "HINT": after.hint},
             )
         elif before and not after:
             log.info("Target goes on", extra={"TARGET": self._target_name})

@@ -12,6 +12,7 @@ STORE: Final = "store.json"
 OBJECTS: Final = "objects"
 RECORDS: Final = "records"
 KEYS: Final = "keys"
+ROOT: Final = "root"  # the key file that all others hang on: storaged/FORMAT.md
 VERSION: Final = 1
 
 _OBJECT: Final = re.compile(rf"{OBJECTS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})\.svr")

@@ -5,6 +5,8 @@ Fed with the feed's replies and with what became of each step; answers with the 
 - Of several changes to one file in a page only the last is copied: the store has no older bytes.
 - The bundle goes first (it says what the target should hold), then keys, then recordings: so no
   file is ever there that no bundle can vouch for, and a restore can name what is missing.
+- Each page leaves a small bundle; from time to time they are merged, or a restore after years
+  would have to open millions of files.
 - What the store itself cannot give (a damaged recording) is set aside, shown, and tried again
   later; the rest goes on. What the target cannot take stops only this target, with back-off.
 
@@ -23,6 +25,8 @@ SECOND: Final = 1_000_000_000
 STORE_RETRY_NS: Final = 1 * SECOND
 IDLE_NS: Final = SECOND // 5  # between two empty pages, should the store not wait as asked
 CLAIM_NS: Final = 30 * SECOND  # an idle target is looked at so often: is it still there?
+HEAD_NS: Final = 5 * SECOND  # while a target is away, the store is asked so often how far it is
+MERGE_AT: Final = 256  # bundles written since they were last merged
 BACK_OFF: Final = 32  # the longest wait for a target, in units of retry_s
 ASIDE: Final = 30  # what was set aside is tried again after so many retry_s
 
@@ -45,6 +49,12 @@ class Mark(msgspec.Struct, frozen=True):
 
 class AskFeed(NamedTuple):
     """Ask the store for what is behind this position."""
+
+    position: int
+
+
+class AskHead(NamedTuple):
+    """Ask the store only how far it is: what lies behind this position is not wanted yet."""
 
     position: int
 
@@ -74,6 +84,10 @@ class CopyObject(NamedTuple):
     change: Change
 
 
+class Merge(NamedTuple):
+    """Make few large bundles out of many small ones."""
+
+
 class Wait(NamedTuple):
     """Nothing to do before this time."""
 
@@ -81,7 +95,7 @@ class Wait(NamedTuple):
 
 
 Copy = CopyKeys | CopyBundle | CopyObject
-Step = AskFeed | Claim | Copy | Wait
+Step = AskFeed | AskHead | Claim | Copy | Merge | Wait
 
 
 class Fault(NamedTuple):
@@ -93,9 +107,13 @@ class Fault(NamedTuple):
 
 
 class Lag(NamedTuple):
-    """Changes that are not at the target yet, and since when the oldest of them is not."""
+    """Changes that are not at the target yet, and since when the oldest of them is not.
 
-    changes: int
+    changes: None before the store has said how far it is. Changes that the store has meanwhile
+    replaced by later ones are counted too: it is an upper bound.
+    """
+
+    changes: int | None
     oldest_ns: int | None
 
 
@@ -113,15 +131,19 @@ class Plan:
         self._page: dict[int, int] = {}  # position → changed_ns, of what is not done yet
         self._page_end = mark.position
         self._steps: deque[Copy] = deque()
-        self._head = mark.position
+        self._head: int | None = None
+        self._head_due_ns = 0
+        self._bundles = 0  # written since they were last merged
 
     def next(self, now_ns: int) -> Step:
         """What to do now. The same step is given until its outcome has been told."""
         if now_ns < self._not_before_ns:
-            return Wait(self._not_before_ns)
+            return self._pause(now_ns)
         if self.mark.store_id and now_ns >= self._claim_due_ns:
             return Claim(self.mark.store_id, first=not self.mark.claimed)
-        return self._steps[0] if self._steps else AskFeed(self.mark.position)
+        if self._steps:
+            return self._steps[0]
+        return Merge() if self._bundles >= MERGE_AT else AskFeed(self.mark.position)
 
     def fed(self, reply: FeedReply, now_ns: int) -> None:
         """The store answered. Raises ValueError if this is no continuation for this target."""
@@ -142,6 +164,16 @@ class Plan:
             self._not_before_ns = now_ns + IDLE_NS
             self._retry_aside(now_ns)
 
+    def head_is(self, head: int | None, now_ns: int) -> None:
+        """The store said how far it is, or (None) did not answer."""
+        self._head_due_ns = now_ns + HEAD_NS
+        if head is not None:
+            self._head = max(self._head or 0, head)
+
+    def merged(self) -> None:
+        """The bundles are few again."""
+        self._bundles = 0
+
     def claimed(self, now_ns: int) -> None:
         """The target is there and this store's."""
         if not self._steps:  # else the fault stays until a copy succeeds: it may be full
@@ -155,6 +187,7 @@ class Plan:
         self._store_answered()
         if isinstance(step, CopyObject):
             self._set_aside(step.change.id, None)
+        self._bundles += isinstance(step, CopyBundle)
         self._done(step)
 
     def refused(self, step: Copy, reason: str) -> None:
@@ -178,8 +211,18 @@ class Plan:
 
     def lag(self) -> Lag:
         """How far behind the store's newest known change the target is."""
+        if self._head is None:
+            return Lag(None, None)
         unread = max(0, self._head - self._page_end)
         return Lag(len(self._page) + unread, min(self._page.values(), default=None))
+
+    def _pause(self, now_ns: int) -> Step:
+        """Wait; meanwhile the lag of a target that is away must not look smaller than it is."""
+        if not self._failures or self._head is None:
+            return Wait(self._not_before_ns)
+        if now_ns >= self._head_due_ns:
+            return AskHead(self._page_end)
+        return Wait(min(self._not_before_ns, self._head_due_ns))
 
     def _check(self, reply: FeedReply) -> None:
         known = self.mark.store_id

@@ -5,7 +5,8 @@ are checked instead of copied. How a target keeps a file: replicator.targets.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,6 +20,14 @@ class Label(msgspec.Struct, frozen=True):
 
     layout: int
     store_id: str
+
+
+class BundleFile(NamedTuple):
+    """A bundle at the target."""
+
+    positions: layout.Positions
+    name: str
+    size: int
 
 
 class Replica:
@@ -68,19 +77,24 @@ class Replica:
         """Keep a file of sealed keys. Raises ValueError for a name that no target can keep."""
         self._put(layout.keys_name(change.name), change.data)
 
-    def put_bundle(self, changes: list[Change]) -> None:
-        """Keep a page of the feed."""
+    def put_bundle(self, changes: list[Change]) -> str:
+        """Keep some of the feed, by position; gives the bundle's name."""
         positions = layout.Positions(changes[0].position, changes[-1].position)
-        self._put(layout.bundle_name(positions), bundle.serialize(changes))
+        name = layout.bundle_name(positions)
+        self._put(name, bundle.serialize(changes))
+        return name
 
-    def bundles(self) -> Iterator[tuple[layout.Positions, str]]:
+    def bundles(self) -> list[BundleFile]:
         """The bundles that are there, by position."""
-        found = (
-            (positions, entry.name)
+        return sorted(
+            BundleFile(positions, entry.name, entry.size)
             for entry in self.target.list(layout.RECORDS)
             if (positions := layout.bundle_positions(entry.name))
         )
-        yield from sorted(found)
+
+    def load_bundle(self, name: str) -> list[Change]:
+        """A bundle's changes. Raises ValueError if it is damaged."""
+        return bundle.parse(self.read(name))
 
     def read(self, name: str) -> bytes:
         """A file that fits into memory: keys, or a bundle. Raises Missing."""

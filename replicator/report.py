@@ -30,7 +30,7 @@ def status_line(targets: Sequence[Progress], now_ns: int) -> str:
 def fields(targets: Sequence[Progress], now_ns: int) -> dict[str, Any]:
     """The fields of a Health message: lag overall, and each target by name."""
     return {
-        "changes_behind": max((t.lag.changes for t in targets), default=0),
+        "changes_behind": max((t.lag.changes or 0 for t in targets), default=0),
         "oldest_s": max((_oldest_s(t, now_ns) for t in targets), default=0.0),
         "targets": {target.target: _target_fields(target, now_ns) for target in targets},
     }
@@ -46,6 +46,8 @@ def _target_line(target: Progress, now_ns: int) -> str:
 
 
 def _behind(target: Progress, now_ns: int) -> str:
+    if target.lag.changes is None:
+        return "asking how far it is behind"
     if not target.lag.changes:
         return "up to date"
     return f"{target.lag.changes} changes behind, oldest {_oldest_s(target, now_ns):.0f} s"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from replicator import bundle, layout
+from replicator import layout
 from replicator.inventory import Inventory, Version, in_order
 from replicator.replica import Replica
 from replicator.source import Refused, Source, StoreError
@@ -34,7 +34,10 @@ class Restore:
         self._told_s = 0.0
 
     def run(self) -> int:
-        """Import everything; gives the number of faults. Raises TargetError, StoreError."""
+        """Import everything; gives the number of faults. Raises TargetError, StoreError.
+
+        Refused, a StoreError: the store takes no restore at all.
+        """
         label = self._replica.label()
         if label is None:
             place = self._replica.target.place
@@ -81,18 +84,25 @@ class Restore:
         return present
 
     def _changes(self) -> Iterator[Change]:
-        return in_order(self._replica.bundles(), self._load_bundle)
+        bundles = ((each.positions, each.name) for each in self._replica.bundles())
+        return in_order(bundles, self._load_bundle)
 
     def _load_bundle(self, name: str) -> list[Change]:
         try:
-            return bundle.parse(self._replica.read(name))
+            return self._replica.load_bundle(name)
         except (ValueError, TargetError) as error:
             self._fault(name, str(error))
             return []
 
     def _import_keys(self, inventory: Inventory) -> None:
+        """Pages, then the root (its name sorts last): without that nothing could be opened."""
+        if layout.ROOT not in inventory.keys:
+            raise self._hopeless("no bundle names the root key")
         for done, (name, versions) in enumerate(sorted(inventory.keys.items()), 1):
-            self._guarded(f"{layout.KEYS}/{name}", partial(self._import_key, name, versions))
+            place = f"{layout.KEYS}/{name}"
+            self._guarded(place, partial(self._import_key, name, versions), refusal_ends=True)
+            if name == layout.ROOT and place in self._faults:
+                raise self._hopeless(f"{place}: {self._faults[place]}")
             self._progress("keys", done, len(inventory.keys))
 
     def _import_key(self, name: str, versions: list[Version]) -> None:
@@ -155,12 +165,17 @@ class Restore:
             return False
         return True
 
-    def _guarded(self, name: str, act: Callable[[], None]) -> None:
-        """Act; a fault of this one file is noted, an absent storaged is waited for."""
+    def _guarded(self, name: str, act: Callable[[], None], refusal_ends: bool = False) -> None:
+        """Act; a fault of this one file is noted, an absent storaged is waited for.
+
+        refusal_ends: what the store says is about the whole restore, such as: it is not empty.
+        """
         for tries_left in reversed(range(TRIES)):
             try:
                 return act()
             except (Refused, ValueError) as error:
+                if refusal_ends and isinstance(error, Refused):
+                    raise
                 return self._fault(name, str(error))
             except Missing:
                 return self._fault(name, NOT_COPIED)
@@ -172,6 +187,10 @@ class Restore:
                     raise
                 time.sleep(1)
         return None
+
+    def _hopeless(self, cause: str) -> TargetError:
+        place = self._replica.target.place
+        return TargetError("restore from", place, cause, "Restore from another target.")
 
     def _fault(self, name: str, reason: str) -> None:
         if name not in self._faults:
@@ -188,9 +207,9 @@ class Restore:
                 {
                     "phase": phase,
                     "done": done,
-                    "total": total,
+                    "of": total,
                     "bytes": size,
-                    "total_bytes": total_size,
+                    "of_bytes": total_size,
                 }
             )
 

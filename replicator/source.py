@@ -29,6 +29,7 @@ from spanvault.messages import (
 )
 
 TIMEOUT_S: Final = 30.0
+QUICK_TIMEOUT_S: Final = 10.0  # for what costs storaged nothing
 FEED_WAIT_MS: Final = 2000
 FEED_LIMIT: Final = 200
 _TURN_MS: Final = 100  # how soon a request gives way to a stop
@@ -37,11 +38,14 @@ R = TypeVar("R", bound=Message)
 
 
 class StoreError(Exception):
-    """The store is away, or does not serve us now: asked again later."""
+    """The store is away, or does not serve us now: asked again later.
 
-    def __init__(self, text: str, hint: str) -> None:
+    code: as in messages.Failure; empty if it did not answer at all.
+    """
+
+    def __init__(self, text: str, hint: str, code: str = "") -> None:
         super().__init__(text)
-        self.hint = hint
+        self.hint, self.code = hint, code
 
 
 class Refused(StoreError):
@@ -67,9 +71,11 @@ class Source:
         self._server = transport.load_certificate(settings.storaged_certificate)
         self._socket: zmq.Socket[bytes] | None = None
 
-    def feed(self, position: int, wait_ms: int = FEED_WAIT_MS) -> FeedReply:
+    def feed(
+        self, position: int, wait_ms: int = FEED_WAIT_MS, limit: int = FEED_LIMIT
+    ) -> FeedReply:
         """What changed behind a position. Raises StoreError, Stopped."""
-        reply, _ = self._ask(Feed(position, FEED_LIMIT, wait_ms), FeedReply)
+        reply, _ = self._ask(Feed(position, limit, wait_ms), FeedReply, timeout_s=QUICK_TIMEOUT_S)
         return reply
 
     def read_object(self, change: Change) -> Iterator[bytes]:
@@ -94,7 +100,7 @@ class Source:
 
     def health(self, health: Health) -> None:
         """Tell the store how the replicator is. Raises StoreError, Refused, Stopped."""
-        self._ask(health, Done)
+        self._ask(health, Done, timeout_s=QUICK_TIMEOUT_S)
 
     def import_change(self, message: Import, *bulk: bytes) -> None:
         """Put a replica's change into the store. Raises StoreError, Refused, Stopped."""
@@ -103,7 +109,7 @@ class Source:
     def size_of(self, recording_id: bytes) -> int | None:
         """How large the store's own copy is; None if it has none. Raises StoreError, Stopped."""
         try:
-            reply, _ = self._ask(ReadObject(recording_id, 0, 0), ReadObjectReply)
+            reply, _ = self._ask(ReadObject(recording_id, 0, 1), ReadObjectReply)
         except Refused:
             return None
         return reply.total
@@ -116,7 +122,13 @@ class Source:
 
     def _read_part(self, change: Change, offset: int) -> bytes:
         size = min(PART_BYTES, change.size - offset)
-        reply, bulk = self._ask(ReadObject(change.id, offset, size), ReadObjectReply)
+        try:
+            reply, bulk = self._ask(ReadObject(change.id, offset, size), ReadObjectReply)
+        except StoreError as error:
+            if error.code != "unavailable":
+                raise
+            # The store is there, but its disk cannot give this file: the others may be sound.
+            raise Refused(str(error), error.hint, error.code) from error
         part = bytes(bulk[0]) if bulk else b""
         if reply.total != change.size or not 0 < len(part) <= size:
             raise Refused(
@@ -125,7 +137,9 @@ class Source:
             )
         return part
 
-    def _ask(self, message: Message, kind: type[R], *bulk: bytes) -> tuple[R, list[wire.Buffer]]:
+    def _ask(
+        self, message: Message, kind: type[R], *bulk: bytes, timeout_s: float = TIMEOUT_S
+    ) -> tuple[R, list[wire.Buffer]]:
         """One request and its reply, which must be of the given kind."""
         if self._socket is None:
             self._socket = transport.connect(
@@ -133,7 +147,7 @@ class Source:
             )
         try:
             self._socket.send_multipart(wire.encode(message, *bulk), zmq.NOBLOCK)
-            frames = self._receive(self._socket)
+            frames = self._receive(self._socket, timeout_s)
             reply, rest = wire.decode_reply(frames)
         except (zmq.ZMQError, ValueError, TimeoutError, Stopped) as error:
             # A late reply must not be taken for the next request's: it ends with its socket.
@@ -148,13 +162,13 @@ class Source:
             raise _away(self._endpoint, f"it answered with {type(reply).__name__}")
         return reply, rest
 
-    def _receive(self, socket: "zmq.Socket[bytes]") -> list[bytes]:
-        for _ in range(int(TIMEOUT_S * 1000 / _TURN_MS)):
+    def _receive(self, socket: "zmq.Socket[bytes]", timeout_s: float) -> list[bytes]:
+        for _ in range(int(timeout_s * 1000 / _TURN_MS)):
             if socket.poll(_TURN_MS):
                 return socket.recv_multipart()
             if self._stop.is_set():
                 raise Stopped
-        raise TimeoutError(f"no answer within {TIMEOUT_S:.0f} s")
+        raise TimeoutError(f"no answer within {timeout_s:.0f} s")
 
 
 def _away(endpoint: str, cause: object) -> StoreError:
@@ -168,4 +182,4 @@ def _failed(failure: Failure) -> StoreError:
     """The exception for a refusal: about this one thing, or about everything."""
     about_one = failure.code in ("invalid", "not_found", "corrupt")
     kind = Refused if about_one else StoreError
-    return kind(f"storaged: {failure.error}", failure.hint)
+    return kind(f"storaged: {failure.error}", failure.hint, failure.code)

@@ -11,6 +11,8 @@ from spanvault.messages import Call, Codec, Stream
 
 # Payload types that ride on an audio stream without being its sound.
 NOT_SOUND = {"telephone-event", "cn"}
+# Flags of a call whose payloads cannot be heard as they lie there.
+ENCRYPTED = {"srtp_sdes", "srtp_dtls", "zrtp"}
 
 
 def iso_utc(time_ns: int | None) -> str | None:
@@ -30,9 +32,14 @@ def main_codec(stream: Stream) -> Codec | None:
     return next(iter(sound or known), None)
 
 
+def encrypted(call: Call) -> bool:
+    """Whether the media was protected end to end: stored as heard, never rendered as noise."""
+    return not ENCRYPTED.isdisjoint(call.flags)
+
+
 def call_line(call: Call, decodable: Sequence[str]) -> dict[str, Any]:
     """The document of one call. decodable: lower-case codec names that can be rendered."""
-    channels = _channels(call, decodable)
+    channels = _channels(call, () if encrypted(call) else decodable)
     return {
         "id": call.id.hex(),
         "recording_id": call.id.hex() if channels else None,

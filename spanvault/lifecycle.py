@@ -9,9 +9,11 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from types import FrameType
+from typing import Final
 
-import systemd.daemon
+PATIENCE_S: Final = 0.2
 
 
 class Lifecycle:
@@ -79,7 +81,16 @@ def _watchdog_interval_s() -> float:
 
 
 def _notify(message: str) -> None:
-    systemd.daemon.notify(message)
+    """Send to the service manager, if there is one that takes it."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path  # an abstract socket
+    # systemd's own sd_notify() waits for room without end, and its Python binding holds the
+    # interpreter's lock meanwhile: a service manager that hangs must not stop a recording.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
+        manager.settimeout(PATIENCE_S)
+        manager.sendto(message.encode(), address)
 
 
 def _line(text: str) -> str:

@@ -160,6 +160,8 @@ def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Keyring, Index
     store.open(recipients)
     try:
         ring = Keyring(store.keys, private_key)
+        if store.store_id != ring.store_id:  # killed while it became the store of a replica
+            store.write_format(ring.store_id)
         tables = _open_index(store)
         try:
             _announce_keys(tables, ring)

@@ -147,9 +147,22 @@ class Keyring:
         with self._lock:
             return self._rekey(by_page)
 
-    def reload(self) -> None:
-        """Read the files anew, after an import has replaced them."""
+    def replace_root(self, data: bytes, store_id: str) -> None:
+        """Put another store's root in place of ours, if the unlock key opens it. Raises Fault."""
+        try:
+            root = keypage.open_root(data, self._private_key)
+        except LookupError:
+            raise Fault(
+                "locked",
+                "the unlock key is not one that the replica's store is sealed to",
+                "Restore with the unlock key of that store, or with its recovery key.",
+            ) from None
+        except ValueError as error:
+            raise Fault("corrupt", str(error), "Restore from another replica.") from None
+        if root.store_id.hex() != store_id:
+            raise Fault("corrupt", "the root key is another store's")
         with self._lock:
+            files.replace(self._folder / ROOT, data)
             self._open()
 
     def _page(self, page: int) -> bytes:

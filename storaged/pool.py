@@ -23,7 +23,8 @@ class Pool:
     def __init__(self, name: str, folder: Path, tier: int, max_open: int) -> None:
         self.name, self.tier = name, tier
         self.objects = folder / "objects"
-        self.objects.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in (folder, self.objects):  # parents=True would leave the upper one open to all
+            made.mkdir(mode=0o700, exist_ok=True)
         self._max_open = max_open
         self._open: OrderedDict[bytes, int] = OrderedDict()
         self._folders: set[str] = set()

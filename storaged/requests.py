@@ -200,6 +200,7 @@ class Desk:
         changes: list[m.Change] = []
         size, position = 0, request.position
         with self._index.reading() as view:
+            head = view.number(b"position")
             for at, kind, what in view.changes(request.position, request.limit):
                 if size >= _REPLY_BYTES:
                     break
@@ -208,7 +209,7 @@ class Desk:
                 if change is not None:
                     changes.append(change)
                     size += len(change.data) + 100
-        return Answer(m.FeedReply(self._store.store_id.hex(), changes, position))
+        return Answer(m.FeedReply(self._store.store_id.hex(), changes, position, head))
 
     def _read_object(self, request: m.ReadObject, _: list[Any]) -> Answer:
         with self._index.reading() as view:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from spanvault.messages import Change, Import
+from spanvault.messages import Call, Change, Import
 from storaged import files, record
 from storaged import index as tables
 from storaged.faults import Fault
@@ -35,46 +35,43 @@ class Restorer:
 
     def take(self, wanted: Import, bulk: bytes) -> None:
         """Make one change our own. Raises Fault: not empty, damaged, out of order; OSError."""
-        self._begin(wanted.store_id)
-        {"keys": self._keys, "record": self._record, "object": self._object}[wanted.change.kind](
-            wanted, bulk
-        )
+        importing = self._check(wanted)
+        if wanted.change.kind == "keys":
+            self._keys(wanted)
+        elif not importing:
+            raise Fault("locked", "the root key has not come yet", "An import brings keys first.")
+        elif wanted.change.kind == "record":
+            self._record(wanted)
+        else:
+            self._object(wanted, bulk)
 
-    def _begin(self, store_id: str) -> None:
-        """Become the replica's store, if nothing was recorded here."""
-        try:
-            wanted = bytes.fromhex(store_id)
-            if len(wanted) != 16:
-                raise ValueError
-        except ValueError:
-            raise Fault("invalid", f"store id {store_id[:64]!r} is none", "") from None
+    def _check(self, wanted: Import) -> bool:
+        """Whether an import is under way already. Raises Fault if none may be."""
         with self._index.reading() as view:
-            importing, empty = view.number(IMPORTING), not view.count(b"state")
+            importing, empty = bool(view.number(IMPORTING)), not view.count(b"state")
         if not importing and not empty:
             raise Fault("invalid", "this store holds recordings of its own", _NOT_EMPTY)
-        if importing and wanted != self._store.store_id:
+        if importing and wanted.store_id != self._keyring.store_id.hex():
             raise Fault("invalid", "this store is being restored from another one", _NOT_EMPTY)
-        if not importing:
-            # From here on the keys made with this store are of no use: nothing was sealed by them.
-            self._index.write(_forget_own_keys)
-            self._store.write_format(wanted)
+        return importing
 
-    def _keys(self, wanted: Import, _: bytes) -> None:
+    def _keys(self, wanted: Import) -> None:
+        """A key file. With the root this becomes the replica's store: our keys sealed nothing."""
         name, data = wanted.change.name, wanted.change.data
         if not _KEY_FILE.fullmatch(name):
-            raise Fault("invalid", f"{name[:64]!r} is no name of a key file", "")
-        files.replace(self._store.keys / name, data)
+            raise Fault("invalid", f"{name[:64]!r} is no name of a key file")
         if name == ROOT:
-            self._keyring.reload()
-            if self._keyring.store_id != self._store.store_id:
-                raise Fault("corrupt", "the root key is another store's", "")
+            self._keyring.replace_root(data, wanted.store_id)
+            self._store.write_format(self._keyring.store_id)
+        else:
+            files.replace(self._store.keys / name, data)
         self._index.write(lambda writing: _took_keys(writing, name))
 
-    def _record(self, wanted: Import, _: bytes) -> None:
+    def _record(self, wanted: Import) -> None:
         change = wanted.change
         try:
-            head = record.parse_head(change.data)
-            call = record.open_call(change.id, change.data, self._keyring.dek(head.key_id))
+            key_id = record.parse_head(change.data).key_id
+            call = self._open(change.id, change.data)
             if call.id != change.id:
                 raise ValueError("it is another call's")
         except ValueError as error:
@@ -87,22 +84,23 @@ class Restorer:
             if state is not None and state.revision >= call.revision:
                 return
             stored = writing.get(b"record", call.id)
-            old = (
-                record.open_call(call.id, stored, self._keyring.dek(head.key_id))
-                if stored
-                else None
-            )
+            old = self._open(call.id, stored) if stored else None
             writing.put_record(call, change.data, old, self._keyring.index_key)
-            state = state or State(head.key_id, 0, bytes(32), -1, _tier(change), 0)
+            state = state or State(key_id, 0, bytes(32), -1, _tier(change), 0)
             bits = state.bits | (FINAL if call.final else 0)
             writing.put_state(call.id, state._replace(revision=call.revision, bits=bits))
 
         self._index.write(put)
 
+    def _open(self, call_id: bytes, sealed: bytes) -> Call:
+        return record.open_call(
+            call_id, sealed, self._keyring.dek(record.parse_head(sealed).key_id)
+        )
+
     def _object(self, wanted: Import, bulk: bytes) -> None:
         change = wanted.change
         if len(change.id) != 16 or wanted.offset < 0 or wanted.offset + len(bulk) > change.size:
-            raise Fault("invalid", "this part does not lie within the object", "")
+            raise Fault("invalid", "this part does not lie within the object")
         path = self._pool.path(change.id)
         part = path.with_suffix(".part")
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -171,17 +169,12 @@ def _put_object(change: Change, header: Header) -> Callable[[Writing], None]:
     return put
 
 
-def _forget_own_keys(writing: Writing) -> None:
-    for _, kind, what in list(writing.changes(0, 1 << 30)):
-        if kind == tables.KEYS_CHANGED:
-            writing.withdraw(kind, what)
-    writing.set_number(IMPORTING, 1)
-
-
 def _took_keys(writing: Writing, name: str) -> None:
-    """Announce a key file to our own replicas; its slots count as used."""
+    """Announce a key file to our own replicas; a page's slots count as used."""
     writing.announce(tables.KEYS_CHANGED, name.encode())
-    if name != ROOT:
+    if name == ROOT:
+        writing.set_number(IMPORTING, 1)
+    else:
         behind = (int(name[5:11]) + 1) * SLOTS
         writing.set_number(RESERVED, max(writing.number(RESERVED), behind))
 

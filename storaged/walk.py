@@ -99,10 +99,23 @@ class _Walker:
         self._sequence += 1
         self._at, self._sealed = place.end, place.flag == LAST
         if self._sealed:
-            self._at += LOCATOR_BYTES
-            if fault := _locator_fault(self._data, place):
-                self._faults.append(fault)
+            self._locator(place)
         return True
+
+    def _locator(self, place: Place) -> None:
+        """Step over the locator behind a LAST frame."""
+        behind = place.end + LOCATOR_BYTES
+        try:
+            locator = Locator.parse(self._data[place.end : behind])
+        except ValueError as error:
+            self._faults.append(f"at byte {place.end}: {error}")
+            if behind != len(self._data):
+                self._sealed = False  # rather a DATA frame whose flag was changed: go on behind it
+                return
+        else:
+            if (locator.frame_offset, locator.sequence) != (place.offset, place.sequence):
+                self._faults.append(f"the locator at byte {place.end} points elsewhere")
+        self._at = behind
 
     def _header(self) -> bool:
         at, first = self._at, self._headers[0][1]
@@ -149,16 +162,6 @@ class _Walker:
 
 class _Cut(Exception):
     """The bytes end within a frame: a torn tail."""
-
-
-def _locator_fault(data: Bytes, place: Place) -> str:
-    try:
-        locator = Locator.parse(data[place.end : place.end + LOCATOR_BYTES])
-    except ValueError as error:
-        return f"at byte {place.end}: {error}"
-    if (locator.frame_offset, locator.sequence) != (place.offset, place.sequence):
-        return f"the locator at byte {place.end} points elsewhere"
-    return ""
 
 
 def _find_magic(data: Bytes, start: int) -> int | None:

@@ -128,7 +128,8 @@ class Streamed:
         self._forget(position)
         while self._filled < WINDOW and self.fault is None:
             try:
-                count = self._stream.readinto(self._buffer[self._filled :].data)
+                # readinto would lose what it had got when a cut gzip file raises in the middle.
+                count = self._stream.readinto1(self._buffer[self._filled :].data)
             except (OSError, EOFError, zlib.error) as error:
                 self.fault = ValueError(f"cannot be read to its end ({error})")
                 break

@@ -39,7 +39,7 @@ class PcapReader:
             return None
         if len(head) < FILE_HEADER:
             raise ValueError("cut off within the pcap file header; there are no frames in it")
-        (link_type,) = struct.unpack_from(f"{known[0]}I", head, 20)
+        (link_type,) = struct.unpack_from(f"{known[0]}I", head.data, 20)
         return cls(*known, link_type & LINK_TYPE)
 
     def read(self, window: NDArray[np.uint8], limit: int) -> Block | None:
@@ -106,6 +106,4 @@ class PcapReader:
             column.astype(np.int64) for column in self._headers(window, at).T
         )
         time_ns = seconds * 1_000_000_000 + fraction * self._tick_ns
-        return Block(
-            window, at + RECORD_HEADER, captured, original, time_ns, self._link_type
-        )
+        return Block(window, at + RECORD_HEADER, captured, original, time_ns, self._link_type)

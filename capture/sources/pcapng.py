@@ -6,7 +6,7 @@ one by one. Source: draft-ietf-opsawg-pcapng. Windows of a file: capture.sources
 
 import struct
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,7 @@ class PcapngReader:
         """Whatever block lies at the window's start; None if it is not whole."""
         if len(window) < SMALLEST:
             return None
-        kind, length = struct.unpack_from(f"{self._order}II", window)
+        kind, length = struct.unpack_from(f"{self._order}II", window.data)
         if kind == SECTION:
             length = self._section(window)
         if length < SMALLEST or length % 4:
@@ -117,7 +117,7 @@ class PcapngReader:
         if length > len(window) and (kind in PACKETS or kind in (SECTION, INTERFACE)):
             return None
         body = window[8 : length - 4]
-        block = _nothing(window)
+        block = _block(window, [], 0)
         if kind == INTERFACE:
             self._interfaces.append(self._description(bytes(body)))
         elif kind in PACKETS:
@@ -131,7 +131,7 @@ class PcapngReader:
             raise self._damaged("a section header without a byte-order magic")
         self._order = order
         self._interfaces = []
-        length: int = struct.unpack_from(f"{order}I", window, 4)[0]
+        length: int = struct.unpack_from(f"{order}I", window.data, 4)[0]
         return length
 
     def _description(self, body: bytes) -> Interface:
@@ -175,10 +175,8 @@ class PcapngReader:
             time_ns = self._last_ns = int(interface.time_ns(stamp[:1], stamp[1:])[0])
         if captured > room - PACKETS[kind]:
             raise self._damaged("a frame longer than its block")
-        return Block(
-            window, *(_column(value) for value in (8 + PACKETS[kind], captured, original, time_ns)),
-            interface.link_type,
-        )  # fmt: skip
+        start = 8 + PACKETS[kind]
+        return _block(window, [(start, captured, original, time_ns)], interface.link_type)
 
     def _interface(self, number: int) -> Interface:
         if number >= len(self._interfaces):
@@ -191,9 +189,9 @@ class PcapngReader:
         )
 
 
-def _column(*values: int) -> NDArray[Any]:
-    return np.array(values, np.int64)
-
-
-def _nothing(window: NDArray[np.uint8]) -> Block:
-    return Block(window, *(_column() for _ in range(4)), 0)
+def _block(
+    window: NDArray[np.uint8], frames: list[tuple[int, int, int, int]], link_type: int
+) -> Block:
+    """A block of a few frames, each its start, captured and original length, and time."""
+    start, captured, original, time_ns = np.array(frames, np.int64).reshape(-1, 4).T
+    return Block(window, start, captured, original, time_ns, link_type)

@@ -119,7 +119,8 @@ class Ring:
     def close(self) -> None:
         """Stop to capture."""
         self._socket.close()
-        self._words = self._ring = np.empty((0, 0), np.uint8)
+        self._ring = np.empty(0, np.uint8)
+        self._words = np.empty((0, 0), np.uint32)
 
     def _set_up(self) -> None:
         self._index, hardware = self._look_up()
@@ -237,9 +238,9 @@ def _offsets(data: NDArray[np.uint8], first: int, count: int, interface: int) ->
 
 
 def _walk(data: NDArray[np.uint8], first: int, count: int) -> NDArray[np.int64]:
-    link = struct.Struct("<I").unpack_from
+    link, view = struct.Struct("<I").unpack_from, data.data
     at, found = first, []
     for _ in range(count):
         found.append(at)
-        at += link(data, at)[0]
+        at += link(view, at)[0]
     return np.array(found, np.int64)

@@ -118,19 +118,24 @@ def _resampler(rate: int, output: int) -> Any:
 class Renderer:
     """Fed with a call's chunks in time order, gives blocks of its sound.
 
+    encrypted: the payloads are not what they seem; they are not rendered.
     warnings: what could not be heard as it was sent, and how often.
+    unread: packets that were heard, by the call's record, and did not come in a chunk.
     """
 
-    def __init__(self, streams: Sequence[Stream], rate: int) -> None:
+    def __init__(self, streams: Sequence[Stream], rate: int, encrypted: bool = False) -> None:
         self.rate = rate
+        self._encrypted = encrypted
         self.warnings: Counter[str] = Counter()
         self._streams = {stream.number: stream for stream in streams}
         self._sides = sides(streams)
-        heard = [s.first_ns for s in streams if s.media == "audio" and s.packets]
-        self._origin_ns = min(heard, default=0)
+        heard = [s for s in streams if s.media == "audio" and s.packets]
+        self._origin_ns = min((s.first_ns for s in heard), default=0)
         self._last_ns = self._origin_ns
         self._done = 0  # blocks given
-        self._end_s = 0.0
+        # As long as packets came, even where they cannot be read any more.
+        self._end_s = max((s.last_ns - self._origin_ns for s in heard), default=0) / 1e9
+        self.unread = sum(s.packets for s in heard)
         self._lanes: dict[tuple[int, int], Lane] = {}
         self._clocks: dict[tuple[int, int], Clock] = {}
         self._decoders: dict[tuple[int, int], Decoder | None] = {}
@@ -148,6 +153,7 @@ class Renderer:
             return
         start_ns = int(chunk.header["start_ns"])
         self._follow_clock(start_ns)
+        self.unread -= len(chunk.frames)
         yield from self._blocks((start_ns - self._origin_ns) // 1_000_000_000 - MARGIN_S)
         payloads = [bytes(payload) for payload in chunk.payloads()]
         for number in np.unique(chunk.frames["payload_type"]).tolist():
@@ -189,9 +195,9 @@ class Renderer:
         if codec.name.lower() in NOT_SOUND:
             return
         if decoder is None:
-            self.warnings[f"packets of codec {codec.name} (payload type {number}) are silent"] += (
-                len(frames)
-            )
+            why = "are encrypted" if self._encrypted else "cannot be decoded"
+            named = f"packets of codec {codec.name} (payload type {number}) {why}: silence"
+            self.warnings[named] += len(frames)
             return
         lane = self._lane(stream.number, decoder.rate)
         places = self._places(stream.number, codec.clock_rate, frames)
@@ -204,13 +210,13 @@ class Renderer:
         try:
             return decoder.decode(payload) if payload else SILENCE
         except ValueError:
-            self.warnings[f"packets of codec {codec.name} that it does not decode are silent"] += 1
+            self.warnings[f"packets are no {codec.name}, though they say so: silence"] += 1
             return SILENCE
 
     def _decoder(self, stream: int, number: int, codec: Codec) -> Decoder | None:
         key = (stream, number)
         if key not in self._decoders:
-            self._decoders[key] = open_decoder(codec)
+            self._decoders[key] = None if self._encrypted else open_decoder(codec)
         return self._decoders[key]
 
     def _lane(self, stream: int, rate: int) -> Lane:

@@ -4,6 +4,7 @@ With --json: one document a line on stdout. Without: tables, that fit narrow ter
 Which fields a call has: spanvault.callline.
 """
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any, Final
@@ -24,7 +25,7 @@ USAGE: Final = 2  # a wrong option, setting or value
 UNAVAILABLE: Final = 69  # no storaged answers, or the store cannot be opened
 INTERRUPTED: Final = 130
 
-SHORT_ID: Final = 8  # hex digits shown in tables
+SHORT_ID: Final = 16  # hex digits shown in tables: 12 of time, 3 of chance (capture.ids)
 NARROW: Final = 90  # columns under which a table leaves out what `show` can tell
 OUTCOME_STYLES: Final = {"answered": "green", "in_progress": "cyan", "failed": "red"}
 
@@ -39,7 +40,7 @@ class CommandFailed(Exception):
 
 def people() -> Console:
     """stdout, for tables. A pipe is taken to be as wide as the table needs."""
-    wide = None if sys.stdout.isatty() else 200
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     return Console(highlight=False, width=wide)
 
 

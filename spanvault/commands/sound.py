@@ -12,6 +12,7 @@ from typing import Annotated, BinaryIO, Final
 import typer
 
 from spanvault.audio import FORMATS, Block, Pages, Renderer, in_time_order, output_rate, write
+from spanvault.callline import encrypted
 from spanvault.client import Client
 from spanvault.commands.access import (
     CONFIG,
@@ -28,6 +29,7 @@ from spanvault.commands.output import (
     complain,
     progress,
     say,
+    short,
     warn,
 )
 from spanvault.messages import Call
@@ -66,7 +68,7 @@ class Sound:
     """One call's sound, to be heard or drawn once."""
 
     def __init__(self, client: Client, call: Call) -> None:
-        self.renderer = Renderer(call.streams, output_rate(call.streams))
+        self.renderer = Renderer(call.streams, output_rate(call.streams), encrypted(call))
         self._pages = Pages(lambda cursor: client.fetch(call.id, cursor))
         heard = [s for s in call.streams if s.packets and s.media == "audio"]
         first, last = (s.first_ns for s in heard), (s.last_ns for s in heard)
@@ -88,9 +90,12 @@ class Sound:
         """What could not be heard, on stderr; False where something stored was unreadable."""
         for text, times in self.renderer.warnings.items():
             warn(f"{text} ({times})")
-        for fault in self._pages.faults:
+        faults = list(self._pages.faults)
+        if self.renderer.unread > 0:
+            faults.append(f"{self.renderer.unread} packets that were heard cannot be read")
+        for fault in faults:
             complain(fault, "Silence is in its place, the rest is there. See: spanvault verify")
-        return not self._pages.faults
+        return not faults
 
 
 def _format(given: str | None, output: str, count: int) -> str:
@@ -116,7 +121,7 @@ def _export(client: Client, call: Call, output: str, name: str, count: int) -> b
     if not any(stream.packets and stream.media == "audio" for stream in call.streams):
         raise CommandFailed(
             f"call {call.id.hex()} has no sound: no audio was heard",
-            f"Its outcome was {call.outcome}; see: spanvault show {call.id.hex()[:8]}",
+            f"Its outcome was {call.outcome}; see: spanvault show {short(call)}",
         )
     sound = Sound(client, call)
     if output == "-":

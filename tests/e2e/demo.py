@@ -138,7 +138,8 @@ def ask(appliance: Appliance, *arguments: str) -> None:
     """Run the operator's command and show what it says."""
     shown = [word.replace(f"{REPOSITORY}/", "") for word in arguments]
     say("spanvault " + " ".join(shown))
-    print("".join(f"    {line}\n" for line in answer(appliance, *arguments).splitlines()), end="")
+    for line in answer(appliance, *arguments).splitlines():
+        print(f"    {line}".rstrip())
 
 
 def answer(appliance: Appliance, *arguments: str) -> str:
@@ -146,7 +147,7 @@ def answer(appliance: Appliance, *arguments: str) -> str:
     done = appliance.spanvault(*arguments)
     if done.returncode:
         raise DemoFailed(f"spanvault {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout
+    return done.stdout or done.stderr
 
 
 def say(text: str) -> None:

@@ -35,7 +35,7 @@ CAPTURE = "spanvault-capture@span0.service"
 DAEMONS = (STORAGED, CAPTURE, REPLICATOR)
 COMMAND = f"{PREFIX}/bin/spanvault"
 CAP_NET_RAW = 1 << 13  # linux/capability.h
-TALK_S = 8.0
+TALK_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +174,10 @@ def test_everything_stopped_in_mid_call_loses_nothing_that_was_heard(machine, ph
     time.sleep(3)
     stopped_ns = time.time_ns()
     machine.run("systemctl", "stop", "spanvault.target")
-    assert {state(machine, unit) for unit in DAEMONS} == {"inactive"}
+    until(lambda: {state(machine, unit) for unit in DAEMONS} == {"inactive"}, machine)
     assert {properties(machine, unit)["Result"] for unit in DAEMONS} == {"success"}
     machine.run("systemctl", "start", "spanvault.target")
+    until(lambda: state(machine, CAPTURE) == "active", machine)
     started_ns = time.time_ns()
     assert calling.wait(60) == 0
     until(lambda: newest_call(machine)[0].id != before and call_is_sealed(machine), machine)
@@ -187,7 +188,7 @@ def test_everything_stopped_in_mid_call_loses_nothing_that_was_heard(machine, ph
         gap = missing(stored[party], len(said))
         assert gap, "the capture was off for a while"
         assert [when for when in gap.values() if when < stopped_ns - PACKET_NS] == []
-        assert [when for when in gap.values() if when > started_ns + 2_000_000_000] == []
+        assert [when for when in gap.values() if when > started_ns] == []
         assert changed(stored[party], said) == []
 
 

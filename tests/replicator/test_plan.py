@@ -5,12 +5,16 @@ import pytest
 from replicator.plan import (
     ASIDE,
     BACK_OFF,
+    HEAD_NS,
+    MERGE_AT,
     AskFeed,
+    AskHead,
     Claim,
     CopyBundle,
     CopyKeys,
     CopyObject,
     Mark,
+    Merge,
     Plan,
     Step,
     Wait,
@@ -145,10 +149,14 @@ def test_a_target_that_is_away_is_tried_less_and_less_often_and_looked_at_first(
     now_ns, waits = 0, []
     for _ in range(8):
         plan.target_failed("write /mnt/b: away", "mount it", now_ns)
-        step = plan.next(now_ns)
-        assert isinstance(step, Wait)
-        waits.append((step.until_ns - now_ns) // RETRY)
-        now_ns = step.until_ns
+        waited_from_ns = now_ns
+        while not isinstance(step := plan.next(now_ns), Claim):
+            if isinstance(step, AskHead):
+                plan.head_is(1, now_ns)
+            else:
+                assert isinstance(step, Wait)
+                now_ns = step.until_ns
+        waits.append((now_ns - waited_from_ns) // RETRY)
         assert plan.next(now_ns) == Claim(STORE, first=False)
     assert waits == [1, 2, 4, 8, 16, 32, BACK_OFF, BACK_OFF]
     assert plan.fault is not None
@@ -190,6 +198,30 @@ def test_lag_counts_what_is_read_and_what_is_not() -> None:
     assert plan.lag() == (7, 4)
     follow(plan, 1)
     assert plan.lag() == (6, None)
+
+
+def test_while_a_target_is_away_the_store_is_asked_how_far_it_is() -> None:
+    plan = started()
+    plan.fed(page(record(3), position=3, head=3), 0)
+    for _ in range(6):
+        plan.target_failed("away", "mount it", 0)
+    assert plan.next(0) == AskHead(3)
+    plan.head_is(50, 0)
+    assert plan.lag().changes == 48
+    assert plan.next(0) == Wait(HEAD_NS)
+    assert plan.next(HEAD_NS) == AskHead(3)
+    plan.head_is(None, HEAD_NS)
+    assert plan.lag().changes == 48
+
+
+def test_bundles_are_merged_when_many_were_written() -> None:
+    plan = started()
+    for position in range(1, MERGE_AT + 1):
+        plan.fed(page(record(position)), 0)
+        follow(plan, 1)
+    assert plan.next(0) == Merge()
+    plan.merged()
+    assert plan.next(0) == AskFeed(MERGE_AT)
 
 
 def test_another_store_is_never_copied_over_this_one() -> None:

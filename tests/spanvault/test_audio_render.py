@@ -113,7 +113,17 @@ def test_an_unknown_codec_is_silence_and_named():
     )
     assert runs(sound[:, 0]) == []
     assert len(sound) == 1600
-    assert dict(renderer.warnings) == {"packets of codec LPC (payload type 7) are silent": 5}
+    assert dict(renderer.warnings) == {
+        "packets of codec LPC (payload type 7) cannot be decoded: silence": 5
+    }
+
+
+def test_encrypted_payloads_are_never_noise():
+    renderer = Renderer([stream()], 8000, encrypted=True)
+    sound = np.concatenate(list(renderer.render(seconds(steady([CALLER] * 50)))))
+    assert len(sound) == 49 * 160
+    assert not sound.any()
+    assert "are encrypted" in next(iter(renderer.warnings))
 
 
 def test_video_is_not_heard():

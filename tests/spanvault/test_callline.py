@@ -70,6 +70,12 @@ def test_the_codec_is_that_of_the_sound():
     assert main_codec(stream(codecs={})) is None
 
 
+def test_encrypted_media_is_not_decodable():
+    protected = call(stream())
+    protected.flags = ["srtp_sdes"]
+    assert call_line(protected, ["pcma"])["channels"][0]["decodable"] is False
+
+
 def test_times_are_utc_with_microseconds():
     assert iso_utc(0) == "1970-01-01T00:00:00.000000Z"
     assert iso_utc(-1) == "1969-12-31T23:59:59.999999Z"

@@ -77,7 +77,7 @@ def test_journald_gets_the_fields_and_nothing_of_python(monkeypatch):
         "SYSLOG_IDENTIFIER": "spanvault-capture",
         "LOGGER": "capture.media",
         "CODE_FILE": "m.py",
-        "CODE_LINE": "7",
+        "CODE_LINE": 7,
         "CODE_FUNC": "f",
         "LOST_PACKETS": "3",
     }

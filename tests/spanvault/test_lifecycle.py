@@ -103,3 +103,11 @@ def test_a_second_ctrl_c_breaks_off_the_drain():
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_manager_that_does_not_listen_stops_nobody(manager, monkeypatch):
+    monkeypatch.setattr("spanvault.lifecycle.PATIENCE_S", 0.001)
+    life = Lifecycle("capture")
+    for number in range(600):  # more than the socket holds
+        life.status(f"recording {number} calls")
+    assert "STATUS=recording 0 calls" in manager.heard()

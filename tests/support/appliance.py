@@ -5,12 +5,12 @@ Each daemon has a notify socket, as under systemd: start() returns when it has s
 """
 
 import os
-import select
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from spanvault import init
+from spanvault.client import Client
+from spanvault.config import OperatorConfig, load
 from spanvault.private import toml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,9 +28,14 @@ STOP_S = 30.0
 
 
 class Appliance:
-    """storaged, capture and replicator on one folder. within: goes before capture's command."""
+    """storaged, capture and replicator on one folder.
 
-    def __init__(self, folder: Path, interface: str = "", within: Sequence[str] = ()) -> None:
+    within: goes before capture's command. capture: settings of its other than usual.
+    """
+
+    def __init__(
+        self, folder: Path, interface: str = "", within: Sequence[str] = (), **capture: Any
+    ) -> None:
         self.folder, self._within = folder, within
         # A unix socket's path holds 107 bytes: the test's folder may be longer.
         self._run = Path(tempfile.mkdtemp(prefix="spanvault-", dir="/tmp"))
@@ -37,8 +44,10 @@ class Appliance:
         self.spool = folder / "capture"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.statuses: dict[str, str] = {}
-        self._notify: dict[str, socket.socket] = {}
-        self._settle(interface)
+        self.ready_ns: dict[str, list[int]] = {}  # when each was ready, every time
+        self._ready: dict[str, threading.Event] = {}
+        self._starts = 0
+        self._settle({"interface": interface, **capture})
 
     def __enter__(self) -> "Appliance":
         return self
@@ -51,27 +60,23 @@ class Appliance:
     ) -> None:
         for name in list(self.processes):
             self.kill(name)
-        for socket_ in self._notify.values():
-            socket_.close()
         shutil.rmtree(self._run, ignore_errors=True)
 
     def start(self, name: str, *arguments: str, wait: bool = True) -> None:
         """Start a daemon; what it says is added to its log. Raises OSError if it does not run."""
         command = [sys.executable, "-m", name, "--config", f"{self.etc / name}.toml", *arguments]
         before = self._within if name == "capture" else []
-        while self._heard(name, 0):
-            pass  # what a killed one still had to say
         with (self.logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [*before, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**_environment(), "NOTIFY_SOCKET": str(self._run / f"{name}.notify")},
+                env={**_environment(), "NOTIFY_SOCKET": self._listen(name)},
                 cwd=self.folder,
             )
         if wait:
-            self._until_ready(name)
+            self.until_ready(name)
 
     def kill(self, name: str) -> None:
         """kill -9."""
@@ -94,6 +99,10 @@ class Appliance:
         text = (self.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
+    def client(self) -> Client:
+        """The operator's connection to the running storaged."""
+        return Client.of(load(self.etc / "spanvault.toml", OperatorConfig))
+
     def spanvault(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the operator's command against the running daemons."""
         command = [str(Path(sys.executable).parent / "spanvault"), *arguments]
@@ -106,7 +115,7 @@ class Appliance:
             env=_environment(),
         )
 
-    def _settle(self, interface: str) -> None:
+    def _settle(self, capture: dict[str, Any]) -> None:
         self.logs.mkdir(parents=True)
         self.replica.mkdir()
         init.initialise(self.etc)
@@ -114,7 +123,7 @@ class Appliance:
         ingest, requests = f"ipc://{self._run / 'ingest'}", f"ipc://{self._run / 'requests'}"
         server = {"storaged_certificate": keys / "storaged.key"}
         self._write("capture", {
-            "name": "span", "interface": interface, "storaged": ingest,
+            "name": "span", "storaged": ingest, **capture,
             "certificate": keys / "capture.key_secret", **server,
             "state_dir": self.spool, "runtime_dir": self.folder / "runtime", "ring_mb": 32,
         })  # fmt: skip
@@ -135,27 +144,35 @@ class Appliance:
     def _write(self, name: str, settings: dict[str, Any]) -> None:
         (self.etc / f"{name}.toml").write_text(toml(settings), encoding="utf-8")
 
-    def _until_ready(self, name: str) -> None:
+    def until_ready(self, name: str) -> None:
+        """Wait until it said READY. Raises OSError if it does not."""
         end = time.monotonic() + START_S
-        while time.monotonic() < end:
-            if "READY=1" in self._heard(name, 0.1).splitlines():
-                return
+        while not self._ready[name].wait(0.1):
             if self.processes[name].poll() is not None:
                 raise OSError(f"{name} ended: {self.processes[name].returncode}\n{self.log(name)}")
-        raise OSError(f"{name} was not ready within {START_S:g} s\n{self.log(name)}")
+            if time.monotonic() > end:
+                raise OSError(f"{name} was not ready within {START_S:g} s\n{self.log(name)}")
 
-    def _heard(self, name: str, wait_s: float) -> str:
-        """One notification of a daemon, or nothing."""
-        if name not in self._notify:
-            self._notify[name] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._notify[name].bind(str(self._run / f"{name}.notify"))
-        if not select.select([self._notify[name]], [], [], wait_s)[0]:
-            return ""
-        text = self._notify[name].recv(4096).decode()
-        for line in text.splitlines():
-            if line.startswith("STATUS="):
-                self.statuses[name] = line.removeprefix("STATUS=")
-        return text
+    def _listen(self, name: str) -> str:
+        """Be the service manager of one start of a daemon. Returns its NOTIFY_SOCKET."""
+        self._starts += 1
+        path = str(self._run / f"notify-{self._starts}")
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        manager.bind(path)
+        self._ready[name] = threading.Event()
+        arguments = (name, manager, self._ready[name])
+        threading.Thread(target=self._hear, args=arguments, daemon=True).start()
+        return path
+
+    def _hear(self, name: str, manager: socket.socket, ready: threading.Event) -> None:
+        while True:
+            for line in manager.recv(4096).decode().splitlines():
+                key, _, value = line.partition("=")
+                if key == "STATUS":
+                    self.statuses[name] = value
+                elif key == "READY":
+                    self.ready_ns.setdefault(name, []).append(time.time_ns())
+                    ready.set()
 
 
 def _environment() -> dict[str, str]:

@@ -138,12 +138,15 @@ class Phones:
             text = text.replace("TALK", str(round(self.talk_s * 1000) + 200))
             (folder / f"{name}.xml").write_text(text)
 
-    def call(self, calls: int = 1, at_once: int = 1) -> "subprocess.Popen[bytes]":
+    def call(
+        self, calls: int = 1, at_once: int = 1, a_second: float = 10
+    ) -> "subprocess.Popen[bytes]":
         """Begin to place so many calls, so many at once; wait() gives 0 if all went well."""
-        for_b = ["-aa", "-m", str(calls)]
-        self._callee = self._sipp("b", for_b)
-        rate = ["-m", str(calls), "-l", str(at_once), "-r", str(min(at_once, 10))]
-        return self._sipp("a", [*rate, "-recv_timeout", "10000", f"{ADDRESSES['b']}:5060"])
+        self._callee = self._sipp("b", ["-aa", "-m", str(calls)])
+        period_ms = round(1000 * max(1, 1 / a_second))
+        rate = ["-r", str(max(1, round(a_second))), "-rp", str(period_ms)]
+        rate += ["-m", str(calls), "-l", str(at_once), "-recv_timeout", "10000"]
+        return self._sipp("a", [*rate, f"{ADDRESSES['b']}:5060"])
 
     def _sipp(self, name: str, options: list[str]) -> "subprocess.Popen[bytes]":
         address = ADDRESSES[name]

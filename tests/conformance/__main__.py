@@ -1,0 +1,60 @@
+"""`python -m tests.conformance [NAME…]`: every capture and lab case beside its truth, as a table.
+
+Exit code 1 where anything differs.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conformance.compare import differences
+from tests.conformance.listening import faults
+from tests.conformance.recorded import Recorded
+from tests.conformance.truth import Case, lab_cases, public_cases
+
+
+def check(case: Case) -> tuple[Recorded, list[str]]:
+    """Record a case in a folder of its own, compare and listen."""
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = Recorded(case.capture, Path(folder))
+        found = differences(case, recorded.calls)
+        if recorded.exit_code:
+            found.append(f"exit code {recorded.exit_code}: {recorded.errors.strip()}")
+        found += list(listen(case, recorded))
+    return recorded, found
+
+
+def listen(case: Case, recorded: Recorded) -> Iterator[str]:
+    """What is wrong with the sound of a lab case."""
+    if not any(stream.voice for stream in case.streams):
+        return
+    for call in recorded.calls:
+        if call["recording_id"] and any(one["decodable"] for one in call["channels"]):
+            yield from faults(call, case.streams, *recorded.sound(call["recording_id"]))
+
+
+def main() -> int:
+    """Print the table."""
+    cases = {**public_cases(), **lab_cases()}
+    wanted = sys.argv[1:] or list(cases)
+    bad = 0
+    for name in wanted:
+        begun = time.monotonic()
+        recorded, found = check(cases[name])
+        bad += bool(found)
+        channels = sum(len(call["channels"]) for call in recorded.calls)
+        print(
+            f"{'DIFFERS' if found else 'equal':8}{name:20}{len(recorded.calls):4} calls "
+            f"{channels:4} channels {time.monotonic() - begun:6.1f} s",
+            flush=True,
+        )
+        for text in found:
+            print(f"        {text}", flush=True)
+    print(f"{len(wanted) - bad} of {len(wanted)} equal")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""A capture recorded the way an operator would: the `spanvault` command, and that only."""
+
+import json
+import os
+import subprocess
+import sys
+import wave
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPANVAULT: Final = Path(sys.executable).with_name("spanvault")
+REPOSITORY: Final = Path(__file__).parents[2]
+SHARED: Final = Path(os.environ.get("SPANVAULT_SHARED", REPOSITORY.parent / "shared"))
+
+
+def spanvault(*arguments: object, home: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the command. home: where it keeps unlock keys."""
+    return subprocess.run(
+        [SPANVAULT, *map(str, arguments)],
+        env={**os.environ, "XDG_DATA_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+class Recorded:
+    """One capture in a store of its own. calls: the documents that replay printed."""
+
+    def __init__(self, capture: Path, folder: Path) -> None:
+        self._folder = folder
+        self._store = folder / "store"
+        done = spanvault("replay", capture, "--store", self._store, "--json", home=folder)
+        self.calls: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+        self.exit_code, self.errors = done.returncode, done.stderr
+        self._sounds: Path | None = None
+
+    def sound(self, recording_id: str) -> tuple[int, NDArray[np.int16]]:
+        """Sample rate and int16[n, 2] of one call's export; all are exported at the first."""
+        if self._sounds is None:
+            self._sounds = self._folder / "sounds"
+            self._sounds.mkdir()
+            ids = [call["recording_id"] for call in self.calls if call["recording_id"]]
+            spanvault(
+                "export", *ids, "-o", self._sounds, "--format", "wav", "--store", self._store,
+                home=self._folder,
+            )  # fmt: skip
+        with wave.open(str(self._sounds / f"{recording_id}.wav")) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
+            return file.getframerate(), samples.reshape(-1, 2)

@@ -1,0 +1,196 @@
+"""What was really said on a capture, in one shape for the public captures and the lab's cases.
+
+Sources: captures/manifest.json (tshark's view of public captures), lab/cases/*/truth.json (what the
+phones did). Comparing: compare.py.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.conformance.recorded import SHARED
+
+FAILURES: Final = {
+    "486": "busy", "600": "busy", "603": "declined", "404": "not_found", "604": "not_found",
+    "480": "no_answer", "408": "no_answer", "487": "cancelled",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One direction of media. seconds: first to last packet."""
+
+    party: str
+    source: str
+    destination: str
+    codec: str  # lower case
+    packets: int
+    lost: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What a stream carried: a WAV, how well it correlates, and where in the stream it starts."""
+
+    wav: str
+    correlation: float
+    starts_at_s: float
+
+
+@dataclass(frozen=True)
+class TrueCall:
+    """One call attempt. outcome: None where the truth does not say."""
+
+    call_id: str
+    caller: str
+    callee: str
+    outcome: str | None
+    channels: list[Channel] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrueStream:
+    """One stream of the lab. start_s: absolute."""
+
+    source: str
+    destination: str
+    ssrc: str
+    start_s: float
+    voice: Voice | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A capture and its truth."""
+
+    name: str
+    capture: Path
+    calls: list[TrueCall]
+    streams: list[TrueStream] = field(default_factory=list)
+    partial: bool = False  # the truth names only some of the calls
+    audio_only: bool = False  # the truth says nothing of video
+
+
+def public_cases() -> dict[str, Case]:
+    """By the short name of the capture, as s01."""
+    manifest = SHARED / "captures" / "manifest.json"
+    files = json.loads(manifest.read_text())["files"] if manifest.exists() else []
+    return {one.name: one for one in map(_public, files)}
+
+
+def lab_cases() -> dict[str, Case]:
+    """By name."""
+    return {path.parent.name: _lab(path) for path in sorted(SHARED.glob("lab/cases/*/truth.json"))}
+
+
+def _public(entry: dict[str, Any]) -> Case:
+    recordings = {one["call_id"]: one for one in entry["expected_recordings"]}
+    calls = []
+    for call in entry["calls"]:
+        found = recordings.get(call["call_id"], {"channels": []})
+        streams = ((one, entry["rtp_streams"][one["stream"]]) for one in found["channels"])
+        channels = [
+            Channel(
+                one["speaker"] or "unknown",
+                stream["src"],
+                stream["dst"],
+                one["codec"].split("/")[0].lower(),
+                one["packets_unique"],
+                one["lost"],
+                one["seconds_wall"],
+            )
+            for one, stream in streams
+        ]
+        outcome = _public_outcome(call["outcome"])
+        calls.append(TrueCall(call["call_id"], call["from"], call["to"], outcome, channels))
+    path = SHARED / "captures" / entry["file"]
+    partial = len(calls) < entry["calls_total"]
+    return Case(path.name.split("_")[0], path, calls, partial=partial, audio_only=True)
+
+
+def _public_outcome(text: str) -> str | None:
+    if text == "answered":
+        return text
+    code = text.removeprefix("failed-")
+    return FAILURES.get(code, "failed") if code != text else None
+
+
+def _lab(path: Path) -> Case:
+    truth = json.loads(path.read_text())
+    streams = truth["rtp_streams"]
+    dialogs = [one for one in truth["sip_dialogs"] if "INVITE" in one["methods"]]
+    if not dialogs:  # the capture began in mid-call
+        dialogs = truth["sip_dialogs"]
+    calls = [_lab_call(one, truth, streams, len(dialogs)) for one in dialogs]
+    return Case(path.parent.name, path.with_name("call.pcap"), calls, list(map(_stream, streams)))
+
+
+def _lab_call(
+    dialog: dict[str, Any], truth: dict[str, Any], streams: list[dict[str, Any]], dialogs: int
+) -> TrueCall:
+    agents = [one for one in truth["ua_calls"] if one["call_id"] == dialog["call_id"]]
+    # `replacement` is an INVITE with Replaces: the phone that sent it took a leg over as callee.
+    roles = {"caller": "caller"}
+    ends = {
+        media["local_rtp"]: roles.get(one["role"], "callee")
+        for one in agents
+        for media in one["media"]
+    }
+    if not ends and dialogs == 1:  # these agents do not tell their ports
+        ends = {one["src"]: _role(one["src"]) for one in streams}
+    channels = []
+    for one in streams:
+        party = ends.get(one["src"]) or _other(ends.get(one["dst"]))
+        if party:
+            channels.append(
+                Channel(
+                    party, one["src"], one["dst"], one["codec"].lower(), one["unique"], 0,
+                    one["t1"] - one["t0"],
+                )
+            )  # fmt: skip
+    return TrueCall(
+        dialog["call_id"],
+        _user(dialog["from_"]),
+        _user(dialog["to"]),
+        _lab_outcome(dialog),
+        channels,
+    )
+
+
+def _role(source: str) -> str:
+    """In the lab, phone A calls."""
+    return "caller" if source.startswith("10.77.0.11:") else "callee"
+
+
+def _other(role: str | None) -> str | None:
+    return {"caller": "callee", "callee": "caller", None: None}[role]
+
+
+def _user(header: str) -> str:
+    found = re.search(r"sips?:(?:([^@>;]*)@)?([^>;:]+)", header)
+    return (found[1] or found[2]) if found else header
+
+
+def _lab_outcome(dialog: dict[str, Any]) -> str | None:
+    if "INVITE" not in dialog["methods"] or "answer_t" in dialog:
+        return "answered"
+    if "cancel_t" in dialog:
+        return "cancelled"
+    codes = [code for code in dialog["responses"] if code >= "300" and code not in ("401", "407")]
+    return FAILURES.get(codes[0], "failed") if codes else None
+
+
+def _stream(entry: dict[str, Any]) -> TrueStream:
+    audio = entry.get("audio") or {}
+    heard = audio.get("corr", 0) >= 0.3
+    voice = Voice(audio["wav"], audio["corr"], audio["wav_starts_at_s"]) if heard else None
+    return TrueStream(entry["src"], entry["dst"], entry["ssrc"], entry["t0"], voice)
+
+
+def names(cases: Iterable[Case]) -> list[str]:
+    """For test ids."""
+    return [case.name for case in cases]

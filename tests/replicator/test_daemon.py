@@ -1,0 +1,239 @@
+"""The replicator as a process against the real storaged: it copies, and survives its world."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from replicator import layout
+from spanvault.messages import Feed, FeedReply
+from tests.support.ingest import WORDS, Ingest, call, caller, identity, media
+
+
+def test_every_sealed_recording_arrives_and_is_receipted(house, until) -> None:
+    house.start()
+    house.record(range(5))
+    until(lambda: house.copied(range(5)))
+    house.check_replica(range(5))
+    for number in range(5):
+        (receipt,) = house.get(number).receipts
+        assert (receipt.target, receipt.size) == ("siteb", house.original(number).stat().st_size)
+        assert receipt.sha256 == house.receipts()[identity(number)]["sha256"]
+    assert json.loads((house.replica / layout.STORE).read_text())["layout"] == 1
+    stored = {path.name: path.read_bytes() for path in (house.store / "keys").iterdir()}
+    copied = {path.name: path.read_bytes() for path in (house.replica / "keys").iterdir()}
+    assert copied == stored
+
+
+def test_nothing_of_it_is_in_plain_text(house, until) -> None:
+    house.start()
+    house.record(range(3))
+    until(lambda: house.copied(range(3)))
+    secrets = [WORDS, b"secret-call", *(caller(number).encode() for number in range(3))]
+    for top in (house.replica, house.state, house.appliance.logs):
+        for path in top.rglob("*"):
+            if path.is_file():
+                data = path.read_bytes()
+                assert [secret for secret in secrets if secret in data] == []
+
+
+def test_status_tells_lag_and_targets(house, until) -> None:
+    house.start()
+    house.record(range(2))
+    until(lambda: house.copied(range(2)))
+    until(lambda: house.status()["state"] == "siteb: up to date, 2 copied")
+    target = house.status()["fields"]["targets"]["siteb"]
+    assert target["position"] == house.position()
+    assert target["changes_behind"] == 0
+    assert target["fault"] is None
+    assert house.appliance.stop("replicator") == 0
+
+
+def test_audio_that_came_late_is_copied_again(house, until) -> None:
+    house.start()
+    house.record([1])
+    until(lambda: house.copied([1]))
+    first = house.receipts()[identity(1)]["sha256"]
+    with Ingest(house.etc / "capture.toml") as ingest:
+        ingest.send([], media(1, [3, 4], 8000))
+        ingest.send([call(1, 5, revision=2)])
+        ingest.settle()
+    until(lambda: house.receipts()[identity(1)]["sha256"] != first)
+    house.check_replica([1])
+    assert house.said(1, seconds=5)
+
+
+def test_a_target_that_is_missing_holds_up_no_other(house, until, tmp_path: Path) -> None:
+    away = tmp_path / "not mounted" / "sitec"
+    house.target(siteb=house.replica, sitec=away)
+    house.start()
+    house.record(range(3))
+    until(lambda: house.copied(range(3)))
+    until(lambda: "No such file" in house.status()["state"])
+    assert "mounted; copying goes on by itself" in house.status()["state"]
+    away.parent.mkdir()
+    until(lambda: house.copied(range(3), "sitec"))
+    house.check_replica(range(3), away)
+    until(lambda: house.status()["fields"]["targets"]["sitec"]["fault"] is None)
+
+
+def test_an_empty_mount_point_is_not_taken_for_the_replica(house, until) -> None:
+    house.start()
+    house.record([1])
+    until(lambda: house.copied([1]))
+    elsewhere = house.replica.rename(house.replica.with_name("unmounted"))
+    house.replica.mkdir()
+    house.record([2])
+    until(lambda: house.status()["fields"]["targets"]["siteb"]["fault"])
+    assert not (house.replica / "objects").exists()
+    assert not house.copied([2])
+    for left in sorted(house.replica.rglob("*"), reverse=True):
+        left.rmdir()
+    house.replica.rmdir()
+    elsewhere.rename(house.replica)
+    until(lambda: house.copied([2]))
+    house.check_replica([1, 2])
+
+
+@pytest.mark.root
+def test_a_full_target_waits_for_space_and_goes_on(house, until, small_disk: Path) -> None:
+    house.target(siteb=house.replica, small=small_disk)
+    house.start()
+    house.record(range(4), seconds=5, size=100_000)
+    until(lambda: house.copied(range(4)))
+    until(lambda: "No space left on device" in house.status()["state"])
+    assert "Free space there or enlarge it" in house.status()["state"]
+    assert house.status()["fields"]["targets"]["siteb"]["fault"] is None
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    until(lambda: house.copied(range(4), "small"))
+    house.check_replica(range(4), small_disk)
+
+
+def test_a_recording_damaged_in_the_store_is_named_and_the_rest_copied(house, until) -> None:
+    house.start("storaged")
+    house.record(range(3))
+    path = house.original(1)
+    sound = path.read_bytes()
+    path.write_bytes(sound[:500] + bytes([sound[500] ^ 1]) + sound[501:])
+    house.start("replicator")
+    until(lambda: house.copied([0, 2]))
+    until(lambda: house.status()["fields"]["targets"]["siteb"]["set_aside"] == 1)
+    assert f"RECORDING_ID={identity(1).hex()}" in house.appliance.log("replicator")
+    assert not house.copy(1).exists()
+    assert not house.copied([1])
+    path.write_bytes(sound)  # repaired
+    until(lambda: house.copied([1]))
+    house.check_replica(range(3))
+    until(lambda: house.status()["fields"]["targets"]["siteb"]["set_aside"] == 0)
+
+
+def test_a_recording_that_is_gone_from_the_store_holds_up_nothing(house, until) -> None:
+    house.start("storaged")
+    house.record(range(3))
+    house.original(1).unlink()
+    house.start("replicator")
+    until(lambda: house.copied([0, 2]))
+    until(lambda: house.status()["fields"]["targets"]["siteb"]["set_aside"] == 1)
+
+
+def test_another_stores_replica_is_refused_and_left_alone(house, until) -> None:
+    label = house.replica / layout.STORE
+    label.write_text('{"layout": 1, "store_id": "00000000000000000000000000000000"}')
+    house.start()
+    house.record([1])
+    until(lambda: house.status()["fields"]["targets"].get("siteb", {}).get("fault"))
+    assert "it is the replica of store 00000000000000000000000000000000" in house.status()["state"]
+    assert "Give each store its own place" in house.status()["state"]
+    assert {path.name for path in house.replica.iterdir()} == {".part", layout.STORE}
+
+
+def test_storaged_may_come_later_and_go_away(house, until) -> None:
+    house.appliance.start("replicator")
+    until(lambda: "storaged cannot be asked" in house.appliance.log("replicator"), 60)
+    house.start("storaged")
+    house.record([1])
+    until(lambda: house.copied([1]), 60)
+    house.appliance.kill("storaged")
+    house.start("storaged")
+    house.record([2])
+    until(lambda: house.copied([2]), 60)
+    house.check_replica([1, 2])
+
+
+def test_killed_again_and_again_while_copying(house, until) -> None:
+    """kill -9 at random moments: every recording arrives whole, with a receipt."""
+    calls, chance = range(40), random.Random(5)
+    house.start("storaged")
+    house.record(calls, seconds=3, size=700_000)  # 2 MB each: copied in several parts
+    kills = 0
+    while kills < 15:
+        house.appliance.start("replicator", wait=False)
+        time.sleep(0.3 + chance.random() * 0.7)
+        house.appliance.kill("replicator")
+        kills += 1
+    house.start("replicator")
+    until(lambda: house.copied(calls), 120)
+    house.check_replica(calls)
+    assert set(house.receipts()) == {identity(number) for number in calls}
+    for number in calls:
+        assert house.receipts()[identity(number)]["size"] == house.copy(number).stat().st_size
+    assert house.appliance.stop("replicator") == 0
+    assert list((house.replica / ".part").iterdir()) == []
+
+
+def test_a_position_is_never_ahead_of_what_is_there(house, until) -> None:
+    chance = random.Random(7)
+    house.start("storaged")
+    house.record(range(15), seconds=3, size=700_000)
+    seen = []
+    for _ in range(8):
+        house.appliance.start("replicator", wait=False)
+        time.sleep(0.5 + chance.random() * 0.7)
+        house.appliance.kill("replicator")
+        seen.append(house.position())
+        with house.client() as client:
+            sealed = feed_objects(client, seen[-1])
+        for recording_id in sealed:
+            assert (house.replica / layout.object_name(recording_id)).exists()
+    assert seen == sorted(seen)
+
+
+def feed_objects(client, position: int) -> list[bytes]:
+    """The recordings that the feed names up to a position."""
+    reply, _ = client.request(Feed(0, 5000), FeedReply)
+    return [c.id for c in reply.changes if c.kind == "object" and c.position <= position]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "replicator", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("retry = 3\n", "unknown key 'retry'"),
+        ('[[targets]]\nname = "a"\nkind = "tape"\npath = "/x"\n', "kind 'tape' is unknown"),
+        ('[[targets]]\nname = "a/b"\nkind = "directory"\npath = "/x"\n', "'a/b' is not usable"),
+        (2 * '[[targets]]\nname = "a"\nkind = "directory"\npath = "/x"\n', "'a' is not usable"),
+        ('certificate = "/none/r.key_secret"\n', "no certificate can be read"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(tmp_path: Path, text: str, fault: str) -> None:
+    config = tmp_path / "replicator.toml"
+    config.write_text(f'state_dir = "{tmp_path / "state"}"\n' * ("targets" not in text) + text)
+    done = run("--config", config)
+    assert done.returncode == 78
+    assert fault in done.stderr.replace("\\'", "'")
+    assert "Traceback" not in done.stderr
+
+
+def test_two_replicators_do_not_share_a_state_dir(house) -> None:
+    house.start()
+    done = run("--config", house.etc / "replicator.toml")
+    assert done.returncode == 78
+    assert "another replicator uses this state_dir" in done.stderr

@@ -1,0 +1,366 @@
+"""The daemon as a process: killed, out of space, beside a second one, with wrong keys."""
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spanvault import keyfile, spool, wire
+from spanvault import messages as m
+from tests.support.vault import Client, Rig, call_id, chunk_keys, make_call, make_media, payload
+
+ONE, TWO = call_id(1), call_id(2)
+
+
+def acknowledged(client: Client, timeout_s: float = 10) -> list[int]:
+    """The sequences of the next acknowledgement; none if there is none in time."""
+    answer = client.receive(wire.decode_from_ingest, timeout_s)
+    if answer is None:
+        return []
+    assert isinstance(answer[0], m.Acknowledge), answer
+    return answer[0].sequences
+
+
+def fetch(client: Client, call: bytes) -> list[tuple[int, int]]:
+    """(stream, second) of all that a call's recording holds; payloads are compared."""
+    found, cursor = [], 0
+    while cursor is not None:
+        reply, bulk = client.ask(m.Fetch(call, cursor))
+        assert isinstance(reply, m.FetchReply), reply
+        assert not reply.faults
+        found += chunk_keys(wire.decode_media(bulk))
+        cursor = reply.cursor
+    for recording, stream, second, data in found:
+        assert data == payload(recording, stream, second, len(data))
+    return [(stream, second) for _, stream, second, _ in found]
+
+
+def test_batch_is_acknowledged_and_read_back(rig):
+    rig.start()
+    capture, operator = rig.capture(), rig.client("operator")
+    capture.send(m.Hello("test"))
+    welcome, _ = capture.receive(wire.decode_from_ingest)
+    assert welcome.key_id == spool.key_id(welcome.ingest_key)
+    capture.send(m.Batch("test", 1, [make_call(1)]), make_media([(ONE, 1, 0)]))
+    assert acknowledged(capture) == [1]
+    assert fetch(operator, ONE) == [(1, 0)]
+    reply, _ = operator.ask(m.Search(number=make_call(1).caller))
+    assert reply.calls == [make_call(1)]
+    assert rig.stop() == 0
+
+
+def test_spooled_batch_is_opened(rig):
+    rig.start()
+    capture = rig.capture()
+    capture.send(m.Hello("test"))
+    welcome, _ = capture.receive(wire.decode_from_ingest)
+    frames = wire.encode_media(m.Batch("test", 5, [make_call(1)]), make_media([(ONE, 1, 0)]))
+    sealed = spool.seal_batch(frames, welcome.ingest_key)
+    assert payload(ONE, 1, 0, 32) not in sealed
+    capture.send(m.Sealed("test", 5, welcome.key_id), None, sealed)
+    assert acknowledged(capture) == [5]
+    assert fetch(rig.client("operator"), ONE) == [(1, 0)]
+
+
+def test_malformed_batches_are_refused_counted_and_survived(rig):
+    rig.start()
+    capture = rig.capture()
+    bad = wire.encode(m.Batch("test", 1), b"x" * 10, b"", b"")
+    for frames in (bad, [b"GARBAGE"], [wire.PROTOCOL, b"\xff\xff"], []):
+        capture.socket.send_multipart(frames or [b""])
+    capture.send(m.Sealed("test", 2, "00"), None, b"no ciphertext")
+    capture.send(m.Batch("test", 3, [make_call(1, id=b"short")]), make_media([(ONE, 1, 0)]))
+    refusals = [capture.receive(wire.decode_from_ingest)[0] for _ in range(3)]
+    assert [(type(one), one.sequence) for one in refusals] == [(m.Refuse, n) for n in (1, 2, 3)]
+    capture.send(m.Batch("test", 4), make_media([(ONE, 1, 0)]))
+    assert acknowledged(capture) == [4]
+    status, _ = rig.client("operator").ask(m.Status())
+    counts = status.fields["ingest"]
+    assert (counts["refused"], counts["unreadable"], counts["chunks"]) == (3, 3, 1)
+    kept = list((rig.store / "refused").iterdir())
+    assert len(kept) == 3
+    assert not any(payload(ONE, 1, 0, 32) in path.read_bytes() for path in kept)
+
+
+def test_other_roles_may_not_send_media_nor_a_stranger_anything(rig):
+    rig.start()
+    operator = rig.client("operator", rig.ingest)
+    operator.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
+    assert operator.receive(wire.decode_from_ingest, 0.5) is None
+    (rig.folder / "secret/capture.key_secret").unlink()
+    (rig.folder / "secret/capture.key").unlink()
+    from spanvault import transport
+
+    transport.make_certificate(rig.folder / "secret", "capture", "capture")
+    stranger = rig.capture()
+    stranger.send(m.Hello("test"))
+    assert stranger.receive(wire.decode_from_ingest, 0.5) is None
+
+
+def test_request_that_cannot_be_read_gets_an_answer(rig):
+    rig.start()
+    operator = rig.client("operator")
+    operator.socket.send_multipart([b"SPANVAULT/9", b""])
+    failure, _ = operator.receive(wire.decode_reply)
+    assert (failure.code, "protocol" in failure.error) == ("invalid", True)
+
+
+def test_feed_waits_for_a_change_and_holds_up_nobody(rig):
+    rig.start()
+    capture, follower, operator = rig.capture(), rig.client("replicator"), rig.client("operator")
+    reply, _ = follower.ask(m.Feed(0))
+    follower.send(m.Feed(reply.position, wait_ms=10_000))
+    operator.ask(m.Status(), timeout_s=1)
+    begun_s = time.monotonic()
+    capture.send(m.Batch("test", 1, [make_call(1)]), make_media([(ONE, 1, 0)]))
+    changes, _ = follower.receive(wire.decode_reply)
+    assert [change.kind for change in changes.changes][-2:] == ["record", "object"]
+    assert time.monotonic() - begun_s < 5
+    follower.send(m.Feed(changes.position, wait_ms=300))
+    assert follower.receive(wire.decode_reply)[0].changes == []
+
+
+def test_stop_commits_what_was_received(rig):
+    rig.configure(commit_interval_s=30)
+    rig.start()
+    capture = rig.capture()
+    for sequence in range(20):
+        capture.send(m.Batch("test", sequence), make_media([(ONE, 1, sequence)]))
+    time.sleep(0.02)
+    assert rig.stop() == 0
+    got: list[int] = []
+    while more := acknowledged(capture, 0.3):
+        got += more
+    rig.start()
+    stored = fetch(rig.client("operator"), ONE) if got else []
+    assert stored == [(1, second) for second in got]
+
+
+def send_for(rig: Rig, capture: Client, state: dict[str, Any], stop: threading.Event) -> None:
+    """A capture of 20 concurrent calls that keeps every batch until it is acknowledged."""
+    while not stop.is_set():
+        sequence = state["next"]
+        if len(state["waiting"]) < 30:
+            second = sequence // 4
+            keys = [
+                (call_id(number), stream, second)
+                for number in range(5 * (sequence % 4), 5 * (sequence % 4) + 5)
+                for stream in (1, 2)
+            ]
+            state["waiting"][sequence] = keys
+            state["next"] += 1
+            calls = [make_call(keys[0][0][0], id=keys[0][0], final=False, revision=second)]
+            capture.send(m.Batch("test", sequence, calls), make_media(keys, 1600))
+        for done in acknowledged(capture, 0.001):
+            state["acknowledged"] += state["waiting"].pop(done, [])
+
+
+def test_kill_9_loses_nothing_acknowledged(rig):
+    """Killed again and again at random moments, in the middle of whatever it does."""
+    state: dict[str, Any] = {"next": 0, "waiting": {}, "acknowledged": []}
+    moments = random.Random(1)
+    rig.configure(commit_interval_s=0.03)
+    for _ in range(8):
+        rig.start()
+        capture, stop = rig.capture(), threading.Event()
+        for sequence, keys in list(state["waiting"].items()):
+            capture.send(m.Batch("test", sequence), make_media(keys, 1600))
+        sender = threading.Thread(target=send_for, args=(rig, capture, state, stop))
+        sender.start()
+        time.sleep(0.2 + moments.random() / 2)
+        rig.stop(signal.SIGKILL)
+        stop.set()
+        sender.join()
+    rig.start()
+    operator = rig.client("operator")
+    assert len(state["acknowledged"]) > 200
+    stored = {
+        (recording, *key)
+        for recording in {key[0] for key in state["acknowledged"]}
+        for key in fetch(operator, recording)
+    }
+    assert set(state["acknowledged"]) <= stored
+    for recording in {key[0] for key in stored}:
+        report, _ = operator.ask(m.Verify(recording))
+        assert (report.sealed, report.faults) == (False, [])
+    capture = rig.capture()
+    finals = [make_call(n, id=call_id(n), revision=10**6) for n in range(20)]
+    capture.send(m.Batch("test", 10**6, finals), make_media([(call_id(0), 9, 0)]))
+    assert acknowledged(capture) == [10**6]
+    for number in range(20):
+        report, _ = operator.ask(m.Verify(call_id(number)))
+        assert (report.sealed, report.faults) == (True, [])
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", 0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
+def test_full_disk_stops_acknowledging_and_resumes_by_itself(rig):
+    rig.store.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", rig.store], check=True)
+    try:
+        rig.start()
+        capture, operator = rig.capture(), rig.client("operator")
+        capture.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
+        assert acknowledged(capture) == [1]
+        filler = rig.store / "log" / "filler"
+        with pytest.raises(OSError, match="No space"):
+            fill(filler)
+        capture.send(m.Batch("test", 2, [make_call(1)]), make_media([(ONE, 1, 1)] * 1, 60_000))
+        assert acknowledged(capture, 1.5) == []
+        status, _ = operator.ask(m.Status())
+        assert "No space left on device" in status.state
+        assert "Free space" in status.fields["pools"]["base"]["state"]
+        filler.unlink()
+        assert acknowledged(capture, 5) == [2]
+        assert fetch(operator, ONE) == [(1, 0), (1, 1)]
+        assert operator.ask(m.Verify(ONE))[0].faults == []
+        assert rig.stop() == 0
+    finally:
+        if rig.process is not None:
+            rig.stop(signal.SIGKILL)
+        subprocess.run(["umount", "-l", rig.store], check=True)
+
+
+def test_second_daemon_names_the_first(rig):
+    rig.start()
+    assert rig.process is not None
+    code, messages = rig.run_to_end()
+    assert code == 1
+    assert f"storaged with pid {rig.process.pid} is running on this store" in messages
+
+
+def test_wrong_unlock_key_is_a_config_error_with_a_remedy(rig):
+    rig.start()
+    rig.stop()
+    keyfile.create_private(rig.folder / "other.key")
+    rig.configure(unlock_key=rig.folder / "other.key")
+    code, messages = rig.run_to_end()
+    assert code == 78
+    assert "not one this store is sealed to. Set unlock_key to" in messages
+    assert "Traceback" not in messages
+
+
+def test_recovery_key_opens_the_store(rig):
+    public = keyfile.create_private(rig.folder / "recovery.key")
+    keyfile.write_public(rig.folder / "recovery.pub", public)
+    rig.configure(recovery_public=rig.folder / "recovery.pub")
+    rig.start()
+    capture = rig.capture()
+    capture.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
+    assert acknowledged(capture) == [1]
+    rig.stop()
+    rig.configure(unlock_key=rig.folder / "recovery.key")
+    rig.start()
+    assert fetch(rig.client("operator"), ONE) == [(1, 0)]
+
+
+def remove_key(rig: Rig) -> None:
+    (rig.folder / "secret/unlock.key").unlink()
+
+
+def foreign_folder(rig: Rig) -> None:
+    rig.store.mkdir()
+    (rig.store / "thesis.txt").write_text("mine")
+
+
+def unknown_setting(rig: Rig) -> None:
+    rig.configure(colour="blue")
+
+
+def newer_format(rig: Rig) -> None:
+    rig.start()
+    rig.stop()
+    path = rig.store / "format.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+
+
+def damaged_root(rig: Rig) -> None:
+    rig.start()
+    rig.stop()
+    path = rig.store / "keys/root"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def missing_index(rig: Rig) -> None:
+    rig.start()
+    capture = rig.capture()
+    capture.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
+    assert acknowledged(capture) == [1]
+    rig.stop()
+    (rig.store / "index/data.mdb").unlink()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "message"),
+    [
+        (remove_key, 78, "unlock.key: key file cannot be read"),
+        (foreign_folder, 78, "not a store, and not empty. Name an empty folder"),
+        (unknown_setting, 78, "unknown key 'colour'"),
+        (newer_format, 78, "store version 2, this program reads 1"),
+        (damaged_root, 74, "root file damaged"),
+        (missing_index, 74, "the index is missing"),
+    ],
+)
+def test_what_it_cannot_start_on(rig, fault, code, message):
+    fault(rig)
+    found, messages = rig.run_to_end()
+    assert (found, message in messages, "Traceback" in messages) == (code, True, False), messages
+
+
+def test_interrupted_creation_is_begun_anew(rig):
+    rig.start()
+    rig.stop()
+    (rig.store / "format.json").unlink()
+    rig.start()
+
+
+def test_nothing_lies_in_plain_text(rig):
+    """Every file of the store, the messages and the refused batches, searched byte for byte."""
+    rig.start()
+    capture, operator = rig.capture(), rig.client("operator")
+    call = make_call(
+        1, caller="+4917699988877", callee="zz-callee-zz", call_ids=["zz-id@zz.example"]
+    )
+    capture.send(m.Batch("test", 1, [call]), make_media([(ONE, 1, 0), (TWO, 1, 0)]))
+    assert acknowledged(capture) == [1]
+    capture.send(m.Batch("test", 2, [make_call(1, id=b"zz", caller=call.caller)]), make_media([]))
+    assert isinstance(capture.receive(wire.decode_from_ingest)[0], m.Refuse)
+    operator.ask(m.Search(number=call.caller, call_id=call.call_ids[0]))
+    fetch(operator, ONE)
+    unlock = keyfile.load(rig.folder / "secret/unlock.key")
+    rig.stop()
+    secrets = {
+        "caller": call.caller.encode()[3:], "callee": b"zz-callee", "call id": b"zz.example",
+        "audio": payload(ONE, 1, 0, 16), "audio without record": payload(TWO, 1, 0, 16),
+        "unlock key": unlock, "unlock key as text": unlock.hex().encode(),
+    }  # fmt: skip
+    files = [*Path(rig.store).rglob("*"), rig.folder / "stderr"]
+    for path in (path for path in files if path.is_file()):
+        data = path.read_bytes()
+        assert [name for name, secret in secrets.items() if secret in data] == [], path
+
+
+def test_files_are_for_their_owner_only(rig):
+    rig.start()
+    capture = rig.capture()
+    capture.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
+    assert acknowledged(capture) == [1]
+    rig.stop()
+    open_ones = {
+        str(path.relative_to(rig.store))
+        for path in rig.store.rglob("*")
+        if path.stat().st_mode & 0o077
+    }
+    assert open_ones == {"format.json"}

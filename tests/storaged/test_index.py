@@ -1,0 +1,155 @@
+"""Searching calls: what restricts, in which order, in pages; and the feed."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spanvault.messages import Call, Receipt, Search
+from storaged import record
+from storaged.faults import Fault
+from storaged.index import OBJECT_CHANGED, RECORD_CHANGED, Index
+from storaged.search import search
+from tests.support.vault import SECOND, START, Parts, call_id, make_call
+
+CALLEE = "+493012345678"
+
+
+def numbers(parts: Parts, **wanted: object) -> list[int]:
+    """Numbers of the calls found, as make_call gave them out, over all pages."""
+    found: list[Call] = []
+    cursor = None
+    while True:
+        with parts.index.reading() as view:
+            page, cursor = search(
+                view,
+                Search(**wanted, cursor=cursor),  # type: ignore[arg-type]
+                parts.keyring.index_key,
+                lambda view, one: parts.writer._stored_call(one),
+            )
+        found += page
+        if cursor is None:
+            return [(call.started_ns - START) // SECOND for call in found]
+
+
+@pytest.fixture
+def ten(parts: Parts) -> Parts:
+    calls = [make_call(number) for number in range(10)]
+    calls[3] = make_call(3, outcome="busy", answered_ns=None)
+    calls[4] = make_call(4, ended_ns=None, outcome="in_progress", final=False)
+    calls[5] = make_call(5, ended_ns=START + 10 * SECOND, caller=CALLEE)
+    parts.commit(calls=calls)
+    return parts
+
+
+def test_newest_come_first(ten):
+    assert numbers(ten) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"since_ns": START + 8 * SECOND}, [9, 8]),
+        ({"until_ns": START + 2 * SECOND}, [1, 0]),
+        ({"since_ns": START + 3 * SECOND, "until_ns": START + 5 * SECOND}, [4, 3]),
+        ({"number": "+49300000007"}, [7]),
+        ({"number": CALLEE, "until_ns": START + 3 * SECOND}, [2, 1, 0]),
+        ({"number": CALLEE, "since_ns": START + 8 * SECOND}, [9, 8]),
+        ({"number": "+4930000000"}, []),
+        ({"call_id": "call-2@example.org"}, [2]),
+        ({"call_id": "call-2@example.org", "number": "+49300000003"}, []),
+        ({"outcome": "busy"}, [3]),
+        ({"outcome": "in_progress"}, [4]),
+        ({"shorter_s": 10}, [5, 3]),
+        ({"longer_s": 59.9, "outcome": "answered", "until_ns": START + SECOND}, [0]),
+        ({"longer_s": 60}, []),
+        ({"since_ns": -(1 << 70)}, [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
+    ],
+)
+def test_what_restricts(ten, wanted, found):
+    assert numbers(ten, **wanted) == found
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10])
+def test_pages_join_without_gap_or_repeat(ten, limit):
+    assert numbers(ten, limit=limit) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert numbers(ten, limit=limit, number=CALLEE) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+
+def test_long_search_gives_way_and_goes_on(ten, monkeypatch):
+    monkeypatch.setattr("storaged.search.MAX_ROWS", 2)
+    assert numbers(ten, outcome="busy") == [3]
+    assert numbers(ten, number=CALLEE) == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("wanted", [{"limit": 0}, {"limit": 1001}, {"cursor": b"x"}])
+def test_impossible_search(ten, wanted):
+    with pytest.raises(Fault), ten.index.reading() as view:
+        search(view, Search(**wanted), b"", lambda view, one: None)
+
+
+def test_new_revision_is_found_by_its_new_number_only(ten):
+    ten.commit(calls=[make_call(1, revision=1, caller="200", started_ns=START + 20 * SECOND)])
+    assert numbers(ten, number="200") == [20]
+    assert numbers(ten, number="+49300000001") == []
+    assert numbers(ten) == [20, 9, 8, 7, 6, 5, 4, 3, 2, 0]
+
+
+def changes(index: Index, position: int = 0) -> list[tuple[bytes, bytes]]:
+    with index.reading() as view:
+        return [(kind, what) for _, kind, what in view.changes(position, 1000)]
+
+
+def test_feed_tells_the_last_of_each_thing_in_order(parts):
+    one, two = call_id(1), call_id(2)
+    parts.commit(calls=[make_call(1, final=False), make_call(2)])
+    position = parts.index.position
+    parts.commit([(one, 1, 0)], [make_call(1, revision=1)])
+    assert changes(parts.index, position) == [(RECORD_CHANGED, one), (OBJECT_CHANGED, one)]
+    assert changes(parts.index).count((RECORD_CHANGED, one)) == 1
+    assert (RECORD_CHANGED, two) in changes(parts.index)
+
+
+def test_positions_rise_over_a_restart(parts):
+    parts.commit(calls=[make_call(1)])
+    position = parts.index.position
+    again = parts.again()
+    assert again.index.position == position > 0
+    again.commit(calls=[make_call(2)])
+    assert again.index.position > position
+
+
+def test_receipts_are_a_call_s_own(parts):
+    receipts = [Receipt(call_id(1), target, 5, "00", 1) for target in ("a", "b")]
+    receipts.append(Receipt(call_id(2), "a", 6, "00", 1))
+    for receipt in receipts:
+        parts.index.write(lambda writing, receipt=receipt: writing.put_receipt(receipt))
+    with parts.index.reading() as view:
+        assert view.receipts(call_id(1)) == receipts[:2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(-(1 << 63), (1 << 63) - 1))
+def test_duration_is_never_negative_or_too_wide(answered_ns, ended_ns):
+    call = make_call(1, answered_ns=answered_ns, ended_ns=ended_ns)
+    assert 0 <= record.duration_ms(call) < record.NOT_ENDED
+
+
+def test_a_hundred_thousand_calls_are_searched_in_no_time(parts):
+    calls = [
+        make_call(number, outcome="failed" if number % 1000 == 0 else "answered")
+        for number in range(100_000)
+    ]
+    for start in range(0, len(calls), 5000):
+        parts.commit(calls=calls[start : start + 5000])
+    for wanted, found in (
+        ({"number": "+49300050000", "limit": 200}, 1),
+        ({"outcome": "failed", "limit": 200}, 100),
+        ({"number": CALLEE, "since_ns": START + 99_990 * SECOND}, 10),
+        ({"longer_s": 60.5}, 0),
+    ):
+        begun_s = time.process_time()
+        assert len(numbers(parts, **wanted)) == found
+        # Generous: a shared machine. The table is walked at about a million rows a second.
+        assert time.process_time() - begun_s < 1.5, wanted

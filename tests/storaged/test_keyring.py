@@ -1,0 +1,165 @@
+"""Keys: the root and its envelopes, pages of DEKs, slots that are never handed out twice."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spanvault import keyfile
+from storaged import keypage, keyring
+from storaged.faults import Fault
+from storaged.keypage import SLOTS, Name
+from storaged.keyring import Keyring
+from storaged.record import MAGIC, open_call, parse_head, seal_call, token
+from tests.support.vault import make_call
+
+STORE_ID = bytes(range(16))
+SECRETS = {Name(keypage.INGEST_KEY, 0): b"i" * 32, Name(keypage.PAGE_KEY, 3, 2): b"p" * 32}
+NONCES = [bytes((number,)) * 12 for number in range(2)]
+
+
+class Slots:
+    """The durable counter, as the index keeps it."""
+
+    def __init__(self) -> None:
+        self.reserved = 0
+
+    def reserve(self, number: int) -> None:
+        self.reserved = number
+
+    def take(self, ring: Keyring) -> int:
+        return ring.take(lambda: self.reserved, self.reserve)[0]
+
+
+@pytest.fixture
+def unlock(tmp_path: Path) -> bytes:
+    keyfile.create_private(tmp_path / "unlock.key")
+    return keyfile.load(tmp_path / "unlock.key")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, unlock: bytes) -> Path:
+    keyring.create(tmp_path / "keys", STORE_ID, [keyfile.public_of(unlock)])
+    return tmp_path / "keys"
+
+
+def test_root_opens_with_each_of_its_keys():
+    unlock, recovery = b"u" * 32, b"r" * 32
+    recipients = [keyfile.public_of(unlock), keyfile.public_of(recovery)]
+    data = keypage.serialize_root(STORE_ID, 1, 0, b"k" * 32, recipients, SECRETS, NONCES)
+    for key in (unlock, recovery):
+        root = keypage.open_root(data, key)
+        assert (root.root_key, root.secrets, root.recipients) == (b"k" * 32, SECRETS, recipients)
+    with pytest.raises(LookupError, match="not sealed to this key"):
+        keypage.open_root(data, b"x" * 32)
+
+
+@given(st.integers(0), st.integers(1, 255))
+def test_any_changed_byte_of_the_root_is_found(at, mask):
+    data = bytearray(
+        keypage.serialize_root(
+            STORE_ID, 1, 0, b"k" * 32, [keyfile.public_of(b"u" * 32)], SECRETS, NONCES
+        )
+    )
+    data[at % len(data)] ^= mask
+    with pytest.raises(ValueError, match=r"root|magic|envelope|secret"):
+        keypage.open_root(bytes(data), b"u" * 32)
+
+
+@given(st.binary(max_size=300))
+def test_arbitrary_bytes_raise_only_value_error(data):
+    for parse in (
+        lambda: keypage.open_root(data, b"u" * 32),
+        lambda: keypage.open_root(keypage.ROOT_MAGIC + data, b"u" * 32),
+        lambda: keypage.open_page(keypage.PAGE_MAGIC + data, 0, 0, STORE_ID, b"k" * 32),
+        lambda: open_call(b"i" * 16, MAGIC + data, b"k" * 32),
+    ):
+        with pytest.raises(ValueError):  # noqa: PT011 - that it is one is the point
+            parse()
+
+
+def test_page_of_another_place_is_not_taken():
+    page = keypage.seal_page(1, 0, 0, STORE_ID, bytes(SLOTS * 32), b"k" * 32, bytes(12))
+    with pytest.raises(ValueError, match=r"key page 1\.0 lies where 2\.0 belongs"):
+        keypage.open_page(page, 2, 0, STORE_ID, b"k" * 32)
+    with pytest.raises(ValueError, match="does not authenticate"):
+        keypage.open_page(page, 1, 0, bytes(16), b"k" * 32)
+
+
+def test_slots_are_not_handed_out_twice_after_a_crash(folder, unlock):
+    slots = Slots()
+    before = [slots.take(Keyring(folder, unlock)) for _ in range(3)]
+    ring = Keyring(folder, unlock)
+    before += [slots.take(ring) for _ in range(300)]
+    after = slots.take(Keyring(folder, unlock))
+    assert len(set(before)) == len(before)
+    assert after > max(before)
+
+
+def test_page_is_made_when_the_last_is_used_up(folder, unlock):
+    ring, slots = Keyring(folder, unlock), Slots()
+    slots.reserved = SLOTS - 1
+    assert [slots.take(ring) for _ in range(2)] == [SLOTS - 1, SLOTS]
+    assert ring.names() == ["page-000000.0", "page-000001.0", "root"]
+    again = Keyring(folder, unlock)
+    assert ring.dek(SLOTS) == again.dek(SLOTS) != again.dek(SLOTS - 1)
+
+
+def test_dropped_key_is_gone_and_its_neighbours_are_not(folder, unlock):
+    ring, slots = Keyring(folder, unlock), Slots()
+    first, second = slots.take(ring), slots.take(ring)
+    dek, old_root, old_page = ring.dek(second), (folder / "root").read_bytes(), ring.names()[0]
+    assert ring.drop([first]) == ["page-000000.1", "root"]
+    for one in (ring, Keyring(folder, unlock)):
+        assert one.dek(second) == dek
+        with pytest.raises(Fault, match="was destroyed"):
+            one.dek(first)
+    assert not (folder / old_page).exists()
+    assert (folder / "root").read_bytes() != old_root
+    assert sorted(path.name for path in folder.iterdir()) == ["page-000000.1", "root"]
+
+
+def test_key_files_are_for_their_owner_only(folder, unlock, tmp_path):
+    Slots().take(Keyring(folder, unlock))
+    files = [*folder.iterdir(), tmp_path / "unlock.key"]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+def test_wrong_key_says_what_to_do(folder):
+    with pytest.raises(Fault, match="Set unlock_key to the key this store was made with"):
+        Keyring(folder, b"x" * 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [("", "64 hex digits"), ("zz" * 32, "64 hex digits"), ("00" * 31, "64 hex digits")],
+)
+def test_file_that_is_no_key(tmp_path, text, fault):
+    (tmp_path / "key").write_text(text)
+    with pytest.raises(ValueError, match=fault):
+        keyfile.load(tmp_path / "key")
+
+
+def test_key_file_is_never_replaced(tmp_path):
+    keyfile.create_private(tmp_path / "key")
+    with pytest.raises(FileExistsError):
+        keyfile.create_private(tmp_path / "key")
+
+
+def test_sealed_record_opens_as_its_own_call_only():
+    call, dek = make_call(1, revision=4), b"d" * 32
+    sealed = seal_call(call, 9, dek, bytes(12))
+    assert parse_head(sealed) == (4, 9)
+    assert open_call(call.id, sealed, dek) == call
+    assert call.caller.encode() not in sealed
+    for other in (b"x" * 16, call.id):
+        changed = sealed if other != call.id else sealed[:4] + b"\x05" + sealed[5:]
+        with pytest.raises(ValueError, match="does not authenticate"):
+            open_call(other, changed, dek)
+
+
+def test_token_depends_on_key_and_kind():
+    assert token(b"a" * 32, b"n", "100") == token(b"a" * 32, b"n", "100")
+    others = {token(b"b" * 32, b"n", "100"), token(b"a" * 32, b"c", "100")}
+    assert token(b"a" * 32, b"n", "100") not in others

@@ -1,0 +1,350 @@
+"""What the request API answers, to whom, and what it writes down. WIRE.md §6."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+
+from spanvault import messages as m
+from spanvault import wire
+from spanvault.transport import Identity
+from storaged import accesslog, policy
+from storaged.accesslog import AccessLog
+from storaged.layout import Store
+from storaged.requests import Answer, Desk
+from tests.support.vault import START, Parts, call_id, chunk_keys, make_call
+
+OPERATOR = Identity("operator", "alice")
+ONE, TWO = call_id(1), call_id(2)
+
+
+class Counter:
+    """A desk with somebody behind it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.store = parts, Store(parts.folder)
+        self.store.log.mkdir(exist_ok=True)
+        self.store.write_format(parts.keyring.store_id)
+        self.access = AccessLog(self.store.log / "access.log")
+        self.desk = Desk(
+            self.store, parts.index, parts.keyring, parts.pool, self.access, time.time_ns,
+            lambda: ("fine", {}),
+        )  # fmt: skip
+
+    def ask(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Any:
+        return self.answer(request, *bulk, who=who).reply
+
+    def answer(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Answer:
+        return self.desk.answer(who, request, list(bulk))
+
+    def fetch(self, call: bytes) -> tuple[list[tuple[bytes, int, int, bytes]], int]:
+        """All chunks of a call, and how many pages they took."""
+        found, cursor, pages = [], 0, 0
+        while cursor is not None:
+            reply, bulk = wire.decode_reply(self.answer(m.Fetch(call, cursor)).frames())
+            found += chunk_keys(wire.decode_media(bulk))
+            cursor, pages = reply.cursor, pages + 1
+        return found, pages
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        text = (self.store.log / "access.log").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def counter(parts: Parts) -> Iterator[Counter]:
+    made = Counter(parts)
+    yield made
+    made.access.close()
+
+
+def test_get_tells_call_recording_and_copies(counter):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1, final=False)])
+    growing = counter.ask(m.Get(ONE))
+    assert (growing.call, growing.sealed) == (make_call(1, final=False), False)
+    assert growing.size == counter.parts.pool.path(ONE).stat().st_size
+    counter.parts.commit(calls=[make_call(1, revision=1)])
+    receipt = m.Receipt(ONE, "site-b", 5, "00", START)
+    assert counter.ask(receipt) == m.Done()
+    sealed = counter.ask(m.Get(ONE))
+    assert (sealed.sealed, sealed.pool, sealed.receipts) == (True, "base", [receipt])
+
+
+@pytest.mark.parametrize("request_", [m.Get(TWO), m.Get(b"x"), m.Fetch(TWO), m.Verify(TWO)])
+def test_call_that_is_not_there(counter, request_):
+    assert counter.ask(request_).code == "not_found"
+
+
+def test_fetch_pages_through_a_long_recording(counter, monkeypatch):
+    monkeypatch.setattr("storaged.reading.PAGE_BYTES", 1000)
+    keys = [(ONE, stream, second) for second in range(6) for stream in (1, 2)]
+    for second in range(6):
+        counter.parts.commit(keys[2 * second : 2 * second + 2])
+    found, pages = counter.fetch(ONE)
+    assert [key[:3] for key in found] == keys
+    assert pages == 3
+
+
+def test_stream_that_another_recording_holds_is_given_as_the_call_s_own(counter):
+    """A B2BUA's other leg: both calls are known, the audio is stored once."""
+    shared = m.Stream(
+        7, "callee", "audio", 1, "", "", {}, stored_in=ONE, stored_as=2
+    )  # fmt: skip
+    counter.parts.commit(
+        [(ONE, 1, 0), (ONE, 2, 0), (TWO, 1, 0), (ONE, 2, 1)],
+        [make_call(1), make_call(2, streams=[shared])],
+    )
+    found, _ = counter.fetch(TWO)
+    assert [key[:3] for key in found] == [(TWO, 1, 0), (TWO, 7, 0), (TWO, 7, 1)]
+
+
+def test_call_whose_media_lies_elsewhere_altogether(counter):
+    shared = m.Stream(1, "callee", "audio", 1, "", "", {}, stored_in=ONE, stored_as=1)
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1), make_call(2, streams=[shared])])
+    assert [key[:3] for key in counter.fetch(TWO)[0]] == [(TWO, 1, 0)]
+
+
+def damage(counter: Counter, at: int) -> None:
+    path = counter.parts.pool.path(ONE)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_verify_tells_where_a_damaged_byte_lies(counter):
+    counter.parts.commit([(ONE, 1, 0)])
+    counter.parts.commit([(ONE, 1, 1)], [make_call(1)])
+    assert counter.ask(m.Verify(ONE)).faults == []
+    damage(counter, 120)
+    report = counter.ask(m.Verify(ONE))
+    assert "segment 0, bytes 104-" in report.faults[0]
+    assert "frame 0 does not authenticate" in report.faults[0]
+    assert "SHA-256 differs" in report.faults[1]
+
+
+def test_fetch_gives_what_can_be_opened_and_says_what_cannot(counter):
+    counter.parts.commit([(ONE, 1, 0)])
+    counter.parts.commit([(ONE, 1, 1)], [make_call(1)])
+    damage(counter, 120)
+    answer = counter.answer(m.Fetch(ONE))
+    assert [key[1:3] for key in chunk_keys(answer.media)] == [(1, 1)]
+    assert "bytes 104-" in answer.reply.faults[0]
+
+
+def test_object_that_vanished_is_a_clear_failure(counter):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    counter.parts.pool.path(ONE).unlink()
+    for request in (m.Fetch(ONE), m.Verify(ONE)):
+        failure = counter.ask(request)
+        assert (failure.code, "replica" in failure.hint) == ("corrupt", True)
+
+
+def test_cut_object_is_found_by_verify(counter):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    path = counter.parts.pool.path(ONE)
+    path.write_bytes(path.read_bytes()[:-40])
+    faults = " ".join(counter.ask(m.Verify(ONE)).faults)
+    assert "the last frame is missing" in faults
+    assert "were sealed" in faults
+
+
+def test_read_object_gives_the_bytes_on_disk(counter):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    data = counter.parts.pool.path(ONE).read_bytes()
+    answer = counter.answer(m.ReadObject(ONE, 10, 50))
+    assert (answer.reply.total, answer.bulk) == (len(data), [data[10:60]])
+    assert counter.ask(m.ReadObject(ONE, len(data) + 1, 5)).code == "invalid"
+    counter.parts.commit([(TWO, 1, 0)])
+    assert counter.ask(m.ReadObject(TWO, 0, 5)).code == "not_found"
+
+
+def test_feed_carries_ciphertext_only(counter):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    reply = counter.ask(m.Feed(0))
+    assert [change.kind for change in reply.changes] == ["keys", "keys", "record", "object"]
+    sealed = counter.parts.pool.path(ONE).read_bytes()
+    assert reply.changes[3].sha256 == hashlib.sha256(sealed).hexdigest()
+    assert reply.position == reply.changes[3].position
+    assert make_call(1).caller.encode() not in b"".join(one.data for one in reply.changes)
+    assert counter.ask(m.Feed(reply.position)).changes == []
+
+
+# --- who may ask, and what is written down --------------------------------------------------------
+
+
+def request_of(kind: type) -> Any:
+    """One request of a kind, otherwise valid."""
+    change = m.Change(1, "keys", name="root")
+    return {
+        m.Status: m.Status(), m.Search: m.Search(), m.Get: m.Get(ONE), m.Fetch: m.Fetch(ONE),
+        m.Verify: m.Verify(ONE), m.Feed: m.Feed(0), m.ReadObject: m.ReadObject(ONE, 0, 1),
+        m.Receipt: m.Receipt(ONE, "t", 0, "", 0), m.Import: m.Import("00" * 16, change),
+        m.Health: m.Health("capture", "ok"),
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ["capture", "replicator", "operator", "storaged", "unheard-of"])
+@pytest.mark.parametrize("kind", get_args(m.Request))
+def test_what_a_role_may_not_is_denied(counter, role, kind):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    reply = counter.ask(request_of(kind), who=Identity(role, "x"))
+    denied = isinstance(reply, m.Failure) and reply.code == "denied"
+    assert denied != (kind in policy.MAY.get(role, ()))
+    assert counter.lines[-1]["result"] == ("denied" if denied else counter.lines[-1]["result"])
+
+
+def test_replicator_may_not_listen():
+    assert not policy.MAY["replicator"] & {m.Search, m.Get, m.Fetch, m.Verify}
+    assert policy.MAY["capture"] == {m.Health}
+
+
+def test_log_names_numbers_by_token_only(counter):
+    counter.parts.commit(calls=[make_call(1)])
+    counter.ask(m.Search(number="+49300000001", call_id="call-1@example.org"))
+    counter.ask(m.Get(ONE))
+    text = (counter.store.log / "access.log").read_text()
+    assert "0000001" not in text
+    assert "example.org" not in text
+    search, get = counter.lines
+    assert (search["who"], search["kind"], search["result"]) == ("operator/alice", "search", "ok")
+    assert len(search["number"]) == 32
+    assert (get["kind"], get["id"]) == ("get", ONE.hex())
+
+
+def test_log_is_a_chain_that_survives_a_torn_line(counter):
+    for _ in range(3):
+        counter.ask(m.Status())
+    counter.access.close()
+    path = counter.store.log / "access.log"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"at_ns":17')
+    counter.access = AccessLog(path)
+    counter.access.append({"kind": "status"}, sync=True)
+    assert path.read_bytes().startswith(whole)
+    assert accesslog.check(path.read_bytes()) == []
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert accesslog.check(b"".join(lines[:1] + lines[2:])) == [2]
+    assert accesslog.check(b"".join(lines).replace(b"alice", b"nobod", 1)) == [2]
+
+
+def test_nothing_is_given_out_that_cannot_be_logged(counter, monkeypatch):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(counter.access, "append", full)
+    answer = counter.answer(m.Fetch(ONE))
+    assert (answer.reply.code, answer.media) == ("full", None)
+    assert isinstance(counter.ask(m.Status()), m.StatusReply)
+
+
+def test_health_is_kept_with_its_age_under_the_name_its_key_proved(counter):
+    counter.ask(m.Health("capture", "recording"), who=Identity("capture", "span1"))
+    (daemon,) = counter.ask(m.Status()).daemons
+    assert (daemon["identity"], daemon["state"]) == ("capture/span1", "recording")
+    assert daemon["age_s"] >= 0
+
+
+# --- import ---------------------------------------------------------------------------------------
+
+
+def restore(source: Counter, target: Counter, part: int = 200) -> None:
+    """As replicator restore does: keys, then records, then objects in parts."""
+    reply = source.ask(m.Feed(0))
+    order = {"keys": 0, "record": 1, "object": 2}
+    for change in sorted(reply.changes, key=lambda one: order[one.kind]):
+        if change.kind != "object":
+            assert target.ask(m.Import(reply.store_id, change)) == m.Done()
+            continue
+        for offset in range(0, change.size, part):
+            data = source.answer(m.ReadObject(change.id, offset, part)).bulk[0]
+            assert target.ask(m.Import(reply.store_id, change, offset), data) == m.Done()
+
+
+@pytest.fixture
+def empty(parts: Parts, tmp_path) -> Iterator[Counter]:
+    """A store that has the same unlock key and nothing else in common."""
+    folder = tmp_path / "restored"
+    folder.mkdir()
+    (folder / "unlock.key").write_bytes((parts.folder / "unlock.key").read_bytes())
+    made = Counter(Parts(folder))
+    yield made
+    made.access.close()
+    made.parts.close()
+
+
+def test_restored_store_plays_and_finds(counter, empty):
+    counter.parts.commit([(ONE, 1, 0), (ONE, 2, 0)])
+    counter.parts.commit([(ONE, 1, 1)], [make_call(1), make_call(2)])
+    restore(counter, empty)
+    assert empty.fetch(ONE) == counter.fetch(ONE)
+    assert empty.ask(m.Verify(ONE)) == counter.ask(m.Verify(ONE))
+    found = empty.ask(m.Search(number=make_call(1).caller)).calls
+    assert found == [make_call(1)]
+    assert empty.ask(m.Status()).store_id == counter.ask(m.Status()).store_id
+    kinds = [change.kind for change in empty.ask(m.Feed(0)).changes]
+    assert sorted(kinds) == ["keys", "keys", "object", "record", "record"]
+
+
+def test_restored_store_records_on_with_keys_of_its_own(counter, empty):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    restore(counter, empty)
+    empty.parts.commit([(TWO, 1, 0)], [make_call(2)])
+    with empty.parts.index.reading() as view:
+        keys = {view.state(ONE).key_id, view.state(TWO).key_id}
+    assert keys == {0, 4096}
+    reply = counter.ask(m.Feed(0))
+    failure = empty.ask(m.Import(reply.store_id, reply.changes[0]))
+    assert "holds recordings of its own" in failure.error
+
+
+def test_import_again_changes_nothing(counter, empty):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    restore(counter, empty)
+    restore(counter, empty, part=77)
+    assert empty.fetch(ONE) == counter.fetch(ONE)
+    assert len(empty.ask(m.Search()).calls) == 1
+
+
+def test_damaged_copy_is_not_taken(counter, empty):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    reply = counter.ask(m.Feed(0))
+    (record,) = (one for one in reply.changes if one.kind == "record")
+    restore_keys = [one for one in reply.changes if one.kind == "keys"]
+    for change in restore_keys:
+        empty.ask(m.Import(reply.store_id, change))
+    record.data = record.data[:-1] + b"?"
+    assert empty.ask(m.Import(reply.store_id, record)).code == "corrupt"
+    (thing,) = (one for one in reply.changes if one.kind == "object")
+    failure = empty.ask(m.Import(reply.store_id, thing), bytes(thing.size))
+    assert (failure.code, "SHA-256" in failure.error) == ("corrupt", True)
+    assert not list(empty.parts.pool.objects.glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        m.Change(1, "keys", name="../../etc/passwd"),
+        m.Change(1, "keys", name="root", data=b"nonsense"),
+        m.Change(1, "record", ONE, data=b"nonsense"),
+        m.Change(1, "object", b"short", size=5),
+        m.Change(1, "object", ONE, size=5, sha256="zz"),
+    ],
+)
+def test_import_of_nonsense_is_refused(empty, change):
+    before = (empty.store.keys / "root").read_bytes(), empty.store.store_id
+    assert isinstance(empty.ask(m.Import("11" * 16, change), b"12345"), m.Failure)
+    assert before == ((empty.store.keys / "root").read_bytes(), empty.store.store_id)
+
+
+def test_record_before_its_key_says_so(counter, empty):
+    counter.parts.commit(calls=[make_call(1)])
+    reply = counter.ask(m.Feed(0))
+    (change,) = (one for one in reply.changes if one.kind == "record")
+    failure = empty.ask(m.Import(reply.store_id, change))
+    assert (failure.code, "keys first" in failure.hint) == ("locked", True)

@@ -1,0 +1,234 @@
+"""What a commit leaves on disk, and what a restart makes of it. FORMAT.md §8."""
+
+import errno
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spanvault import messages as m
+from spanvault import wire
+from spanvault.chunk import NO_MEDIA, Media
+from storaged.gathering import Group, Have, frames_of, split
+from storaged.index import FINAL, OBJECT, SEALED
+from storaged.reading import Reader
+from tests.support.vault import Parts, call_id, chunk_keys, make_call, make_media
+
+ONE, TWO = call_id(1), call_id(2)
+
+
+def stored(parts: Parts, recording: bytes) -> list[tuple[int, int]]:
+    """(stream, second) of what can be read back, payloads compared."""
+    reader = Reader(parts.index, parts.keyring, parts.pool)
+    page = reader.fetch(make_call(0, id=recording), 0)
+    assert page.cursor is None
+    assert not page.damaged
+    truth = make_media([key[:3] for key in chunk_keys(page.media)])
+    assert chunk_keys(page.media) == chunk_keys(truth)
+    return [key[1:3] for key in chunk_keys(page.media)]
+
+
+def bits(parts: Parts, recording: bytes) -> int:
+    with parts.index.reading() as view:
+        state = view.state(recording)
+    assert state is not None
+    return state.bits
+
+
+def test_commit_is_read_back(parts):
+    counts = parts.commit([(ONE, 1, 0), (TWO, 1, 0), (ONE, 2, 0)], [make_call(1, final=False)])
+    assert (counts.chunks, counts.duplicates, counts.sealed) == (3, 0, 0)
+    assert stored(parts, ONE) == [(1, 0), (2, 0)]
+    assert stored(parts, TWO) == [(1, 0)]
+    assert bits(parts, ONE) == OBJECT
+
+
+def test_chunk_that_comes_again_is_dropped(parts):
+    parts.commit([(ONE, 1, 0), (ONE, 1, 1)])
+    assert parts.commit([(ONE, 1, 1), (ONE, 1, 2)]).duplicates == 1
+    assert stored(parts, ONE) == [(1, 0), (1, 1), (1, 2)]
+
+
+def test_chunk_that_comes_again_after_a_restart_is_dropped(parts):
+    parts.commit([(ONE, 1, 0), (ONE, 1, 1)])
+    again = parts.again()
+    assert again.commit([(ONE, 1, 0), (ONE, 1, 2), (ONE, 1, 1)]).duplicates == 2
+    assert stored(again, ONE) == [(1, 0), (1, 1), (1, 2)]
+
+
+def test_final_record_seals(parts):
+    parts.commit([(ONE, 1, 0)])
+    assert parts.commit(calls=[make_call(1)]).sealed == 1
+    assert bits(parts, ONE) == OBJECT | SEALED | FINAL
+    report = Reader(parts.index, parts.keyring, parts.pool).verify(ONE)
+    assert (report.sealed, report.frames, report.faults) == (True, 2, [])
+
+
+def test_final_record_after_a_restart_seals(parts):
+    parts.commit([(ONE, 1, 0)])
+    again = parts.again()
+    assert again.commit(calls=[make_call(1)]).sealed == 1
+    assert Reader(again.index, again.keyring, again.pool).verify(ONE).faults == []
+    assert stored(again, ONE) == [(1, 0)]
+
+
+def test_final_record_that_comes_again_changes_nothing(parts):
+    parts.commit([(ONE, 1, 0)], [make_call(1)])
+    position = parts.index.position
+    counts = parts.commit([(ONE, 1, 0)], [make_call(1)])
+    assert (counts.duplicates, counts.sealed) == (1, 0)
+    assert parts.index.position == position
+
+
+def test_late_chunk_of_a_sealed_recording_opens_a_segment(parts):
+    parts.commit([(ONE, 1, 1)], [make_call(1)])
+    assert parts.commit([(ONE, 1, 0)]).sealed == 1
+    assert stored(parts, ONE) == [(1, 1), (1, 0)]
+    report = Reader(parts.index, parts.keyring, parts.pool).verify(ONE)
+    assert (report.sealed, report.faults) == (True, [])
+
+
+def test_call_without_media_has_no_object(parts):
+    parts.commit(calls=[make_call(1)])
+    assert bits(parts, ONE) == FINAL
+    assert not parts.pool.path(ONE).exists()
+
+
+def test_media_without_a_record_is_listed_until_its_record_comes(parts):
+    parts.commit([(ONE, 3, 0)])
+    call = parts.writer._stored_call(ONE)
+    assert (call.revision, call.flags, call.streams[0].number) == (-1, ["record_missing"], 3)
+    parts.commit(calls=[make_call(1, final=False)])
+    assert parts.writer._stored_call(ONE) == make_call(1, final=False)
+
+
+def test_lower_revision_does_not_replace(parts):
+    parts.commit(calls=[make_call(1, revision=2)])
+    parts.commit(calls=[make_call(1, revision=1, caller="other")])
+    assert parts.writer._stored_call(ONE).revision == 2
+
+
+def test_failed_commit_leaves_what_was_acknowledged(parts, monkeypatch):
+    """The disk is full in the middle of the second commit; then there is room again."""
+    parts.commit([(ONE, 1, 0)])
+    size = parts.pool.path(ONE).stat().st_size
+    append, room = parts.pool.append, [200]
+
+    def full(recording_id: bytes, data: bytes) -> None:
+        if len(data) > room[0]:
+            append(recording_id, data[: room[0]])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(recording_id, data)
+
+    monkeypatch.setattr(parts.pool, "append", full)
+    with pytest.raises(OSError, match="No space"):
+        parts.commit([(ONE, 1, 1), (TWO, 1, 0)])
+    assert parts.pool.path(ONE).stat().st_size == size
+    assert not parts.pool.path(TWO).exists()
+    room[0] = 1 << 30
+    parts.commit([(ONE, 1, 1), (TWO, 1, 0)])
+    assert stored(parts, ONE) == [(1, 0), (1, 1)]
+    assert stored(parts, TWO) == [(1, 0)]
+
+
+def test_torn_tail_is_cut_and_its_nonce_not_used_again(parts):
+    parts.commit([(ONE, 1, 0)])
+    path = parts.pool.path(ONE)
+    torn = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(torn[104:-5])
+    again = parts.again()
+    again.commit([(ONE, 1, 1)])
+    assert stored(again, ONE) == [(1, 0), (1, 1)]
+    salts = path.read_bytes().count(b"\x89SVR\r\n\x1a\n")
+    assert salts == 2
+
+
+def test_object_that_was_never_acknowledged_is_gone_on_with(parts):
+    """Killed between the frames and the index: the file is there, its row is not."""
+    parts.commit([(TWO, 1, 0)])
+    group = Group()
+    group.add(b"x", m.Batch("test", 1), make_media([(ONE, 1, 0)]))
+    parts.writer._append_all(group)
+    again = parts.again()
+    again.commit([(ONE, 1, 0), (ONE, 1, 1)], [make_call(1)])
+    assert stored(again, ONE) == [(1, 0), (1, 1)]
+    assert Reader(again.index, again.keyring, again.pool).verify(ONE).faults == []
+
+
+def test_file_cut_within_its_header_is_begun_anew(parts):
+    path = parts.pool.path(ONE)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\x89SVR\r\n")
+    parts.commit([(ONE, 1, 0)], [make_call(1)])
+    assert stored(parts, ONE) == [(1, 0)]
+
+
+def test_object_with_a_destroyed_header_is_set_aside_not_lost(parts):
+    parts.commit([(ONE, 1, 0)])
+    path = parts.pool.path(ONE)
+    path.write_bytes(b"?" * 104 + path.read_bytes()[104:])
+    again = parts.again()
+    again.commit([(ONE, 1, 1)], [make_call(1)])
+    assert stored(again, ONE) == [(1, 1)]
+    assert len(list(path.parent.glob("*.damaged"))) == 1
+
+
+def test_more_recordings_than_open_files(parts):
+    recordings = [call_id(number) for number in range(40)]
+    for second in range(3):
+        parts.commit([(recording, 1, second) for recording in recordings])
+    assert len(parts.pool._open) == 8
+    assert all(stored(parts, one) == [(1, 0), (1, 1), (1, 2)] for one in recordings)
+
+
+def test_map_grows_when_it_is_full(tmp_path):
+    parts = Parts(tmp_path / "small", map_bytes=256 << 10)
+    for start in range(0, 2000, 100):
+        parts.commit(calls=[make_call(number) for number in range(start, start + 100)])
+    with parts.index.reading() as view:
+        assert view.count(b"record") == 2000
+    parts.close()
+
+
+def test_batch_is_taken_whole_or_not_at_all():
+    group = Group()
+    with pytest.raises(ValueError, match="id has 16 bytes"):
+        group.add(b"x", m.Batch("test", 1, [make_call(1, id=b"short")]), make_media([(ONE, 1, 0)]))
+    assert not group
+    assert not group.media
+
+
+def test_split_gives_each_chunk_its_bytes():
+    media = make_media([(ONE, 1, 0), (TWO, 1, 5)])
+    pieces = list(split(media))
+    assert [recording for recording, _ in pieces] == [ONE, TWO]
+    joined = b"".join(bytes(part) for _, piece in pieces for part in piece[2:])
+    whole = [bytes(wire.byte_view(media.frames)), bytes(media.payload)]
+    assert len(joined) == 128 + sum(map(len, whole))
+    assert list(split(NO_MEDIA)) == []
+
+
+def test_runs_fit_into_frames():
+    pieces = [piece for _, piece in split(make_media([(ONE, 1, second) for second in range(7)]))]
+    runs = list(frames_of(pieces, 3 * pieces[0].size))
+    assert [len(run) for run in runs] == [3, 3, 1]
+    assert [len(run) for run in frames_of(pieces, 1)] == [1] * 7
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20))))
+def test_have_is_a_set(keys):
+    have, truth = Have(), set()
+    for key in keys:
+        assert have.add(*key) == (key not in truth)
+        truth.add(key)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=100), st.binary(max_size=100))
+def test_arbitrary_media_raise_only_value_error(table, frames, payload):
+    try:
+        media: Media = wire.decode_media([table, frames, payload])
+        Group().add(b"x", m.Batch("test", 1), media)
+    except ValueError:
+        pass

@@ -1,0 +1,238 @@
+"""What the tests of storaged share: made-up media, a writer on a store, the daemon with clients.
+
+Parts works on what is within the daemon; Rig runs it as a process, over CURVE on ipc sockets.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+
+from spanvault import keyfile, transport, wire
+from spanvault import messages as m
+from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Media
+from storaged import keyring as keys
+from storaged.gathering import Group
+from storaged.index import Index
+from storaged.keyring import Keyring
+from storaged.pool import Pool
+from storaged.writer import Writer
+
+SECOND = 1_000_000_000
+START = 1_700_000_000 * SECOND
+
+
+def call_id(number: int) -> bytes:
+    return hashlib.sha256(f"call {number}".encode()).digest()[:16]
+
+
+def payload(recording: bytes, stream: int, second: int, size: int) -> bytes:
+    """Bytes that only this chunk has."""
+    seed = hashlib.sha256(recording + bytes((stream,)) + second.to_bytes(4, "big")).digest()
+    return (seed * (size // 32 + 1))[:size]
+
+
+def make_media(chunks: Sequence[tuple[bytes, int, int]], size: int = 320) -> Media:
+    """Media of (recording, stream, second): two frames of size / 2 bytes each."""
+    table, frames = np.zeros(len(chunks), CHUNK), np.zeros(2 * len(chunks), FRAME)
+    parts = []
+    for row, (recording, stream, second) in enumerate(chunks):
+        table[row]["recording_id"] = np.void(recording)
+        table[row]["stream"], table[row]["ssrc"] = stream, 0x1234 + stream
+        table[row]["frames"], table[row]["payload_bytes"] = 2, size
+        table[row]["start_ns"] = START + second * SECOND
+        two = frames[2 * row : 2 * row + 2]
+        two["sequence"] = 65536 + 2 * second, 65537 + 2 * second
+        two["arrival_ns"] = START + second * SECOND
+        two["length"] = size // 2
+        parts.append(payload(recording, stream, second, size))
+    return Media(table, frames, memoryview(b"".join(parts)))
+
+
+def make_call(number: int, **changes: Any) -> m.Call:
+    """A call as a capture would send it, answered after 2 s, ended after 62 s."""
+    fields: dict[str, Any] = {
+        "id": call_id(number),
+        "capture": "test",
+        "call_ids": [f"call-{number}@example.org"],
+        "caller": f"+4930{number:07d}",
+        "callee": "+493012345678",
+        "started_ns": START + number * SECOND,
+        "answered_ns": START + (number + 2) * SECOND,
+        "ended_ns": START + (number + 62) * SECOND,
+        "outcome": "answered",
+        "end_reason": "bye",
+        "final": True,
+    }
+    return m.Call(**{**fields, **changes})
+
+
+def chunk_keys(media: Media) -> list[tuple[bytes, int, int, bytes]]:
+    """(recording, stream, second, payload) of each chunk."""
+    return [
+        (
+            piece.recording_id,
+            int(piece.header["stream"]),
+            (int(piece.header["start_ns"]) - START) // SECOND,
+            bytes(piece.payload),
+        )
+        for piece in media.chunks()
+    ]
+
+
+class Parts:
+    """The writer and what it writes to, without a daemon around."""
+
+    def __init__(self, folder: Path, map_bytes: int = 1 << 30) -> None:
+        self.folder = folder
+        if not (folder / "keys").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "unlock.key").exists():
+                keyfile.create_private(folder / "unlock.key")
+            public = keyfile.public_of(keyfile.load(folder / "unlock.key"))
+            keys.create(folder / "keys", os.urandom(16), [public])
+        self.keyring = Keyring(folder / "keys", keyfile.load(folder / "unlock.key"))
+        self.index = Index(folder / "index", map_bytes)
+        (folder / "pools").mkdir(exist_ok=True)
+        self.pool = Pool("base", folder / "pools" / "base", 0, 8)
+        self.writer = Writer(self.index, self.keyring, self.pool, time.time_ns)
+        self._sequence = 0
+
+    def commit(
+        self, chunks: Sequence[tuple[bytes, int, int]] = (), calls: Sequence[m.Call] = ()
+    ) -> Any:
+        """One batch as one group."""
+        group = Group()
+        self._sequence += 1
+        media = make_media(chunks) if chunks else NO_MEDIA
+        group.add(b"test", m.Batch("test", self._sequence, list(calls)), media)
+        return self.writer.commit(group)
+
+    def again(self) -> "Parts":
+        """As after a crash and a restart: nothing of this process is left but what is on disk."""
+        self.close()
+        self.__init__(self.folder)  # type: ignore[misc]
+        return self
+
+    def close(self) -> None:
+        self.index.close()
+        self.pool.close()
+
+
+class Client:
+    """One DEALER of the daemon."""
+
+    def __init__(self, rig: "Rig", role: str, endpoint: str) -> None:
+        self.context: zmq.Context[Any] = zmq.Context()
+        certificate = transport.load_certificate(rig.folder / "secret" / f"{role}.key_secret")
+        server = transport.load_certificate(rig.folder / "secret" / "storaged.key")
+        self.socket = transport.connect(self.context, endpoint, certificate, server)
+
+    def send(self, message: m.Message, media: Media | None = None, *bulk: bytes) -> None:
+        frames = wire.encode_media(message, media) if media else wire.encode(message, *bulk)
+        self.socket.send_multipart(frames)
+
+    def receive(self, decode: Callable[..., Any], timeout_s: float = 10.0) -> Any:
+        """(message, bulk), or None if nothing came."""
+        if not self.socket.poll(int(timeout_s * 1000)):
+            return None
+        return decode(self.socket.recv_multipart())
+
+    def ask(self, message: m.Message, *bulk: bytes, timeout_s: float = 20.0) -> Any:
+        """A request's reply and its bulk."""
+        self.send(message, None, *bulk)
+        answer = self.receive(wire.decode_reply, timeout_s)
+        assert answer is not None, f"no reply to {message!r}"
+        return answer
+
+    def close(self) -> None:
+        self.socket.close()
+        self.context.term()
+
+
+class Rig:
+    """A daemon's folder of keys and settings, and the process."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder, self.store = folder, folder / "store"
+        secret, clients = folder / "secret", folder / "clients"
+        clients.mkdir(parents=True, exist_ok=True)
+        transport.make_certificate(secret, "storaged", "storaged")
+        for role in ("capture", "operator", "replicator"):
+            transport.make_certificate(secret, role, role)  # type: ignore[arg-type]
+            (clients / f"{role}.key").write_bytes((secret / f"{role}.key").read_bytes())
+        keyfile.create_private(secret / "unlock.key")
+        self.ingest, self.requests = f"ipc://{folder}/i", f"ipc://{folder}/r"
+        self.config = folder / "storaged.toml"
+        self.configure(**settings)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._clients: list[Client] = []
+
+    def configure(self, **settings: Any) -> None:
+        values = {
+            "store": self.store, "ingest": self.ingest, "requests": self.requests,
+            "certificate": self.folder / "secret/storaged.key_secret",
+            "clients": self.folder / "clients",
+            "unlock_key": self.folder / "secret/unlock.key",
+            "commit_interval_s": 0.2, **settings,
+        }  # fmt: skip
+        lines = [
+            f"{name} = {value if isinstance(value, int | float) else repr(str(value))}"
+            for name, value in values.items()
+        ]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def start(self) -> None:
+        """Start the daemon and wait until it answers."""
+        self.process = self.spawn()
+        operator = self.client("operator")
+        operator.ask(m.Status())
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "storaged", "--config", self.config],
+            stderr=(self.folder / "stderr").open("ab"),
+        )
+
+    def run_to_end(self) -> tuple[int, str]:
+        """Exit code and messages of a daemon that cannot start."""
+        done = subprocess.run(
+            [sys.executable, "-m", "storaged", "--config", self.config],
+            capture_output=True, timeout=30, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr.decode()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end, give the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        self.process = None
+        return code
+
+    def client(self, role: str, endpoint: str | None = None) -> Client:
+        client = Client(self, role, endpoint or self.requests)
+        self._clients.append(client)
+        return client
+
+    def capture(self) -> Client:
+        return self.client("capture", self.ingest)
+
+    @property
+    def messages(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
