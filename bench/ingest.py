@@ -1,11 +1,12 @@
 """How many chunks a CPU-second storaged takes in, seals, syncs and acknowledges.
 
 Measured: the real daemon over a CURVE socket, on a real disk; a sender with prepared batches keeps
-48 MiB unacknowledged, as a capture does. CPU is the daemon's alone (user and system, all threads).
-Paced, it sends one second's chunks a second; `--fast`, as many as are acknowledged. Prints a table
-and one JSON line.
+a bounded number of bytes unacknowledged, as a capture does. CPU is the daemon's alone (user and
+system, all threads). Paced, it sends one second's chunks a second; `--fast`, as many as are
+acknowledged. Prints a table and one JSON line.
 
-    python bench/ingest.py [--calls 5250] [--seconds 20] [--fast] [--folder DIR]
+    python bench/ingest.py [--calls 5250] [--seconds 20] [--fast] [--in-flight-mb 256]
+                           [--folder DIR]
 """
 
 import argparse
@@ -30,7 +31,6 @@ from tests.support.vault import START, Client, Rig, call_id, make_call
 
 PACKETS, BYTES = 50, 160  # a second of G.711 in one stream
 BATCH = 128  # chunks
-IN_FLIGHT = 48 << 20
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -66,12 +66,12 @@ def seconds_of(media: list[Media], seconds: int) -> Iterator[tuple[int, Media]]:
             yield second, part._replace(table=table)
 
 
-def send(client: Client, media: list[Media], seconds: int, fast: bool) -> float:
+def send(client: Client, media: list[Media], seconds: int, fast: bool, in_flight: int) -> float:
     """Send and wait for every acknowledgement. Returns the wall seconds it took."""
     waiting: dict[int, int] = {}
     begun_s = time.monotonic()
     for sequence, (second, part) in enumerate(seconds_of(media, seconds), 1):
-        while sum(waiting.values()) > IN_FLIGHT:
+        while sum(waiting.values()) > in_flight:
             settle(client, waiting, 1.0)
         if not fast and (ahead_s := begun_s + second - time.monotonic()) > 0:
             time.sleep(ahead_s)
@@ -91,7 +91,7 @@ def settle(client: Client, waiting: dict[int, int], wait_s: float) -> None:
         wait_s = 0
 
 
-def measure(calls: int, seconds: int, fast: bool, folder: Path) -> dict[str, Any]:
+def measure(calls: int, seconds: int, fast: bool, in_flight: int, folder: Path) -> dict[str, Any]:
     """One run on a new store."""
     rig = Rig(folder, commit_interval_s=2.0)
     try:
@@ -103,9 +103,9 @@ def measure(calls: int, seconds: int, fast: bool, folder: Path) -> dict[str, Any
             capture.send(m.Batch("bench", 10**9 + start, some), Media(*NOTHING))
             while capture.receive(wire.decode_from_ingest) is None:
                 pass
-        send(capture, media, 2, fast=True)  # files made, keys handed out
+        send(capture, media, 2, True, in_flight)  # files made, keys handed out
         before_s, resident = usage(rig.process.pid)
-        wall_s = send(capture, [shifted(part) for part in media], seconds, fast)
+        wall_s = send(capture, [shifted(part) for part in media], seconds, fast, in_flight)
         cpu_s, after = usage(rig.process.pid)
         rig.stop()
     finally:
@@ -114,7 +114,8 @@ def measure(calls: int, seconds: int, fast: bool, folder: Path) -> dict[str, Any
     size = chunks * (PACKETS * (BYTES + FRAME.itemsize) + CHUNK.itemsize)
     used_s = cpu_s - before_s
     return {
-        "calls": calls, "seconds": seconds, "paced": not fast, "wall_s": round(wall_s, 2),
+        "calls": calls, "seconds": seconds, "paced": not fast, "in_flight_mb": in_flight >> 20,
+        "wall_s": round(wall_s, 2),
         "cpu_s": round(used_s, 2), "cores": round(used_s / wall_s, 3),
         "chunks_per_cpu_s": round(chunks / used_s), "mb_per_cpu_s": round(size / used_s / 1e6),
         "mb_per_s": round(size / wall_s / 1e6),
@@ -136,13 +137,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, nargs="+", default=[525, 5250])
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--in-flight-mb", type=int, default=256)
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     given = parser.parse_args()
     rows = []
     for calls in given.calls:
         with tempfile.TemporaryDirectory(prefix="sv-", dir=given.folder) as folder:
-            rows.append(measure(calls, given.seconds, given.fast, Path(folder)))
+            rows.append(
+                measure(calls, given.seconds, given.fast, given.in_flight_mb << 20, Path(folder))
+            )
     for name in rows[0]:
         print(f"{name:>18}" + "".join(f"{row[name]!s:>12}" for row in rows))
     print(json.dumps({"bench": "ingest", "machine": platform.platform(), "rows": rows}))

@@ -1,8 +1,10 @@
-"""`python -m capture`: record an interface, or capture files. What it does: capture.live, .replay."""
+"""`python -m capture`: record an interface, or capture files (capture.live, capture.replay)."""
 
 import argparse
 import sys
 from pathlib import Path
+
+import msgspec
 
 from capture.live import Live
 from capture.replay import Replay
@@ -24,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         interface = options.interface or settings.interface
         if not interface:
             raise ValueError("no interface: give --interface, or set it in capture.toml")
-        Live(settings, interface, life, log).run()
+        Live(_instance(settings, interface), interface, life, log).run()
     except ValueError as error:
         log.error("cannot start", extra={"FAULT": str(error)})
         return EX_CONFIG
@@ -32,6 +34,16 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("cannot go on", extra={"FAULT": str(error)})
         return EX_IOERR
     return 0
+
+
+def _instance(settings: config.CaptureConfig, interface: str) -> config.CaptureConfig:
+    """What one port's capture has for itself: several ports of a host share the settings file."""
+    return msgspec.structs.replace(
+        settings,
+        name=f"{settings.name}/{interface}",
+        state_dir=settings.state_dir / interface,
+        runtime_dir=settings.runtime_dir / interface,
+    )
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -6,7 +6,9 @@ exact copies are left out, and counted.
 Source: RFC 3550 §5.1, §6.4.1, A.1, A.3, A.8. Bytes of a chunk: spanvault.chunk.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +24,7 @@ MAX_DROPOUT: Final = 3000  # numbers ahead: more is a restart of the sequence, n
 # reordering within a second.
 MAX_MISORDER: Final = 1000
 SECOND: Final = 1_000_000_000
+PORTION: Final = 1 << 15  # packets
 STREAM: Final = 1 << 40  # lifts each stream's numbers above those of the one before
 
 Integers = NDArray[np.int64]
@@ -64,12 +67,25 @@ def assemble(batch: Batch, streams: StreamTable, start_ns: int, lossy: bool) -> 
     """
     if not len(batch.slot):
         return NO_MEDIA
-    batch = batch.take(_by_stream(batch.slot))
-    stretches = _stretches(batch.slot)
-    second = _seconds(batch.time_ns, start_ns)
-    jitter = _jitter(batch, stretches, streams, second)
-    ordered = _order(batch, stretches, streams, second)
-    return _Cut(ordered, streams, jitter).media(lossy)
+    order = _by_stream(batch.slot)
+    last = _last_second(batch.time_ns, start_ns)
+    output = _Output(batch)
+    for portion in _portions(batch.slot[order]):
+        part = batch.take(order[portion])
+        stretches = _stretches(part.slot)
+        second = np.clip((part.time_ns - start_ns) // SECOND, 0, last)
+        jitter = _jitter(part, stretches, streams, second)
+        ordered = _order(part, stretches, streams, second)
+        _Cut(ordered, streams, jitter).write(output, lossy)
+    return output.media()
+
+
+def _portions(slot: NDArray[np.int32]) -> Iterator[slice]:
+    """Whole streams, together about so many packets that their columns stay in the cache."""
+    head = _heads(slot)
+    wanted = np.searchsorted(head, np.arange(PORTION, len(slot), PORTION))
+    cuts = [0, *np.unique(head[wanted[wanted < len(head)]]).tolist(), len(slot)]
+    return (slice(start, end) for start, end in pairwise(cuts))
 
 
 def _by_stream(slot: NDArray[np.int32]) -> NDArray[np.intp]:
@@ -98,11 +114,9 @@ def _before(values: NDArray[Any], head: Integers, first: NDArray[Any]) -> NDArra
     return previous
 
 
-def _seconds(time_ns: Integers, start_ns: int) -> Integers:
-    """In which whole second of the flush each packet came; less than half of one joins the last."""
-    second = (time_ns - start_ns) // SECOND
-    last = int((time_ns.max() - start_ns + SECOND // 2) // SECOND) - 1
-    return np.clip(second, 0, max(0, last))
+def _last_second(time_ns: Integers, start_ns: int) -> int:
+    """The last whole second of the flush; less than half of one joins it."""
+    return max(0, (int(time_ns.max()) - start_ns + SECOND // 2) // SECOND - 1)
 
 
 def extend(batch: Batch, stretches: Stretches, streams: StreamTable) -> tuple[Integers, ...]:
@@ -236,8 +250,8 @@ class _Cut:
         self.jitter = jitter.at(self.key[self.head])
         self.unique = self._sum(~ordered.copy)
 
-    def media(self, lossy: bool) -> Media:
-        """The chunks; the streams' totals become those of their last chunk."""
+    def write(self, output: "_Output", lossy: bool) -> None:
+        """Put the chunks out; the streams' totals become those of their last chunk."""
         totals = self._totals()
         keep = ~self.ordered.copy
         batch = self.ordered.batch
@@ -246,7 +260,7 @@ class _Cut:
             batch, extended = batch.take(keep), extended[keep]
         table = self._table(totals, batch, lossy)
         self._update(totals, batch, extended)
-        return Media(table, _frames(batch, extended), _payload(batch))
+        output.append(table, batch, extended)
 
     def _sum(self, values: NDArray[Any]) -> Integers:
         return np.add.reduceat(values, self.head, dtype=np.int64)
@@ -324,33 +338,49 @@ class _Cut:
         np.add.at(streams.payload_types.reshape(-1), kind[head], count.astype(np.uint32))
 
 
-def _frames(batch: Batch, extended: Integers) -> NDArray[np.void]:
-    frames = np.empty(len(extended), FRAME)
-    frames["sequence"] = extended.astype(np.uint32)
-    frames["timestamp"], frames["arrival_ns"] = batch.timestamp, batch.time_ns
-    frames["payload_type"], frames["flags"] = batch.payload_type, batch.flags
-    frames["length"] = batch.length
-    return frames
+class _Output:
+    """One flush's chunks, written portion by portion into three buffers."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._tables: list[NDArray[np.void]] = []
+        self._frames = np.empty(len(batch.slot), FRAME)
+        self._payload = np.empty(int(batch.length.sum(dtype=np.int64)), np.uint8)
+        self._frame_count = self._size = 0
+
+    def append(self, table: NDArray[np.void], batch: Batch, extended: Integers) -> None:
+        """Add chunks and their packets, in the order of both."""
+        self._tables.append(table)
+        frames = self._frames[self._frame_count : self._frame_count + len(extended)]
+        frames["sequence"] = extended.astype(np.uint32)
+        frames["timestamp"], frames["arrival_ns"] = batch.timestamp, batch.time_ns
+        frames["payload_type"], frames["flags"] = batch.payload_type, batch.flags
+        frames["length"] = batch.length
+        size = int(batch.length.sum(dtype=np.int64))
+        if size:
+            _copy_payloads(batch, self._payload[self._size : self._size + size])
+        self._frame_count += len(extended)
+        self._size += size
+
+    def media(self) -> Media:
+        """What was written."""
+        return Media(
+            np.concatenate(self._tables),
+            self._frames[: self._frame_count],
+            self._payload[: self._size].data,
+        )
 
 
-def _payload(batch: Batch) -> memoryview:
-    """All payloads, one after the other: one gather for each length that occurs."""
+def _copy_payloads(batch: Batch, out: NDArray[np.uint8]) -> None:
+    """Payloads one after the other: one gather for each length that occurs."""
     length = batch.length.astype(np.int64)
-    if not len(length):
-        return memoryview(b"")
     if int(length.min()) == int(length.max()):
-        return _bytes(rows(batch.arena, batch.offset, int(length[0])), int(length[0]))
-    payload = np.empty(int(length.sum()), np.uint8)
+        out[:] = rows(batch.arena, batch.offset, int(length[0])).view(np.uint8)
+        return
     place = np.cumsum(length) - length
     order = np.argsort(batch.length, kind="stable")
     head, count = _runs(length[order])
     for start, size in zip(head.tolist(), count.tolist(), strict=True):
         which = order[start : start + size]
         if width := int(length[which[0]]):
-            view = np.ndarray((len(payload) - width + 1,), f"V{width}", payload, strides=(1,))
+            view = np.ndarray((len(out) - width + 1,), f"V{width}", out, strides=(1,))
             view[place[which]] = rows(batch.arena, batch.offset[which], width)
-    return payload.data
-
-
-def _bytes(found: NDArray[np.void], width: int) -> memoryview:
-    return found.view(np.uint8).data if width else memoryview(b"")

@@ -19,6 +19,7 @@ from spanvault.messages import Health
 
 POLL_MS: Final = 100
 TELL_S: Final = 2.0
+STOP_S: Final = 10.0
 
 
 class Courier:
@@ -54,10 +55,16 @@ class Courier:
         return settled
 
     def drain(self, seconds: float) -> list[bytes]:
-        """Wait for acknowledgements, then seal to disk what is left. Returns what was settled."""
+        """Wait for acknowledgements, then seal to disk what is left. Returns what was settled.
+
+        Once a stop was asked for, for no longer than STOP_S.
+        """
         settled: list[bytes] = []
-        end = time.monotonic() + seconds
-        while self.outbox.waiting and time.monotonic() < end:
+        start = time.monotonic()
+        while self.outbox.waiting:
+            patience_s = min(seconds, STOP_S) if self._life.stop_requested else seconds
+            if time.monotonic() - start > patience_s:
+                break
             settled += self.pump(POLL_MS)
             self._life.beat()
         left, lost = self.outbox.put_away()

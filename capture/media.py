@@ -130,6 +130,11 @@ class Media:
         self._expire(now_ns)
         return media
 
+    def counted_ns(self, now_ns: int) -> int:
+        """The packet time before which all media is counted in totals."""
+        held = (part.first_ns for part in (*self._full, self._filling) if part.count)
+        return min(now_ns, min(held, default=now_ns))
+
     def flush(self) -> chunk.Media:
         """All chunks there are, due or not."""
         self._next()

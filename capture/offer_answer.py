@@ -122,6 +122,7 @@ class OfferAnswer(msgspec.Struct, array_like=True):
         if session is None:
             if len(self.sessions) >= MAX_FORKS:
                 return None
+            self.sessions.pop("", None)  # the offer without a dialog lives on in self.offer
             session = self.sessions[tag] = Session()
             if self.offer is not None and self.offer.side == "caller":
                 session.caller = self.offer.description

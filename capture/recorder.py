@@ -19,9 +19,6 @@ from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 
 TICK_NS: Final = 1_000_000_000
-# The call table's clock runs behind the media: when it lets a call's last record go, which seals
-# the recording, all of the call's frames have been flushed and counted.
-MEDIA_LAG_NS: Final = 3 * TICK_NS
 
 
 @dataclass(slots=True)
@@ -67,9 +64,11 @@ class Recorder:
         if now_ns < self._next_tick_ns:
             return Heard()
         self._next_tick_ns = now_ns + TICK_NS
-        self.calls.tick(now_ns - MEDIA_LAG_NS)
+        flushed = self.media.tick(now_ns)
+        # A block of a sparse capture holds many seconds: no call may end before its media counts.
+        self.calls.tick(self.media.counted_ns(now_ns))
         self._obey()
-        return self._heard([self.media.tick(now_ns)])
+        return self._heard([flushed, self.media.tick(now_ns)])
 
     def finish(self, reason: str = "capture_end") -> Heard:
         """The capture ends here, and every call with it."""

@@ -32,24 +32,12 @@ _STATUS: Final = re.compile(r"SIP/2\.0[ \t]+(\d{3})(?:[ \t](.*))?", re.I)
 _VERSION: Final = re.compile(r"(.*\S)[ \t]+SIP/2\.0[ \t]*", re.I)
 _HEAD_END: Final = re.compile(rb"\r\n\r\n|\n\r?\n|\r\r")
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
-_PREFIX: Final = re.compile(
-    rb"(?:\r?\n){0,4}(?:SIP/2\.0 |[A-Z][A-Za-z0-9.!%*_+`'~-]{1,31} +(?:sips?|tel|urn|im|pres):)"
-)
 _BRANCH: Final = re.compile(r";\s*branch\s*=\s*([^;,\s]+)", re.I)
 _VIA_TRANSPORT: Final = re.compile(r"SIP\s*/\s*2\.0\s*/\s*(\w+)", re.I)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # sipmessage hands parameter names on as keywords: one called "self" is a TypeError there.
 _REFUSED: Final = (ValueError, TypeError)
 _CAUSE: Final = re.compile(r"Q\.850\s*;[^,]*?cause\s*=\s*(\d{1,3})", re.I)
-
-
-def looks_like_sip(payload: bytes | memoryview) -> bool:
-    """Whether a datagram begins as a SIP message does, whatever its port.
-
-    After at most four line ends (keep-alives, RFC 5626 §3.5.1): a status line, or a method and a
-    URI of a scheme that SIP uses. The vectorised decoder applies the same rule.
-    """
-    return _PREFIX.match(payload) is not None
 
 
 class Party(NamedTuple):

@@ -3,6 +3,7 @@
 What each follower does: replicator.follower. Lifecycle under systemd: spanvault.lifecycle.
 """
 
+import contextlib
 import logging
 import select
 import threading
@@ -21,7 +22,7 @@ from spanvault.lifecycle import Lifecycle
 from spanvault.messages import Health
 
 log = logging.getLogger(__name__)
-HEALTH_S: Final = 5.0
+HEALTH_S: Final = 3.0
 TURN_S: Final = 0.5
 DRAIN_S: Final = 10.0  # a target that hangs longer than this is left behind at the end
 
@@ -70,23 +71,21 @@ class Daemon:
     def _report(self) -> None:
         """Send Health every few seconds; an absent storaged is the followers' to complain of."""
         try:
-            while not self._stop.wait(HEALTH_S if self._tell_health() else 1.0):
-                continue
+            while not self._stop.wait(1.0):  # so that the first time there is something to tell
+                self._tell_health()
+                self._stop.wait(HEALTH_S - 1.0)
         except Stopped:
             pass
         finally:
             self._reporter_source.close()
 
-    def _tell_health(self) -> bool:
+    def _tell_health(self) -> None:
         progress, now_ns = [f.progress for f in self._followers], time.time_ns()
         health = Health(
             "replicator", report.status_line(progress, now_ns), report.fields(progress, now_ns)
         )
-        try:
+        with contextlib.suppress(StoreError):
             self._reporter_source.health(health)
-        except StoreError:
-            return False
-        return True
 
     def _drain(self, threads: list[threading.Thread]) -> None:
         self._stop.set()

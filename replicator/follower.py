@@ -57,7 +57,13 @@ class Follower(threading.Thread):
         self._plan = Plan(self._saved, int(retry_s * SECOND))
         self._copied = self._copied_bytes = 0
         self._space = Space(None, None)
-        self.progress = self._progress()  # replaced whole: may be read by other threads
+        self._moved_ns = time.time_ns()
+        self._told = self._progress()  # replaced whole: may be read by other threads
+
+    @property
+    def progress(self) -> Progress:
+        """How it is now. For any thread."""
+        return self._told._replace(moved_ns=self._moved_ns)
 
     def run(self) -> None:
         """Take steps until the stop. What is under way when it comes stays for the next start."""
@@ -88,7 +94,7 @@ class Follower(threading.Thread):
             self._plan.store_failed(f"state_dir: {error}", STATE_FOLDER, time.time_ns())
         self._save(self._plan.mark)
         self._tell(before, self._plan.fault)
-        self.progress = self._progress()
+        self._told, self._moved_ns = self._progress(), time.time_ns()
 
     def _take(self, step: Step) -> None:
         match step:
@@ -142,6 +148,7 @@ class Follower(threading.Thread):
             if self._ending.is_set():
                 raise Stopped
             yield part
+            self._moved_ns = time.time_ns()
 
     def _give_receipt(self, step: CopyObject) -> None:
         change = step.change
@@ -172,7 +179,7 @@ class Follower(threading.Thread):
                 "HINT": error.hint,
             },
         )
-        self._plan.refused(step, str(error))
+        self._plan.refused(step, str(error), time.time_ns())
 
     def _save(self, mark: Mark) -> None:
         if mark == self._saved:
@@ -203,6 +210,7 @@ class Follower(threading.Thread):
             self._copied,
             self._copied_bytes,
             self._space,
+            self._moved_ns,
         )
 
 

@@ -28,7 +28,11 @@ CLAIM_NS: Final = 30 * SECOND  # an idle target is looked at so often: is it sti
 HEAD_NS: Final = 5 * SECOND  # while a target is away, the store is asked so often how far it is
 MERGE_AT: Final = 256  # bundles written since they were last merged
 BACK_OFF: Final = 32  # the longest wait for a target, in units of retry_s
+ASIDE_MAX: Final = 1000  # more than that, and it is the store's disk, not some recordings
 ASIDE: Final = 30  # what was set aside is tried again after so many retry_s
+
+
+BROKEN: Final = "Look at the disk of the store: 'spanvault verify --all' tells what it still reads."
 
 
 class Aside(msgspec.Struct, frozen=True):
@@ -107,7 +111,7 @@ class Fault(NamedTuple):
 
 
 class Lag(NamedTuple):
-    """Changes that are not at the target yet, and since when the oldest of them is not.
+    """Changes that are not at the target yet, and since when the oldest of them is known of.
 
     changes: None before the store has said how far it is. Changes that the store has meanwhile
     replaced by later ones are counted too: it is an upper bound.
@@ -128,7 +132,7 @@ class Plan:
         self._not_before_ns = 0
         self._claim_due_ns = 0
         self._aside_due_ns = 0
-        self._page: dict[int, int] = {}  # position → changed_ns, of what is not done yet
+        self._page: dict[int, int] = {}  # position → when it was first seen, of what is open
         self._page_end = mark.position
         self._steps: deque[Copy] = deque()
         self._head: int | None = None
@@ -156,7 +160,7 @@ class Plan:
             # The store was put back to an earlier state. Copying again what is there is harmless.
             self._move_to(0)
             return
-        self._page = {c.position: c.changed_ns or now_ns for c in reply.changes}
+        self._page = {c.position: now_ns for c in reply.changes}
         self._page_end = reply.position
         self._steps.extend(_steps(reply.changes))
         if not reply.changes:
@@ -190,8 +194,11 @@ class Plan:
         self._bundles += isinstance(step, CopyBundle)
         self._done(step)
 
-    def refused(self, step: Copy, reason: str) -> None:
+    def refused(self, step: Copy, reason: str, now_ns: int) -> None:
         """The store cannot give these bytes: go on without them, and keep that in mind."""
+        if len(self.mark.aside) >= ASIDE_MAX:
+            self.store_failed(f"{ASIDE_MAX} recordings are set aside. {reason}", BROKEN, now_ns)
+            return
         self._store_answered()
         if isinstance(step, CopyObject):
             self._set_aside(step.change.id, Aside(step.change, reason))

@@ -1,10 +1,13 @@
 """How the replicator says how it is: one line for people, fields for `spanvault status`. Pure."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from replicator.plan import Fault, Lag
-from replicator.targets import Space
+from replicator.targets.base import Space
+
+HANGS_S: Final = 60.0
+HANGS: Final = "The place hangs, as a network share does whose server is gone: check its mount."
 
 
 class Progress(NamedTuple):
@@ -18,6 +21,7 @@ class Progress(NamedTuple):
     copied: int  # recordings verified since the start
     copied_bytes: int
     space: Space
+    moved_ns: int  # when its thread last got anything done, or ended a wait
 
 
 def status_line(targets: Sequence[Progress], now_ns: int) -> str:
@@ -37,6 +41,8 @@ def fields(targets: Sequence[Progress], now_ns: int) -> dict[str, Any]:
 
 
 def _target_line(target: Progress, now_ns: int) -> str:
+    if hangs_s := _hangs_s(target, now_ns):
+        return f"{target.target}: {_behind(target, now_ns)}; no answer for {hangs_s:.0f} s. {HANGS}"
     if target.fault:
         since_s = (now_ns - target.fault.since_ns) / 1e9
         fault = f"{target.fault.text}, for {since_s:.0f} s. {target.fault.hint}"
@@ -53,6 +59,12 @@ def _behind(target: Progress, now_ns: int) -> str:
     return f"{target.lag.changes} changes behind, oldest {_oldest_s(target, now_ns):.0f} s"
 
 
+def _hangs_s(target: Progress, now_ns: int) -> float:
+    """For how long a target's thread has been stuck in one read or write; 0 if it is not."""
+    stuck_s = (now_ns - target.moved_ns) / 1e9
+    return stuck_s if stuck_s >= HANGS_S and not target.fault else 0.0
+
+
 def _oldest_s(target: Progress, now_ns: int) -> float:
     oldest_ns = target.lag.oldest_ns
     return round(max(0, now_ns - oldest_ns) / 1e9, 3) if oldest_ns is not None else 0.0
@@ -67,6 +79,7 @@ def _target_fields(target: Progress, now_ns: int) -> dict[str, Any]:
         "copied": target.copied,
         "copied_bytes": target.copied_bytes,
         "free_bytes": target.space.free,
+        "hangs_s": round(_hangs_s(target, now_ns), 1),
         "fault": target.fault.text if target.fault else None,
         "hint": target.fault.hint if target.fault else None,
     }

@@ -255,7 +255,6 @@ class Change(msgspec.Struct):
 
     kind: `object` (a sealed recording: read it with ReadObject), `record` (a call record: its
     ciphertext is `data`), `keys` (a file of sealed key material: `name`, `data`).
-    changed_ns: when it was committed; 0 where the store does not say.
     """
 
     position: int
@@ -266,7 +265,6 @@ class Change(msgspec.Struct):
     size: int = 0
     sha256: str = ""
     data: bytes = b""
-    changed_ns: int = 0
 
 
 class FeedReply(Message):

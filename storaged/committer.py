@@ -90,7 +90,7 @@ class Committer:
     def _next(self) -> Group | None:
         with self._changed:
             self._changed.wait_for(lambda: self._group is not None or self._stopping)
-            return self._group
+            return None if self._stopping else self._group
 
     def _commit(self, group: Group) -> Counts | None:
         """Try until it is done; None if the daemon ends before."""

@@ -16,10 +16,10 @@ from spanvault import wire
 from spanvault.chunk import CHUNK, FRAME, Media
 from spanvault.messages import Batch, Call, Codec, Stream
 from storaged import record
+from storaged.sealing import LAST_MAX
 
 _CHUNK = CHUNK.itemsize
 _FRAME = FRAME.itemsize
-_SHORTEST_CHUNK = _CHUNK  # a chunk without frames is still a chunk
 
 
 class Piece(NamedTuple):
@@ -54,6 +54,8 @@ class Group:
         """Take a batch in. Raises ValueError, and takes nothing, if it can never be stored."""
         for call in batch.calls:
             record.check_call(call)
+        if len(media.payload) + media.frames.nbytes > LAST_MAX - _CHUNK:
+            raise ValueError(f"a batch of {len(media.payload)} bytes cannot become frames")
         for recording_id, piece in split(media):
             self.media.setdefault(recording_id, []).append(piece)
         for call in batch.calls:

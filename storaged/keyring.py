@@ -5,6 +5,7 @@ reserved before one of them is used, so that a crash can skip slots but never ha
 Bytes: storaged.keypage. Where the reservation lies: storaged.index (handed in as a function).
 """
 
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -17,7 +18,9 @@ from storaged import files, keypage
 from storaged.faults import Fault
 from storaged.keypage import DEK_BYTES, INDEX_KEY, INGEST_KEY, PAGE_KEY, SLOTS, Name, Root
 
+log = logging.getLogger(__name__)
 ROOT: Final = "root"
+ROOT_OLD: Final = "root.old"  # the root that a drop() replaced, until it is overwritten
 RESERVE: Final = 256  # slots reserved at a time
 _PAGES_KEPT: Final = 64  # opened pages in memory, 128 KiB each
 
@@ -72,6 +75,16 @@ class Keyring:
             name.number: name.generation for name in self._root.secrets if name.kind == PAGE_KEY
         }
         self._next = self._reserved = 0
+        self._finish_drop()
+
+    def _finish_drop(self) -> None:
+        """Destroy what a crash left of a drop() whose new root is in place."""
+        old = [self._folder / ROOT_OLD]
+        for page, generation in self._generations.items():
+            old += [self._folder / page_name(page, before) for before in range(generation)]
+        for path in old:
+            if path.exists():
+                _destroy(path)
 
     @property
     def store_id(self) -> bytes:
@@ -133,6 +146,12 @@ class Keyring:
         changed = []
         if (page := self._next // SLOTS) not in self._generations:
             changed = self._add_page(page)
+        elif not self._opens(page):
+            # A damaged page must not stop recording: go on with the next one.
+            self._next = (page + 1) * SLOTS
+            reserve(self._next)
+            self._reserved = self._next
+            return self.take(reserved, reserve)
         self._next += 1
         return self._next - 1, changed
 
@@ -164,6 +183,15 @@ class Keyring:
         with self._lock:
             files.replace(self._folder / ROOT, data)
             self._open()
+
+    def _opens(self, page: int) -> bool:
+        try:
+            with self._lock:
+                self._page(page)
+        except Fault as fault:
+            log.error("A key page cannot be opened", extra={"FAULT": fault.error})
+            return False
+        return True
 
     def _page(self, page: int) -> bytes:
         if page in self._pages:
@@ -235,7 +263,7 @@ class Keyring:
             self._root.recipients, secrets, _nonces(len(secrets)),
         )  # fmt: skip
         path = self._folder / ROOT
-        aside = self._folder / "root.old"
+        aside = self._folder / ROOT_OLD
         aside.unlink(missing_ok=True)
         os.link(path, aside)
         files.replace(path, data)

@@ -60,6 +60,9 @@ def check_call(call: Call) -> None:
     for stream in call.streams:
         if stream.stored_in is not None and len(stream.stored_in) != 16:
             raise ValueError("stored_in is no recording id")
+        for number in (stream.number, stream.stored_as or 0):
+            if not 0 <= number < 1 << 16:
+                raise ValueError(f"stream number {number} is no 16-bit number")
 
 
 def seal_call(call: Call, key_id: int, dek: bytes, nonce: bytes) -> bytes:

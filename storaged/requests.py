@@ -57,7 +57,7 @@ class Desk:
         self._store, self._index, self._keyring, self._pool = store, index, keyring, pool
         self._access, self._clock_ns, self._state = access, clock_ns, state
         self._reader = Reader(index, keyring, pool)
-        self._restorer = Restorer(store, index, keyring, pool)
+        self._restorer = Restorer(store, index, keyring, pool, clock_ns)
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
             m.Status: self._status,
@@ -113,6 +113,10 @@ class Desk:
             return Answer(m.Failure(fault.code, fault.error, fault.hint))
         except (OSError, lmdb.Error) as error:
             return Answer(m.Failure("unavailable", explain(error)))
+        except Exception:  # recording must go on, whatever a request stumbled over
+            log.exception("A request failed by a fault of ours")
+            hint = "Look at the journal of spanvault-storaged, and report it."
+            return Answer(m.Failure("unavailable", "a fault of storaged itself", hint))
 
     def _logged(self, who: Identity, request: Any, answer: Answer) -> Answer:
         kind = type(request)

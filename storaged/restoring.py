@@ -30,12 +30,17 @@ _NOT_EMPTY: Final = "Restore into an empty store: name a new folder."
 class Restorer:
     """Takes imports. For the thread of requests."""
 
-    def __init__(self, store: Store, index: Index, keyring: Keyring, pool: Pool) -> None:
+    def __init__(
+        self, store: Store, index: Index, keyring: Keyring, pool: Pool, clock_ns: Callable[[], int]
+    ) -> None:
         self._store, self._index, self._keyring, self._pool = store, index, keyring, pool
+        self._clock_ns = clock_ns
 
     def take(self, wanted: Import, bulk: bytes) -> None:
         """Make one change our own. Raises Fault: not empty, damaged, out of order; OSError."""
         importing = self._check(wanted)
+        if not importing:
+            self._index.write(self._skip_positions)
         if wanted.change.kind == "keys":
             self._keys(wanted)
         elif not importing:
@@ -54,6 +59,15 @@ class Restorer:
         if importing and wanted.store_id != self._keyring.store_id.hex():
             raise Fault("invalid", "this store is being restored from another one", _NOT_EMPTY)
         return importing
+
+    def _skip_positions(self, writing: Writing) -> None:
+        """Go on behind every position that the lost store may have given out.
+
+        A replica may hold them, a replicator may remember one. Positions rise more slowly than
+        microseconds pass, so the time is behind them all.
+        """
+        position = max(writing.number(b"position"), self._clock_ns() // 1000)
+        writing.set_number(b"position", position)
 
     def _keys(self, wanted: Import) -> None:
         """A key file. With the root this becomes the replica's store: our keys sealed nothing."""

@@ -6,6 +6,7 @@ back to what was acknowledged, and it is tried again. Thread and retries: storag
 """
 
 import contextlib
+import errno
 import logging
 import os
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 from spanvault.messages import Call
 from storaged import index as tables
 from storaged import record, walk
+from storaged.faults import Fault
 from storaged.gathering import Group, Have, Piece, frames_of, placeholder
 from storaged.index import FINAL, OBJECT, SEALED, Index, State, Writing
 from storaged.keyring import Keyring
@@ -59,7 +61,8 @@ class Writer:
     ) -> None:
         self._index, self._keyring, self._pool, self._clock_ns = index, keyring, pool, clock_ns
         self._recordings: OrderedDict[bytes, Recording] = OrderedDict()
-        self._new_keys: list[str] = []
+        self._new_keys: list[str] = []  # key files made for the group at hand
+        self._keys: dict[bytes, int] = {}  # key ids of its records
 
     @property
     def growing(self) -> int:
@@ -83,7 +86,7 @@ class Writer:
         except Exception:
             self._undo(ids)
             raise
-        self._new_keys = []
+        self._new_keys, self._keys = [], {}
         self._forget_idle(group, seals)
         return Counts(stored, duplicates, len(seals), group.bytes)
 
@@ -166,7 +169,10 @@ class Writer:
             return self._resume(recording_id, committed)
         except FileNotFoundError:
             return Recording(state.key_id if state else self._take_key())
-        except ValueError as error:
+        except (ValueError, Fault, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:
+                raise
+            # One object that is damaged, or whose key is, must not stop all others.
             self._set_aside(recording_id, error, committed)
             return Recording(self._take_key())
 
@@ -208,13 +214,13 @@ class Writer:
         newer = []
         for call in group.calls.values():
             state = states[call.id]
-            if state is None:
-                self._recording(call.id)  # gives it a key
             if state is None or call.revision > state.revision:
+                self._keys[call.id] = self._key_for(call.id, state)
                 newer.append(call)
         for recording_id, pieces in group.media.items():
             if recording_id not in group.calls and states[recording_id] is None:
                 newer.append(placeholder(recording_id, pieces))
+                self._keys[recording_id] = self._recording(recording_id).key_id
         return newer
 
     def _stored_call(self, call_id: bytes) -> Call | None:
@@ -226,16 +232,19 @@ class Writer:
         try:
             dek = self._keyring.dek(record.parse_head(sealed).key_id)
             return record.open_call(call_id, sealed, dek)
-        except ValueError as error:
+        except (ValueError, Fault) as error:
             log.error("A call record is damaged",
                       extra={"RECORDING_ID": call_id.hex(), "FAULT": str(error)})  # fmt: skip
             return None
 
-    def _key_of(self, call_id: bytes, state: State | None) -> int:
-        one = self._recordings.get(call_id)
-        if one is not None:
-            return one.key_id
-        assert state is not None  # a call without a row was given a key in _newer_calls()
+    def _key_for(self, call_id: bytes, state: State | None) -> int:
+        """The key of a call's next record: its recording's, unless that does not open any more."""
+        if state is None or call_id in self._recordings:
+            return self._recording(call_id).key_id
+        try:
+            self._keyring.dek(state.key_id)
+        except Fault:
+            return self._take_key()
         return state.key_id
 
     def _record(
@@ -257,7 +266,7 @@ class Writer:
 
     def _put_call(self, writing: Writing, call: Call, old: Call | None) -> None:
         state = writing.state(call.id)
-        key_id = self._key_of(call.id, state)
+        key_id = self._keys[call.id]
         sealed = record.seal_call(call, key_id, self._keyring.dek(key_id), os.urandom(12))
         writing.put_record(call, sealed, old, self._keyring.index_key)
         state = state or State(key_id, 0, bytes(32), -1, self._pool.tier, 0)

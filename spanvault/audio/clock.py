@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 JUMP_S: Final = 0.5  # timestamp and arrival parted by more than this: not jitter
 DRIFT_S: Final = 0.015  # within this, channels are aligned well enough
-DRIFT_CHUNKS: Final = 5  # about as many seconds in which the quickest packet counts
+DRIFT_CHUNKS: Final = 5  # about as many seconds must agree that the clocks have drifted
+QUICK: Final = 0.25  # of the packets are taken to have waited for nothing
 
 Ticks = NDArray[np.int64]
 
@@ -48,11 +49,15 @@ class Clock:
             self._correct_drift()
         return positions
 
+    def shift(self, ticks: int) -> None:
+        """The call's time line has moved: what follows is placed later by so much."""
+        self._position += ticks
+
     def _begin(self, timestamp: NDArray[np.uint32], arrival: Ticks) -> None:
         self._timestamp, self._position = int(timestamp[0]), int(arrival[0])
         lag = arrival - (self._position + steps(timestamp, self._timestamp))
-        # The first packet may have waited (for ARP, say): the quickest beside it tells.
-        self._position += min(0, int(self._runs(lag)[0].min()))
+        # The first packet may have waited (for ARP, say): those beside it tell.
+        self._position += min(0, quick(self._runs(lag)[0]))
 
     def _follow(self, positions: Ticks, arrival: Ticks) -> Ticks:
         """Move what lies behind a lasting break to where it was heard."""
@@ -60,14 +65,14 @@ class Clock:
         runs = self._runs(lag)
         shift, moved = 0, []
         for run in runs:
-            low = int(run.min()) - shift
-            if abs(low) > self._jump:
+            low = quick(run) - shift
+            # Of a stall that is being made up for, the last packets have caught up.
+            if low < -self._jump or int(run.min()) - shift > self._jump:
                 shift += low
                 self._lows.clear()
             moved.append(np.full(len(run), shift))
-        offsets = np.concatenate(moved)
-        self._lows.append(int(runs[-1].min()) - shift)
-        return np.asarray(positions + offsets, np.int64)
+        self._lows.append(quick(runs[-1]) - shift)
+        return np.asarray(positions + np.concatenate(moved), np.int64)
 
     def _runs(self, lag: Ticks) -> list[Ticks]:
         """The lags, cut where they leap. The first run goes on from the chunk before."""
@@ -76,10 +81,21 @@ class Clock:
 
     def _correct_drift(self) -> None:
         """Two clocks 100 ppm apart part by 6 ms a minute; over an hour that would be heard."""
-        low = min(self._lows) if len(self._lows) == DRIFT_CHUNKS else 0
-        if abs(low) > self._drift:
-            self._position += low
+        if len(self._lows) < DRIFT_CHUNKS:
+            return
+        late, early = min(self._lows), max(self._lows)
+        drift = late if late > self._drift else early if early < -self._drift else 0
+        if drift:
+            self._position += drift
             self._lows.clear()
+
+
+def quick(lags: Ticks) -> int:
+    """How far arrival lies behind the timestamps for packets that nothing held up.
+
+    Not the least of all: senders catch up by sending a packet early now and then.
+    """
+    return int(np.quantile(lags, QUICK, method="lower"))
 
 
 def steps(timestamp: NDArray[np.uint32], last: int) -> Ticks:

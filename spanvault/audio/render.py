@@ -132,6 +132,7 @@ class Renderer:
         heard = [s for s in streams if s.media == "audio" and s.packets]
         self._origin_ns = min((s.first_ns for s in heard), default=0)
         self._last_ns = self._origin_ns
+        self._begun = False
         self._done = 0  # blocks given
         # As long as packets came, even where they cannot be read any more.
         self._end_s = max((s.last_ns - self._origin_ns for s in heard), default=0) / 1e9
@@ -232,7 +233,15 @@ class Renderer:
         # In two steps, or an hour of nanoseconds times 48000 would not fit in 64 bits.
         seconds, rest = np.divmod(since, 1_000_000_000)
         arrival = seconds * rate + rest * rate // 1_000_000_000
-        return clock.place(frames["sequence"], frames["timestamp"], arrival)
+        places = clock.place(frames["sequence"], frames["timestamp"], arrival)
+        early = int(places[0])
+        if early < 0 and len(self._clocks) == 1 and not self._begun:
+            # The call's first packet came late: the time line begins where it should have come.
+            self._origin_ns += early * 1_000_000_000 // rate
+            clock.shift(-early)
+            places -= early
+        self._begun = True
+        return places
 
     def _blocks(self, until: int) -> Iterator[Block]:
         """Mix the lanes up to a block number."""

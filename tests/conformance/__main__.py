@@ -32,7 +32,7 @@ def listen(case: Case, recorded: Recorded) -> Iterator[str]:
         return
     for call in recorded.calls:
         if call["recording_id"] and any(one["decodable"] for one in call["channels"]):
-            yield from faults(call, case.streams, *recorded.sound(call["recording_id"]))
+            yield from faults(call, case, *recorded.sound(call["recording_id"]))
 
 
 def main() -> int:

@@ -27,13 +27,20 @@ def _of_call(wanted: TrueCall, got: dict[str, Any], audio_only: bool) -> list[st
         for name in ("caller", "callee", "outcome")
         if getattr(wanted, name) not in (None, got[name])
     ]
-    ours, truth = {}, {}
+    if wanted.channels is not None:
+        found += _of_channels(wanted.channels, got, audio_only)
+    return found
+
+
+def _of_channels(wanted: list[Channel], got: dict[str, Any], audio_only: bool) -> list[str]:
+    ours: dict[Key, Channel] = {}
+    truth: dict[Key, Channel] = {}
     for channel in got["channels"]:
         if channel["media"] == "audio" or not audio_only:
             _add(ours, _from_document(channel))
-    for channel in wanted.channels:
+    for channel in wanted:
         _add(truth, channel)
-    found += [f"channel {_name(key)} was not recorded" for key in truth.keys() - ours.keys()]
+    found = [f"channel {_name(key)} was not recorded" for key in truth.keys() - ours.keys()]
     found += [f"channel {_name(key)} is not in the truth" for key in ours.keys() - truth.keys()]
     for key in truth.keys() & ours.keys():
         found += [f"channel {_name(key)}: {text}" for text in _of_channel(truth[key], ours[key])]

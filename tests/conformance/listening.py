@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.conformance.recorded import SHARED
-from tests.conformance.truth import TrueStream
+from tests.conformance.truth import Case, TrueStream
 
 RATE: Final = 8000
 WINDOW_S: Final = 3.0
@@ -64,11 +64,9 @@ def match(channel: NDArray[np.float64], played: NDArray[np.float64]) -> Match:
     return Match(float(score[best]), (start - (best - count)) / RATE)
 
 
-def faults(
-    call: dict[str, Any], streams: list[TrueStream], rate: int, sound: NDArray[np.int16]
-) -> list[str]:
-    """What is wrong with one call's export; streams: those of the lab's truth."""
-    heard = [(one, _side(call, one)) for one in streams]
+def faults(call: dict[str, Any], case: Case, rate: int, sound: NDArray[np.int16]) -> list[str]:
+    """What is wrong with one call's export, by the lab's truth."""
+    heard = [(one, _side(call, one)) for one in case.streams]
     ours = [(one, side) for one, side in heard if side is not None]
     if not ours:
         return []
@@ -77,17 +75,19 @@ def faults(
     for one, side in ours:
         if one.voice is not None:
             channel = to_8000(sound[:, side], rate)
-            found += _of_voice(one, match(channel, reference(one.voice.wav)), first_s)
+            # Where many calls used one stream's ports again, only the first one's start is known.
+            begins_s = one.start_s - first_s if case.one_stream_one_call else 0.0
+            found += _of_voice(one, match(channel, reference(one.voice.wav)), begins_s)
     return found
 
 
-def _of_voice(stream: TrueStream, got: Match, first_s: float) -> list[str]:
+def _of_voice(stream: TrueStream, got: Match, begins_s: float) -> list[str]:
     assert stream.voice is not None
     name = f"{stream.voice.wav} from {stream.source}"
     wanted = SHARE * abs(stream.voice.correlation)
     if abs(got.correlation) < wanted:
         return [f"{name}: correlates {got.correlation:.3f}, wanted {wanted:.3f}"]
-    starts_at_s = stream.start_s - first_s + stream.voice.starts_at_s
+    starts_at_s = begins_s + stream.voice.starts_at_s
     if abs(got.starts_at_s - starts_at_s) > OFFSET_S:
         return [f"{name}: begins at {got.starts_at_s:.3f} s, truth {starts_at_s:.3f} s"]
     return []

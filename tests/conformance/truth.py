@@ -43,13 +43,13 @@ class Voice:
 
 @dataclass(frozen=True)
 class TrueCall:
-    """One call attempt. outcome: None where the truth does not say."""
+    """One call attempt. outcome, channels: None where the truth does not say."""
 
     call_id: str
     caller: str
     callee: str
     outcome: str | None
-    channels: list[Channel] = field(default_factory=list)
+    channels: list[Channel] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Case:
     streams: list[TrueStream] = field(default_factory=list)
     partial: bool = False  # the truth names only some of the calls
     audio_only: bool = False  # the truth says nothing of video
+
+    @property
+    def one_stream_one_call(self) -> bool:
+        """Whether a stream's times are those of a call."""
+        return all(call.channels is not None for call in self.calls)
 
 
 def public_cases() -> dict[str, Case]:
@@ -142,23 +147,26 @@ def _lab_call(
     }
     if not ends and dialogs == 1:  # these agents do not tell their ports
         ends = {one["src"]: _role(one["src"]) for one in streams}
-    channels = []
-    for one in streams:
-        party = ends.get(one["src"]) or _other(ends.get(one["dst"]))
-        if party:
-            channels.append(
-                Channel(
-                    party, one["src"], one["dst"], one["codec"].lower(), one["unique"], 0,
-                    one["t1"] - one["t0"],
-                )
-            )  # fmt: skip
     return TrueCall(
         dialog["call_id"],
         _user(dialog["from_"]),
         _user(dialog["to"]),
-        _lab_outcome(dialog),
-        channels,
+        _lab_outcome(dialog, truth["expected"].get("outcome"), agents),
+        # sipp uses ports and SSRCs again, call after call: then nothing tells whose they are.
+        None if streams and not ends else _lab_channels(streams, ends),
     )
+
+
+def _lab_channels(streams: list[dict[str, Any]], ends: dict[str, str]) -> list[Channel]:
+    parties = ((one, ends.get(one["src"]) or _other(ends.get(one["dst"]))) for one in streams)
+    return [
+        Channel(
+            party, one["src"], one["dst"], one["codec"].lower(), one["unique"], 0,
+            one["t1"] - one["t0"],
+        )
+        for one, party in parties
+        if party
+    ]  # fmt: skip
 
 
 def _role(source: str) -> str:
@@ -175,11 +183,15 @@ def _user(header: str) -> str:
     return (found[1] or found[2]) if found else header
 
 
-def _lab_outcome(dialog: dict[str, Any]) -> str | None:
+def _lab_outcome(
+    dialog: dict[str, Any], expected: str | None, agents: list[dict[str, Any]]
+) -> str | None:
     if "INVITE" not in dialog["methods"] or "answer_t" in dialog:
         return "answered"
     if "cancel_t" in dialog:
         return "cancelled"
+    if expected in FAILURES.values() and any(one["role"] == "caller" for one in agents):
+        return expected  # what happened, whatever code a PBX chose to tell it
     codes = [code for code in dialog["responses"] if code >= "300" and code not in ("401", "407")]
     return FAILURES.get(codes[0], "failed") if codes else None
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from replicator import bundle
 from spanvault.messages import Change
 
-RECORD = Change(7, "record", id=b"i" * 16, data=b"sealed record", changed_ns=5)
+RECORD = Change(7, "record", id=b"i" * 16, data=b"sealed record")
 OBJECT = Change(8, "object", id=b"i" * 16, pool="base", size=99, sha256="ab" * 32)
 KEYS = Change(9, "keys", name="page-000001", data=b"sealed page")
 

@@ -1,12 +1,16 @@
 """The core as a conversation: the feed says, the plan answers, outcomes are told."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from replicator.plan import (
     ASIDE,
+    ASIDE_MAX,
     BACK_OFF,
     HEAD_NS,
     MERGE_AT,
+    Aside,
     AskFeed,
     AskHead,
     Claim,
@@ -28,18 +32,16 @@ FRESH = Mark(STORE, 0, claimed=True)
 
 
 def record(position: int) -> Change:
-    return Change(position, "record", id=bytes(16), data=b"sealed", changed_ns=position)
+    return Change(position, "record", id=bytes(16), data=b"sealed")
 
 
 def recording(position: int, number: int = 0) -> Change:
     identity = bytes(15) + bytes([number or position])
-    return Change(
-        position, "object", id=identity, size=1, sha256=f"sha{position}", changed_ns=position
-    )
+    return Change(position, "object", id=identity, size=1, sha256=f"sha{position}")
 
 
 def keys(position: int, name: str = "root") -> Change:
-    return Change(position, "keys", name=name, data=b"sealed", changed_ns=position)
+    return Change(position, "keys", name=name, data=b"sealed")
 
 
 def page(*changes: Change, position: int | None = None, head: int = 0) -> FeedReply:
@@ -107,7 +109,7 @@ def test_a_damaged_recording_is_set_aside_and_the_rest_goes_on() -> None:
     plan = started()
     plan.fed(page(recording(1), recording(2)), 0)
     follow(plan, 1)
-    plan.refused(plan.next(0), "its SHA-256 is another")
+    plan.refused(plan.next(0), "its SHA-256 is another", 0)
     assert follow(plan, 1) == [CopyObject(recording(2))]
     assert plan.mark.position == 2
     assert [aside.change for aside in plan.mark.aside] == [recording(1)]
@@ -117,13 +119,13 @@ def test_what_was_set_aside_is_tried_again_when_nothing_else_is_to_do() -> None:
     plan = started()
     plan.fed(page(recording(1)), 0)
     follow(plan, 1)
-    plan.refused(plan.next(0), "damaged")
+    plan.refused(plan.next(0), "damaged", 0)
     now_ns = SECOND
     plan.fed(page(position=1), now_ns)
     now_ns += SECOND
     retried = plan.next(now_ns)
     assert retried == CopyObject(recording(1))
-    plan.refused(retried, "still damaged")
+    plan.refused(retried, "still damaged", 0)
     plan.fed(page(position=1), now_ns)
     assert plan.next(now_ns + SECOND) == AskFeed(1)  # not again at once
     now_ns += ASIDE * RETRY
@@ -133,11 +135,23 @@ def test_what_was_set_aside_is_tried_again_when_nothing_else_is_to_do() -> None:
     assert plan.mark == Mark(STORE, 1, claimed=True)
 
 
+def test_a_store_that_cannot_give_anything_is_waited_for() -> None:
+    aside = tuple(Aside(recording(1), "EIO") for _ in range(ASIDE_MAX))
+    plan = started(Mark(STORE, 1, claimed=True, aside=aside))
+    plan.fed(page(recording(2)), 0)
+    follow(plan, 1)
+    plan.refused(plan.next(0), "EIO", 0)
+    assert plan.mark.position == 1
+    assert plan.fault is not None
+    assert plan.fault.text == "1000 recordings are set aside. EIO"
+    assert plan.next(SECOND) == CopyObject(recording(2))
+
+
 def test_a_later_version_replaces_what_was_set_aside() -> None:
     plan = started()
     plan.fed(page(recording(1, 7)), 0)
     follow(plan, 1)
-    plan.refused(plan.next(0), "damaged")
+    plan.refused(plan.next(0), "damaged", 0)
     plan.fed(page(recording(2, 7)), 0)
     follow(plan, 2)
     assert plan.mark.aside == ()
@@ -192,10 +206,10 @@ def test_an_absent_store_is_asked_every_second_and_nothing_is_lost() -> None:
 
 def test_lag_counts_what_is_read_and_what_is_not() -> None:
     plan = started()
-    plan.fed(page(record(3), recording(4), position=4, head=10), 0)
-    assert plan.lag() == (8, 3)
+    plan.fed(page(record(3), recording(4), position=4, head=10), 77)
+    assert plan.lag() == (8, 77)
     follow(plan, 1)
-    assert plan.lag() == (7, 4)
+    assert plan.lag() == (7, 77)
     follow(plan, 1)
     assert plan.lag() == (6, None)
 
@@ -251,3 +265,52 @@ def test_a_restart_goes_on_behind_the_last_verified_change() -> None:
     follow(plan, 2)  # the bundle and the first recording; then kill -9
     again = started(plan.mark)
     assert again.next(0) == AskFeed(1)
+
+
+@given(
+    st.lists(st.sampled_from("orkORK"), max_size=30),
+    st.lists(st.sampled_from(["done", "refused", "target", "store", "kill"]), max_size=80),
+)
+def test_whatever_happens_the_position_passes_only_what_is_dealt_with(
+    kinds: list[str], outcomes: list[str]
+) -> None:
+    """Capitals: a change to something that changed before. Killed: only the mark is left."""
+    make = {"o": recording, "r": lambda position, _=0: record(position), "k": keys}
+    changes = [
+        make[kind.lower()](position, *([1] if kind == "O" else []))
+        for position, kind in enumerate(kinds, 1)
+    ]
+    newest = {change.id: change for change in changes if change.kind == "object"}
+    plan, now_ns, copied = started(), 0, set()
+    fate = iter(outcomes)
+    for _ in range(400):
+        match step := plan.next(now_ns):
+            case Wait(until_ns):
+                now_ns = until_ns
+            case AskHead():
+                plan.head_is(len(changes), now_ns)
+            case Claim():
+                plan.claimed(now_ns)
+            case AskFeed(position):
+                page_of = [c for c in changes if c.position > position][:4]
+                plan.fed(page(*page_of, head=len(changes), position=position + len(page_of)), 0)
+                if position == len(changes):
+                    break
+            case CopyBundle() | CopyKeys() | CopyObject():
+                outcome = next(fate, "done")
+                if outcome == "done":
+                    plan.copied(step)
+                    copied.add(getattr(step, "change", None) and step.change.sha256)
+                elif outcome == "refused":
+                    plan.refused(step, "damaged", now_ns)
+                elif outcome == "target":
+                    plan.target_failed("full", "free space", now_ns)
+                elif outcome == "store":
+                    plan.store_failed("away", "start it", now_ns)
+                else:
+                    plan = Plan(plan.mark, RETRY)
+        aside = {a.change.sha256 for a in plan.mark.aside}
+        passed = {c.sha256 for c in newest.values() if c.position <= plan.mark.position}
+        assert passed <= copied | aside
+    assert plan.mark.position == len(changes)
+    assert plan.lag().changes == 0

@@ -1,6 +1,7 @@
 """The way back, with real processes: a replica into an empty store that opens and plays."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -148,14 +149,23 @@ def test_a_restore_goes_on_after_a_kill_of_either_side(old, make_house) -> None:
     assert all(new.said(number, size=500_000) for number in range(5))
 
 
-def test_the_restored_store_is_replicated_on_to_the_same_place(old, make_house, until) -> None:
+@pytest.mark.parametrize("memory", ["lost", "kept"])
+def test_the_restored_store_is_replicated_on_to_the_same_place(
+    old, make_house, until, memory: str
+) -> None:
+    """memory: whether the replicator still has its state_dir, with positions of the lost store."""
     new = heir(old, make_house)
     assert restore(old, new)[0] == 0
     new.replica = old.replica
+    if memory == "kept":
+        shutil.copytree(old.state, new.state)
+    bundles = {path.name: path.read_bytes() for path in (old.replica / "records").iterdir()}
     new.start("replicator")
     new.record([6], size=500_000)
     until(lambda: new.copied([*range(5), 6]))
     new.check_replica([*range(5), 6])
+    for name, data in bundles.items():  # none of the lost store's was written over
+        assert (old.replica / "records" / name).read_bytes() == data
 
     third = heir(old, make_house, "third")
     code, progress, said = restore(old, third)

@@ -30,7 +30,14 @@ def test_jitter_is_not_heard():
 
 def test_a_first_packet_that_waited_does_not_delay_the_rest():
     clock = Clock(8000)
-    assert place(clock, (1, 0, 100), (2, 20, 101), (3, 40, 102), (4, 60, 110)) == [50, 70, 90, 110]
+    packets = [(n, 20 * n, 20 * n + (100 if n == 0 else 60)) for n in range(50)]
+    assert place(clock, *packets) == [60 + 20 * n for n in range(50)]
+
+
+def test_a_packet_that_was_sent_early_hurries_nothing():
+    clock = Clock(8000)
+    packets = [(n, 20 * n, 20 * n - (17 if n % 7 == 3 else 0)) for n in range(50)]
+    assert place(clock, *packets) == [20 * n for n in range(50)]
 
 
 def test_loss_leaves_its_gap():

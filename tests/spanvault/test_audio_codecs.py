@@ -31,6 +31,7 @@ ENCODED = [
     (Codec("G726-32", 8000), "g726le", 8000, {"code_size": "4"}),
     (Codec("G726-24", 8000), "g726le", 8000, {"code_size": "3"}),
     (Codec("AAL2-G726-32", 8000), "g726", 8000, {"code_size": "4"}),
+    (Codec("G726-32", 8000), "g726", 8000, {"code_size": "4"}),  # as phones do, against RFC 3551
     (Codec("L16", 16000), "pcm_s16be", 16000, {}),
     (Codec("opus", 48000, 2), "libopus", 48000, {}),
 ]

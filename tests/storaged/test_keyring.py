@@ -120,6 +120,17 @@ def test_dropped_key_is_gone_and_its_neighbours_are_not(folder, unlock):
     assert sorted(path.name for path in folder.iterdir()) == ["page-000000.1", "root"]
 
 
+def test_drop_that_a_crash_cut_off_is_finished_at_the_next_start(folder, unlock, monkeypatch):
+    ring, slots = Keyring(folder, unlock), Slots()
+    key_id = slots.take(ring)
+    with monkeypatch.context() as patched:
+        patched.setattr(keyring, "_destroy", lambda path: None)
+        ring.drop([key_id])
+    assert len(list(folder.iterdir())) == 4
+    Keyring(folder, unlock)
+    assert sorted(path.name for path in folder.iterdir()) == ["page-000000.1", "root"]
+
+
 def test_key_files_are_for_their_owner_only(folder, unlock, tmp_path):
     Slots().take(Keyring(folder, unlock))
     files = [*folder.iterdir(), tmp_path / "unlock.key"]

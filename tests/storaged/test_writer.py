@@ -175,6 +175,32 @@ def test_object_with_a_destroyed_header_is_set_aside_not_lost(parts):
     assert len(list(path.parent.glob("*.damaged"))) == 1
 
 
+def test_damaged_key_page_does_not_stop_recording(parts):
+    parts.commit([(ONE, 1, 0)], [make_call(1, final=False)])
+    page = parts.folder / "keys" / "page-000000.0"
+    page.write_bytes(page.read_bytes()[:-1] + b"?")
+    again = parts.again()
+    again.commit([(ONE, 1, 1), (TWO, 1, 0)], [make_call(1, revision=1), make_call(2)])
+    assert stored(again, ONE) == [(1, 1)]
+    assert stored(again, TWO) == [(1, 0)]
+    assert again.writer._stored_call(ONE) == make_call(1, revision=1)
+    assert len(list(again.pool.objects.glob("*/*.damaged"))) == 1
+
+
+def test_unreadable_object_does_not_stop_recording(parts, monkeypatch):
+    parts.commit([(ONE, 1, 0)])
+    again = parts.again()
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("storaged.pool.ObjectFile.__getitem__", failing)
+        again.commit([(ONE, 1, 1), (TWO, 1, 0)])
+    assert stored(again, ONE) == [(1, 1)]
+    assert stored(again, TWO) == [(1, 0)]
+
+
 def test_more_recordings_than_open_files(parts):
     recordings = [call_id(number) for number in range(40)]
     for second in range(3):

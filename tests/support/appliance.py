@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -94,10 +94,23 @@ class Appliance:
             process.wait()
             raise OSError(f"{name} did not stop within {STOP_S:g} s\n{self.log(name)}") from None
 
+    def finished(self, name: str, seconds: float = 60) -> int:
+        """Wait until it has ended by itself. Returns the exit status."""
+        return self.processes.pop(name).wait(seconds)
+
     def log(self, name: str, lines: int = 20) -> str:
         """The last of what a daemon said."""
         text = (self.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.splitlines()[-lines:])
+
+    def wait(self, condition: Callable[[], bool], seconds: float = START_S) -> None:
+        """Until something has come about. Raises OSError with the logs if it does not."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                logs = "\n".join(self.log(path.stem) for path in self.logs.glob("*.log"))
+                raise OSError(f"it did not come about within {seconds:g} s\n{logs}")
+            time.sleep(0.1)
 
     def client(self) -> Client:
         """The operator's connection to the running storaged."""

@@ -10,8 +10,10 @@ of one that was killed are swept away by the next.
 import os
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -113,10 +115,14 @@ class Lab:
 
 
 def sweep() -> None:
-    """Remove the namespaces of labs whose process is gone."""
+    """Remove the namespaces of labs whose process is gone, and end what runs in them."""
     listing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False)
     for name, pid in re.findall(r"^(sv(\d+)-\w+)", listing.stdout, re.MULTILINE):
         if not Path("/proc", pid).exists():
+            left = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
+            for running in left.stdout.split():
+                with suppress(OSError):
+                    os.kill(int(running), signal.SIGKILL)
             _run(["ip", "netns", "del", name], check=False)
 
 

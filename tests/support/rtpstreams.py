@@ -47,11 +47,10 @@ def steady(numbers: Iterable[int], begin: float = 0.0) -> list[Sent]:
 
 def packets(sent: Sequence[Sent]) -> Packets:
     """The columns that decoding gives, with other bytes between the payloads."""
-    data, starts = b"", []
-    for each in sent:
-        data += b"header"
-        starts.append(len(data))
-        data += each.content
+    contents = [each.content for each in sent]
+    data = b"".join(b"header" + content for content in contents)
+    ends = np.cumsum([len(content) + len(b"header") for content in contents], dtype=np.int64)
+    lengths = np.array([len(content) for content in contents], np.int64)
     keys = [int.from_bytes(end.address, "big") << 16 | end.port for end in (PHONE, GATEWAY)]
     count = len(sent)
     return Packets(
@@ -64,8 +63,8 @@ def packets(sent: Sequence[Sent]) -> Packets:
         timestamp=np.array([each.stamp for each in sent], np.uint32),
         payload_type=np.array([each.payload_type for each in sent], np.uint8),
         marker=np.zeros(count, np.bool_),
-        payload_start=np.array(starts, np.int64),
-        payload_length=np.array([len(each.content) for each in sent], np.int64),
+        payload_start=ends - lengths,
+        payload_length=lengths,
         truncated=np.zeros(count, np.bool_),
         frame=np.arange(count),
     )

@@ -1,0 +1,124 @@
+"""A capture and the recording it must give: all rooms of capture together, on forged calls."""
+
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from capture.recorder import Heard, Recorder
+from capture.sources import files
+from spanvault.chunk import Chunk
+from spanvault.config import CaptureConfig
+from spanvault.messages import Call
+from tests.support.callgen import SECOND, START_NS, answered, busy, phones, udp_frame, write_pcap
+from tests.support.voices import payloads
+
+CALLER, CALLEE = phones(3.0)
+
+
+class Run:
+    """What one recorder gave, in order."""
+
+    def __init__(self) -> None:
+        ids = count(1)
+        self.recorder = Recorder(CaptureConfig(), lambda: next(ids).to_bytes(16))
+        self.records: list[Call] = []
+        self.chunks: list[Chunk] = []
+
+    def take(self, heard: Heard) -> None:
+        for media in heard.media:
+            self.chunks += media.chunks()
+        self.records += heard.calls
+
+    def play(self, folder: Path, frames: list) -> "Run":
+        path = folder / "play.pcap"
+        write_pcap(path, frames)
+        for block in files.blocks(path):
+            self.take(self.recorder.receive(block))
+        return self
+
+    def end(self) -> "Run":
+        self.take(self.recorder.finish())
+        return self
+
+    def calls(self) -> list[Call]:
+        """The last revision of each."""
+        return list({call.id: call for call in self.records}.values())
+
+    def heard(self, call: Call, number: int) -> bytes:
+        mine = [
+            c for c in self.chunks if c.recording_id == call.id and c.header["stream"] == number
+        ]
+        return b"".join(bytes(chunk.payload) for chunk in mine)
+
+
+def test_a_call_becomes_one_final_record_and_every_byte_that_was_said(tmp_path):
+    run = Run().play(tmp_path, answered(START_NS, CALLER, CALLEE, "a@example")).end()
+    (call,) = run.calls()
+    assert (call.caller, call.callee, call.outcome) == (CALLER.number, CALLEE.number, "answered")
+    assert (call.end_reason, call.final) == ("bye", True)
+    said = {"caller": CALLER, "callee": CALLEE}
+    for stream in call.streams:
+        expected = payloads(said[stream.party].samples)
+        assert run.heard(call, stream.number) == b"".join(expected)
+        assert (stream.packets, stream.lost, stream.duplicates) == (len(expected), 0, 0)
+
+
+def test_a_busy_line_has_a_record_and_no_media(tmp_path):
+    run = Run().play(tmp_path, busy(START_NS, CALLER, CALLEE, "b@example")).end()
+    (call,) = run.calls()
+    assert (call.outcome, call.streams, run.chunks) == ("busy", [], [])
+
+
+def test_the_last_record_comes_when_all_media_has_left(tmp_path):
+    frames = answered(START_NS, CALLER, CALLEE, "a@example")
+    run = Run().play(tmp_path, frames)
+    while not run.records or not run.records[-1].final:
+        run.take(run.recorder.tick(run.recorder.now_ns + SECOND))
+    (call,) = run.calls()
+    assert sum(stream.packets for stream in call.streams) == sum(
+        len(chunk.frames) for chunk in run.chunks
+    )
+    before = len(run.chunks)
+    run.end()
+    assert len(run.chunks) == before
+
+
+def test_mirrored_twice_is_recorded_once(tmp_path):
+    frames = answered(START_NS, CALLER, CALLEE, "a@example")
+    twice = sorted([*frames, *(frame._replace(time_ns=frame.time_ns + 3_000) for frame in frames)])
+    run = Run().play(tmp_path, twice).end()
+    (call,) = run.calls()
+    packets = len(payloads(CALLER.samples))
+    assert [(s.packets, s.duplicates) for s in call.streams] == [(packets, packets)] * 2
+    assert run.heard(call, 0) in (b"".join(payloads(who.samples)) for who in (CALLER, CALLEE))
+
+
+def test_a_restarted_recorder_goes_on_with_the_call(tmp_path):
+    frames = answered(START_NS, CALLER, CALLEE, "a@example")
+    half = len(frames) // 2
+    first = Run().play(tmp_path, frames[:half])
+    first.take(first.recorder.pause())
+    second = Run()
+    second.recorder.calls.restore(first.recorder.calls.snapshot())
+    second.play(tmp_path, frames[half:]).end()
+    (call,) = second.calls()
+    assert call.id == first.calls()[0].id
+    assert (call.outcome, call.end_reason, call.final) == ("answered", "bye", True)
+    assert "capture_restarted" in call.flags
+    numbers = [stream.number for stream in call.streams]
+    assert len(numbers) == len(set(numbers)) == 4  # each party: before and after
+    heard = b"".join(first.heard(call, n) + second.heard(call, n) for n in numbers)
+    assert len(heard) == 2 * len(b"".join(payloads(CALLER.samples)))
+
+
+@pytest.mark.parametrize("kind", ["nothing", "noise", "rtp nobody asked for"])
+def test_other_traffic_is_no_call(tmp_path, kind):
+    ends = ("10.0.0.1", 4000), ("10.0.0.2", 5000)
+    data = {"nothing": [], "noise": [bytes(range(200))] * 50}.get(
+        kind, [b"\x80\x08" + n.to_bytes(2, "big") + bytes(168) for n in range(200)]
+    )
+    frames = [udp_frame(START_NS + n * SECOND // 50, *ends, part) for n, part in enumerate(data)]
+    run = Run().play(tmp_path, frames).end()
+    assert run.records == []
+    assert run.chunks == []

@@ -1,0 +1,39 @@
+"""Calls of real phones: recorded as they were made, and sounding like what was played."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.__main__ import listen
+from tests.conformance.compare import differences
+from tests.conformance.recorded import SHARED, Recorded
+from tests.conformance.truth import lab_cases
+
+pytestmark = [
+    pytest.mark.shared,
+    pytest.mark.skipif(
+        not (SHARED / "lab").is_dir(), reason="the lab is not beside the repository"
+    ),
+]
+CASES = lab_cases()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_call_is_recorded_and_heard(name: str, tmp_path: Path):
+    case = CASES[name]
+    recorded = Recorded(case.capture, tmp_path)
+    assert recorded.exit_code == 0, recorded.errors
+    assert differences(case, recorded.calls) == []
+    assert list(listen(case, recorded)) == []
+
+
+@pytest.mark.parametrize("name", ["srtp_dtls", "srtp_sdes_baresip"])
+def test_an_encrypted_call_is_silence_and_never_noise(name: str, tmp_path: Path):
+    if name not in CASES:
+        pytest.skip(f"case {name} is not in the lab")
+    recorded = Recorded(CASES[name].capture, tmp_path)
+    (call,) = recorded.calls
+    rate, sound = recorded.sound(call["recording_id"])
+    assert not any(channel["decodable"] for channel in call["channels"])
+    assert len(sound) / rate > 9
+    assert not sound.any()
