@@ -47,7 +47,9 @@ test: setup
 	.venv/bin/pytest --durations=15
 
 bench: setup
-	.venv/bin/python -m bench
+	.venv/bin/python bench/engine.py
+	.venv/bin/python bench/ingest.py
+	.venv/bin/python bench/replication.py
 
 install: packages units
 	@$(FIND_PYTHON); test -x $(PREFIX)/bin/python || "$$python" -m venv $(PREFIX)

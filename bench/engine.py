@@ -115,7 +115,7 @@ def rate(work: Callable[[Path, Truth], int], path: Path, truth: Truth, turns: in
 def measure(calls: int, impaired: bool, packets: int, folder: Path) -> dict[str, Any]:
     """One row of the table."""
     path = folder / f"{calls}.pcap"
-    seconds = max(1.0, packets / (2 * calls * RATE))
+    seconds = max(3.0, packets / (2 * calls * RATE))
     truth = write(path, schedule(calls, seconds, impaired))
     row: dict[str, Any] = {"calls": calls, "traffic": "impaired" if impaired else "clean"}
     row["packets"] = int(truth.packets.sum() + truth.duplicates.sum())

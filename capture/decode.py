@@ -62,33 +62,36 @@ class Decoder:
 
     def decode(self, block: Block) -> Decoded:
         """Decode a block. Raises nothing: whatever it is, it is counted."""
-        datagrams, refused = self._network.decode(block)
+        datagrams, plain, refused = self._network.decode(block)
         self.counters["frames"] += len(block.start)
         self.counters["refused"] += len(refused)
-        return self._tell_apart(datagrams, refused)
+        return self._tell_apart(datagrams, plain, refused)
 
     def admit(self, datagrams: Sequence[Datagram]) -> Decoded:
         """Take in what the slow path made of refused frames."""
         nothing = np.empty(0, np.int64)
         udp = [each for each in datagrams if each.transport == "udp"]
-        decoded = self._tell_apart(self._network.admit(udp), nothing)
+        plain = np.ones(len(udp), np.bool_)
+        decoded = self._tell_apart(self._network.admit(udp), plain, nothing)
         # Whatever came over TCP was found by its SIP framing already.
         decoded.signalling += [each for each in datagrams if each.transport != "udp"]
         decoded.signalling.sort(key=lambda datagram: datagram.time_ns)
         return decoded
 
-    def _tell_apart(self, udp: Datagrams, refused: NDArray[np.int64]) -> Decoded:
+    def _tell_apart(
+        self, udp: Datagrams, plain: NDArray[np.bool_], refused: NDArray[np.int64]
+    ) -> Decoded:
         header = fields(udp.data, udp.start, RTP)
-        captured = udp.limit - udp.start
         first, second = header["first"], header["second"]
         control = second - np.uint8(RTCP_FIRST) <= RTCP_LAST - RTCP_FIRST  # wraps below
         version_2 = first & VERSION == VERSION_2
-        media = version_2 & ~control & (captured >= RTP.itemsize)
+        media = version_2 & ~control & plain
+        media &= udp.limit - udp.start >= RTP.itemsize
         offset, fits = self._header_size(udp, first, media)
         media &= fits
         signalling: list[Datagram] = []
         if not media.all():
-            other = np.flatnonzero(~media)
+            other = np.flatnonzero(plain & ~media)
             self.counters["rtcp"] += int(np.count_nonzero((version_2 & control)[other]))
             signalling = self._signalling(udp, other, header)
             keep = np.flatnonzero(media)

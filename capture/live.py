@@ -38,12 +38,17 @@ class Live:
         """Record; on SIGTERM write what is left and return."""
         self._life.ready(f"listening on {self._interface}")
         self._log.info("listening", extra={"INTERFACE": self._interface})
-        while not self._life.stop_requested:
+        while not self._asked_to_stop():
             for block in self._ring.blocks(POLL_MS, self._life.wake_fd):
                 self._block(block)
+                if self._asked_to_stop():
+                    break
             self._keep(self._recorder.tick(time.time_ns() - RING_LAG_NS))
             self._turn()
         self._stop()
+
+    def _asked_to_stop(self) -> bool:
+        return self._life.stop_requested
 
     def _restore(self) -> None:
         """Go on with the calls that an earlier life of this capture knew."""

@@ -37,9 +37,11 @@ TAGS: Final = (0x8100, 0x88A8, 0x9100, 0x9200)  # 802.1Q, 802.1ad and what switc
 MAX_TAGS: Final = 4
 UDP, TCP, AUTHENTICATION = 17, 6, 51
 SLOW_ETHERTYPES: Final = [number for number in ETHER_TYPES if number not in (IPV4, IPV6)]
-SLOW_PROTOCOLS: Final = [TCP, AUTHENTICATION, *IP_PROTOCOLS]
+SLOW_PROTOCOLS: Final = [UDP, TCP, AUTHENTICATION, *IP_PROTOCOLS]
 SLOW_NEXT_HEADERS: Final = [44, *SLOW_PROTOCOLS, *IPV6_EXTENSIONS]  # 44: fragment
-LARGEST_IP: Final = 1500  # more in one packet on an ordinary network: the card merged several (GRO)
+LARGEST_UDP: Final = 1472  # of payload; more on an ordinary network: the card merged several (GRO)
+TUNNELS: Final = np.zeros(1 << 16, np.bool_)
+TUNNELS[list(TUNNEL_PORTS)] = True
 
 V4: Final = np.dtype(
     {
@@ -62,6 +64,8 @@ V6: Final = np.dtype(
 FRAGMENT: Final = 0xFF3F  # more-fragments and offset, of the field read with its bytes swapped
 IS_IPV6: Final = np.uint64(1 << 63)
 PORT_BITS: Final = np.uint64(16)
+
+Flags = NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -106,27 +110,31 @@ class Network:
             secrets.randbits(128) if seed is None else seed
         ).integers(0, 1 << 64, 4, np.uint64, endpoint=False) | np.uint64(1)
 
-    def decode(self, block: Block) -> tuple[Datagrams, NDArray[np.int64]]:
-        """The plain UDP datagrams of a block, and the frames that were refused.
+    def decode(self, block: Block) -> tuple[Datagrams, Flags, NDArray[np.int64]]:
+        """The UDP datagrams of a block, and the frames that were refused.
 
-        refused: int64[m], rows of the block for the slow path. Everything else is counted.
+        Returns a row for each frame, the mask of those that are plain UDP (the others hold
+        nonsense: leaving them in costs less than taking them out twice), and int64[m], the rows
+        for the slow path. Everything else is counted.
         """
-        everything = np.arange(len(block.start))
         if block.link_type not in LINKS:
-            return _none(block.data), everything
+            nothing = np.zeros(len(block.start), np.bool_)
+            return _as_they_are(block), nothing, np.arange(len(block.start))
         inner = block.start + LINKS[block.link_type][0]
         kind = self._kinds(block, inner)
-        if (kind == IPV4).all():
-            found, refused = self._ipv4(block, everything, inner)
-            return found, refused
-        four, six = np.flatnonzero(kind == IPV4), np.flatnonzero(kind == IPV6)
-        v4, refused4 = self._ipv4(block, four, inner[four])
-        v6, refused6 = self._ipv6(block, six, inner[six])
-        other = np.flatnonzero((kind != IPV4) & (kind != IPV6))
-        odd = other[np.isin(kind[other], SLOW_ETHERTYPES)]
-        self.counters["not_ip"] += len(other) - len(odd)
-        refused = np.sort(np.concatenate((refused4, refused6, odd)))
-        return (merge(v4, v6) if len(six) else v4), refused
+        datagrams, plain, protocol = self._ipv4(block, inner)
+        odd = np.flatnonzero(kind != IPV4)
+        plain[odd] = False
+        six = odd[kind[odd] == IPV6]
+        if len(six):
+            self._ipv6(block, inner, six, datagrams, plain, protocol)
+        merged = plain & (datagrams.end - datagrams.start > LARGEST_UDP)
+        self.counters["oversized"] += int(np.count_nonzero(merged))
+        self._leave_tunnels(datagrams, plain)
+        refused = np.flatnonzero(~plain)
+        if len(refused):
+            refused = refused[self._slow(kind[refused], protocol[refused])]
+        return datagrams, plain, refused
 
     def admit(self, datagrams: Sequence[Datagram]) -> Datagrams:
         """Datagrams that the slow path found, as the same columns."""
@@ -175,95 +183,69 @@ class Network:
         return kind
 
     def _ipv4(
-        self, block: Block, frame: NDArray[np.int64], at: NDArray[np.int64]
-    ) -> tuple[Datagrams, NDArray[np.int64]]:
+        self, block: Block, at: NDArray[np.int64]
+    ) -> tuple[Datagrams, Flags, NDArray[np.uint8]]:
+        """All frames read as if they were IPv4 and UDP: columns, which are, IP's protocol."""
         header = fields(block.data, at, V4)
-        end = (block.start + block.length)[frame]
-        plain = (
-            (header["version"] == 0x45)
-            & (header["protocol"] == UDP)
-            & (header["fragment"] & FRAGMENT == 0)
-            & (end - at >= V4.itemsize)
-        )
-        refused = frame[:0]
-        if not plain.all():
-            other = np.flatnonzero(~plain)
-            refused = self._refuse(frame[other], header["protocol"][other], SLOW_PROTOCOLS)
-            keep = np.flatnonzero(plain)
-            header, frame, at, end = header[keep], frame[keep], at[keep], end[keep]
-        total = header["total"].astype(np.int64)
-        datagrams = self._udp(
-            block, frame, header, at + 28, at + np.where(total > 0, total, end - at), end, at + 12
-        )
-        datagrams.source_key = _key4(header["source"], header["source_port"])
-        datagrams.destination_key = _key4(header["destination"], header["destination_port"])
-        return self._without_tunnels(datagrams, refused)
+        frame_end = block.start + block.length
+        plain = header["version"] == 0x45
+        plain &= header["protocol"] == UDP
+        plain &= header["fragment"] & FRAGMENT == 0
+        plain &= frame_end - at >= V4.itemsize
+        start = at + V4.itemsize
+        end = _end(at, header["total"], 0, start, header["length"], frame_end)
+        datagrams = Datagrams(
+            block.data, np.arange(len(at)), block.time_ns,
+            _key4(header["source"], header["source_port"]),
+            _key4(header["destination"], header["destination_port"]),
+            at + 12, start, end, np.minimum(end, frame_end),
+        )  # fmt: skip
+        return datagrams, plain, header["protocol"].copy()
 
     def _ipv6(
-        self, block: Block, frame: NDArray[np.int64], at: NDArray[np.int64]
-    ) -> tuple[Datagrams, NDArray[np.int64]]:
-        header = fields(block.data, at, V6)
-        end = (block.start + block.length)[frame]
-        plain = (header["version"] >> 4 == 6) & (header["next"] == UDP) & (end - at >= V6.itemsize)
-        other = np.flatnonzero(~plain)
-        refused = self._refuse(frame[other], header["next"][other], SLOW_NEXT_HEADERS)
-        keep = np.flatnonzero(plain)
-        header, frame, at, end = header[keep], frame[keep], at[keep], end[keep]
-        size = header["payload"].astype(np.int64)
-        datagrams = self._udp(
-            block, frame, header, at + 48, at + np.where(size > 0, size + 40, end - at), end, at + 8
-        )
-        datagrams.source_key = self._fold(header["addresses"][:, :2], header["source_port"])
-        datagrams.destination_key = self._fold(
-            header["addresses"][:, 2:], header["destination_port"]
-        )
-        return self._without_tunnels(datagrams, refused)
-
-    def _refuse(
-        self, frame: NDArray[np.int64], protocol: NDArray[np.uint8], slow: list[int]
-    ) -> NDArray[np.int64]:
-        """Of frames that are not plain UDP, those the slow path can do something with."""
-        wanted = np.isin(protocol, [UDP, *slow])
-        self.counters["other_ip"] += len(frame) - int(wanted.sum())
-        return frame[wanted]
-
-    def _udp(
         self,
         block: Block,
-        frame: NDArray[np.int64],
-        header: NDArray[Any],
-        start: NDArray[np.int64],
-        ip_end: NDArray[np.int64],
-        captured_end: NDArray[np.int64],
-        address: NDArray[np.int64],
-    ) -> Datagrams:
-        """Columns of the datagrams, keys still missing. The shorter of both lengths counts."""
-        length = header["length"].astype(np.int64)
-        merged = int(np.count_nonzero(length > LARGEST_IP))
-        if merged:
-            self.counters["oversized"] += merged
-        end = np.minimum(start - 8 + np.where(length > 0, length, 1 << 16), ip_end)
-        end = np.maximum(end, start)
-        limit = np.minimum(end, captured_end)
-        none = np.empty(0, np.uint64)
-        return Datagrams(
-            block.data, frame, block.time_ns[frame], none, none, address, start, end, limit
+        inner: NDArray[np.int64],
+        six: NDArray[np.int64],
+        datagrams: Datagrams,
+        plain: Flags,
+        protocol: NDArray[np.uint8],
+    ) -> None:
+        """Put right what is IPv6. six: rows."""
+        at = inner[six]
+        header = fields(block.data, at, V6)
+        frame_end = block.start[six] + block.length[six]
+        protocol[six] = header["next"]
+        plain[six] = (
+            (header["version"] >> 4 == 6)
+            & (header["next"] == UDP)
+            & (frame_end - at >= V6.itemsize)
         )
+        start = at + V6.itemsize
+        end = _end(at, header["payload"], 40, start, header["length"], frame_end)
+        addresses = header["addresses"]
+        datagrams.source_key[six] = self._fold(addresses[:, :2], header["source_port"])
+        datagrams.destination_key[six] = self._fold(addresses[:, 2:], header["destination_port"])
+        datagrams.address[six], datagrams.start[six] = at + 8, start
+        datagrams.end[six], datagrams.limit[six] = end, np.minimum(end, frame_end)
 
-    def _without_tunnels(
-        self, datagrams: Datagrams, refused: NDArray[np.int64]
-    ) -> tuple[Datagrams, NDArray[np.int64]]:
-        """Refuse what goes to a tunnel's port and does not begin as RTP does."""
+    def _leave_tunnels(self, datagrams: Datagrams, plain: Flags) -> None:
+        """Not plain is what goes to a tunnel's port and does not begin as RTP does."""
         port = datagrams.destination_key.astype(np.uint16)
-        tunnel = np.zeros(len(port), np.bool_)
-        for number in TUNNEL_PORTS:
-            tunnel |= port == number
-        if tunnel.any():
-            version = rows(datagrams.data, datagrams.start, 1).view(np.uint8) >> 6
-            tunnel &= version != 2
-            refused = np.concatenate((refused, datagrams.frame[tunnel]))
-            datagrams = datagrams.select(~tunnel)
-        return datagrams, refused
+        tunnel = np.flatnonzero(TUNNELS[port] & plain)
+        if len(tunnel):
+            version = rows(datagrams.data, datagrams.start[tunnel], 1).view(np.uint8) >> 6
+            plain[tunnel[version != 2]] = False
+
+    def _slow(self, kind: NDArray[np.uint16], protocol: NDArray[np.uint8]) -> Flags:
+        """Of frames that are not plain UDP, those the slow path can do something with."""
+        four, six = kind == IPV4, kind == IPV6
+        known: Flags = four & np.isin(protocol, SLOW_PROTOCOLS)
+        known |= six & np.isin(protocol, SLOW_NEXT_HEADERS)
+        odd = np.isin(kind, SLOW_ETHERTYPES)
+        self.counters["other_ip"] += int(np.count_nonzero((four | six) & ~known))
+        self.counters["not_ip"] += int(np.count_nonzero(~(four | six | odd)))
+        return known | odd
 
     def _fold(self, address: NDArray[np.uint64], port: NDArray[Any]) -> NDArray[np.uint64]:
         """Keys of IPv6 endpoints. address: uint64[n, 2]."""
@@ -278,14 +260,28 @@ class Network:
         return key
 
 
-def merge(one: Datagrams, other: Datagrams) -> Datagrams:
-    """Both, in order of arrival."""
-    order = np.argsort(np.concatenate((one.frame, other.frame)), kind="stable")
-    columns = (
-        np.concatenate((getattr(one, name), getattr(other, name)))[order]
-        for name in Datagrams.__slots__[1:]
-    )
-    return Datagrams(one.data, *columns)
+def _end(
+    at: NDArray[np.int64],
+    total: NDArray[Any],
+    header: int,
+    start: NDArray[np.int64],
+    length: NDArray[Any],
+    frame_end: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Where each payload ends: the shorter of IP's length and UDP's counts.
+
+    total: IP's length, without so many bytes of its header.  length: UDP's. 0 in either means
+    that the sender left it to its card to say.
+    """
+    ip_end = at + total
+    ip_end += header
+    udp_end = start - 8 + length
+    if not total.all():
+        ip_end = np.where(total == 0, frame_end, ip_end)
+    if not length.all():
+        udp_end = np.where(length == 0, ip_end, udp_end)
+    end: NDArray[np.int64] = np.maximum(np.minimum(ip_end, udp_end), start)
+    return end
 
 
 def _key4(address: NDArray[Any], port: NDArray[Any]) -> NDArray[np.uint64]:
@@ -296,7 +292,10 @@ def _key4(address: NDArray[Any], port: NDArray[Any]) -> NDArray[np.uint64]:
     return key
 
 
-def _none(data: NDArray[np.uint8]) -> Datagrams:
-    empty = np.empty(0, np.int64)
-    keys = np.empty(0, np.uint64)
-    return Datagrams(data, empty, empty, keys, keys, empty, empty, empty, empty)
+def _as_they_are(block: Block) -> Datagrams:
+    """Rows for frames of which nothing is known."""
+    keys = np.zeros(len(block.start), np.uint64)
+    start, end = block.start, block.start + block.length
+    return Datagrams(
+        block.data, np.arange(len(start)), block.time_ns, keys, keys, start, start, end, end
+    )

@@ -2,7 +2,7 @@
 
 Within a block signalling goes first, then media: every answer of the call table is dated, so a
 stream belongs to the call that was expecting it at the time it was heard, however long the block.
-No clock, socket or file here. Who sends what comes out: capture.daemon.
+No clock, socket or file here. Who sends what comes out: capture.courier.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,6 +19,8 @@ from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 
 TICK_NS: Final = 1_000_000_000
+# Frames come a little out of order; what is further behind is a clock that was corrected.
+CLOCK_SET_BACK_NS: Final = 5 * TICK_NS
 
 
 @dataclass(slots=True)
@@ -39,7 +41,7 @@ class Recorder:
         self.media = Media(settings)
         self.calls = Calls(settings, self.media.totals, new_id)
         self.now_ns: int | None = None
-        self._next_tick_ns: int | None = None
+        self._next_tick_ns = 0
 
     def receive(self, block: Block) -> Heard:
         """Take a block in; what became due leaves."""
@@ -57,10 +59,11 @@ class Recorder:
         return self.tick(int(block.time_ns.max()))
 
     def tick(self, now_ns: int) -> Heard:
-        """Let time pass, with or without packets. A clock that steps back stands still here."""
-        now_ns = self.now_ns = max(now_ns, self.now_ns or now_ns)
-        if self._next_tick_ns is None:
+        """Let time pass, with or without packets. Raises nothing if the clock was set back."""
+        if self.now_ns is None or now_ns < self.now_ns - CLOCK_SET_BACK_NS:
             self._next_tick_ns = now_ns + TICK_NS
+            self.now_ns = now_ns
+        now_ns = self.now_ns = max(now_ns, self.now_ns)
         if now_ns < self._next_tick_ns:
             return Heard()
         self._next_tick_ns = now_ns + TICK_NS

@@ -17,7 +17,7 @@ from capture.sources import files
 from spanvault.config import CaptureConfig
 from spanvault.lifecycle import Lifecycle
 
-UNACKNOWLEDGED_BYTES: Final = 64 << 20  # then reading waits for storaged
+UNACKNOWLEDGED_BYTES: Final = 128 << 20  # then reading waits for storaged
 FOLLOWS_NS: Final = 10_000_000_000  # a file that begins within so long continues the one before
 PATIENCE_S: Final = 300.0
 

@@ -13,6 +13,7 @@ _CSEQ: Final = re.compile(r"\s*(\d{1,10})\s*([A-Za-z]*)")
 _URI: Final = re.compile(r"<([^>]*)>?")
 _TAG: Final = re.compile(r";\s*tag\s*=\s*([^;,\s>]+)", re.I)
 _SCHEME: Final = re.compile(r"^\s*(?:sips?|tel)\s*:\s*", re.I)
+_WORDS: Final = re.compile(r"[\s:\"<>]+")
 _HOST: Final = re.compile(r"\[[^\]]*\]|[^\s:;?>,]*")
 
 
@@ -36,8 +37,11 @@ def salvage_address(value: str) -> tuple[str, str, str]:
 
 def salvage_user(uri: str) -> str:
     """The user part of a URI, or its host where there is none."""
-    rest = _SCHEME.sub("", uri)
+    rest, schemes = _SCHEME.subn("", uri)
     user, at, host = rest.rpartition("@")
+    if at and not schemes:  # a URI without its beginning: the word before the @ is left
+        words = _WORDS.split(user)
+        user = words[-1] or user
     if at and user:
         return unquote(user.partition(";")[0].partition(":")[0].strip(), errors="replace")
     found = _HOST.match(host.strip())

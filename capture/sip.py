@@ -19,6 +19,7 @@ from capture.salvage import salvage_address, salvage_cseq, salvage_parameters
 
 MAX_SIZE: Final = 128 << 10
 MAX_HEADERS: Final = 256
+MAX_VALUE: Final = 4096  # characters of one header; patterns that search it take n² at worst
 MAX_CALL_ID: Final = 1024
 MAX_USER: Final = 256
 MAX_PARTS: Final = 16
@@ -29,7 +30,6 @@ COMPACT: Final = {
 }  # fmt: skip
 _METHOD: Final = re.compile(r"[A-Za-z0-9.!%*_+`'~-]{1,64}")
 _STATUS: Final = re.compile(r"SIP/2\.0[ \t]+(\d{3})(?:[ \t](.*))?", re.I)
-_VERSION: Final = re.compile(r"(.*\S)[ \t]+SIP/2\.0[ \t]*", re.I)
 _HEAD_END: Final = re.compile(rb"\r\n\r\n|\n\r?\n|\r\r")
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
 _BRANCH: Final = re.compile(r";\s*branch\s*=\s*([^;,\s]+)", re.I)
@@ -178,10 +178,10 @@ def _start_line(line: str) -> tuple[str, int | None, str]:
         if not 100 <= status <= 699:
             raise ValueError(f"SIP status {status}")
         return "", status, ""
-    versioned = _VERSION.fullmatch(line)
-    if versioned is None:
+    line = line.rstrip()
+    if line[-8:].upper() not in (" SIP/2.0", "\tSIP/2.0"):
         raise ValueError("neither a SIP request nor a response")
-    method, _, uri = versioned[1].partition(" ")
+    method, _, uri = line[:-8].strip().partition(" ")
     if not uri or not _METHOD.fullmatch(method):
         raise ValueError("SIP request line without method or URI")
     return method, None, uri.strip().strip("<>")
@@ -196,7 +196,7 @@ def _headers(lines: Iterator[str]) -> dict[str, list[str]]:
         if not colon:
             continue
         name = name.strip().lower()
-        headers.setdefault(COMPACT.get(name, name), []).append(value.strip())
+        headers.setdefault(COMPACT.get(name, name), []).append(value[:MAX_VALUE].strip())
     return headers
 
 
@@ -265,7 +265,7 @@ def _find_sdp(content_type: str, body: bytes, depth: int = 0) -> bytes | None:
     if boundary is None:
         return None
     marker = b"--" + (boundary[1] or boundary[2]).encode("utf-8", "replace")
-    for part in body.split(marker)[1 : MAX_PARTS + 1]:
+    for part in body.split(marker, MAX_PARTS + 1)[1 : MAX_PARTS + 1]:
         found = _find_sdp(*_part(part), depth + 1)
         if found is not None:
             return found

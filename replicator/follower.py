@@ -20,7 +20,6 @@ from replicator.plan import (
     CopyKeys,
     CopyObject,
     Fault,
-    Mark,
     Merge,
     Plan,
     Step,
@@ -35,6 +34,7 @@ from spanvault.messages import Receipt
 
 log = logging.getLogger(__name__)
 SECOND: Final = 1_000_000_000
+SAVE_S: Final = 0.5
 
 
 class Follower(threading.Thread):
@@ -57,6 +57,7 @@ class Follower(threading.Thread):
         self._plan = Plan(self._saved, int(retry_s * SECOND))
         self._copied = self._copied_bytes = 0
         self._space = Space(None, None)
+        self._save_due_s = 0.0
         self._moved_ns = time.time_ns()
         self._told = self._progress()  # replaced whole: may be read by other threads
 
@@ -76,12 +77,15 @@ class Follower(threading.Thread):
             # The daemon ends as well: systemd starts it again from the marks.
             log.exception("Replication to a target broke off", extra={"TARGET": self._target_name})
         finally:
+            self._save()
             self._source.close()
 
     def _turn(self) -> None:
         """One step, and what became of it told to the plan."""
         step = self._plan.next(time.time_ns())
         before = self._plan.fault
+        if not isinstance(step, CopyObject) or time.monotonic() >= self._save_due_s:
+            self._save()
         try:
             self._take(step)
         except TargetError as error:
@@ -92,7 +96,6 @@ class Follower(threading.Thread):
             self._plan.store_failed(str(error), error.hint, time.time_ns())
         except OSError as error:  # a target's own are TargetError: this is the receipts' file
             self._plan.store_failed(f"state_dir: {error}", STATE_FOLDER, time.time_ns())
-        self._save(self._plan.mark)
         self._tell(before, self._plan.fault)
         self._told, self._moved_ns = self._progress(), time.time_ns()
 
@@ -181,7 +184,10 @@ class Follower(threading.Thread):
         )
         self._plan.refused(step, str(error), time.time_ns())
 
-    def _save(self, mark: Mark) -> None:
+    def _save(self) -> None:
+        """Keep the mark, if it changed. Amid a page only so often: being behind is safe."""
+        mark = self._plan.mark
+        self._save_due_s = time.monotonic() + SAVE_S
         if mark == self._saved:
             return
         try:

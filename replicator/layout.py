@@ -15,7 +15,7 @@ KEYS: Final = "keys"
 ROOT: Final = "root"  # the key file that all others hang on: storaged/FORMAT.md
 VERSION: Final = 1
 
-_OBJECT: Final = re.compile(rf"{OBJECTS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})\.svr")
+_OBJECT: Final = re.compile(rf"{OBJECTS}/([0-9a-f]{{2}})/([0-9a-f]{{30}}\1)\.svr")
 _BUNDLE: Final = re.compile(rf"{RECORDS}/(\d+)-(\d+)\.bundle")
 
 
@@ -31,7 +31,7 @@ def object_name(recording_id: bytes) -> str:
     if len(recording_id) != 16:
         raise ValueError(f"a recording's id has 16 bytes, not {len(recording_id)}")
     text = recording_id.hex()
-    return f"{OBJECTS}/{text[:2]}/{text}.svr"
+    return f"{OBJECTS}/{text[-2:]}/{text}.svr"
 
 
 def recording_id(name: str) -> bytes | None:

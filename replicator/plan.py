@@ -31,8 +31,7 @@ BACK_OFF: Final = 32  # the longest wait for a target, in units of retry_s
 ASIDE_MAX: Final = 1000  # more than that, and it is the store's disk, not some recordings
 ASIDE: Final = 30  # what was set aside is tried again after so many retry_s
 
-
-BROKEN: Final = "Look at the disk of the store: 'spanvault verify --all' tells what it still reads."
+BROKEN: Final = "Look at the store's disk: 'spanvault verify --all' tells what it still reads."
 
 
 class Aside(msgspec.Struct, frozen=True):

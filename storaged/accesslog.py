@@ -23,6 +23,7 @@ class AccessLog:
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         files.sync_folder(path.parent)
         self._size, self._last = self._tail()
+        self._unsynced = False
         # A line that a crash cut off was never answered: it ends at the last line feed.
         os.ftruncate(self._descriptor, self._size)
 
@@ -31,8 +32,9 @@ class AccessLog:
         line = json.dumps({**entry, "prev": self._last}, separators=(",", ":")).encode()
         try:
             files.write_all(self._descriptor, line + b"\n")
+            self._unsynced = True
             if sync:
-                os.fdatasync(self._descriptor)
+                self.sync()
         except OSError:
             os.ftruncate(self._descriptor, self._size)
             raise
@@ -40,8 +42,10 @@ class AccessLog:
         self._last = hashlib.sha256(line).hexdigest()
 
     def sync(self) -> None:
-        """Make all lines durable."""
-        os.fdatasync(self._descriptor)
+        """Make all lines durable. Raises OSError."""
+        if self._unsynced:
+            os.fdatasync(self._descriptor)
+            self._unsynced = False
 
     def close(self) -> None:
         """Sync and close."""

@@ -33,8 +33,9 @@ class Pool:
 
     def path(self, recording_id: bytes) -> Path:
         """Where a recording's object lies."""
+        # Ids begin with the time: only their last digits spread over the folders.
         name = recording_id.hex()
-        return self.objects / name[:2] / (name + SUFFIX)
+        return self.objects / name[-2:] / (name + SUFFIX)
 
     def append(self, recording_id: bytes, data: bytes) -> None:
         """Write data to the end of an object, which is made if it is not there. Raises OSError."""

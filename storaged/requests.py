@@ -93,6 +93,13 @@ class Desk:
         failure = m.Failure("invalid", error, "Both ends must run the same version of spanvault.")
         return self._logged(who, None, Answer(failure))
 
+    def sync_log(self) -> None:
+        """Make the log's lines durable that did not have to be at once."""
+        try:
+            self._access.sync()
+        except OSError as error:
+            log.error("The access log cannot be synced", extra={"FAULT": str(error)})
+
     def take_health(self, who: Identity, health: m.Health) -> None:
         """Keep a daemon's account of itself. It speaks for the identity that sent it."""
         self._health[str(who)] = (health, self._clock_ns())

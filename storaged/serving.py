@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _TURN_MS: Final = 500  # how soon a stop is noticed
 _WAITING_TURN_MS: Final = 50  # how soon a waiting Feed hears of a change
 _MAX_WAIT_MS: Final = 60_000
+_SYNC_S: Final = 2.0  # the access log, where a line need not be durable at once
 
 
 class _Waiting(NamedTuple):
@@ -41,6 +42,7 @@ class Serving:
         self._stopping = threading.Event()
         self.broken: BaseException | None = None
         self.unreadable = 0
+        self._synced_s = 0.0
         self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
 
     def start(self) -> None:
@@ -58,11 +60,17 @@ class Serving:
                 if self._socket.poll(_WAITING_TURN_MS if self._waiting else _TURN_MS):
                     self._receive()
                 self._answer_waiting(time.monotonic())
+                self._sync_log(time.monotonic())
             self._answer_waiting(float("inf"))
         except BaseException as error:  # handed to the main thread, which ends the daemon with it
             self.broken = error
         finally:
             self._socket.close(linger=1000)
+
+    def _sync_log(self, now_s: float) -> None:
+        if now_s - self._synced_s >= _SYNC_S:
+            self._synced_s = now_s
+            self._desk.sync_log()
 
     def _receive(self) -> None:
         route, *frames = self._socket.recv_multipart(copy=False)

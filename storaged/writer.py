@@ -5,13 +5,14 @@ acknowledged (FORMAT.md §8). If any step fails, nothing of the group counts: it
 back to what was acknowledged, and it is tried again. Thread and retries: storaged.committer.
 """
 
-import contextlib
 import errno
 import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
+
+import lmdb
 
 from spanvault.messages import Call
 from storaged import index as tables
@@ -63,6 +64,8 @@ class Writer:
         self._recordings: OrderedDict[bytes, Recording] = OrderedDict()
         self._new_keys: list[str] = []  # key files made for the group at hand
         self._keys: dict[bytes, int] = {}  # key ids of its records
+        self._taken: list[int] = []  # slots it took
+        self._unused: list[int] = []  # slots that a group took which then came to nothing
 
     @property
     def growing(self) -> int:
@@ -86,7 +89,7 @@ class Writer:
         except Exception:
             self._undo(ids)
             raise
-        self._new_keys, self._keys = [], {}
+        self._new_keys, self._keys, self._taken = [], {}, []
         self._forget_idle(group, seals)
         return Counts(stored, duplicates, len(seals), group.bytes)
 
@@ -166,7 +169,10 @@ class Writer:
         if state and state.bits & SEALED:
             committed = state.size
         try:
-            return self._resume(recording_id, committed)
+            one = self._resume(recording_id, committed)
+            # A LAST frame that the index does not know of was not acknowledged: another follows.
+            one.sealed = one.sealed and bool(state and state.bits & SEALED)
+            return one
         except FileNotFoundError:
             return Recording(state.key_id if state else self._take_key())
         except (ValueError, Fault, OSError) as error:
@@ -201,10 +207,14 @@ class Writer:
         path.rename(path.with_name(f"{path.stem}.{self._clock_ns()}.damaged"))
 
     def _take_key(self) -> int:
-        key_id, changed = self._keyring.take(
-            lambda: self._index.reserved_keys, self._index.reserve_keys
-        )
-        self._new_keys += changed
+        if self._unused:
+            key_id = self._unused.pop()
+        else:
+            key_id, changed = self._keyring.take(
+                lambda: self._index.reserved_keys, self._index.reserve_keys
+            )
+            self._new_keys += changed
+        self._taken.append(key_id)
         return key_id
 
     # --- the index -----------------------------------------------------------------------------
@@ -304,15 +314,24 @@ class Writer:
         A cut that fails too is made up for by the next _resume(): what is behind was never
         acknowledged, and a new segment has a new key.
         """
+        all_cut = True
         for recording_id in touched:
             self.forget(recording_id)
-            with contextlib.suppress(OSError):
-                with self._index.reading() as view:
-                    state, committed = view.state(recording_id), view.committed(recording_id)
-                if state and state.bits & SEALED:
-                    self._pool.cut(recording_id, state.size)
-                elif committed or self._pool.path(recording_id).exists():
-                    self._pool.cut(recording_id, committed or 0)
+            try:
+                self._cut_back(recording_id)
+            except (OSError, lmdb.Error):
+                all_cut = False
+        if all_cut:  # nothing was sealed by these keys: hours of trying again use up no slots
+            self._unused += self._taken
+        self._taken = []
+
+    def _cut_back(self, recording_id: bytes) -> None:
+        with self._index.reading() as view:
+            state, committed = view.state(recording_id), view.committed(recording_id)
+        if state and state.bits & SEALED:
+            self._pool.cut(recording_id, state.size)
+        elif committed or self._pool.path(recording_id).exists():
+            self._pool.cut(recording_id, committed or 0)
 
     def _forget_idle(self, group: Group, seals: Iterable[bytes]) -> None:
         """Bound memory: what is sealed or long idle is read anew if it goes on after all."""

@@ -97,9 +97,11 @@ class Ring:
         if self._status() & TO_USER == 0:
             self._wait(timeout_ms, wake_fd)
         while self._status() & TO_USER:
-            yield self._block()
-            self._words[self._current, STATUS] = TO_KERNEL
-            self._current = (self._current + 1) % self._count
+            try:
+                yield self._block()
+            finally:  # also when the caller goes on with something else after this one
+                self._words[self._current, STATUS] = TO_KERNEL
+                self._current = (self._current + 1) % self._count
 
     def drain(self) -> Iterator[Block]:
         """What was on its way: the kernel keeps the last frames until their block is due."""

@@ -29,6 +29,8 @@ class Clock:
 
     def __init__(self, rate: int) -> None:
         self._jump, self._drift = int(JUMP_S * rate), int(DRIFT_S * rate)
+        # All anchors lie on samples of narrowband, so that every rendering rate hears the same.
+        self._grain = max(1, rate // 8000)
         self._sequence = -1  # highest so far
         self._timestamp = 0  # of that packet, and where it was placed
         self._position = 0
@@ -57,22 +59,27 @@ class Clock:
         self._timestamp, self._position = int(timestamp[0]), int(arrival[0])
         lag = arrival - (self._position + steps(timestamp, self._timestamp))
         # The first packet may have waited (for ARP, say): those beside it tell.
-        self._position += min(0, quick(self._runs(lag)[0]))
+        self._position = self._whole(self._position + min(0, quick(self._runs(lag)[0])))
 
     def _follow(self, positions: Ticks, arrival: Ticks) -> Ticks:
         """Move what lies behind a lasting break to where it was heard."""
         lag = arrival - positions
         runs = self._runs(lag)
-        shift, moved = 0, []
+        shift, moved, at = 0, [], 0
         for run in runs:
             low = quick(run) - shift
             # Of a stall that is being made up for, the last packets have caught up.
             if low < -self._jump or int(run.min()) - shift > self._jump:
-                shift += low
+                first = int(positions[at])
+                shift = self._whole(first + shift + low) - first
                 self._lows.clear()
+            at += len(run)
             moved.append(np.full(len(run), shift))
         self._lows.append(quick(runs[-1]) - shift)
         return np.asarray(positions + np.concatenate(moved), np.int64)
+
+    def _whole(self, ticks: int) -> int:
+        return ticks // self._grain * self._grain
 
     def _runs(self, lag: Ticks) -> list[Ticks]:
         """The lags, cut where they leap. The first run goes on from the chunk before."""
@@ -86,7 +93,7 @@ class Clock:
         late, early = min(self._lows), max(self._lows)
         drift = late if late > self._drift else early if early < -self._drift else 0
         if drift:
-            self._position += drift
+            self._position += self._whole(drift)
             self._lows.clear()
 
 

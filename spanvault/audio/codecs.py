@@ -237,7 +237,7 @@ DECODERS: Final[dict[str, Callable[[Codec], Decoder]]] = {
     "gsm": lambda _: Foreign("gsm", 8000, every(33)),
     "ilbc": _ilbc,
     "speex": lambda codec: Foreign("speex", codec.clock_rate, whole),
-    "opus": lambda _: Foreign("libopus", 48000, whole),
+    "opus": lambda _: Foreign("opus", 48000, whole),
     "amr": _amr(wide=False),
     "amr-wb": _amr(wide=True),
     **{f"g726-{bits * 8}": _g726(bits, ("g726le", "g726")) for bits in (2, 3, 4, 5)},

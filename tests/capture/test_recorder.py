@@ -122,3 +122,15 @@ def test_other_traffic_is_no_call(tmp_path, kind):
     run = Run().play(tmp_path, frames).end()
     assert run.records == []
     assert run.chunks == []
+
+
+def test_a_clock_set_back_by_an_hour_holds_nothing_up(tmp_path):
+    run = Run().play(tmp_path, busy(START_NS, CALLER, CALLEE, "b@example"))
+    frames = answered(START_NS - 3600 * SECOND, CALLER, CALLEE, "a@example")
+    run.play(tmp_path, frames)
+    for _ in range(3):
+        run.take(run.recorder.tick(run.recorder.now_ns + SECOND))
+    assert run.chunks  # before the end: seconds go on being flushed
+    run.end()
+    call = next(call for call in run.calls() if call.call_ids == ["a@example"])
+    assert (call.outcome, [stream.lost for stream in call.streams]) == ("answered", [0, 0])

@@ -125,6 +125,16 @@ def test_a_block_is_used_again_without_what_lay_in_it(veth: socket.socket) -> No
             assert heard(ring) == sent
 
 
+def test_a_block_is_given_once_even_to_a_caller_who_leaves(veth: socket.socket) -> None:
+    with Ring("far", 2) as ring:
+        veth.send(frame(1))
+        for block in ring.blocks(1000):
+            assert frames(block) == [frame(1)]
+            break
+        veth.send(frame(2))
+        assert heard(ring) == [frame(2)]
+
+
 def test_waiting_ends_when_woken(veth: socket.socket) -> None:
     reader, writer = os.pipe()
     with Ring("far", 2) as ring:

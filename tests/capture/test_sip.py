@@ -1,6 +1,7 @@
 """SIP as it is on the wire: well-formed, odd, damaged."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ def test_a_response_names_the_method_it_answers():
         ("<sip:a b@x>;tag=1", "a b", "1"),
         ("<sip:alice@x>;self=me;tag=1", "alice", "1"),
         ("<sip:alice@x", "alice", ""),
+        ('"Alice" %sp:alice@x>;tag=1', "alice", "1"),
         ("<sip:al%1b[31mice@x>;tag=1", "al[31mice", "1"),
         ("", "", ""),
     ],
@@ -146,6 +148,37 @@ def test_a_hop_over_tls_and_the_cause_of_a_refusal():
     found = parse(message("Via: SIP/2.0/TLS h;branch=1", "Reason: Q.850;cause=17;text=busy"))
     assert found.secure
     assert found.cause == 17
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        " ",
+        "a",
+        "a;",
+        "a=a;",
+        ";",
+        ";tag=",
+        '"',
+        '\\"',
+        "<",
+        "a@",
+        "a.",
+        "a-",
+        ",",
+        "%41",
+        "Q.850;",
+        "[",
+    ],
+)
+@pytest.mark.parametrize("before", ["", "<sip:", '"', "sip:a@", "<sip:a@b>", "Q.850;"])
+def test_no_header_takes_long(piece, before):
+    value = before + piece * (60_000 // len(piece))
+    names = ("From", "To", "Via", "CSeq", "Replaces", "Refer-To", "Content-Type", "Reason")
+    begun = time.process_time()
+    read_all(message(*(f"{name}: {value}" for name in names), start=f"BYE {value} SIP/2.0"))
+    read_all(message(start=f"BYE {value}"))
+    assert time.process_time() - begun < 0.1
 
 
 @given(st.binary(max_size=400))

@@ -43,8 +43,8 @@ class DemoFailed(Exception):
 
 def main() -> int:
     """Run the demonstration; the exit status says whether every part of it worked."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # everything is undone
     shutil.rmtree(FOLDER, ignore_errors=True)
     live = os.geteuid() == 0 and shutil.which("sipp") is not None
     try:

@@ -60,6 +60,11 @@ class House:
             found = [d for d in client.status().daemons if d["daemon"] == "replicator"]
         return found[0] if found else {"state": "", "fields": {"targets": {}}}
 
+    def reported(self, target: str) -> dict[str, Any]:
+        """What storaged heard of one target; nothing at first."""
+        found: dict[str, Any] = self.status()["fields"]["targets"].get(target, {})
+        return found
+
     def receipts(self, target: str = "siteb") -> dict[bytes, dict[str, Any]]:
         """The last receipt of each recording, from the replicator's own file."""
         path = self.state / "receipts.jsonl"
@@ -151,4 +156,4 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=True)
     yield place
-    subprocess.run(["umount", place], check=False)
+    subprocess.run(["umount", "--lazy", place], check=False)

@@ -1,5 +1,6 @@
 """The replicator as a process against the real storaged: it copies, and survives its world."""
 
+import contextlib
 import json
 import os
 import random
@@ -47,7 +48,7 @@ def test_status_tells_lag_and_targets(house, until) -> None:
     house.record(range(2))
     until(lambda: house.copied(range(2)))
     until(lambda: house.status()["state"] == "siteb: up to date, 2 copied")
-    target = house.status()["fields"]["targets"]["siteb"]
+    target = house.reported("siteb")
     assert target["position"] == house.position()
     assert target["changes_behind"] == 0
     assert target["fault"] is None
@@ -79,7 +80,7 @@ def test_a_target_that_is_missing_holds_up_no_other(house, until, tmp_path: Path
     away.parent.mkdir()
     until(lambda: house.copied(range(3), "sitec"))
     house.check_replica(range(3), away)
-    until(lambda: house.status()["fields"]["targets"]["sitec"]["fault"] is None)
+    until(lambda: house.reported("sitec").get("fault", "") is None)
 
 
 def test_an_empty_mount_point_is_not_taken_for_the_replica(house, until) -> None:
@@ -89,7 +90,7 @@ def test_an_empty_mount_point_is_not_taken_for_the_replica(house, until) -> None
     elsewhere = house.replica.rename(house.replica.with_name("unmounted"))
     house.replica.mkdir()
     house.record([2])
-    until(lambda: house.status()["fields"]["targets"]["siteb"]["fault"])
+    until(lambda: house.reported("siteb").get("fault"))
     assert not (house.replica / "objects").exists()
     assert not house.copied([2])
     for left in sorted(house.replica.rglob("*"), reverse=True):
@@ -108,7 +109,7 @@ def test_a_full_target_waits_for_space_and_goes_on(house, until, small_disk: Pat
     until(lambda: house.copied(range(4)))
     until(lambda: "No space left on device" in house.status()["state"])
     assert "Free space there or enlarge it" in house.status()["state"]
-    assert house.status()["fields"]["targets"]["siteb"]["fault"] is None
+    assert house.reported("siteb").get("fault", "") is None
     subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
     until(lambda: house.copied(range(4), "small"))
     house.check_replica(range(4), small_disk)
@@ -122,14 +123,14 @@ def test_a_recording_damaged_in_the_store_is_named_and_the_rest_copied(house, un
     path.write_bytes(sound[:500] + bytes([sound[500] ^ 1]) + sound[501:])
     house.start("replicator")
     until(lambda: house.copied([0, 2]))
-    until(lambda: house.status()["fields"]["targets"]["siteb"]["set_aside"] == 1)
+    until(lambda: house.reported("siteb").get("set_aside") == 1)
     assert f"RECORDING_ID={identity(1).hex()}" in house.appliance.log("replicator")
     assert not house.copy(1).exists()
     assert not house.copied([1])
     path.write_bytes(sound)  # repaired
     until(lambda: house.copied([1]))
     house.check_replica(range(3))
-    until(lambda: house.status()["fields"]["targets"]["siteb"]["set_aside"] == 0)
+    until(lambda: house.reported("siteb").get("set_aside") == 0)
 
 
 def test_a_recording_that_is_gone_from_the_store_holds_up_nothing(house, until) -> None:
@@ -138,7 +139,7 @@ def test_a_recording_that_is_gone_from_the_store_holds_up_nothing(house, until) 
     house.original(1).unlink()
     house.start("replicator")
     until(lambda: house.copied([0, 2]))
-    until(lambda: house.status()["fields"]["targets"]["siteb"]["set_aside"] == 1)
+    until(lambda: house.reported("siteb").get("set_aside") == 1)
 
 
 def test_another_stores_replica_is_refused_and_left_alone(house, until) -> None:
@@ -146,7 +147,7 @@ def test_another_stores_replica_is_refused_and_left_alone(house, until) -> None:
     label.write_text('{"layout": 1, "store_id": "00000000000000000000000000000000"}')
     house.start()
     house.record([1])
-    until(lambda: house.status()["fields"]["targets"].get("siteb", {}).get("fault"))
+    until(lambda: house.reported("siteb").get("fault"))
     assert "it is the replica of store 00000000000000000000000000000000" in house.status()["state"]
     assert "Give each store its own place" in house.status()["state"]
     assert {path.name for path in house.replica.iterdir()} == {".part", layout.STORE}
@@ -221,6 +222,41 @@ def test_a_place_that_hangs_holds_up_neither_the_others_nor_the_end(
     began_s = time.monotonic()
     assert house.appliance.stop("replicator") == 0
     assert time.monotonic() - began_s < 15
+
+
+def test_a_stop_while_copying_is_quick_and_clean(house, until) -> None:
+    on_its_way = house.replica / ".part"
+    house.start("storaged")
+    house.record(range(30), seconds=3, size=700_000)
+    house.appliance.start("replicator")
+    until(lambda: on_its_way.is_dir() and house.receipts())
+    began_s = time.monotonic()
+    assert house.appliance.stop("replicator") == 0
+    assert time.monotonic() - began_s < 5
+    assert list(on_its_way.iterdir()) == []
+    house.start("replicator")
+    until(lambda: house.copied(range(30)), 60)
+    house.check_replica(range(30))
+
+
+@pytest.mark.root
+def test_a_full_state_dir_is_named_and_survived(house, until, small_disk: Path) -> None:
+    config = house.etc / "replicator.toml"
+    config.write_text(config.read_text().replace(str(house.state), str(small_disk)))
+    house.state = small_disk
+    house.start()
+    house.record([1])
+    until(lambda: house.copied([1]))
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    house.record(range(2, 30))
+    until(lambda: "state_dir: " in house.status()["state"])
+    assert house.appliance.processes["replicator"].poll() is None
+    filler.unlink()
+    until(lambda: house.copied(range(2, 30)))
+    house.check_replica(range(1, 30))
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ IDENTITY = bytes.fromhex("3f0102030405060708090a0b0c0d0e0f")
 
 
 def test_names() -> None:
-    assert layout.object_name(IDENTITY) == f"objects/3f/{IDENTITY.hex()}.svr"
+    assert layout.object_name(IDENTITY) == f"objects/0f/{IDENTITY.hex()}.svr"
     assert layout.bundle_name(Positions(5, 12)) == (
         "records/0000000000000005-0000000000000012.bundle"
     )

@@ -10,6 +10,7 @@ from spanvault.config import (
     OperatorConfig,
     ReplicatorConfig,
     StoragedConfig,
+    credential,
     load,
 )
 
@@ -71,3 +72,13 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path, name: str):
 @pytest.mark.parametrize("name", FILES)
 def test_the_commented_samples_are_valid(name: str):
     load(Path(__file__).parents[2] / "etc" / name, FILES[name])
+
+
+def test_a_secret_that_systemd_hands_over_goes_before_the_file_named(tmp_path, monkeypatch):
+    named, given = tmp_path / "etc/unlock.key", tmp_path / "credentials"
+    given.mkdir()
+    assert credential(named) == named
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    assert credential(named) == named
+    (given / "unlock.key").touch()
+    assert credential(named) == given / "unlock.key"

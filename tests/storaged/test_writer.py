@@ -109,6 +109,51 @@ def test_lower_revision_does_not_replace(parts):
     assert parts.writer._stored_call(ONE).revision == 2
 
 
+class PowerCut(BaseException):
+    """The process ends here: nothing is cleaned up."""
+
+
+# Where a commit can be cut off, in the order of FORMAT.md §8, by the call that does not return.
+CRASH_POINTS = {
+    "before the header": ("pool", "append", 0),
+    "behind the header": ("pool", "append", 1),
+    "behind the first frame": ("pool", "append", 2),
+    "behind a LAST frame": ("pool", "append", 4),
+    "at syncfs": ("pool", "sync", 0),
+    "at the index": ("index", "write", 0),
+}
+
+
+@pytest.mark.parametrize("point", CRASH_POINTS)
+@pytest.mark.parametrize("torn", [False, True])
+def test_crash_at_any_point_loses_nothing_acknowledged(parts, monkeypatch, point, torn):
+    parts.commit([(ONE, 1, 0)])
+    where, what, calls = CRASH_POINTS[point]
+    real, left = getattr(getattr(parts, where), what), [calls]
+
+    def until_then(*arguments: object) -> object:
+        if not left[0]:
+            if torn and what == "append":
+                real(arguments[0], arguments[1][: len(arguments[1]) // 2])  # type: ignore[index]
+            raise PowerCut
+        left[0] -= 1
+        return real(*arguments)
+
+    batch = [(ONE, 1, 1), (TWO, 1, 0)], [make_call(1), make_call(2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(getattr(parts, where), what, until_then)
+        with pytest.raises(PowerCut):
+            parts.commit(*batch)
+    again = parts.again()
+    assert stored(again, ONE) == [(1, 0)]
+    again.commit(*batch)
+    assert stored(again, ONE) == [(1, 0), (1, 1)]
+    assert stored(again, TWO) == [(1, 0)]
+    for recording in (ONE, TWO):
+        report = Reader(again.index, again.keyring, again.pool).verify(recording)
+        assert (report.sealed, report.faults) == (True, [])
+
+
 def test_failed_commit_leaves_what_was_acknowledged(parts, monkeypatch):
     """The disk is full in the middle of the second commit; then there is room again."""
     parts.commit([(ONE, 1, 0)])
@@ -126,6 +171,10 @@ def test_failed_commit_leaves_what_was_acknowledged(parts, monkeypatch):
         parts.commit([(ONE, 1, 1), (TWO, 1, 0)])
     assert parts.pool.path(ONE).stat().st_size == size
     assert not parts.pool.path(TWO).exists()
+    for _ in range(300):
+        with pytest.raises(OSError, match="No space"):
+            parts.commit([(TWO, 1, 0)])
+    assert parts.index.reserved_keys == 256
     room[0] = 1 << 30
     parts.commit([(ONE, 1, 1), (TWO, 1, 0)])
     assert stored(parts, ONE) == [(1, 0), (1, 1)]

@@ -1,0 +1,98 @@
+"""Committing on a thread: what a failing disk does, and what a fault of ours does."""
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lmdb
+import pytest
+
+from spanvault import messages as m
+from spanvault.chunk import NO_MEDIA
+from storaged import committer
+from storaged.committer import Committer, explain
+from storaged.faults import Fault
+from storaged.gathering import Group
+from storaged.writer import Counts
+
+
+class Disk:
+    """In place of the writer: raises what it is told to, then succeeds."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = list(errors)
+
+    def commit(self, group: Group) -> Counts:
+        if self.errors:
+            raise self.errors.pop(0)
+        return Counts(1, 0, 0, group.bytes)
+
+
+def group(sequence: int = 1) -> Group:
+    made = Group()
+    made.add("capture", m.Batch("test", sequence), NO_MEDIA)
+    return made
+
+
+def until(true: Callable[[], Any]) -> None:
+    deadline_s = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)
+
+
+def make(*errors: BaseException) -> Committer:
+    return Committer(Disk(*errors))  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "RETRY_S", 0.05)
+
+
+def test_what_the_disk_refuses_is_kept_and_goes_when_it_can():
+    thread = make(OSError(errno.EROFS, os.strerror(errno.EROFS)), Fault("locked", "no page"))
+    mine = group()
+    thread.submit(mine)
+    until(lambda: thread.fault)
+    assert "Read-only file system" in str(thread.fault)
+    assert not thread.idle
+    until(lambda: thread.done)
+    assert (thread.done.popleft().group, thread.fault, thread.idle) == (mine, None, True)
+    assert os.eventfd_read(thread.wake_fd) == 1
+    assert thread.close(1)
+
+
+def test_stop_while_the_disk_is_full_ends_without_acknowledging():
+    full = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) for _ in range(1000)]
+    thread = make(*full)
+    thread.submit(group())
+    until(lambda: thread.fault)
+    assert not thread.close(0.2)
+    assert not thread.done
+
+
+@pytest.mark.parametrize("error", [KeyError("ours"), lmdb.PanicError("panic")])
+def test_fault_of_ours_is_handed_to_the_daemon(error):
+    thread = make(error)
+    thread.submit(group())
+    until(lambda: thread.broken)
+    assert thread.broken is error
+    assert not thread.idle
+    assert not thread.close(0.2)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, ""), "No space left on device). Free space"),
+        (OSError(errno.EIO, ""), "The disk fails"),
+        (lmdb.DiskError("mdb_txn_commit: No space left on device"), "Free space"),
+        (lmdb.Error("mdb_put: something else"), "Look at dmesg"),
+    ],
+)
+def test_line_for_the_operator(error, words):
+    assert words in explain(error)
+    assert "\n" not in explain(error)
