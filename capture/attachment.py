@@ -19,6 +19,7 @@ from spanvault.messages import Codec, Party, Stream
 
 MAX_ORPHANS: Final = 20_000
 MAX_STREAMS: Final = 1_024  # of one call; a sender that changes SSRC with each packet gets no more
+MAX_COMPARED: Final = 8
 SILENT_NS: Final = 1_000_000_000
 KNOWN_NS: Final = 5_000_000_000  # signalling may run ahead of media by a block, not by more
 MIDCALL_NS: Final = 3_000_000_000  # RTP of a call ends about when the call does
@@ -56,6 +57,7 @@ class Attachments:
         self._count = count
         self._rows: dict[int, Row] = {}
         self._orphans: OrderedDict[int, Row] = OrderedDict()
+        self._between: dict[tuple[bytes, bytes], dict[int, Row]] = {}  # orphans, by hosts
         self._by_endpoint: dict[Endpoint, dict[int, Row]] = {}
 
     def opened(self, stream: NewStream) -> None:
@@ -70,6 +72,7 @@ class Attachments:
             self._attach(row, matches)
             return
         self._orphans[stream.row] = row
+        self._between.setdefault(_hosts(stream), {})[stream.row] = row
         if len(self._orphans) > MAX_ORPHANS:
             self._release(next(iter(self._orphans)))
             self._count("streams_unmatched_evicted")
@@ -91,11 +94,12 @@ class Attachments:
             if row is not None and row.call is call:
                 self._settle(row)
 
-    def claim_hosts(self, call: LiveCall) -> None:
+    def claim_hosts(self, call: LiveCall, last: bool) -> None:
         """A call whose SDP was never heard takes the only streams between its two hosts.
 
         Several at once cannot be told apart while they flow; when the call has ended, those that
         fell silent with it can. None is taken where that is not one per direction.
+        last: the call will not ask again.
         """
         if call.caller_host is None or call.callee_host is None:
             return
@@ -106,10 +110,13 @@ class Attachments:
         for host, peer, speaker in ways:
             if any(stream.party == speaker for stream in call.streams):
                 continue
-            rows = [row for row in self._between(host, peer) if self._lived_with(call, row)]
+            rows = list(self._between.get((host, peer), {}).values())
+            if len(rows) > MAX_COMPARED and not last:
+                continue  # a trunk between two switches: looked at once, when there is more to know
+            rows = [row for row in rows if self._lived_with(call, row)]
             if len(rows) == 1:
                 self._attach(rows[0], [_by_host(call, speaker)])
-            elif rows:
+            elif rows and last:
                 call.flags.add("ambiguous_media")
 
     def finish(self, call: LiveCall) -> None:
@@ -151,7 +158,7 @@ class Attachments:
         if len(first.call.streams) >= MAX_STREAMS:
             self._count("streams_over_limit")
             return
-        self._orphans.pop(row.stream.row, None)
+        self._adopted(row)
         row.call, row.score, row.number = first.call, first.score, len(first.call.streams)
         _add_stream(first, row)
         self.commands.append(Attach(row.stream.row, first.call.id, row.number))
@@ -272,7 +279,7 @@ class Attachments:
 
     def _remove(self, number: int) -> None:
         row = self._rows.pop(number)
-        self._orphans.pop(number, None)
+        self._adopted(row)
         for endpoint in (row.stream.source, row.stream.destination):
             rows = self._by_endpoint.get(endpoint, {})
             rows.pop(number, None)
@@ -281,18 +288,23 @@ class Attachments:
 
     # --- a call whose SDP was never heard ---------------------------------------------------
 
-    def _between(self, host: bytes, peer: bytes) -> list[Row]:
-        return [
-            row
-            for row in self._orphans.values()
-            if row.stream.source.address == host and row.stream.destination.address == peer
-        ]
+    def _adopted(self, row: Row) -> None:
+        """The row is no orphan any more."""
+        if self._orphans.pop(row.stream.row, None) is not None:
+            rows = self._between[_hosts(row.stream)]
+            del rows[row.stream.row]
+            if not rows:
+                del self._between[_hosts(row.stream)]
 
     def _lived_with(self, call: LiveCall, row: Row) -> bool:
         last_ns = self._totals(row.stream.row).last_ns or row.stream.time_ns
         if call.ended_ns is None:
             return last_ns >= call.heard_ns - MIDCALL_NS
         return abs(last_ns - call.ended_ns) <= max(MIDCALL_NS, self._grace_ns)
+
+
+def _hosts(stream: NewStream) -> tuple[bytes, bytes]:
+    return stream.source.address, stream.destination.address
 
 
 def _by_host(call: LiveCall, speaker: Party) -> Match:

@@ -54,7 +54,7 @@ class Calls:
         self._signalling = Signalling(self._association, self._attachments, self._count)
         self._relations = Relations(self._table.get)
         self._timers = Timers()
-        self._without_sdp: set[bytes] = set()
+        self._without_sdp: set[bytes] = set()  # ids of calls begun before we listened
         self._changed: dict[bytes, None] = {}  # ids whose record is to be renewed, in order
         self._over: dict[bytes, None] = {}  # ids whose next record is the final one
         self._ready: list[Call] = []
@@ -104,7 +104,8 @@ class Calls:
         """
         self._advance(now_ns)
         self._attachments.heard_ns = now_ns
-        self._claim_by_hosts()
+        for call_id in self._without_sdp:
+            self._claim_by_hosts(self._table.get(call_id), last=False)
         for call_id in self._timers.due(now_ns):
             call = self._table.get(call_id)
             if call is not None:
@@ -115,13 +116,13 @@ class Calls:
 
     def finish(self, now_ns: int, reason: str = "capture_end") -> None:
         """The capture ends, and with it every call: all records become final."""
-        self._claim_by_hosts()
         for call in self._table:
             if not call.over:
                 self._expire(call, now_ns)
             if not call.over:
                 call.dialog.stop(now_ns, reason)
                 self._attachments.ended(call)
+            self._claim_by_hosts(call, last=True)
             self._over[call.id] = None
 
     def settled(self, ids: Iterable[bytes]) -> None:
@@ -168,7 +169,7 @@ class Calls:
             self._association.restore(call)
             self._schedule(call)
             self._touch(call)
-            if not call.bindings:
+            if not call.bindings and "started_mid_call" in call.flags:
                 self._without_sdp.add(call.id)
         self._ready += finals
 
@@ -188,12 +189,12 @@ class Calls:
         self._make_room()
         call = self._new_call(message, datagram)
         self._table.insert(call)
-        self._without_sdp.add(call.id)
         if begins:
             replaced = message.replaces and self._table.newest(message.replaces.call_id)
             self._relations.invited(call, message, datagram, replaced)
         else:
             call.flags.add("started_mid_call")
+            self._without_sdp.add(call.id)
         self._touch(call)
         return call
 
@@ -270,6 +271,7 @@ class Calls:
         if not call.over:
             self._expire(call, now_ns)
         if call.over and now_ns >= (call.ended_ns or 0) + self._grace_ns:
+            self._claim_by_hosts(call, last=True)
             self._over[call.id] = None
             return
         if now_ns - call.recorded_ns >= REPORT_NS:
@@ -305,12 +307,9 @@ class Calls:
             due_ns = min(deadline_ns, max(call.recorded_ns, call.started_ns) + REPORT_NS)
         self._timers.set(call.id, due_ns)
 
-    def _claim_by_hosts(self) -> None:
-        for call_id in list(self._without_sdp):
-            call = self._table.get(call_id)
-            if call is not None and "started_mid_call" in call.flags:
-                self._attachments.claim_hosts(call)
-        self._collect()
+    def _claim_by_hosts(self, call: LiveCall | None, last: bool) -> None:
+        if call is not None and call.id in self._without_sdp:
+            self._attachments.claim_hosts(call, last)
 
     def _collect(self) -> None:
         """Gather the calls that streams or relations have changed."""

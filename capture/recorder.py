@@ -54,8 +54,9 @@ class Recorder:
         if block.dropped:
             self.calls.dropped()
         self._signalling(datagram for part in decoded for datagram in part.signalling)
-        for part in decoded:
-            self._packets(part, block.dropped)
+        self._packets(decoded[0], block.dropped)
+        for part in decoded[1:]:
+            self._packets(part, 0)
         return self.tick(int(block.time_ns.max()))
 
     def tick(self, now_ns: int) -> Heard:

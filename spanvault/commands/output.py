@@ -115,7 +115,7 @@ def calls_table(calls: Iterable[Call], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     wide = width >= NARROW
     for name in ("ID", "Started", "Caller", "Callee", "Outcome"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("ID", "Outcome"))
+        table.add_column(name, overflow="fold", no_wrap=name in ("ID", "Started", "Outcome"))
     table.add_column("Talk", justify="right")
     if wide:
         table.add_column("Media", overflow="fold")
@@ -124,7 +124,7 @@ def calls_table(calls: Iterable[Call], width: int) -> Table:
         started = local_time(call.started_ns)
         row = [
             Text(short(call)),
-            Text(started if wide else started[5:]),
+            Text(started if wide else started[5:16]),
             Text(call.caller),
             Text(call.callee),
             Text(call.outcome, style=OUTCOME_STYLES.get(call.outcome, "yellow")),

@@ -17,6 +17,7 @@ from spanvault.client import Client
 from spanvault.commands.access import (
     CONFIG,
     ConfigOption,
+    JsonOption,
     StoreOption,
     UnlockOption,
     find_call,
@@ -27,6 +28,7 @@ from spanvault.commands.output import (
     USAGE,
     CommandFailed,
     complain,
+    document,
     progress,
     say,
     short,
@@ -53,13 +55,14 @@ def export(
     store: StoreOption = None,
     unlock_key: UnlockOption = None,
     config: ConfigOption = CONFIG,
+    json: JsonOption = False,
 ) -> None:
     """Write calls as stereo sound: caller left, callee right, on one time line."""
     name = _format(format, output, len(ids))
-    if output == "-" and len(ids) > 1:
-        raise CommandFailed("stdout takes one call", "Name a folder: -o FOLDER.", USAGE)
+    if output == "-" and (json or len(ids) > 1):
+        raise CommandFailed("stdout takes one call's sound", "Name a folder: -o FOLDER.", USAGE)
     with reach(store, unlock_key, config) as client:
-        failures = sum(not _attempt(client, one, output, name, len(ids)) for one in ids)
+        failures = sum(not _attempt(client, one, output, name, len(ids), json) for one in ids)
     if failures:
         raise typer.Exit(FAILED)
 
@@ -106,10 +109,10 @@ def _format(given: str | None, output: str, count: int) -> str:
     return name
 
 
-def _attempt(client: Client, one: str, output: str, name: str, count: int) -> bool:
+def _attempt(client: Client, one: str, output: str, name: str, count: int, json: bool) -> bool:
     """Export one call; False, and a message, where it was not done in full."""
     try:
-        return _export(client, find_call(client, one), output, name, count)
+        return _export(client, find_call(client, one), output, name, count, json)
     except CommandFailed as error:
         if count == 1:
             raise
@@ -117,7 +120,7 @@ def _attempt(client: Client, one: str, output: str, name: str, count: int) -> bo
         return False
 
 
-def _export(client: Client, call: Call, output: str, name: str, count: int) -> bool:
+def _export(client: Client, call: Call, output: str, name: str, count: int, json: bool) -> bool:
     if not any(stream.packets and stream.media == "audio" for stream in call.streams):
         raise CommandFailed(
             f"call {call.id.hex()} has no sound: no audio was heard",
@@ -129,8 +132,22 @@ def _export(client: Client, call: Call, output: str, name: str, count: int) -> b
     else:
         path = _path(output, call, name, count)
         seconds = _to_file(sound, name, path)
-        say(f"{path}: {seconds:.2f} s, {sound.renderer.rate} Hz, caller left, callee right")
-    return sound.tell()
+        if not json:
+            say(f"{path}: {seconds:.2f} s, {sound.renderer.rate} Hz, caller left, callee right")
+    whole = sound.tell()
+    if json:
+        rate = sound.renderer.rate
+        document(
+            {
+                "id": call.id.hex(),
+                "path": str(path),
+                "seconds": round(seconds, 3),
+                "sample_rate": rate,
+                "whole": whole,
+                "warnings": list(sound.renderer.warnings),
+            }
+        )
+    return whole
 
 
 def _path(output: str, call: Call, name: str, count: int) -> Path:

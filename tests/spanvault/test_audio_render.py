@@ -45,8 +45,10 @@ def test_caller_left_callee_right_on_one_time_line():
 def test_a_first_packet_that_waited_costs_no_sound():
     packets = steady([CALLER] * 50)
     packets[0] = packets[0]._replace(at_ms=30)
-    sound, _ = render([stream(0, first_ms=20), stream(1, "callee", first_ms=500)],
-                      [*seconds(packets, 0), *seconds(steady([CALLEE] * 5, at_ms=500), 1)])  # fmt: skip
+    sound, _ = render(
+        [stream(0, first_ms=20), stream(1, "callee", first_ms=500)],
+        [*seconds(packets, 0), *seconds(steady([CALLEE] * 5, at_ms=500), 1)],
+    )
     assert runs(sound[:, 0]) == [(0, 1000, LOUD)]
     assert runs(sound[:, 1]) == [(500, 600, -LOUD)]
 
