@@ -160,8 +160,9 @@ class Attachments:
             return
         self._adopted(row)
         row.call, row.score, row.number = first.call, first.score, len(first.call.streams)
-        _add_stream(first, row)
-        self.commands.append(Attach(row.stream.row, first.call.id, row.number))
+        codec = _add_stream(first, row)
+        clock_rate = codec.clock_rate if codec else 0
+        self.commands.append(Attach(row.stream.row, first.call.id, row.number, clock_rate))
         self.changed.add(first.call.id)
         for other in matches[1:]:
             self._share(row, other)
@@ -311,8 +312,8 @@ def _by_host(call: LiveCall, speaker: Party) -> Match:
     return Match(call, speaker, SOURCE, None, None)
 
 
-def _add_stream(match: Match, row: Row) -> None:
-    """List the stream in the match's call."""
+def _add_stream(match: Match, row: Row) -> Codec | None:
+    """List the stream in the match's call. Returns what its first payload type means, if known."""
     heard = row.stream
     codecs: dict[int, Codec] = {}
     # RFC 3264 §5.1: the receiver's description says what payload types mean to it.
@@ -336,6 +337,7 @@ def _add_stream(match: Match, row: Row) -> None:
         )
     )
     match.call.rows.append(heard.row)
+    return codecs.get(heard.payload_type)
 
 
 def _differ(one: Codec | None, other: Codec | None) -> bool:

@@ -32,6 +32,17 @@ STATIC: Final[dict[int, Codec]] = {
     31: Codec("H261", 90000), 32: Codec("MPV", 90000), 33: Codec("MP2T", 90000),
     34: Codec("H263", 90000),
 }  # fmt: skip
+# Names are compared without regard to case (RFC 8866 §6.6); we show them as IANA has them.
+REGISTERED: Final = {
+    name.lower(): name
+    for name in (
+        *(codec.name for codec in STATIC.values()),
+        "AAL2-G726-16", "AAL2-G726-24", "AAL2-G726-32", "AAL2-G726-40", "AMR", "AMR-WB", "EVS",
+        "G7221", "G726-16", "G726-24", "G726-32", "G726-40", "GSM-EFR", "iLBC", "L8", "L24",
+        "opus", "red", "speex", "telephone-event",
+        "AV1", "H263-1998", "H263-2000", "H264", "H265", "rtx", "ulpfec", "VP8", "VP9",
+    )
+}  # fmt: skip
 VIDEO_STATIC: Final = frozenset({25, 26, 28, 31, 32, 33, 34})
 
 _MEDIA: Final = re.compile(r"(\S+)\s+(\d{1,5})(?:/\d+)?\s+(\S+)\s*(.*)")
@@ -202,7 +213,7 @@ def _codecs(section: _Section, formats: str) -> dict[int, Codec]:
         parameters = section.parameters.get(number, "")
         if number in section.names:
             name, clock_rate, channels = section.names[number]
-            codecs[number] = Codec(name, clock_rate, channels, parameters)
+            codecs[number] = Codec(REGISTERED.get(name.lower(), name), clock_rate, channels, parameters)
         elif number in STATIC:
             known = STATIC[number]
             codecs[number] = Codec(known.name, known.clock_rate, known.channels, parameters)
