@@ -1,10 +1,11 @@
 """`spanvault verify`, `spanvault status`, `spanvault check`: is all well?"""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import filesize
 from rich.table import Table
 from rich.text import Text
 
@@ -154,15 +155,35 @@ def _status_document(reply: StatusReply) -> dict[str, Any]:
     }
 
 
-def _pairs(fields: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    return (
-        (name, f"{value:,}" if isinstance(value, int) else str(value))
-        for name, value in fields.items()
-    )
+def _pairs(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A row for each field; one that holds others is told in a row of its own, or several."""
+    for name, value in fields.items():
+        if not isinstance(value, dict):
+            yield name.replace("_", " "), _shown(name, value)
+        elif any(isinstance(inner, dict) for inner in value.values()):
+            yield from _pairs({f"{name} {key}": inner for key, inner in value.items()})
+        else:
+            yield name.replace("_", " "), _counts(value) or "–"
+
+
+def _counts(fields: dict[str, Any]) -> str:
+    """What there is to say: a count of nothing, and what is not known, are left out."""
+    told = {key: value for key, value in fields.items() if value not in (0, None, "")}
+    return ", ".join(f"{key.replace('_', ' ')} {_shown(key, value)}" for key, value in told.items())
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, int) and name.endswith("bytes"):
+        return filesize.decimal(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _daemon(health: dict[str, Any]) -> Table:
     title = Text(f"\n{health.get('daemon', '?')}", style="bold")
-    table = fields_table(_pairs({key: value for key, value in health.items() if key != "daemon"}))
+    fields = {key: value for key, value in health.items() if key not in ("daemon", "fields")}
+    counts = health.get("fields", {})
+    inner = {key: value for key, value in counts.items() if isinstance(value, dict)}
+    plain = {key: value for key, value in counts.items() if key not in inner}
+    table = fields_table(_pairs({**fields, "counts": plain, **inner}))
     table.title, table.title_justify = title, "left"
     return table

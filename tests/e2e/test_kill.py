@@ -28,7 +28,7 @@ from spanvault.messages import Call, Search
 from tests.support.appliance import Appliance
 from tests.support.lab import Lab
 from tests.support.phones import Phones
-from tests.support.stored import changed, frames_of, missing, repeated
+from tests.support.stored import changed, frames_of, missing, repeated, streams_of
 from tests.support.voices import payloads
 
 LACKING = [name for name in ("sipp", "tcpdump", "tshark", "tc") if shutil.which(name) is None]
@@ -104,7 +104,7 @@ class Witness:
 
     def __init__(self, appliance: Appliance) -> None:
         self._appliance, self._end = appliance, threading.Event()
-        self._seen: dict[bytes, set[tuple[str, int]]] = {}
+        self._seen: dict[bytes, set[tuple[int, int]]] = {}  # call: stream and frame
         self._thread = threading.Thread(target=self._watch)
         self._faults: list[str] = []
         self.readings = 0
@@ -121,7 +121,7 @@ class Witness:
         """What is not there any more."""
         faults = list(self._faults)
         for call_id, seen in self._seen.items():
-            if gone := seen - self._frames(client, client.get(call_id).call):
+            if gone := seen - self._frames(client, call_id):
                 faults.append(f"call {call_id.hex()}: {len(gone)} frames seen, and now gone")
         return faults
 
@@ -133,14 +133,14 @@ class Witness:
 
     def _read(self, client: Client, call: Call) -> None:
         try:
-            self._seen.setdefault(call.id, set()).update(self._frames(client, call))
+            self._seen.setdefault(call.id, set()).update(self._frames(client, call.id))
             self.readings += 1
         except ValueError as error:
             self._faults.append(f"unreadable while in progress: {error}")
 
-    def _frames(self, client: Client, call: Call) -> set[tuple[str, int]]:
-        stored = frames_of(client, call)
-        return {(party, frame.number) for party, frames in stored.items() for frame in frames}
+    def _frames(self, client: Client, call_id: bytes) -> set[tuple[int, int]]:
+        stored = streams_of(client, call_id)
+        return {(stream, frame.number) for stream, frames in stored.items() for frame in frames}
 
     def __str__(self) -> str:
         return f"{self.readings} readings of {len(self._seen)} recordings in progress"
@@ -175,26 +175,29 @@ def sip_times(capture: Path) -> dict[str, list[int]]:
     return times
 
 
-def wait_until_settled(client: Client, seconds: float = 60) -> list[Call]:
+def wait_until_settled(client: Client, seconds: float = 120) -> list[Call]:
     """All calls, once each is over, its recording sealed, and copied."""
     end = time.monotonic() + seconds
     while True:
         try:
             calls = list(client.search(Search(limit=10_000)))
-            open_ = [call for call in calls if not settled(client, call)]
+            open_ = [what for call in calls if (what := unsettled(client, call))]
         except RequestFailed as error:
             calls, open_ = [], [error.error]
         if calls and not open_:
             return calls
-        assert time.monotonic() < end, f"not settled: {open_[:3]}"
+        assert time.monotonic() < end, f"{len(open_)} of {len(calls)} not settled: {open_[:5]}"
         time.sleep(1)
 
 
-def settled(client: Client, call: Call) -> bool:
-    if not call.final:
-        return False
+def unsettled(client: Client, call: Call) -> str:
+    """What a call still waits for; nothing if all is done."""
     reply = client.get(call.id)
-    return not reply.size or (reply.sealed and bool(reply.receipts))
+    if not call.final:
+        return f"{call.call_ids[0]} is not over"
+    if reply.size and not reply.sealed:
+        return f"{call.call_ids[0]} is not sealed"
+    return "" if reply.receipts or not reply.size else f"{call.call_ids[0]} has no copy"
 
 
 class Report:

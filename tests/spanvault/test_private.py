@@ -1,7 +1,10 @@
 """Private daemons on a store: started, asked, stopped, and nothing left of them."""
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -56,14 +59,20 @@ def test_what_is_wrong_is_told_in_storageds_words(tmp_path: Path, key: Path):
         pass
 
 
-def test_killed_it_takes_its_daemons_along(tmp_path: Path, key: Path):
+def test_killed_it_takes_its_daemons_along(
+    tmp_path: Path, key: Path, request: pytest.FixtureRequest
+):
     code = (
         "import sys, time; from pathlib import Path; from spanvault.private import PrivateStore\n"
         "with PrivateStore(Path(sys.argv[1]), Path(sys.argv[2])):\n"
         "    print('up', flush=True); time.sleep(99)"
     )
+    temporary = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))  # short: sockets lie in it
+    request.addfinalizer(lambda: shutil.rmtree(temporary))
     owner = subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "store", key], stdout=subprocess.PIPE
+        [sys.executable, "-c", code, tmp_path / "store", key],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(temporary)},
     )
     assert owner.stdout is not None
     assert owner.stdout.readline() == b"up\n"

@@ -26,19 +26,27 @@ class Frame(NamedTuple):
 def frames_of(client: Client, call: Call) -> dict[str, list[Frame]]:
     """All stored frames of a call by party, in order. Raises ValueError if some are unreadable."""
     parties = {stream.number: stream.party for stream in call.streams}
-    found: dict[str, list[Frame]] = {"caller": [], "callee": [], "unknown": []}
+    found: dict[str, list[Frame]] = {}
+    for number, frames in streams_of(client, call.id).items():
+        found.setdefault(parties.get(number, "unknown"), []).extend(frames)
+    return {party: sorted(frames) for party, frames in found.items()}
+
+
+def streams_of(client: Client, call_id: bytes) -> dict[int, list[Frame]]:
+    """All stored frames of a call by stream. Raises ValueError if some are unreadable."""
+    found: dict[int, list[Frame]] = {}
     cursor: int | None = 0
     while cursor is not None:
-        page = client.fetch(call.id, cursor)
+        page = client.fetch(call_id, cursor)
         if page.faults:
-            raise ValueError(f"call {call.id.hex()}: {'; '.join(page.faults)}")
+            raise ValueError(f"call {call_id.hex()}: {'; '.join(page.faults)}")
         for chunk in page.media.chunks():
-            found[parties.get(int(chunk.header["stream"]), "unknown")] += [
+            found.setdefault(int(chunk.header["stream"]), []).extend(
                 Frame(int(frame["sequence"]) & 0xFFFF, int(frame["arrival_ns"]), bytes(payload))
                 for frame, payload in zip(chunk.frames, chunk.payloads(), strict=True)
-            ]
+            )
         cursor = page.next
-    return {party: sorted(frames) for party, frames in found.items() if frames}
+    return found
 
 
 def changed(frames: Sequence[Frame], said: Sequence[bytes]) -> list[int]:
