@@ -36,6 +36,12 @@ class Courier:
         self.link = Link(settings, self.outbox, log)
         self._tell_at = 0.0
         self._lost_batches = 0
+        self._moved_s = time.monotonic()
+
+    @property
+    def stalled_s(self) -> float:
+        """How long batches have been waiting without any being acknowledged."""
+        return time.monotonic() - self._moved_s
 
     def put(self, heard: Heard) -> None:
         """Take what was heard: the media first, so that a last record seals all of it."""
@@ -45,7 +51,10 @@ class Courier:
 
     def pump(self, wait_ms: int = 0) -> list[bytes]:
         """Send and receive. Returns the ids of calls whose last record is safe."""
+        waiting = self.outbox.waiting
         settled = self.link.pump(time.monotonic_ns(), wait_ms)
+        if not waiting or self.outbox.waiting < waiting:
+            self._moved_s = time.monotonic()
         if self.outbox.lost_batches > self._lost_batches:
             self._log.error(
                 "batches lost: neither storaged nor the spool took them",
@@ -54,25 +63,27 @@ class Courier:
             self._lost_batches = self.outbox.lost_batches
         return settled
 
-    def drain(self, seconds: float) -> list[bytes]:
-        """Wait for acknowledgements, then seal to disk what is left. Returns what was settled.
+    def drain(self, patience_s: float) -> list[bytes]:
+        """Wait for acknowledgements as long as some come. Returns what was settled.
 
-        Once a stop was asked for, for no longer than STOP_S.
+        Once a stop was asked for, a pause of STOP_S is enough to give up.
         """
         settled: list[bytes] = []
-        start = time.monotonic()
-        while self.outbox.waiting:
-            patience_s = min(seconds, STOP_S) if self._life.stop_requested else seconds
-            if time.monotonic() - start > patience_s:
-                break
+        self._moved_s = time.monotonic()
+        while self.outbox.waiting and self.stalled_s < patience_s:
             settled += self.pump(POLL_MS)
             self._life.beat()
+            if self._life.stop_requested:
+                patience_s = min(patience_s, STOP_S)
+        return settled
+
+    def put_away(self) -> None:
+        """Seal to disk, for the next start, what storaged did not take."""
         left, lost = self.outbox.put_away()
         if left:
             self._log.warning("batches wait on disk for storaged", extra={"BATCHES": left})
         if lost:
             self._log.error("batches lost: they could not be put on disk", extra={"BATCHES": lost})
-        return settled
 
     def tell(self, state: str, fields: dict[str, Any], now: bool = False) -> None:
         """Say how it goes, to systemd and to storaged; every two seconds is enough."""

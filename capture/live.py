@@ -91,6 +91,7 @@ class Live:
         self._ring.close()
         self._keep(self._recorder.pause())
         self._recorder.calls.settled(self._courier.drain(DRAIN_S))
+        self._courier.put_away()
         self._state.save(self._recorder.calls.snapshot())
         self._courier.tell("stopped", self._fields(), now=True)
         self._courier.close()

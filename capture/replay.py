@@ -19,7 +19,7 @@ from spanvault.lifecycle import Lifecycle
 
 UNACKNOWLEDGED_BYTES: Final = 128 << 20  # then reading waits for storaged
 FOLLOWS_NS: Final = 10_000_000_000  # a file that begins within so long continues the one before
-PATIENCE_S: Final = 300.0
+PATIENCE_S: Final = 30.0  # without any acknowledgement
 
 
 class Replay:
@@ -49,9 +49,12 @@ class Replay:
                 self._log.error("capture file", extra={"FAULT": str(error)})
         self._courier.put(self._recorder.finish())
         self._settle(self._courier.drain(PATIENCE_S))
-        self._print({"frames": self._frames, "unacknowledged": self._courier.outbox.waiting})
+        left = self._courier.outbox.waiting
+        if left:
+            self._log.error("storaged did not store everything", extra={"BATCHES_LEFT": left})
+        self._print({"frames": self._frames, "unacknowledged": left})
         self._courier.close()
-        return not faults and not self._courier.outbox.waiting and not self._life.stop_requested
+        return not faults and not left and not self._life.stop_requested
 
     def _receive(self, block: Block, first: bool) -> None:
         if first and not self._follows(block):
@@ -62,6 +65,10 @@ class Replay:
         self._pump(0)
         while self._courier.outbox.memory_bytes > UNACKNOWLEDGED_BYTES:
             self._pump(POLL_MS)
+            if self._life.stop_requested:
+                return
+            if self._courier.stalled_s > PATIENCE_S:
+                raise TimeoutError(f"storaged has stored nothing for {PATIENCE_S:.0f} s")
 
     def _follows(self, block: Block) -> bool:
         """Whether a file's first block goes on where the last file ended."""

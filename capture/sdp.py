@@ -213,7 +213,9 @@ def _codecs(section: _Section, formats: str) -> dict[int, Codec]:
         parameters = section.parameters.get(number, "")
         if number in section.names:
             name, clock_rate, channels = section.names[number]
-            codecs[number] = Codec(REGISTERED.get(name.lower(), name), clock_rate, channels, parameters)
+            codecs[number] = Codec(
+                REGISTERED.get(name.lower(), name), clock_rate, channels, parameters
+            )
         elif number in STATIC:
             known = STATIC[number]
             codecs[number] = Codec(known.name, known.clock_rate, known.channels, parameters)

@@ -91,8 +91,8 @@ def _reported(process: "subprocess.Popen[bytes]") -> Iterator[bytes]:
 
 
 def _end(running: PrivateStore, process: "subprocess.Popen[bytes]") -> bool:
-    """Pass capture's words on; whether it did all that it was asked."""
-    said = running.said("capture")
+    """Pass the daemons' words on; whether capture did all that it was asked."""
+    said = [*running.said("storaged"), *running.said("capture")]
     for one in said:
         if one.serious:
             complain(one.sentence, one.fields.get("HINT", ""))
