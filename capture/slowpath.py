@@ -2,7 +2,8 @@
 
 What comes out are datagrams as if they had been plain: SIP for the dialogs, RTP for the streams.
 Bounded by packet time: a flood of odd frames is counted and dropped, never allowed to starve the
-ring. Headers: capture.tunnels. Parts: capture.fragments. SIP over TCP: capture.tcp.
+ring. Headers: capture.tunnels; odd link types: capture.dissect. Parts: capture.fragments. SIP over
+TCP: capture.tcp.
 """
 
 from collections import Counter
@@ -10,10 +11,11 @@ from collections.abc import Iterable
 from struct import unpack_from
 from typing import Final
 
+from capture import dissect
 from capture.fragments import Fragments
 from capture.model import Block, Datagram, Endpoint
 from capture.tcp import TcpStreams
-from capture.tunnels import Packet, peel, peel_link, tunnelled
+from capture.tunnels import LINK_TYPES, Packet, peel, tunnelled
 
 TCP: Final = 6
 UDP: Final = 17
@@ -55,7 +57,7 @@ class SlowPath:
 
     def _frame(self, frame: memoryview, link_type: int, time_ns: int) -> list[Datagram]:
         self.counters["frames"] += 1
-        packet = peel_link(frame, link_type)
+        packet = self._peel(frame, link_type)
         if packet.fragment:
             whole = self._fragments.receive(packet, time_ns)
             if whole is None:
@@ -67,6 +69,13 @@ class SlowPath:
                 if packet.fragment:
                     return self._inner_fragment(packet, time_ns)
         return self._transport(packet, time_ns)
+
+    def _peel(self, frame: memoryview, link_type: int) -> Packet:
+        kind = LINK_TYPES.get(link_type)
+        if kind is not None:
+            return peel(frame, kind)
+        self._left -= dissect.FRAMES_EACH
+        return peel(dissect.ip_packet(frame, link_type), "ip")
 
     def _inner_fragment(self, packet: Packet, time_ns: int) -> list[Datagram]:
         whole = self._fragments.receive(packet, time_ns)

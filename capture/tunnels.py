@@ -79,14 +79,6 @@ def peel(data: memoryview, kind: Kind) -> Packet:
     raise ValueError(f"more than {MAX_DEPTH} headers around one packet")
 
 
-def peel_link(data: memoryview, link_type: int) -> Packet:
-    """As peel, for a frame of one of pcap's LINKTYPE_s. Raises ValueError."""
-    kind = LINK_TYPES.get(link_type)
-    if kind is None:
-        raise ValueError(f"link type {link_type} is not known")
-    return peel(data, kind)
-
-
 def tunnelled(packet: Packet) -> Next | None:
     """What a whole IP packet carries if that is a tunnel, else None. Raises ValueError."""
     kind = IP_PROTOCOLS.get(packet.protocol)
