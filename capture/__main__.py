@@ -8,6 +8,7 @@ import msgspec
 
 from capture.live import Live
 from capture.replay import Replay
+from capture.sources.files import in_order
 from spanvault import config, journal
 from spanvault.lifecycle import Lifecycle
 
@@ -22,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = config.load(options.config, config.CaptureConfig)
         if options.files:
-            return 0 if Replay(settings, options.report, life, log).run(options.files) else 1
+            run = Replay(settings, options.report, life, log).run
+            return 0 if run(in_order(options.files)) else 1
         interface = options.interface or settings.interface
         if not interface:
             raise ValueError("no interface: give --interface, or set it in capture.toml")

@@ -97,13 +97,17 @@ class Calls:
                 call.flags.add("capture_loss")
                 self._touch(call)
 
+    def counted(self, now_ns: int) -> None:
+        """totals count all media before this time."""
+        self._attachments.heard_ns = now_ns
+
     def tick(self, now_ns: int) -> None:
         """Let time pass: timeouts, final records, what is due for renewal.
 
         now_ns: the packets' clock; totals must count all media before it.
         """
         self._advance(now_ns)
-        self._attachments.heard_ns = now_ns
+        self.counted(now_ns)
         for call_id in self._without_sdp:
             self._claim_by_hosts(self._table.get(call_id), last=False)
         for call_id in self._timers.due(now_ns):
@@ -124,6 +128,12 @@ class Calls:
                 self._attachments.ended(call)
             self._claim_by_hosts(call, last=True)
             self._over[call.id] = None
+
+    def renew(self) -> None:
+        """Give a record of every call that is heard: its totals do not outlive a restart."""
+        for call in self._table:
+            if any(row is not None for row in call.rows):
+                self._touch(call)
 
     def settled(self, ids: Iterable[bytes]) -> None:
         """These calls' final records are stored for good: they need not survive a restart."""

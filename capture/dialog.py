@@ -96,6 +96,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
 # RFC 3261 §8.1.3.4–5, §22.2: the same call goes on with another INVITE of the same Call-ID.
 RETRIED: Final = frozenset({401, 407, 413, 415, 416, 420, 421, 422, 488, 494})
 NO_REPLY_NS: Final = 32_000_000_000  # timer B, 64·T1
+LOGIN_NS: Final = 120_000_000_000  # somebody may have to type the password
 RINGING_NS: Final = 185_000_000_000  # timer C is more than 3 minutes, renewed by each 1xx
 
 OUTCOMES: Final[dict[int, Outcome]] = {
@@ -133,7 +134,7 @@ class Dialog(msgspec.Struct, array_like=True):
         if state is None:
             return False
         before, self.state = self.state, state
-        if not (before is State.CONFIRMED and event is not Event.BYE):
+        if event is not Event.EXPIRE and not (before is State.CONFIRMED and event is not Event.BYE):
             self.changed_ns = time_ns
         if event is Event.CANCEL and state is State.CANCELLING and self.cancelled_ns is None:
             self.cancelled_ns = time_ns
@@ -149,7 +150,7 @@ class Dialog(msgspec.Struct, array_like=True):
         """When signalling alone calls for an end; None once it is up to the media."""
         wait = {
             State.CALLING: NO_REPLY_NS,
-            State.CHALLENGED: NO_REPLY_NS,
+            State.CHALLENGED: LOGIN_NS,
             State.CANCELLING: NO_REPLY_NS,
             State.PROCEEDING: RINGING_NS,
         }.get(self.state)

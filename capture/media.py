@@ -7,7 +7,7 @@ Ordering and counting: capture.chunks. Known streams: capture.streams. Held pack
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -337,19 +337,3 @@ def join_media(parts: list[chunk.Media]) -> chunk.Media:
         np.concatenate([part.frames for part in parts]),
         memoryview(b"".join(part.payload for part in parts)),
     )
-
-
-def batches(media: chunk.Media, size: int) -> Iterator[chunk.Media]:
-    """The same chunks in portions of about so many bytes of payload, uncopied."""
-    frames = np.cumsum(media.table["frames"], dtype=np.int64)
-    payload = np.cumsum(media.table["payload_bytes"], dtype=np.int64)
-    chunk_at = frame_at = byte_at = 0
-    while chunk_at < len(media.table):
-        end = max(chunk_at + 1, int(np.searchsorted(payload, byte_at + size, side="right")))
-        frame_end, byte_end = int(frames[end - 1]), int(payload[end - 1])
-        yield chunk.Media(
-            media.table[chunk_at:end],
-            media.frames[frame_at:frame_end],
-            media.payload[byte_at:byte_end],
-        )
-        chunk_at, frame_at, byte_at = end, frame_end, byte_end

@@ -39,6 +39,15 @@ class Block:
     dropped: int = 0  # frames the kernel had no room for, since the block before
     vlan: NDArray[np.int32] | None = None  # tag that the card or kernel took off, -1 for none
 
+    def part(self, start: int, end: int) -> "Block":
+        """Some of its frames, uncopied; frames dropped before the block count in its first part."""
+        rows = slice(start, end)
+        return Block(
+            self.data, self.start[rows], self.length[rows], self.original[rows],
+            self.time_ns[rows], self.link_type, 0 if start else self.dropped,
+            None if self.vlan is None else self.vlan[rows],
+        )  # fmt: skip
+
 
 class Datagram(NamedTuple):
     """One UDP payload, or one SIP message out of a TCP stream, with who sent it."""

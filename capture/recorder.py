@@ -1,13 +1,17 @@
 """Blocks of frames in, call records and media out: the rooms of capture put together.
 
 Within a block signalling goes first, then media: every answer of the call table is dated, so a
-stream belongs to the call that was expecting it at the time it was heard, however long the block.
+stream belongs to the call that was expecting it at the time it was heard. A block of a sparse
+capture may hold hours: it is taken in stretches, so that neither runs far ahead of the other.
 No clock, socket or file here. Who sends what comes out: capture.courier.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
+
+import numpy as np
 
 from capture.calls import Calls
 from capture.decode import Decoded, Decoder
@@ -21,6 +25,7 @@ from spanvault.messages import Call
 TICK_NS: Final = 1_000_000_000
 # Frames come a little out of order; what is further behind is a clock that was corrected.
 CLOCK_SET_BACK_NS: Final = 5 * TICK_NS
+STRETCH_NS: Final = TICK_NS
 
 
 @dataclass(slots=True)
@@ -30,6 +35,12 @@ class Heard:
     calls: list[Call] = field(default_factory=list)
     media: list[chunk.Media] = field(default_factory=list)
     ticked: bool = False  # a second has passed: the call table may have changed
+
+    def add(self, later: "Heard") -> None:
+        """Append what became ready after this."""
+        self.calls += later.calls
+        self.media += later.media
+        self.ticked |= later.ticked
 
 
 class Recorder:
@@ -45,8 +56,13 @@ class Recorder:
 
     def receive(self, block: Block) -> Heard:
         """Take a block in; what became due leaves."""
-        if not len(block.start):
-            return Heard()
+        heard = Heard()
+        for stretch in stretches(block):
+            heard.add(self._count(int(stretch.time_ns[0])))
+            heard.add(self._stretch(stretch))
+        return heard
+
+    def _stretch(self, block: Block) -> Heard:
         decoded = [self.decoder.decode(block)]
         if len(decoded[0].refused):
             slow = self.slow_path.receive(block, decoded[0].refused)
@@ -85,7 +101,9 @@ class Recorder:
 
     def pause(self) -> Heard:
         """The daemon stops, the calls go on: give what was heard of them so far."""
-        return self._heard([self.media.flush()])
+        flushed = self.media.flush()
+        self.calls.renew()
+        return self._heard([flushed])
 
     def counters(self) -> dict[str, int]:
         """Everything counted, for status and journal."""
@@ -95,6 +113,17 @@ class Recorder:
             **self.media.counters,
             **self.calls.counters,
         }
+
+    def _count(self, now_ns: int) -> Heard:
+        """Count the media before a stretch: the call table asks what had fallen silent by then.
+
+        No call ends here: a pause may be a clock that was set, and then its media goes on.
+        """
+        if self.now_ns is None or now_ns < self._next_tick_ns:
+            return Heard()
+        flushed = self.media.tick(now_ns)
+        self.calls.counted(self.media.counted_ns(now_ns))
+        return Heard(media=[flushed])
 
     def _signalling(self, datagrams: Iterable[Datagram]) -> None:
         for datagram in sorted(datagrams, key=lambda datagram: datagram.time_ns):
@@ -125,3 +154,20 @@ class Recorder:
         for row in self.calls.released():
             self.media.release(row)
         return heard
+
+
+def stretches(block: Block) -> Iterator[Block]:
+    """A block in parts of about STRETCH_NS, cut too where the clock was set back."""
+    time_ns = block.time_ns
+    if not len(time_ns):
+        return
+    if int(time_ns.max()) - int(time_ns.min()) < STRETCH_NS:
+        yield block
+        return
+    back = np.flatnonzero(np.diff(time_ns) < -CLOCK_SET_BACK_NS) + 1
+    for start, end in pairwise([0, *back.tolist(), len(time_ns)]):
+        # Frames a little out of order stay with those they were heard among.
+        number = np.maximum.accumulate(time_ns[start:end]) // STRETCH_NS
+        cuts = np.flatnonzero(np.diff(number)) + 1 + start
+        for first, last in pairwise([start, *cuts.tolist(), end]):
+            yield block.part(first, last)

@@ -19,22 +19,33 @@ from spanvault.lifecycle import Lifecycle
 
 UNACKNOWLEDGED_BYTES: Final = 128 << 20  # then reading waits for storaged
 FOLLOWS_NS: Final = 10_000_000_000  # a file that begins within so long continues the one before
-PATIENCE_S: Final = 30.0  # without any acknowledgement
+BEFORE_NS: Final = 10_000_000  # frames come a little out of order, so also where files were cut
+PATIENCE_S: Final = 30.0  # then a storaged that acknowledges nothing is given up
 
 
 class Replay:
     """One run over capture files. report: print a JSON line for each call that is safe."""
 
     def __init__(
-        self, settings: CaptureConfig, report: bool, life: Lifecycle, log: logging.Logger
+        self,
+        settings: CaptureConfig,
+        report: bool,
+        life: Lifecycle,
+        log: logging.Logger,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._settings, self._report, self._life, self._log = settings, report, life, log
         self._courier = Courier(settings, life, log)
         self._recorder = Recorder(settings, new_id)
         self._frames = 0
+        self._patience_s = patience_s
 
     def run(self, paths: list[Path]) -> bool:
-        """Returns whether every file was whole and everything was acknowledged."""
+        """Whether every file was whole and storaged stored everything that was in them.
+
+        Raises TimeoutError if storaged stores nothing while there is more to read, OSError as the
+        disk does.
+        """
         self._life.ready("replaying capture files")
         faults = 0
         for path in paths:
@@ -48,13 +59,13 @@ class Replay:
                 faults += 1
                 self._log.error("capture file", extra={"FAULT": str(error)})
         self._courier.put(self._recorder.finish())
-        self._settle(self._courier.drain(PATIENCE_S))
-        left = self._courier.outbox.waiting
+        self._settle(self._courier.drain(self._patience_s))
+        left, refused = self._courier.outbox.waiting, self._courier.outbox.refused_batches
         if left:
             self._log.error("storaged did not store everything", extra={"BATCHES_LEFT": left})
         self._print({"frames": self._frames, "unacknowledged": left})
         self._courier.close()
-        return not faults and not left and not self._life.stop_requested
+        return not (faults or left or refused or self._life.stop_requested)
 
     def _receive(self, block: Block, first: bool) -> None:
         if first and not self._follows(block):
@@ -67,15 +78,15 @@ class Replay:
             self._pump(POLL_MS)
             if self._life.stop_requested:
                 return
-            if self._courier.stalled_s > PATIENCE_S:
-                raise TimeoutError(f"storaged has stored nothing for {PATIENCE_S:.0f} s")
+            if self._courier.stalled_s > self._patience_s:
+                raise TimeoutError(f"storaged has stored nothing for {self._patience_s:.0f} s")
 
     def _follows(self, block: Block) -> bool:
         """Whether a file's first block goes on where the last file ended."""
         last_ns = self._recorder.now_ns
         if last_ns is None or not len(block.start):
             return True
-        return 0 <= int(block.time_ns[0]) - last_ns < FOLLOWS_NS
+        return -BEFORE_NS <= int(block.time_ns[0]) - last_ns < FOLLOWS_NS
 
     def _pump(self, wait_ms: int) -> None:
         self._settle(self._courier.pump(wait_ms))

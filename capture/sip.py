@@ -34,6 +34,8 @@ _HEAD_END: Final = re.compile(rb"\r\n\r\n|\n\r?\n|\r\r")
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
 _BRANCH: Final = re.compile(r";\s*branch\s*=\s*([^;,\s]+)", re.I)
 _VIA_TRANSPORT: Final = re.compile(r"SIP\s*/\s*2\.0\s*/\s*(\w+)", re.I)
+# Nobody asks for a display name; inside its quotes "<" and ";" mean nothing (RFC 3261 §25.1).
+_DISPLAY: Final = re.compile(r'\s*"(?:[^"\\]|\\.)*+"\s*(?=<)')
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # sipmessage hands parameter names on as keywords: one called "self" is a TypeError there.
 _REFUSED: Final = (ValueError, TypeError)
@@ -220,6 +222,8 @@ def _body(body: bytes, content_length: str, datagram: bool) -> bytes:
 
 
 def _party(value: str) -> Party:
+    if quoted := _DISPLAY.match(value):
+        value = value[quoted.end() :]
     try:
         address = Address.parse(value)
     except _REFUSED:

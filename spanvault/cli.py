@@ -4,6 +4,7 @@ Documents and tables go to stdout, all else to stderr. It holds no key to a reco
 opens them, by the daemons that run or by private ones (--store).
 """
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -66,9 +67,18 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """One command. Gives the exit code; every fault has been told on stderr."""
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()  # here, where a reader that has left can still be dealt with
+    except OSError:
+        _drop_output()
+        return code or FAILED
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         app(arguments, prog_name="spanvault")
-        sys.stdout.flush()
     except CommandFailed as error:
         complain(error.error, error.hint)
         return error.code
@@ -79,13 +89,24 @@ def run(arguments: list[str]) -> int:
         complain(str(error))
         return USAGE
     except BrokenPipeError:
-        sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 - for the flush at exit
+        _drop_output()
+        return FAILED
+    except OSError as error:  # of a disk, or of where stdout goes
+        _drop_output()
+        complain(f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}")
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else FAILED
     return 0
+
+
+def _drop_output() -> None:
+    """What is still buffered goes nowhere: else the flush at exit would fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

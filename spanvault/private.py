@@ -128,7 +128,7 @@ class PrivateStore:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if storaged.poll() is not None:
-                raise _last_words(self.said("storaged"))
+                raise _last_words(self.said("storaged"), storaged.returncode)
             try:
                 self.client.status(timeout_s=1.0)
             except RequestFailed:
@@ -177,8 +177,13 @@ def _options(name: str, config: Path) -> Iterable[str]:
     return [*restore, "--config", str(config)]
 
 
-def _last_words(said: list[Said]) -> StoreUnavailable:
-    """Why storaged ended."""
+def _last_words(said: list[Said], code: int) -> StoreUnavailable:
+    """Why storaged ended. code: as Popen's, below 0 for a signal."""
+    if code < 0:
+        return StoreUnavailable(
+            f"storaged was ended by {signal.Signals(-code).name}",
+            "If it happens again, the store's index is damaged: restore it from a replica.",
+        )
     if not said:
         return StoreUnavailable("storaged ended without a word")
     return StoreUnavailable(said[-1].sentence, said[-1].fields.get("HINT", ""))

@@ -66,11 +66,6 @@ def time_key(started_ns: int, call_id: bytes = bytes(16)) -> bytes:
     return _TIME_KEY.pack(started_ns + _SIGN, call_id)
 
 
-def started_of(key: bytes) -> int:
-    """The start that a time key holds, ns."""
-    return int(_TIME_KEY.unpack(key)[0]) - _SIGN
-
-
 class Index:
     """The environment. Transactions of one process; see transaction() for threads."""
 
@@ -158,7 +153,8 @@ class View:
 
     def get(self, table: bytes, key: bytes) -> bytes | None:
         """A value as its own bytes."""
-        value = self.txn.get(key, db=self.tables[table])
+        # LMDB refuses an empty key: from a client that is an unknown id, not a fault of the disk.
+        value = self.txn.get(key, db=self.tables[table]) if key else None
         return None if value is None else bytes(value)
 
     def cursor(self, table: bytes) -> Any:
@@ -266,12 +262,6 @@ class Writing(View):
         self.put(b"feed", _POSITION.pack(position), kind + what)
         self.put(b"fed", kind + what, _POSITION.pack(position))
         self.set_number(b"position", position)
-
-    def withdraw(self, kind: bytes, what: bytes) -> None:
-        """Take a change out of the feed: the thing is gone."""
-        if before := self.get(b"fed", kind + what):
-            self.delete(b"feed", before)
-            self.delete(b"fed", kind + what)
 
 
 def parse_time_row(key: bytes, value: bytes) -> TimeRow:

@@ -135,7 +135,7 @@ class Store:
             if about["format"] != FORMAT or len(bytes.fromhex(about["store_id"])) != 16:
                 raise ValueError("it names no spanvault store")
             return {"version": int(about["version"]), "store_id": str(about["store_id"])}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise Fault(
                 "corrupt",
                 f"{self.format_file}: not readable as a store's format ({error})",

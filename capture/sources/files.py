@@ -11,7 +11,7 @@ import mmap
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from io import BufferedReader
 from pathlib import Path
@@ -43,7 +43,7 @@ class Reader(Protocol):
         """
 
 
-def blocks(path: Path) -> Iterator[Block]:
+def blocks(path: Path) -> Generator[Block, None, None]:
     """The frames of a capture file, in blocks of at most 1 MiB and 65,536 frames.
 
     A block's data is lent until the next is asked for. Raises ValueError, naming file, offset,
@@ -55,6 +55,26 @@ def blocks(path: Path) -> Iterator[Block]:
             yield from _blocks(reader, source)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """Capture files by the time of their first frame: names of rotated ones sort otherwise.
+
+    Files that cannot be read go first, to be complained about early. Where one is a pipe, which
+    can be read only once, the order stays. Raises OSError where a folder is closed to us.
+    """
+    if not all(path.is_file() for path in paths if path.exists()):
+        return list(paths)
+    return sorted(paths, key=_begins_ns)
+
+
+def _begins_ns(path: Path) -> int:
+    try:
+        with closing(blocks(path)) as found:
+            first = next(found, None)
+            return int(first.time_ns[0]) if first else 0
+    except ValueError:
+        return 0
 
 
 def _blocks(reader: Reader, source: "Mapped | Streamed") -> Iterator[Block]:

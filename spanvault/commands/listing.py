@@ -96,7 +96,7 @@ def _question(
     since: str | None, until: str | None, number: str | None, outcome: str | None,
     longer: str | None, shorter: str | None, call_id: str | None, limit: int,
 ) -> Search:  # fmt: skip
-    now = datetime.now().astimezone()
+    now = datetime.now()  # of no zone: parse_moment then knows summer time
     if outcome is not None and outcome not in get_args(Outcome):
         raise CommandFailed(
             f"'{outcome}' is no outcome", f"One of: {', '.join(get_args(Outcome))}.", USAGE

@@ -49,22 +49,33 @@ def messages() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def visible(text: str) -> str:
+    """Text as it may be shown: what callers wrote must not steer a terminal, nor hide in it.
+
+    Line feeds stay; other characters that cannot be printed become escapes as `\\x1b`.
+    """
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
 def say(text: str, style: str = "") -> None:
     """A line on stderr."""
-    messages().print(Text(text, style=style))
+    messages().print(Text(visible(text), style=style))
 
 
 def complain(error: str, hint: str = "") -> None:
     """A fault and its remedy on stderr."""
-    line = Text.assemble(("error: ", "bold red"), error)
+    line = Text.assemble(("error: ", "bold red"), visible(error))
     messages().print(line)
     if hint:
-        messages().print(Text(f"  {hint}", style="dim"))
+        messages().print(Text(f"  {visible(hint)}", style="dim"))
 
 
 def warn(text: str) -> None:
     """Something that did not stop the job, on stderr."""
-    messages().print(Text.assemble(("warning: ", "yellow"), text))
+    messages().print(Text.assemble(("warning: ", "yellow"), visible(text)))
 
 
 def document(value: Any) -> None:
@@ -125,14 +136,20 @@ def calls_table(calls: Iterable[Call], width: int) -> Table:
         row = [
             Text(short(call)),
             Text(started if wide else started[5:16]),
-            Text(call.caller),
-            Text(call.callee),
+            Text(_cell(call.caller)),
+            Text(_cell(call.callee)),
             Text(call.outcome, style=OUTCOME_STYLES.get(call.outcome, "yellow")),
             Text(duration(talk_seconds(call))),
         ]
-        more = [Text(media_words(call) or "none"), Text(", ".join(call.flags))]
+        media = media_words(call) or "none"
+        more = [Text(_cell(media)), Text(_cell(", ".join(call.flags)))]
         table.add_row(*row, *(more if wide else []))
     return table
+
+
+def _cell(text: str) -> str:
+    """As visible(), on one line: a line feed would look like a row of its own."""
+    return visible(text).replace("\n", "\\n")
 
 
 def fields_table(rows: Iterable[tuple[str, str]]) -> Table:
@@ -141,5 +158,5 @@ def fields_table(rows: Iterable[tuple[str, str]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(Text(visible(name)), Text(visible(value)))
     return table

@@ -22,7 +22,7 @@ from spanvault.private import PrivateStore
 
 def replay(
     captures: Annotated[
-        list[Path], typer.Argument(metavar="CAPTURE…", help="pcap or pcapng files, in their order.")
+        list[Path], typer.Argument(metavar="CAPTURE…", help="pcap or pcapng files, in any order.")
     ],
     store: NeededStore,
     unlock_key: UnlockOption = None,

@@ -50,7 +50,8 @@ def restore(
         raise CommandFailed(error.error, error.hint, UNAVAILABLE) from None
     if not done:
         raise typer.Exit(FAILED)
-    say(f"Restored into {store}. See: spanvault calls --store {store}", "green")
+    with_key = f" --unlock-key {unlock_key}" if unlock_key else ""
+    say(f"Restored into {store}. See: spanvault calls --store {store}{with_key}", "green")
 
 
 def _replica(source: Path | None, target: str | None, config: Path) -> TargetConfig:

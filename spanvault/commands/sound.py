@@ -162,6 +162,8 @@ def _path(output: str, call: Call, name: str, count: int) -> Path:
 
 def _to_file(sound: "Sound", name: str, path: Path) -> float:
     """Written beside and renamed: a broken-off export leaves no half file."""
+    if path.exists() and not path.is_file():  # a rename would put a file in a device's place
+        raise CommandFailed(f"{path} is no regular file", "For stdout: -o -", USAGE)
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:

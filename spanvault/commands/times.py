@@ -5,7 +5,7 @@ Accepted: ISO 8601 (local time unless it says otherwise), `-90m` before now, `to
 """
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -13,7 +13,21 @@ ACCEPTED: Final = "Give 2026-11-22, 2026-11-22T14:30, -1h, -30m, -7d, today, yes
 
 
 def parse_moment(text: str, now: datetime) -> int:
-    """Nanoseconds since 1970. now: with a time zone, the local one. Raises ValueError."""
+    """Nanoseconds since 1970. now: in the local zone, or without one, which is this machine's.
+
+    Without one, each moment has the offset that holds at that moment (summer time).
+    Raises ValueError.
+    """
+    try:
+        time_ns = int(_moment(text, now).timestamp() * 1_000_000) * 1000
+    except (ValueError, OverflowError):
+        raise ValueError(f"'{text}' is no time. {ACCEPTED}") from None
+    if not -(1 << 63) <= time_ns < 1 << 63:
+        raise ValueError(f"'{text}' is no time. Give one between the years 1678 and 2262.")
+    return time_ns
+
+
+def _moment(text: str, now: datetime) -> datetime:
     word = text.strip().lower()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     named = {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}
@@ -21,15 +35,11 @@ def parse_moment(text: str, now: datetime) -> int:
     if word in named:
         moment = named[word]
     elif ago:
-        moment = now - timedelta(seconds=float(ago[1]) * UNITS_S[ago[2]])
+        # Over UTC: between the two, clocks may have been put back.
+        moment = now.astimezone(UTC) - timedelta(seconds=float(ago[1]) * UNITS_S[ago[2]])
     else:
-        try:
-            moment = datetime.fromisoformat(text.strip())
-        except ValueError:
-            raise ValueError(f"'{text}' is no time. {ACCEPTED}") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=now.tzinfo)
-    return int(moment.timestamp() * 1_000_000) * 1000
+        moment = datetime.fromisoformat(text.strip())
+    return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
 
 
 def parse_seconds(text: str) -> float:

@@ -152,13 +152,28 @@ def test_a_login_is_one_call(wire):
     assert call.outcome == "answered"
 
 
+def test_a_login_that_is_typed_in_is_one_call(wire):
+    leg = Leg(wire)
+    leg.invite(ALICE)
+    leg.reply(407)
+    leg.ack()
+    wire.wait(51)
+    leg.cseq = 2
+    leg.invite(ALICE)
+    leg.reply(403)
+    [call] = wire.end()
+    assert (call.outcome, call.end_reason) == ("failed", "rejected")
+
+
 def test_a_login_that_is_never_tried_again_failed(wire):
     leg = Leg(wire)
     leg.invite(ALICE)
     leg.reply(401)
-    wire.wait(40)
+    refused_ns = wire.now_ns
+    wire.wait(130)
+    assert wire.history[-1].final
     [call] = wire.end()
-    assert (call.outcome, call.end_reason) == ("failed", "rejected")
+    assert (call.outcome, call.end_reason, call.ended_ns) == ("failed", "rejected", refused_ns)
 
 
 def test_retransmissions_and_copies_behind_a_proxy_are_one_call(wire):

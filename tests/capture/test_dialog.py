@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.dialog import NO_REPLY_NS, RINGING_NS, TRANSITIONS, Dialog, Event, State, outcome_of
+from capture.dialog import (
+    LOGIN_NS,
+    NO_REPLY_NS,
+    RINGING_NS,
+    TRANSITIONS,
+    Dialog,
+    Event,
+    State,
+    outcome_of,
+)
 
 SECOND = 1_000_000_000
 
@@ -64,7 +73,7 @@ def test_a_refusal_after_a_cancel(status, outcome):
         ([Event.INVITE], NO_REPLY_NS, "no_answer"),
         ([Event.INVITE, Event.PROVISIONAL], RINGING_NS, "no_answer"),
         ([Event.INVITE, Event.CANCEL], NO_REPLY_NS, "cancelled"),
-        ([Event.INVITE, (Event.CHALLENGE, 401)], NO_REPLY_NS, "failed"),
+        ([Event.INVITE, (Event.CHALLENGE, 401)], LOGIN_NS, "failed"),
     ],
 )
 def test_timers(events, wait_ns, outcome):

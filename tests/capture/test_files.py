@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture.sources.files import blocks
+from capture.sources.files import blocks, in_order
 from tests.support.frames import (
     EPOCH,
     SECOND,
@@ -148,6 +148,24 @@ def test_gzip_and_pipes_are_read_alike(tmp_path: Path) -> None:
     writer.start()
     assert read(pipe) == many
     writer.join()
+
+
+def test_files_go_by_their_first_frame_and_not_by_name(tmp_path: Path) -> None:
+    begins = {"call.pcap": 1, "call.pcap10": 11, "call.pcap2": 3}
+    for name, second in begins.items():
+        (tmp_path / name).write_bytes(pcap([(EPOCH + second * SECOND, b"frame")]))
+    (tmp_path / "call.pcap3").write_bytes(gzip.compress((tmp_path / "call.pcap2").read_bytes()))
+    (tmp_path / "notes.txt").write_text("no capture")
+    given = [tmp_path / name for name in [*begins, "call.pcap3", "notes.txt", "gone"]]
+    ordered = [path.name for path in in_order(given)]
+    assert ordered == ["notes.txt", "gone", "call.pcap", "call.pcap2", "call.pcap3", "call.pcap10"]
+
+
+def test_a_pipe_is_left_unread_where_it_was_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "later").write_bytes(pcap([(EPOCH, b"frame")]))
+    given = [tmp_path / "later", tmp_path / "pipe", tmp_path / "gone"]
+    assert in_order(given) == given
 
 
 def test_a_cut_file_gives_its_whole_frames_then_says_where_it_was_cut(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capture import media as media_module
-from capture.media import Media, batches
+from capture.media import Media
 from capture.model import Attach, Close, NewStream
-from spanvault.chunk import CAPTURE_LOSS, NO_MEDIA
+from spanvault.chunk import CAPTURE_LOSS
 from spanvault.chunk import Media as Chunks
 from spanvault.config import CaptureConfig
 from tests.support.frames import EPOCH, SECOND
@@ -338,20 +338,6 @@ def test_loss_in_the_capture_is_marked_and_not_the_networks() -> None:
     flags = np.concatenate([each.table["flags"] for each in talk.chunks])
     assert flags.tolist() == [0, CAPTURE_LOSS, 0]
     assert talk.media.counters["capture_dropped"] == 5
-
-
-def test_a_flush_can_be_portioned() -> None:
-    talk = Conversation()
-    talk.hear([Sent(n, n * 0.02, ssrc=ssrc, payload=bytes(100)) for ssrc in range(9)
-               for n in range(10)])  # fmt: skip
-    talk.flush()
-    portions = list(batches(talk.chunks[0], 2500))
-    assert [len(each.table) for each in portions] == [2, 2, 2, 2, 1]
-    for each in portions:
-        each.check()
-    assert b"".join(each.payload for each in portions) == bytes(talk.chunks[0].payload)
-    assert list(batches(NO_MEDIA, 1)) == []
-    assert [len(each.table) for each in batches(talk.chunks[0], 1)] == [1] * 9
 
 
 # --- whose it is ---------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from capture.recorder import Heard, Recorder
+from capture.recorder import Heard, Recorder, stretches
 from capture.sources import files
 from spanvault.chunk import Chunk
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 from tests.support.callgen import SECOND, START_NS, answered, busy, phones, udp_frame, write_pcap
+from tests.support.frames import block
 from tests.support.voices import payloads
 
 CALLER, CALLEE = phones(3.0)
@@ -33,8 +34,8 @@ class Run:
     def play(self, folder: Path, frames: list) -> "Run":
         path = folder / "play.pcap"
         write_pcap(path, frames)
-        for block in files.blocks(path):
-            self.take(self.recorder.receive(block))
+        for part in files.blocks(path):
+            self.take(self.recorder.receive(part))
         return self
 
     def end(self) -> "Run":
@@ -134,3 +135,55 @@ def test_a_clock_set_back_by_an_hour_holds_nothing_up(tmp_path):
     run.end()
     call = next(call for call in run.calls() if call.call_ids == ["a@example"])
     assert (call.outcome, [stream.lost for stream in call.streams]) == ("answered", [0, 0])
+
+
+def later(frames: list, seconds: float) -> list:
+    return [frame._replace(time_ns=frame.time_ns + int(seconds * SECOND)) for frame in frames]
+
+
+def heard_of(run: Run) -> list:
+    """Each call's outcome and packets a stream, by the time it began."""
+    calls = sorted(run.calls(), key=lambda call: call.started_ns)
+    return [(call.end_reason, [stream.packets for stream in call.streams]) for call in calls]
+
+
+def test_calls_hours_apart_in_one_block_keep_their_media(tmp_path):
+    frames = [
+        frame
+        for number, hours in enumerate((0, 5, 40))
+        for frame in later(answered(START_NS, CALLER, CALLEE, f"{number}@example"), hours * 3600)
+    ]
+    assert heard_of(Run().play(tmp_path, frames).end()) == [("bye", [150, 150])] * 3
+
+
+def test_a_call_whose_bye_was_lost_ends_before_the_next_on_its_ports(tmp_path):
+    lost_bye = answered(START_NS, CALLER, CALLEE, "a@example")[:-2]
+    frames = lost_bye + later(answered(START_NS, CALLER, CALLEE, "b@example"), 5 * 3600)
+    run = Run().play(tmp_path, frames).end()
+    assert heard_of(run) == [("timeout", [150, 150]), ("bye", [150, 150])]
+
+
+def test_a_same_ssrc_goes_to_the_next_call_on_its_ports(tmp_path):
+    lost_bye = answered(START_NS, CALLER, CALLEE, "a@example")[:-2]
+    frames = lost_bye + later(answered(START_NS, CALLER, CALLEE, "b@example"), 8)
+    run = Run().play(tmp_path, frames).end()
+    assert [packets for _, packets in heard_of(run)] == [[150, 150], [150, 150]]
+
+
+@pytest.mark.parametrize("step_s", [-86400, -3600, -30, 30, 3600, 86400])
+def test_a_clock_set_in_mid_call_leaves_one_whole_call(tmp_path, step_s):
+    frames = answered(START_NS, CALLER, CALLEE, "a@example")
+    half = len(frames) // 2
+    run = Run().play(tmp_path, [*frames[:half], *later(frames[half:], step_s)]).end()
+    assert heard_of(run) == [("bye", [150, 150])]
+
+
+def test_stretches_keep_every_frame_in_its_order():
+    times = [0.0, 0.9, 0.8, 1.1, 0.95, 7.0, 0.5, 0.6, 2.6]
+    frames = [bytes([number]) * 20 for number in range(len(times))]
+    whole = block(frames, times=[int(START_NS + each * SECOND) for each in times])
+    whole.dropped = 3
+    parts = list(stretches(whole))
+    assert [len(part.start) for part in parts] == [3, 2, 1, 2, 1]
+    assert [part.dropped for part in parts] == [3, 0, 0, 0, 0]
+    assert [int(part.data[at]) for part in parts for at in part.start] == list(range(len(times)))

@@ -56,6 +56,8 @@ def test_a_response_names_the_method_it_answers():
         ("<sip:1001@[fd00::1]:5060>;tag=1", "1001", "1"),
         ("<sip:%2B49@x>;tag=1", "+49", "1"),
         ('"an "odd" name" <sip:alice@x>;tag=1', "alice", "1"),
+        ('"Li <x>; tag=2" <sip:alice@x>;tag=1', "alice", "1"),
+        ('"a \\"<b>\\"" <sip:alice@x>;tag=1', "alice", "1"),
         ("<sip:a b@x>;tag=1", "a b", "1"),
         ("<sip:alice@x>;self=me;tag=1", "alice", "1"),
         ("<sip:alice@x", "alice", ""),

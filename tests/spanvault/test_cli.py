@@ -237,6 +237,8 @@ def test_a_bad_capture_is_named(run: Run, tmp_path: Path, name: str, data: bytes
         (["verify"], 2, "say which recordings"),
         (["calls", "--outcome", "fine"], 2, "'fine' is no outcome"),
         (["calls", "--since", "soon"], 2, "'soon' is no time"),
+        (["calls", "--since", "1500-01-01"], 2, "between the years 1678 and 2262"),
+        (["calls", "--until", "-999999999999999w"], 2, "is no time"),
         (["calls", "--longer", "long"], 2, "'long' is no duration"),
         (["calls", "--bogus"], 2, "No such option"),
     ],
@@ -296,6 +298,29 @@ def test_a_reader_that_leaves_is_no_fault_worth_a_word(store: Path, home: Path):
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("command", [["calls"], ["calls", "--json"], ["export", "ID", "-o", "-"]])
+def test_output_that_goes_nowhere_is_a_fault_without_a_traceback(
+    store: Path, home: Path, run: Run, command: list[str]
+):
+    answered = ids(run, store)["answered"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [SPANVAULT, *(answered if word == "ID" else word for word in command),
+             "--store", store],
+            env={**os.environ, "XDG_DATA_HOME": str(home)},
+            stdout=full, stderr=subprocess.PIPE, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, b"error: output: no space left on device\n")
+
+
+def test_export_replaces_no_device_and_no_pipe(run: Run, store: Path, tmp_path: Path):
+    special = tmp_path / "special.wav"
+    os.mkfifo(special)
+    done = run("export", ids(run, store)["answered"], "-o", special, "--store", store)
+    assert (done.returncode, b"is no regular file" in done.stderr) == (2, True)
+    assert special.is_fifo()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

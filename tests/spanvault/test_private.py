@@ -110,6 +110,18 @@ def test_a_stranger_gets_no_answer_in_time(running: PrivateStore, tmp_path: Path
     assert "clients folder" in told.value.hint
 
 
+def test_an_end_without_a_word_is_told_by_its_signal(tmp_path: Path, key: Path):
+    with PrivateStore(tmp_path / "store", key):
+        pass
+    index = tmp_path / "store/index/data.mdb"
+    os.truncate(index, 2 * 4096)  # LMDB maps the file: reading behind its end is SIGBUS
+    with (
+        pytest.raises(StoreUnavailable, match="storaged was ended by SIGBUS"),
+        PrivateStore(tmp_path / "store", key),
+    ):
+        pass
+
+
 def test_a_role_is_held_to_what_it_may_ask(running: PrivateStore):
     with Client.of(OperatorConfig(**running.connection("replicator"))) as client:
         assert client.status().store_id

@@ -1,5 +1,6 @@
 """Moments and durations as operators write them."""
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -30,6 +31,35 @@ def moment(text: str) -> str:
 )
 def test_moments(text: str, utc: str):
     assert moment(text) == utc
+
+
+@pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("2026-07-01T12:00", "2026-07-01T10:00:00+00:00"),
+        ("2026-12-01T12:00", "2026-12-01T11:00:00+00:00"),
+        ("-1h", "2026-10-25T00:30:00+00:00"),  # it was half past two the first time
+        ("today", "2026-10-24T22:00:00+00:00"),
+    ],
+)
+def test_local_times_are_those_of_their_own_season(
+    monkeypatch: pytest.MonkeyPatch, text: str, utc: str
+):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        now = datetime(2026, 10, 25, 2, 30, fold=1)  # the second half past two
+        found = parse_moment(text, now)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert datetime.fromtimestamp(found / 1e9, UTC).isoformat() == utc
+
+
+@pytest.mark.parametrize("text", ["0001-01-01", "9999-12-31", "-999999999999w", "-9000000w"])
+def test_a_moment_that_no_call_can_have(text: str):
+    with pytest.raises(ValueError, match="is no time"):
+        parse_moment(text, NOW)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "-1y", "1h", "2026-13-01", "--1h"])

@@ -1,13 +1,15 @@
 """Frames to messages and back. Whatever comes over a socket raises only ValueError."""
 
 import contextlib
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanvault import wire
+from spanvault import messages, wire
 from spanvault.chunk import CHUNK, FRAME, NO_MEDIA
 from spanvault.messages import (
     Acknowledge,
@@ -27,6 +29,7 @@ CALL = Call(
     b"\x01" * 16, "c", ["a@b"], "100", "200", 5,
     streams=[Stream(0, "caller", "audio", 1, "a", "b", {8: Codec("PCMA", 8000)}, {8: 3})],
 )  # fmt: skip
+SPECIFICATION = Path(wire.__file__).with_name("WIRE.md").read_text(encoding="utf-8")
 DECODERS = [
     wire.decode_request,
     wire.decode_reply,
@@ -109,3 +112,20 @@ def test_a_flipped_bit_in_a_batch_raises_only_value_error(data: st.DataObject):
         wire.decode_media(bulk)
     except ValueError:
         pass
+
+
+def every_message() -> list[Any]:
+    unions = (messages.Request, messages.Reply, messages.ToIngest, messages.FromIngest)
+    return sorted({one for union in unions for one in get_args(union)}, key=str)
+
+
+@pytest.mark.parametrize("message", every_message(), ids=lambda one: one.__name__)
+def test_the_specification_names_every_message_and_its_keys(message: Any) -> None:
+    words = set(re.findall(r"`(\w+)`", SPECIFICATION))
+    assert message.__name__.lower() in words
+    assert set(message.__struct_fields__) - words == set()
+
+
+@pytest.mark.parametrize("part", [Call, Stream, Codec, messages.Related, messages.Change])
+def test_the_specification_names_every_key_within_a_message(part: Any) -> None:
+    assert set(part.__struct_fields__) - set(re.findall(r"`(\w+)`", SPECIFICATION)) == set()

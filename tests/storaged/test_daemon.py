@@ -286,6 +286,13 @@ def newer_format(rig: Rig) -> None:
     path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
 
 
+def endless_format(rig: Rig) -> None:
+    rig.start()
+    rig.stop()
+    path = rig.store / "format.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 1e999'))
+
+
 def damaged_root(rig: Rig) -> None:
     rig.start()
     rig.stop()
@@ -309,6 +316,7 @@ def missing_index(rig: Rig) -> None:
         (foreign_folder, 78, "not a store, and not empty. Name an empty folder"),
         (unknown_setting, 78, "unknown key 'colour'"),
         (newer_format, 78, "store version 2, this program reads 1"),
+        (endless_format, 74, "not readable as a store's format"),
         (damaged_root, 74, "root file damaged"),
         (missing_index, 74, "the index is missing"),
     ],

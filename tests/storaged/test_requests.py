@@ -74,7 +74,13 @@ def test_get_tells_call_recording_and_copies(counter):
     assert (sealed.sealed, sealed.pool, sealed.receipts) == (True, "base", [receipt])
 
 
-@pytest.mark.parametrize("request_", [m.Get(TWO), m.Get(b"x"), m.Fetch(TWO), m.Verify(TWO)])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        m.Get(TWO), m.Get(b"x"), m.Get(b""), m.Fetch(TWO), m.Fetch(b""), m.Verify(TWO),
+        m.Verify(b""), m.Verify(bytes(600)), m.ReadObject(b"", 0, 1), m.Receipt(b"", "x", 1, "", 0),
+    ],
+)  # fmt: skip
 def test_call_that_is_not_there(counter, request_):
     assert counter.ask(request_).code == "not_found"
 

@@ -1,0 +1,118 @@
+"""A live port over several lives of the capture; the ring is a file's blocks."""
+
+import logging
+import time
+
+import pytest
+
+from capture import live
+from capture.live import Live
+from capture.sources import files
+from tests.support.callgen import SECOND, answered, busy, phones, write_pcap
+from tests.support.capturing import Life
+
+TALK_S = 2.0
+PACKETS = 2 * 50 * int(TALK_S)
+
+
+class Ring:
+    """Some frames, then SIGTERM. What `later` holds is in the ring when the capture stops."""
+
+    def __init__(self, life, path, later=None) -> None:
+        self._life, self._path, self._later = life, path, later
+        self.closed = False
+
+    def blocks(self, timeout_ms, wake_fd):
+        yield from files.blocks(self._path)
+        self._life.stop_requested = True
+
+    def drain(self):
+        return files.blocks(self._later) if self._later else iter(())
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Port:
+    """One port whose capture is started again and again."""
+
+    def __init__(self, vault, folder, monkeypatch) -> None:
+        self._vault, self._folder, self._patch = vault, folder, monkeypatch
+        self._files = 0
+
+    def file(self, frames):
+        self._files += 1
+        path = self._folder / f"heard-{self._files}.pcap"
+        write_pcap(path, frames)
+        return path
+
+    def record(self, frames, later=None) -> Life:
+        """One life of the capture."""
+        life = Life()
+        ring = Ring(life, self.file(frames), self.file(later) if later else None)
+        self._patch.setattr(live, "Ring", lambda interface, megabytes: ring)
+        Live(self._vault.settings, "span0", life, logging.getLogger("capture")).run()
+        assert ring.closed
+        return life
+
+
+@pytest.fixture
+def port(vault, folder, monkeypatch):
+    return Port(vault, folder, monkeypatch)
+
+
+@pytest.fixture
+def call():
+    """A call that has just ended: a live recorder's time is the clock's."""
+    frames = answered(time.time_ns() - 4 * SECOND, *phones(TALK_S), "live@example.org")
+    return frames[: len(frames) // 2], frames[len(frames) // 2 :]
+
+
+def test_what_the_ring_still_holds_at_the_stop_is_recorded(vault, port, call):
+    life = port.record(call[0], later=call[1])
+    (stored,) = vault.calls()
+    assert vault.stored_frames(stored) == PACKETS
+    assert life.said[0] == "listening on span0"
+    assert life.said[-1] == "stopped"
+
+
+def test_a_restart_goes_on_with_the_call(vault, port, call):
+    port.record(call[0])
+    (begun,) = vault.calls()
+    assert (begun.final, begun.ended_ns) == (False, None)
+    port.record(call[1])
+    (stored,) = vault.calls()
+    assert (stored.id, stored.flags) == (begun.id, ["capture_restarted"])
+    assert stored.ended_ns is not None
+    assert sum(stream.packets for stream in stored.streams) == PACKETS
+    assert vault.stored_frames(stored) == PACKETS
+
+
+def test_without_storaged_it_is_put_away_sealed_and_delivered_by_the_next_life(
+    vault, port, call, monkeypatch
+):
+    other = busy(time.time_ns() - 4 * SECOND, *phones(0.1, 1), "busy@example.org")
+    port.record(other)  # from now on it knows the key to seal with
+    vault.stop()
+    monkeypatch.setattr(live, "DRAIN_S", 0.1)
+    life = port.record(call[0])
+    assert "batches on disk wait for storaged" in life.said[-1]
+    assert list((vault.settings.state_dir / "spool").glob("*.sealed"))
+    monkeypatch.undo()
+    vault.start()
+    port.record(call[1])
+    (stored,) = [one for one in vault.calls() if one.outcome == "answered"]
+    assert vault.stored_frames(stored) == PACKETS
+    assert not list((vault.settings.state_dir / "spool").iterdir())
+
+
+def test_a_saved_table_that_is_nonsense_is_said_and_recording_goes_on(vault, port, call, caplog):
+    port.record(call[0])
+    monkey = live.CallState.load
+    live.CallState.load = lambda self: b"nonsense"
+    try:
+        port.record(call[1])
+    finally:
+        live.CallState.load = monkey
+    assert "saved calls cannot be read" in [one.message for one in caplog.records]
+    assert len(vault.calls()) == 2
