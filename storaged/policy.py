@@ -10,7 +10,8 @@ from spanvault.transport import Role
 
 MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
     "capture": frozenset({m.Health}),
-    "replicator": frozenset({m.Status, m.Health, m.Feed, m.ReadObject, m.Receipt, m.Import}),
+    # No Import: whoever holds the replicator's key could make a fresh store use keys of his own.
+    "replicator": frozenset({m.Status, m.Health, m.Feed, m.ReadObject, m.Receipt}),
     "operator": frozenset(
         {
             m.Status, m.Health, m.Search, m.Get, m.Fetch, m.Verify, m.Feed, m.ReadObject,

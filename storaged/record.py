@@ -52,7 +52,12 @@ def check_call(call: Call) -> None:
     """Raise ValueError for a call that cannot be stored as it is."""
     if len(call.id) != 16:
         raise ValueError(f"a call's id has 16 bytes, not {len(call.id)}")
-    for name, value in (("started_ns", call.started_ns), ("ended_ns", call.ended_ns or 0)):
+    times = {
+        "started_ns": call.started_ns,
+        "answered_ns": call.answered_ns or 0,
+        "ended_ns": call.ended_ns or 0,
+    }
+    for name, value in times.items():
         if not -(1 << 63) <= value < 1 << 63:
             raise ValueError(f"{name} {value} is no 64-bit time")
     if not 0 <= call.revision < 1 << 31:

@@ -88,7 +88,7 @@ def _key(replica: Path, given: Path | None) -> Path:
 
 def _run(running: PrivateStore, replica: TargetConfig) -> bool:
     settings: dict[str, Any] = {
-        **running.connection("replicator"),
+        **running.connection("operator"),
         "state_dir": running.folder / "replicator",
         "targets": [{"name": replica.name, "kind": replica.kind, "path": replica.path}],
     }

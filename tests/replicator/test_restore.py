@@ -16,13 +16,35 @@ from tests.support.ingest import caller, identity
 def restore(old, new, target: str = "siteb") -> tuple[int, list[dict], str]:
     """Run the restore of old's replica into the storaged of new: exit code, progress, messages."""
     new.target(**{target: old.replica})
-    config = new.etc / "replicator.toml"
-    command = [sys.executable, "-m", "replicator", "restore", "--config", config]
+    command = [sys.executable, "-m", "replicator", "restore", "--config", operators(new)]
     done = subprocess.run(
         [*command, "--target", target, "--json-progress"],
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def operators(house):
+    """The replicator's settings with an operator's certificate: only operators may import."""
+    text = (house.etc / "replicator.toml").read_text()
+    assert "replicator.key_secret" in text
+    path = house.etc / "restore.toml"
+    path.write_text(text.replace("replicator.key_secret", "operator.key_secret"))
+    return path
+
+
+def test_a_replicator_may_not_import(old, make_house) -> None:
+    new = heir(old, make_house)
+    new.target(siteb=old.replica)
+    done = subprocess.run(
+        [sys.executable, "-m", "replicator", "restore",
+         "--config", new.etc / "replicator.toml", "--target", "siteb"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "may not" in done.stderr
+    with new.client() as client:
+        assert list(client.search(Search())) == []
 
 
 @pytest.fixture
@@ -137,7 +159,7 @@ def test_a_restore_goes_on_after_a_kill_of_either_side(old, make_house) -> None:
     command = [sys.executable, "-m", "replicator", "restore", "--config"]
     for pause_s in (0.5, 0.7, 0.9):
         process = subprocess.Popen(
-            [*command, new.etc / "replicator.toml", "--target", "siteb"], stdout=subprocess.DEVNULL
+            [*command, operators(new), "--target", "siteb"], stdout=subprocess.DEVNULL
         )
         time.sleep(pause_s)
         process.kill()

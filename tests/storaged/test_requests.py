@@ -204,7 +204,7 @@ def test_what_a_role_may_not_is_denied(counter, role, kind):
 
 
 def test_replicator_may_not_listen():
-    assert not policy.MAY["replicator"] & {m.Search, m.Get, m.Fetch, m.Verify}
+    assert not policy.MAY["replicator"] & {m.Search, m.Get, m.Fetch, m.Verify, m.Import}
     assert policy.MAY["capture"] == {m.Health}
 
 

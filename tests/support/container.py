@@ -61,7 +61,7 @@ class Container:
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a command inside. Returns what it printed; raises OSError with it if it failed."""
-        inside = ["nsenter", "-t", str(self._leader), "-a", "--", "env", "-i", *_ENVIRONMENT]
+        inside = ["nsenter", "-t", str(self._leader), "-a", "-r", "--", "env", "-i", *_ENVIRONMENT]
         done = subprocess.run(
             [*inside, *command],
             stdin=subprocess.DEVNULL,
