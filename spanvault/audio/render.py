@@ -33,6 +33,7 @@ Block = NDArray[np.int16]  # [n, 2]: caller, callee
 LEFT, RIGHT = 0, 1
 MARGIN_S: Final = 10  # a packet may come so late and still find its place
 LEAP_S: Final = 4 * 3600  # a longer pause is a clock that was set, not a hold
+FARTHEST_S: Final = LEAP_S + 3600  # ahead of what is mixed: no chunk's frames reach so far
 
 
 def output_rate(streams: Sequence[Stream]) -> int:
@@ -74,9 +75,15 @@ class Lane:
         self._resampled: Samples = SILENCE
 
     def place(self, position: int, samples: Samples) -> None:
-        """Put samples at a sample number. What lies before the mixed part is gone."""
+        """Put samples at a sample number. What lies before the mixed part is gone.
+
+        So is what lies impossibly far behind it: its time is false, and the silence up to it
+        would not fit into memory.
+        """
         samples = samples[max(0, self._base - position) :]
         start = max(0, position - self._base)
+        if start > FARTHEST_S * self.rate:
+            return
         stop = start + len(samples)
         if stop > len(self._buffer):
             grown = np.zeros(2 * stop, np.int16)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from spanvault.audio import Renderer, output_rate
 from spanvault.audio.codecs import A_LAW
+from spanvault.audio.render import Lane
 from spanvault.chunk import TRUNCATED, Chunk
 from spanvault.messages import Codec, Stream
 from tests.support.chunks import Packet, seconds, steady, stream
@@ -209,3 +210,12 @@ def test_an_hour_costs_little_memory():
                 pass
         longest = max(longest, *(len(lane._buffer) for lane in renderer._lanes.values()))
     assert longest < 60 * 8000
+
+
+def test_a_frame_of_a_false_time_costs_no_memory_and_none_of_the_rest() -> None:
+    lane = Lane(0, 8000, 8000, 0)
+    said = np.full(160, 1000, np.int16)
+    lane.place(0, said)
+    lane.place(1 << 48, said)
+    assert lane.end == 160
+    assert np.array_equal(lane.block()[:160], said)
