@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ def seen_by_tshark(path: Path) -> tuple[list[Rtp], list[Sip]]:
                 sip.append(_sip(packet.sip))
     finally:
         capture.close()
+        signal.set_wakeup_fd(-1)  # pyshark leaves its loop's behind: signals of other tests fill it
     return rtp, sip
 
 

@@ -123,7 +123,7 @@ def test_the_search_finds_what_lies_in_the_clear(used):
 
 def test_everything_was_used(used):
     appliance, spooled, _ = used
-    assert sum(map(len, spooled.values())) > 100_000
+    assert sum(map(len, spooled.values())) > 20_000  # more than a second of a call
     assert sum(path.stat().st_size for path in appliance.store.rglob("*.*")) > 100_000
     assert copies(appliance) >= 2
 
