@@ -32,6 +32,9 @@ def forge(path: Path, numbers: range) -> None:
     callgen.write_pcap(path, sorted(frames))
 
 
+SPOOLED = 20_000  # bytes: more than a second of a call
+
+
 @pytest.fixture(scope="module")
 def used(tmp_path_factory):
     """An appliance that has recorded, spooled and copied; its daemons are stopped."""
@@ -45,7 +48,7 @@ def used(tmp_path_factory):
         assert appliance.finished("capture") == 0
         appliance.stop("storaged")
         appliance.start("capture", str(folder / "more.pcap"), wait=False)
-        appliance.wait(lambda: any(appliance.spool.rglob("*.sealed")))
+        appliance.wait(lambda: spool_bytes(appliance) > SPOOLED)
         appliance.stop("capture")
         spooled = {path: path.read_bytes() for path in appliance.spool.rglob("*.sealed")}
         appliance.start("storaged")
@@ -57,6 +60,10 @@ def used(tmp_path_factory):
         for name in ("storaged", "replicator"):
             appliance.stop(name)
         yield appliance, spooled, folder / "more.pcap"
+
+
+def spool_bytes(appliance: Appliance) -> int:
+    return sum(path.stat().st_size for path in appliance.spool.rglob("*.sealed"))
 
 
 def copies(appliance: Appliance) -> int:
@@ -123,7 +130,7 @@ def test_the_search_finds_what_lies_in_the_clear(used):
 
 def test_everything_was_used(used):
     appliance, spooled, _ = used
-    assert sum(map(len, spooled.values())) > 20_000  # more than a second of a call
+    assert sum(map(len, spooled.values())) > SPOOLED
     assert sum(path.stat().st_size for path in appliance.store.rglob("*.*")) > 100_000
     assert copies(appliance) >= 2
 
