@@ -70,9 +70,10 @@ def run(arguments: list[str]) -> int:
     code = _run(arguments)
     try:
         sys.stdout.flush()  # here, where a reader that has left can still be dealt with
-    except OSError:
+    except OSError as error:
+        if code == 0:
+            return _output_failed(error)
         _drop_output()
-        return code or FAILED
     return code
 
 
@@ -88,18 +89,21 @@ def _run(arguments: list[str]) -> int:
     except ValueError as error:  # settings, certificates, key files: each says what to do
         complain(str(error))
         return USAGE
-    except BrokenPipeError:
-        _drop_output()
-        return FAILED
     except OSError as error:  # of a disk, or of where stdout goes
-        _drop_output()
-        complain(f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}")
-        return FAILED
+        return _output_failed(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else FAILED
     return 0
+
+
+def _output_failed(error: OSError) -> int:
+    """Say so, unless it was a reader that has left: he wants no word. Gives the exit code."""
+    _drop_output()
+    if not isinstance(error, BrokenPipeError):
+        complain(f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}")
+    return FAILED
 
 
 def _drop_output() -> None:

@@ -3,7 +3,8 @@
 Source of the blocks: render.py.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import av
@@ -34,14 +35,48 @@ def write(blocks: Iterable[NDArray[np.int16]], rate: int, name: str, target: Bin
     """
     form = FORMATS[name]
     samples = 0
-    with av.open(target, "w", format=form.container, options=form.options) as container:
+    sink = _Target(target)
+    with av.open(sink, "w", format=form.container, options=form.options) as container:
         stream: Any = container.add_stream(form.codec, rate=rate, layout="stereo")
         container.start_encoding()  # a header even where nothing follows
         for block in blocks:
             container.mux(stream.encode(_frame(block, rate, samples)))
+            sink.check()
             samples += len(block)
         container.mux(stream.encode(None))
+    sink.check()
     return samples / rate
+
+
+class _Target:
+    """Where the bytes go. A fault is kept for us: PyAV would raise the first, print the next."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self._target = target
+        self._fault: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        return self._try(lambda: self._target.write(data), len(data))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._try(lambda: self._target.seek(offset, whence), offset)
+
+    def check(self) -> None:
+        """Raise the first fault there was."""
+        if self._fault:
+            raise self._fault
+
+    def _try(self, act: Callable[[], int], otherwise: int) -> int:
+        if self._fault:
+            return otherwise
+        try:
+            return act()
+        except OSError as fault:
+            self._fault = fault
+            return otherwise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
 
 
 def _frame(block: NDArray[np.int16], rate: int, position: int) -> av.AudioFrame:

@@ -300,16 +300,17 @@ def test_a_reader_that_leaves_is_no_fault_worth_a_word(store: Path, home: Path):
     assert done.stderr == b""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", [["calls"], ["calls", "--json"], ["export", "ID", "-o", "-"]])
 def test_output_that_goes_nowhere_is_a_fault_without_a_traceback(
-    store: Path, home: Path, run: Run, command: list[str]
+    store: Path, home: Path, run: Run, command: list[str], unbuffered: str
 ):
     answered = ids(run, store)["answered"]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [SPANVAULT, *(answered if word == "ID" else word for word in command),
              "--store", store],
-            env={**os.environ, "XDG_DATA_HOME": str(home)},
+            env={**os.environ, "XDG_DATA_HOME": str(home), "PYTHONUNBUFFERED": unbuffered},
             stdout=full, stderr=subprocess.PIPE, timeout=60, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, b"error: output: no space left on device\n")
@@ -341,6 +342,8 @@ def test_interrupted_it_leaves_nothing_behind(
         [SPANVAULT, "replay", tmp_path / "long.pcap", "--store", tmp_path / "store"],
         env={**os.environ, "XDG_DATA_HOME": str(home), "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell starts what runs in its background with SIGINT ignored; so may have been we.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 30
     while not list(temporary.glob("*/capture.toml")) and time.monotonic() < deadline:
