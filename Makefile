@@ -1,7 +1,7 @@
 # setup    what apt must bring, and .venv          test   every check there is
 # demo     a live call, recorded, copied, shown    bench  how fast it is
-# install  into PREFIX, with its units, as root
-.PHONY: setup packages demo test bench install units
+# install  into PREFIX, with its units, as root       fuzz   every parser, for FUZZ_SECONDS
+.PHONY: setup packages demo test fuzz bench install units
 SHELL := /bin/bash
 
 PREFIX ?= /opt/spanvault
@@ -46,10 +46,19 @@ test: setup
 	.venv/bin/lint-imports
 	.venv/bin/pytest --durations=15
 
+FUZZ_SECONDS ?= 300
+
+fuzz: setup
+	.venv/bin/pip install -q --disable-pip-version-check atheris==3.0.0
+	nice -n 10 .venv/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
 bench: setup
 	.venv/bin/python bench/engine.py
 	.venv/bin/python bench/ingest.py
+	.venv/bin/python bench/replay.py
 	.venv/bin/python bench/replication.py
+	.venv/bin/python bench/live.py
+	.venv/bin/python bench/memory.py
 
 install: packages units
 	@$(FIND_PYTHON); test -x $(PREFIX)/bin/python || "$$python" -m venv $(PREFIX)

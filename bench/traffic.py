@@ -27,6 +27,11 @@ class Truth:
     duplicates: NDArray[np.int64]
     frames: int  # in the file, with everything else that is in it
 
+    @property
+    def heard(self) -> int:
+        """RTP packets in the file."""
+        return int(self.packets.sum() + self.duplicates.sum())
+
 
 @dataclass(slots=True)
 class Schedule:
@@ -76,13 +81,13 @@ def truth(plan: Schedule) -> Truth:
 
 def write(path: Path, plan: Schedule) -> Truth:
     """Write a nanosecond pcap file; returns what is true of it."""
-    noise = [_udp(b"OPTIONS sip:a@b SIP/2.0\r\n\r\n"), _arp(), _tcp()]
+    noise = [udp(b"OPTIONS sip:a@b SIP/2.0\r\n\r\n"), _arp(), _tcp()]
     frames = 0
     with path.open("wb") as file:
         file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 1))
         for start in range(0, len(plan.stream), PORTION):
             part = slice(start, start + PORTION)
-            table, present = _records(plan, part)
+            table, present = records(plan, part)
             for at in range(0, len(table), NOISE_EVERY):
                 rows = slice(at, at + NOISE_EVERY)
                 file.write(table[rows][present[rows]].tobytes())
@@ -95,7 +100,7 @@ def write(path: Path, plan: Schedule) -> Truth:
     return known
 
 
-def _records(plan: Schedule, part: slice) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def records(plan: Schedule, part: slice) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Capture records as rows of bytes, and which bytes of each row are there.
 
     Columns: 16 record header, 12 MACs, 4 VLAN tag, 2 EtherType, 40 IP (the last 20 of them for
@@ -113,7 +118,7 @@ def _records(plan: Schedule, part: slice) -> tuple[NDArray[np.uint8], NDArray[np
         table[:, 4 * place : 4 * place + 4] = value.astype("<u4").view(np.uint8).reshape(-1, 4)
     table[:, 28:32] = (0x81, 0x00, 0x00, 0x64)
     table[:, 32:34] = np.where(six[:, None], (0x86, 0xDD), (0x08, 0x00))
-    source, destination, source_port, destination_port = _endpoints(stream)
+    source, destination, source_port, destination_port = endpoints(stream)
     size = 20 + PAYLOAD
     table[six, 34], table[six, 40] = 0x60, 17
     _put(table, six, 38, np.full(len(stream), size), 2)
@@ -137,7 +142,7 @@ def _records(plan: Schedule, part: slice) -> tuple[NDArray[np.uint8], NDArray[np
     return table, present
 
 
-def _endpoints(stream: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+def endpoints(stream: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
     """Phones at 10.1.x.y, and one gateway; the second stream of a call goes the other way."""
     call, back = stream // 2, stream % 2 == 1
     phone, gateway = (10 << 24 | 1 << 16) + call // 200, (10 << 24 | 2 << 16) + call % 8
@@ -156,7 +161,7 @@ def _put(
     table[rows, at : at + width] = raw[:, 8 - width :]
 
 
-def _udp(payload: bytes) -> bytes:
+def udp(payload: bytes) -> bytes:
     datagram = struct.pack("!4H", 5060, 5060, 8 + len(payload), 0) + payload
     return _ip(17, datagram)
 

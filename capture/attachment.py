@@ -14,8 +14,8 @@ from typing import Final
 from capture.association import BOTH, SOURCE, Association, Match, supersedes
 from capture.livecall import Binding, LiveCall
 from capture.model import Attach, Close, Endpoint, NewStream, StreamTotals
-from capture.sdp import STATIC, VIDEO_STATIC
 from spanvault.messages import Codec, Party, Stream
+from spanvault.payloadtypes import STATIC, VIDEO_STATIC
 
 MAX_ORPHANS: Final = 20_000
 MAX_STREAMS: Final = 1_024  # of one call; a sender that changes SSRC with each packet gets no more

@@ -8,13 +8,15 @@ message is of, and what survives a restart: capture.calltable. What a record say
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from operator import length_hint
 from typing import Final
 
 from capture import sip
 from capture.association import Association
 from capture.attachment import Attachments
-from capture.calltable import CallTable, begins_anew
+from capture.calltable import RETRANSMITTED_NS, CallTable, begins_anew
 from capture.dialog import Dialog, Event
 from capture.livecall import LiveCall
 from capture.model import Attach, Close, Datagram, NewStream, StreamTotals
@@ -28,6 +30,7 @@ from spanvault.messages import Call
 
 SECOND_NS: Final = 1_000_000_000
 REPORT_NS: Final = 60 * SECOND_NS  # a long call's record is renewed so often
+FRESHENED: Final = 500  # calls whose totals are renewed a second, in what a restart finds
 TIDY_NS: Final = 5 * SECOND_NS
 CLOCK_STEP_NS: Final = 12 * 3600 * SECOND_NS  # more than a quiet night: the clock was set
 
@@ -60,6 +63,8 @@ class Calls:
         self._ready: list[Call] = []
         self._now_ns = 0
         self._tidied_ns = 0
+        self._stale: Iterator[bytes] = iter([])  # ids whose saved totals are next to be renewed
+        self._lossy_until_ns = 0  # a call first heard in its midst may owe that to us
 
     @property
     def active(self) -> int:
@@ -71,7 +76,11 @@ class Calls:
     def receive(self, datagram: Datagram) -> None:
         """Take a SIP message in; anything else is counted. Raises nothing."""
         try:
-            message = sip.parse(datagram.payload, datagram=datagram.transport == "udp")
+            message = sip.parse(
+                datagram.payload,
+                datagram=datagram.transport != "tcp" or datagram.missing > 0,
+                cut=datagram.missing > 0,
+            )
         except ValueError:
             self.counters["sip_unreadable"] += 1
             return
@@ -90,10 +99,15 @@ class Calls:
         self._attachments.opened(stream)
         self._collect()
 
-    def dropped(self) -> None:
-        """The capture itself lost frames: no record of a call that was up may hide it."""
+    def dropped(self, slow: bool = False) -> None:
+        """The capture itself lost frames: no record of a call that was up may hide it.
+
+        slow: only such as take the slow path.
+        """
+        if not slow:
+            self._lossy_until_ns = self._now_ns + RETRANSMITTED_NS
         for call in self._table:
-            if not call.over and "capture_loss" not in call.flags:
+            if (call.slow or not slow) and not call.over and "capture_loss" not in call.flags:
                 call.flags.add("capture_loss")
                 self._touch(call)
 
@@ -114,6 +128,7 @@ class Calls:
             call = self._table.get(call_id)
             if call is not None:
                 self._check(call, now_ns)
+        self._freshen()
         if now_ns - self._tidied_ns >= TIDY_NS:
             self._tidied_ns = now_ns
             self._attachments.expire(now_ns)
@@ -204,6 +219,8 @@ class Calls:
             self._relations.invited(call, message, datagram, replaced)
         else:
             call.flags.add("started_mid_call")
+            if datagram.time_ns < self._lossy_until_ns:
+                call.flags.add("capture_loss")  # its INVITE may be among what was lost
             self._without_sdp.add(call.id)
         self._touch(call)
         return call
@@ -254,6 +271,7 @@ class Calls:
 
     def _apply(self, call: LiveCall, message: SipMessage, datagram: Datagram) -> None:
         was_over = call.over
+        call.slow |= datagram.slow
         changed = self._signalling.receive(call, message, datagram)
         if message.method == "REFER" and message.is_request:
             replaces = message.refer_replaces
@@ -261,6 +279,8 @@ class Calls:
             self._relations.referred(call, message, datagram, replaced)
         if call.bindings:
             self._without_sdp.discard(call.id)
+        elif message.cut:
+            self._without_sdp.add(call.id)  # the snap length cut its addresses off
         if call.over and not was_over:
             self._ended(call)
         if changed:
@@ -320,6 +340,16 @@ class Calls:
     def _claim_by_hosts(self, call: LiveCall | None, last: bool) -> None:
         if call is not None and call.id in self._without_sdp:
             self._attachments.claim_hosts(call, last)
+
+    def _freshen(self) -> None:
+        """Bring the totals of some calls up to date in the table, in turn: a kill loses no more."""
+        for call_id in islice(self._stale, FRESHENED):
+            call = self._table.get(call_id)
+            if call is not None and any(row is not None for row in call.rows):
+                call.refresh(self._totals)
+                self._table.changed(call)
+        if not length_hint(self._stale):
+            self._stale = iter([call.id for call in self._table])
 
     def _collect(self) -> None:
         """Gather the calls that streams or relations have changed."""

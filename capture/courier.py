@@ -12,10 +12,12 @@ from capture.link import Link
 from capture.outbox import Outbox
 from capture.recorder import Heard
 from capture.spool import Spool
+from spanvault import slots
 from spanvault.chunk import NO_MEDIA
 from spanvault.config import CaptureConfig
 from spanvault.lifecycle import Lifecycle
 from spanvault.messages import Health
+from spanvault.slots import Slots
 
 POLL_MS: Final = 100
 TELL_S: Final = 2.0
@@ -32,8 +34,9 @@ class Courier:
         first_sequence = time.time_ns()
         spool = Spool(settings.state_dir / "spool")
         megabytes = settings.outbox_mb << 20, settings.spool_mb << 20
-        self.outbox = Outbox(settings.name, spool, *megabytes, first_sequence)
-        self.link = Link(settings, self.outbox, log)
+        self._slots = Slots(megabytes[0]) if slots.path_of(settings.storaged) else None
+        self.outbox = Outbox(settings.name, spool, *megabytes, first_sequence, self._slots)
+        self.link = Link(settings, self.outbox, log, self._slots)
         self._tell_at = 0.0
         self._lost_batches = 0
         self._moved_s = time.monotonic()
@@ -105,6 +108,8 @@ class Courier:
     def close(self) -> None:
         """Leave the wire."""
         self.link.close()
+        if self._slots is not None:
+            self._slots.close()
 
     def _trouble(self) -> str:
         if self.outbox.lost_batches:

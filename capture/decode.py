@@ -14,22 +14,22 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from capture.columns import fields, rows
+from capture.columns import rows
 from capture.model import Block, Datagram, Endpoint, Packets
-from capture.network import Datagrams, Network
+from capture.network import AHEAD, ROW, Datagrams, Network
 
 RTP: Final = np.dtype(
-    [
-        ("first", "u1"),  # version 2 bits, padding, extension, CSRC count 4 bits
-        ("second", "u1"),  # marker, payload type 7 bits
-        ("sequence", ">u2"),
-        ("timestamp", ">u4"),
-        ("ssrc", ">u4"),
-    ]
+    {  # within a datagram's header row
+        "names": ["first", "second", "sequence", "timestamp", "ssrc"],
+        "formats": ["u1", "u1", ">u2", ">u4", ">u4"],
+        "offsets": [AHEAD, AHEAD + 1, AHEAD + 2, AHEAD + 4, AHEAD + 8],
+        "itemsize": ROW,
+    }
 )
-VERSION, VERSION_2 = 0xC0, 0x80
+SIZE: Final = 12  # bytes of an RTP header without CSRCs and extension
+VERSION, VERSION_2 = 0xC0, 0x80  # first: version 2 bits, padding, extension, CSRC count 4 bits
 PADDING, EXTENSION, CSRC_COUNT = 0x20, 0x10, 0x0F
-RTCP_FIRST, RTCP_LAST = 192, 223  # of the second byte
+RTCP_FIRST, RTCP_LAST = 192, 223  # second, where RTP has marker and 7 bits of payload type
 STUN_COOKIE: Final = 0x2112A442
 ZRTP_FIRST: Final = 0x10
 DTLS: Final = (20, 63)  # of the first byte
@@ -75,62 +75,74 @@ class Decoder:
         decoded = self._tell_apart(self._network.admit(udp), plain, nothing)
         # Whatever came over TCP was found by its SIP framing already.
         decoded.signalling += [each for each in datagrams if each.transport != "udp"]
+        decoded.signalling = [each._replace(slow=True) for each in decoded.signalling]
         decoded.signalling.sort(key=lambda datagram: datagram.time_ns)
         return decoded
 
     def _tell_apart(
         self, udp: Datagrams, plain: NDArray[np.bool_], refused: NDArray[np.int64]
     ) -> Decoded:
-        header = fields(udp.data, udp.start, RTP)
+        header = udp.header.view(RTP)
         first, second = header["first"], header["second"]
         control = second - np.uint8(RTCP_FIRST) <= RTCP_LAST - RTCP_FIRST  # wraps below
         version_2 = first & VERSION == VERSION_2
         media = version_2 & ~control & plain
-        media &= udp.limit - udp.start >= RTP.itemsize
-        offset, fits = self._header_size(udp, first, media)
-        media &= fits
+        start = udp.start + SIZE
+        media &= start <= udp.limit
+        self._lengthen(udp, first, media, start)
+        media &= start <= udp.end
         signalling: list[Datagram] = []
         if not media.all():
             other = np.flatnonzero(plain & ~media)
             self.counters["rtcp"] += int(np.count_nonzero((version_2 & control)[other]))
             signalling = self._signalling(udp, other, header)
             keep = np.flatnonzero(media)
-            udp, header, offset = udp.select(keep), header[keep], offset[keep]
-        packets = self._packets(udp, header, offset)
-        return Decoded(packets, signalling, refused, udp)
+            udp, start = udp.select(keep), start[keep]
+        return Decoded(self._packets(udp, start), signalling, refused, udp)
 
-    def _header_size(
-        self, udp: Datagrams, first: NDArray[np.uint8], media: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Bytes of RTP header with CSRCs and extension, and whether the datagram has them."""
-        size = (first & CSRC_COUNT).astype(np.int64) * 4 + RTP.itemsize
-        extended = np.flatnonzero((first & EXTENSION != 0) & media)
-        if len(extended):
-            words = rows(udp.data, udp.start[extended] + size[extended] + 2, 2).view(">u2")
-            size[extended] += 4 + 4 * words.astype(np.int64)
-        return size, udp.start + size <= udp.end
+    def _lengthen(
+        self,
+        udp: Datagrams,
+        first: NDArray[np.uint8],
+        media: NDArray[np.bool_],
+        start: NDArray[np.int64],
+    ) -> None:
+        """Move the payload's start behind CSRCs and header extension."""
+        longer = np.flatnonzero((first & (EXTENSION | CSRC_COUNT) != 0) & media)
+        if not len(longer):
+            return
+        start[longer] += 4 * (first[longer] & CSRC_COUNT).astype(np.int64)
+        extended = longer[first[longer] & EXTENSION != 0]
+        words = rows(udp.data, start[extended] + 2, 2).view(">u2")
+        start[extended] += 4 + 4 * words.astype(np.int64)
 
-    def _packets(
-        self, udp: Datagrams, header: NDArray[np.void], offset: NDArray[np.int64]
-    ) -> Packets:
+    def _packets(self, udp: Datagrams, start: NDArray[np.int64]) -> Packets:
+        header = udp.header.view(RTP)
         self.counters["rtp"] += len(header)
-        start = udp.start + offset
-        length = np.maximum(udp.limit - start, 0)
+        length = udp.limit - start
+        np.maximum(length, 0, out=length)
         truncated = udp.limit < udp.end
-        padded = np.flatnonzero((header["first"] & PADDING != 0) & ~truncated & (length > 0))
+        padded = np.flatnonzero(header["first"] & PADDING)
         if len(padded):
-            padding = rows(udp.data, udp.end[padded] - 1, 1).view(np.uint8).astype(np.int64)
-            right = (padding > 0) & (padding <= length[padded])
-            # A count that cannot be is somebody's fault, not a reason to lose the sound.
-            self.counters["bad_padding"] += len(padded) - int(right.sum())
-            length[padded[right]] -= padding[right]
+            self._leave_padding(udp, padded[~truncated[padded] & (length[padded] > 0)], length)
         second = header["second"]
+        source, destination = self._network.keys(udp)
         return Packets(
-            udp.data, udp.time_ns, udp.source_key, udp.destination_key,
+            udp.data, udp.time_ns, source, destination,
             header["ssrc"].astype(np.uint32), header["sequence"].astype(np.uint16),
             header["timestamp"].astype(np.uint32), second & np.uint8(0x7F), second > 0x7F,
             start, length, truncated, udp.frame,
         )  # fmt: skip
+
+    def _leave_padding(
+        self, udp: Datagrams, padded: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> None:
+        """Take padding off the length of the packets at these rows."""
+        padding = rows(udp.data, udp.end[padded] - 1, 1).view(np.uint8).astype(np.int64)
+        right = (padding > 0) & (padding <= length[padded])
+        # A count that cannot be is somebody's fault, not a reason to lose the sound.
+        self.counters["bad_padding"] += len(padded) - int(right.sum())
+        length[padded[right]] -= padding[right]
 
     def _signalling(
         self, udp: Datagrams, other: NDArray[np.int64], header: NDArray[np.void]
@@ -143,7 +155,8 @@ class Decoder:
             if SIP_VERSION in payload[:SIP_WITHIN]:
                 source, destination = udp.endpoints(row)
                 time_ns = int(udp.time_ns[row])
-                found.append(Datagram(time_ns, source, destination, payload, "udp"))
+                missing = int(udp.end[row] - udp.limit[row])
+                found.append(Datagram(time_ns, source, destination, payload, "udp", missing))
         cookie = header["timestamp"][other] == STUN_COOKIE
         self.counters["sip"] += len(found)
         self.counters["stun"] += int(np.count_nonzero((first < 4) & cookie))

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from capture.tunnels import Packet
+from capture.inet import without_extensions
+from capture.packet import Packet
 
 LIFETIME_NS: Final = 15_000_000_000  # Linux gives fragments 30 s, RFC 791 proposes 15 s
 MAX_DATAGRAMS: Final = 2_048
@@ -44,9 +45,15 @@ class Fragments:
     def receive(self, packet: Packet, time_ns: int) -> Packet | None:
         """Take a fragment; return the whole datagram if this one completed it.
 
+        One that the snap length cut never completes: its first fragment is all there will be.
         Raises ValueError on fragments that overlap or exceed 65,535 bytes; all are dropped then.
         """
         self._expire(time_ns)
+        if packet.missing:
+            self._count("fragments_cut")
+            if packet.offset:
+                return None
+            return without_extensions(packet._replace(more=False, missing=MAX_DATAGRAM))
         key = (packet.source, packet.destination, packet.protocol, packet.identity)
         partial = self._partials.get(key)
         if partial is None:
@@ -63,7 +70,7 @@ class Fragments:
         self._drop(key)
         first = packet._replace(payload=memoryview(whole), offset=0, more=False)
         self._count("datagrams_reassembled")
-        return first
+        return without_extensions(first)
 
     def _place(self, partial: _Partial, packet: Packet) -> bytes | None:
         part, offset = bytes(packet.payload), packet.offset

@@ -1,51 +1,44 @@
-"""Packets that were heard and wait to be ordered: columns, and one arena of payload bytes.
+"""Packets that were heard and wait to be ordered: a row for each, and one arena of payload bytes.
 
-A ring block goes back to the kernel at once, so payloads are copied out, into slots of whole
-32 bytes: one gather for each width instead of one for each length. Buffers grow and are used
-again; fresh memory would cost a page fault for every 4 KiB of sound. Ordering: capture.chunks.
+A row is one piece of memory, so that ordering the packets fetches each from one place. A ring
+block goes back to the kernel at once, so payloads are copied out, into places of whole 32 bytes:
+one gather for each width instead of one for each length. Buffers grow and are used again; fresh
+memory would cost a page fault for every 4 KiB of sound. Ordering: capture.ordering.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from capture.columns import rows
+from capture.columns import gather
 from capture.model import Packets
-from spanvault.chunk import MARKER, TRUNCATED
+from spanvault.chunk import FRAME, MARKER, TRUNCATED
 
 WIDTH: Final = 32  # bytes; G.711, G.722 and G.726 at 20 ms, and G.729's 20 bytes, waste little
 NOBODY: Final = -1  # slot of a packet that nobody wants any more
-COLUMNS: Final[dict[str, Any]] = {
-    "slot": np.int32,
-    "sequence": np.uint16,
-    "timestamp": np.uint32,
-    "time_ns": np.int64,
-    "payload_type": np.uint8,
-    "flags": np.uint8,
-    "length": np.uint16,
-    "offset": np.int64,
-}
+# A frame as it will leave, but for its sequence number: 16 bits yet. Then where its payload lies.
+ROW: Final = np.dtype([*((name, FRAME[name]) for name in FRAME.names or ()), ("place", "<u4")])
 
 
 @dataclass(slots=True)
 class Batch:
-    """Packets as columns of n, in order of arrival. offset: of the payload in the arena."""
+    """Packets, n of them, in order of arrival. A row's place: of its payload, in WIDTH bytes."""
 
     arena: NDArray[np.uint8]
     slot: NDArray[np.int32]  # of the stream, capture.streams
-    sequence: NDArray[np.uint16]
-    timestamp: NDArray[np.uint32]
-    time_ns: NDArray[np.int64]
-    payload_type: NDArray[np.uint8]
-    flags: NDArray[np.uint8]
-    length: NDArray[np.uint16]
-    offset: NDArray[np.int64]
+    rows: NDArray[np.void]  # the bytes of a ROW each: those are gathered faster than fields
+
+    @property
+    def packets(self) -> NDArray[np.void]:
+        """ROW[n]: the rows by their fields."""
+        return self.rows.view(ROW)
 
     def take(self, which: NDArray[Any]) -> "Batch":
-        """Some of them, or all in another order; the arena is shared."""
-        return Batch(self.arena, *(getattr(self, name)[which] for name in COLUMNS))
+        """Some of them; the arena is shared."""
+        return Batch(self.arena, self.slot[which], self.rows[which])
 
 
 class Held:
@@ -54,117 +47,136 @@ class Held:
     def __init__(self) -> None:
         self.count = self.used = 0
         self.first_ns = self.last_ns = 0
+        self._newest = 0  # row where the packets appended last begin
         self._arena = np.empty(1 << 16, np.uint8)
-        self._columns: dict[str, NDArray[Any]] = {
-            name: np.empty(1024, dtype) for name, dtype in COLUMNS.items()
-        }
+        self._slot = np.empty(1024, np.int32)
+        self._rows = np.empty(1024, f"V{ROW.itemsize}")
 
-    def append(self, packets: Packets, slot: NDArray[np.int32]) -> None:
-        """Copy packets in. slot: int32[n], the stream of each."""
-        start, end = self.count, self.count + len(slot)
-        if start == end:
+    @property
+    def capacity(self) -> int:
+        """Bytes of payload that fit without growing."""
+        return len(self._arena)
+
+    def append(self, packets: Packets, slot: NDArray[np.int32], among: bool = False) -> None:
+        """Copy packets in. slot: int32[n], the stream of each.
+
+        among: they were heard among those appended last, not behind them.
+        """
+        if not len(slot):
             return
-        self._grow(end)
-        column = self._columns
-        column["slot"][start:end] = slot
-        column["sequence"][start:end] = packets.sequence
-        column["timestamp"][start:end] = packets.timestamp
-        column["time_ns"][start:end] = packets.time_ns
-        column["payload_type"][start:end] = packets.payload_type
-        flags = column["flags"][start:end]
-        np.multiply(packets.marker, MARKER, out=flags, casting="unsafe")
-        flags |= packets.truncated.view(np.uint8) * np.uint8(TRUNCATED)
-        column["length"][start:end] = packets.payload_length
-        self._copy(packets, column["offset"][start:end])
+        start = self.count
+        row = self._room(slot)
+        row["sequence"], row["timestamp"] = packets.sequence, packets.timestamp
+        row["arrival_ns"], row["payload_type"] = packets.time_ns, packets.payload_type
+        row["flags"] = packets.marker.view(np.uint8) * np.uint8(MARKER) + packets.truncated.view(
+            np.uint8
+        ) * np.uint8(TRUNCATED)
+        row["length"] = packets.payload_length
+        row["place"] = self._copy(packets.data, packets.payload_start, packets.payload_length)
         self._span(packets.time_ns)
-        self.count = end
+        self.count += len(slot)
+        if among and start:
+            self._interleave()
+        else:
+            self._newest = start
+
+    def add(self, batch: Batch) -> None:
+        """Copy a batch in, with the payloads it holds."""
+        if not len(batch.slot):
+            return
+        row, packets = self._room(batch.slot), batch.packets
+        row[:] = packets
+        start = packets["place"].astype(np.int64) * WIDTH
+        row["place"] = self._copy(batch.arena, start, packets["length"].astype(np.int64))
+        self._span(packets["arrival_ns"])
+        self.count += len(batch.slot)
 
     def batch(self) -> Batch:
         """Everything held, as views."""
-        return Batch(self._arena, *(self._columns[name][: self.count] for name in COLUMNS))
+        return Batch(self._arena, self._slot[: self.count], self._rows[: self.count])
 
     def clear(self) -> Self:
         """Forget everything, keep the memory."""
-        self.count = self.used = 0
+        self.count = self.used = self._newest = 0
         return self
 
     def reassign(self, slot: int, after_ns: int, to: int) -> tuple[int, int] | None:
         """Give a stream's packets later than a time to another. Their first and last time."""
         batch = self.batch()
-        later = np.flatnonzero((batch.slot == slot) & (batch.time_ns > after_ns))
-        if not len(later):
+        mine = np.flatnonzero(batch.slot == slot)
+        times = batch.packets["arrival_ns"][mine]
+        later = times > after_ns
+        if not later.any():
             return None
-        batch.slot[later] = to
-        times = batch.time_ns[later]
-        return int(times.min()), int(times.max())
+        batch.slot[mine[later]] = to
+        return int(times[later].min()), int(times[later].max())
 
     def forget(self, gone: NDArray[np.bool_]) -> None:
         """Mark the packets of streams that have gone. gone: bool[slots]."""
         slot = self.batch().slot
         slot[gone[slot] & (slot >= 0)] = NOBODY
 
+    def _interleave(self) -> None:
+        """Put the packets appended last in order of time."""
+        newest = slice(self._newest, self.count)
+        order = np.argsort(self.batch().packets["arrival_ns"][newest], kind="stable")
+        for column in (self._slot, self._rows):
+            column[newest] = column[newest][order]
+
     def _span(self, time_ns: NDArray[np.int64]) -> None:
         first, last = int(time_ns.min()), int(time_ns.max())
         self.first_ns = min(self.first_ns, first) if self.count else first
         self.last_ns = max(self.last_ns, last) if self.count else last
 
-    def _grow(self, count: int) -> None:
-        capacity = len(self._columns["slot"])
-        if count > capacity:
-            for name, column in self._columns.items():
-                grown = np.empty(max(count, 2 * capacity), column.dtype)
-                grown[: self.count] = column[: self.count]
-                self._columns[name] = grown
+    def _room(self, slot: NDArray[np.int32]) -> NDArray[np.void]:
+        """Rows for as many packets more, ROW[n], yet to be filled in."""
+        end = self.count + len(slot)
+        if end > len(self._slot):
+            size = max(end, 2 * len(self._slot))
+            self._slot = _grown(self._slot, self.count, size)
+            self._rows = _grown(self._rows, self.count, size)
+        self._slot[self.count : end] = slot
+        return self._rows[self.count : end].view(ROW)
 
-    def _copy(self, packets: Packets, offset: NDArray[np.int64]) -> None:
-        """Copy the payloads into the arena and note where each one lies."""
-        width = packets.payload_length + (WIDTH - 1) >> 5
+    def _copy(
+        self, data: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> NDArray[np.uint32]:
+        """Copy payloads into the arena. Returns the place of each."""
+        width = length + (WIDTH - 1) >> 5
         size = int(width.sum()) * WIDTH
         if self.used + size > len(self._arena):
-            arena = np.empty(max(self.used + size, 2 * len(self._arena)), np.uint8)
-            arena[: self.used] = self._arena[: self.used]
-            self._arena = arena
+            self._arena = _grown(
+                self._arena, self.used, max(self.used + size, 2 * len(self._arena))
+            )
         if int(width.min()) == int(width.max()):
-            self._copy_alike(packets, slice(None), int(width[0]) * WIDTH, offset)
-            return
+            return self._copy_alike(data, start, int(width[0]))
+        place = np.empty(len(start), np.uint32)
         for each in np.flatnonzero(np.bincount(width)).tolist():
-            self._copy_alike(packets, np.flatnonzero(width == each), each * WIDTH, offset)
+            which = np.flatnonzero(width == each)
+            place[which] = self._copy_alike(data, start[which], each)
+        return place
 
     def _copy_alike(
-        self, packets: Packets, which: Any, width: int, offset: NDArray[np.int64]
-    ) -> None:
-        start = packets.payload_start[which]
-        end = self.used + len(start) * width
-        offset[which] = np.arange(len(start)) * width + self.used
-        if width:
-            payload = rows(packets.data, start, width)
-            self._arena[self.used : end] = payload.view(np.uint8)
-        self.used = end
+        self, data: NDArray[np.uint8], start: NDArray[np.int64], width: int
+    ) -> NDArray[np.uint32]:
+        """Copy payloads of the same width."""
+        place = np.arange(len(start), dtype=np.uint32) * np.uint32(width)
+        place += np.uint32(self.used // WIDTH)
+        size = width * WIDTH
+        gather(data, start, size, self._arena[self.used : self.used + size * len(start)])
+        self.used += size * len(start)
+        return place
 
 
-def store(batch: Batch) -> Held:
-    """A copy of a batch that holds its own payloads, and no more memory than that takes."""
+def store(batches: Iterable[Batch]) -> Held:
+    """A copy that holds its own payloads, and no more memory than that takes."""
     held = Held()
-    flags = batch.flags
-    held.append(
-        Packets(
-            batch.arena, batch.time_ns, *(np.empty(0, np.uint64),) * 2, np.empty(0, np.uint32),
-            batch.sequence, batch.timestamp, batch.payload_type, flags & MARKER != 0,
-            batch.offset, batch.length.astype(np.int64), flags & TRUNCATED != 0, batch.offset,
-        ),
-        batch.slot,
-    )  # fmt: skip
+    for batch in batches:
+        held.add(batch)
     return held
 
 
-def join(batches: list[Batch]) -> Batch:
-    """Several batches as one, with one arena."""
-    if len(batches) == 1:
-        return batches[0]
-    bases = np.cumsum([0, *(len(batch.arena) for batch in batches)])
-    joined = Batch(
-        np.concatenate([batch.arena for batch in batches]),
-        *(np.concatenate([getattr(batch, name) for batch in batches]) for name in COLUMNS),
-    )
-    joined.offset += np.repeat(bases[:-1], [len(batch.slot) for batch in batches])
-    return joined
+def _grown(array: NDArray[Any], used: int, size: int) -> NDArray[Any]:
+    grown = np.empty(size, array.dtype)
+    grown[:used] = array[:used]
+    return grown

@@ -13,6 +13,7 @@ from capture.outbox import Outbox
 from spanvault import transport, wire
 from spanvault.config import CaptureConfig
 from spanvault.messages import Acknowledge, Health, Hello, Refuse, Welcome
+from spanvault.slots import Slots
 
 HELLO_NS: Final = 2_000_000_000
 
@@ -20,11 +21,15 @@ HELLO_NS: Final = 2_000_000_000
 class Link:
     """One DEALER socket. Never blocks longer than it is told to."""
 
-    def __init__(self, settings: CaptureConfig, outbox: Outbox, log: logging.Logger) -> None:
+    def __init__(
+        self, settings: CaptureConfig, outbox: Outbox, log: logging.Logger,
+        slots: Slots | None = None,
+    ) -> None:  # fmt: skip
         certificate = transport.load_certificate(settings.certificate)
         server = transport.load_certificate(settings.storaged_certificate)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = transport.connect(self._context, settings.storaged, certificate, server)
+        self._endpoint, self._slots = settings.storaged, slots
         self._name, self._outbox, self._log = settings.name, outbox, log
         self._key_file = settings.state_dir / "ingest.key"
         self._outbox.ingest_key = _read_key(self._key_file)
@@ -62,12 +67,16 @@ class Link:
         return True
 
     def _send_batches(self, now_ns: int) -> None:
+        if self._outbox.handed_over and self._slots and not self._slots.held:
+            # storaged has gone. A call's last record, queued by ZeroMQ for its successor, would
+            # reach that before the media that has to go again: nothing leaves until it welcomes.
+            self._outbox.handed_over, self._instance = False, None
         if not self.connected:
             return
         for sequence, frames in self._outbox.to_send():
             if not self._send(frames):
                 return
-            self._outbox.sent(sequence, sum(len(frame) for frame in frames), now_ns)
+            self._outbox.sent(sequence, now_ns)
 
     def _receive(self, now_ns: int, wait_ms: int) -> list[bytes]:
         settled: list[bytes] = []
@@ -94,7 +103,12 @@ class Link:
         if message.instance != self._instance:
             self._instance = message.instance
             self._outbox.send_again()
+            self._outbox.handed_over = False
             self._log.info("storaged is there", extra={"STORE": message.store_id})
+        if self._slots and not self._outbox.handed_over and not self._outbox.in_doubt:
+            self._outbox.handed_over = self._slots.hand_over(self._endpoint, message.user)
+            if self._outbox.handed_over:
+                self._log.info("storaged takes media out of memory")
         if message.ingest_key != self._outbox.ingest_key:
             self._outbox.ingest_key = message.ingest_key
             part = self._key_file.with_suffix(".part")

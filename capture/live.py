@@ -1,6 +1,6 @@
 """Record a mirrored port until told to stop.
 
-The shell around a recorder on the AF_PACKET ring: clock, signals, the saved call table.
+The shell around what hears the port (capture.hearing): signals, the saved call table, status.
 """
 
 import logging
@@ -8,16 +8,15 @@ import time
 from typing import Any, Final
 
 from capture.callstate import CallState
-from capture.courier import POLL_MS, Courier
-from capture.ids import new_id
-from capture.model import Block
-from capture.recorder import Heard, Recorder
-from capture.sources.ring import Ring
+from capture.courier import Courier
+from capture.hearing import Alone, Hearing
+from capture.recorder import Heard
+from capture.team import Team
 from spanvault.config import CaptureConfig
 from spanvault.lifecycle import Lifecycle
 
-RING_LAG_NS: Final = 300_000_000  # a frame may lie so long in the ring before we see it
 DRAIN_S: Final = 10.0
+LOOK_S: Final = 0.5  # how often it is seen to how the port is, and told of
 
 
 class Live:
@@ -28,24 +27,36 @@ class Live:
     ) -> None:
         self._life, self._log, self._interface = life, log, interface
         self._state = CallState(settings.state_dir, settings.runtime_dir)
-        self._recorder = Recorder(settings, new_id)
         self._courier = Courier(settings, life, log)
+        listen = Team if settings.workers > 1 else Alone
+        self._hearing: Hearing = listen(settings, interface, log)
+        self._calls, self._port = self._hearing.calls, self._hearing.port
         self._restore()
-        self._ring = Ring(interface, settings.ring_mb)
         self._dropped = 0
+        self._lost = (0, 0)  # interruptions of the link, frames that the card missed
+        self._look_at = 0.0
 
     def run(self) -> None:
-        """Record; on SIGTERM write what is left and return."""
+        """Record; on SIGTERM write what is left and return.
+
+        Raises OSError if the port cannot be heard any more; what was heard is written then, too.
+        """
         self._life.ready(f"listening on {self._interface}")
         self._log.info("listening", extra={"INTERFACE": self._interface})
-        while not self._asked_to_stop():
-            for block in self._ring.blocks(POLL_MS, self._life.wake_fd):
-                self._block(block)
-                if self._asked_to_stop():
-                    break
-            self._keep(self._recorder.tick(time.time_ns() - RING_LAG_NS))
-            self._turn()
+        try:
+            while not self._asked_to_stop():
+                self._hear()
+        except OSError:
+            self._stop()
+            raise
         self._stop()
+
+    def _hear(self) -> None:
+        for heard in self._hearing.hear(self._life.wake_fd):
+            self._keep(heard)
+            self._turn()
+            if self._asked_to_stop():
+                break
 
     def _asked_to_stop(self) -> bool:
         return self._life.stop_requested
@@ -56,23 +67,29 @@ class Live:
         if table is None:
             return
         try:
-            self._recorder.calls.restore(table)
+            self._calls.restore(table)
         except ValueError as error:
             self._log.warning("saved calls cannot be read", extra={"FAULT": str(error)})
             return
-        self._log.info("going on with calls", extra={"CALLS": self._recorder.calls.active})
-
-    def _block(self, block: Block) -> None:
-        self._dropped += block.dropped
-        if block.dropped:
-            self._log.error("frames dropped by the capture", extra={"FRAMES": block.dropped})
-        self._keep(self._recorder.receive(block))
-        self._turn()
+        self._log.info("going on with calls", extra={"CALLS": self._calls.active})
 
     def _turn(self) -> None:
-        self._recorder.calls.settled(self._courier.pump())
+        self._calls.settled(self._courier.pump())
         self._life.beat()
-        self._courier.tell(self._line(), self._fields())
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            self._look()
+            self._courier.tell(self._line(), self._fields())
+
+    def _look(self) -> None:
+        """What the port did not hear, for want of room or of a link, is a loss of ours."""
+        if (dropped := self._port.drops()) > self._dropped:
+            frames, self._dropped = dropped - self._dropped, dropped
+            self._log.error("frames dropped by the capture", extra={"FRAMES": frames})
+        lost = self._port.interruptions, self._port.missed
+        if lost != self._lost:
+            self._lost = lost
+            self._calls.dropped()
 
     def _keep(self, heard: Heard) -> None:
         """Save the call table, then let out what was heard.
@@ -80,33 +97,45 @@ class Live:
         In that order: storaged must never know a call that a restart of ours would not.
         """
         if heard.ticked:
-            self._state.save(self._recorder.calls.snapshot())
+            self._state.save(self._calls.snapshot())
         self._courier.put(heard)
 
     def _stop(self) -> None:
         """Read what the ring still holds, flush, and wait for storaged for a while."""
         self._life.stopping("writing what is left")
-        for block in self._ring.drain():
-            self._block(block)
-        self._ring.close()
-        self._keep(self._recorder.pause())
-        self._recorder.calls.settled(self._courier.drain(DRAIN_S))
+        for heard in self._hearing.stop():
+            self._keep(heard)
+            self._turn()
+        self._calls.settled(self._courier.drain(DRAIN_S))
         self._courier.put_away()
-        self._state.save(self._recorder.calls.snapshot())
+        self._state.save(self._calls.snapshot())
         self._courier.tell("stopped", self._fields(), now=True)
         self._courier.close()
         self._log.info("stopped", extra=self._journal_fields())
 
     def _line(self) -> str:
-        line = f"recording {self._recorder.calls.active} calls on {self._interface}"
-        return line + (f"; {self._dropped} frames DROPPED" if self._dropped else "")
+        line = f"recording {self._calls.active} calls on {self._interface}"
+        if flood := self._hearing.counters().get("slow_flood_dropped"):
+            line = f"{flood} tunnelled or cut up frames were TOO MANY to look at; {line}"
+        if self._dropped:
+            line = f"{self._dropped} frames DROPPED: too much load, or ring_mb too small; {line}"
+        if missed := self._port.missed:
+            line = f"{missed} frames MISSED by the card: ethtool -G {self._interface}; {line}"
+        if self._port.merging and (merged := self._hearing.counters().get("oversized", 0)):
+            line = f"{merged} frames MERGED: ethtool -K {self._interface} gro off lro off; {line}"
+        if self._hearing.counters().get("slow_sip_tls_segments"):
+            line += "; SIP over TLS is heard and cannot be read: mirror a plain hop too"
+        return f"{trouble}; {line}" if (trouble := self._port.trouble) else line
 
     def _fields(self) -> dict[str, Any]:
         return {
             "interface": self._interface,
-            "calls": self._recorder.calls.active,
-            "dropped_frames": self._dropped,
-            **self._recorder.counters(),
+            "link": self._port.trouble or "up",
+            "link_interruptions": self._port.interruptions,
+            "calls": self._calls.active,
+            "dropped_frames": self._port.drops(),
+            "missed_frames": self._port.missed,
+            **self._hearing.counters(),
         }
 
     def _journal_fields(self) -> dict[str, Any]:

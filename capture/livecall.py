@@ -12,11 +12,12 @@ import msgspec
 from capture.dialog import Dialog, State
 from capture.model import Endpoint, StreamTotals
 from capture.offer_answer import OfferAnswer, signalled_flags
-from capture.sdp import STATIC
-from spanvault.callline import NOT_SOUND, main_codec
-from spanvault.messages import Call, Codec, MediaKind, Party, Related, Stream
+from spanvault.callline import main_codec
+from spanvault.messages import Call, Codec, MediaKey, MediaKind, Party, Related, Stream
+from spanvault.payloadtypes import NOT_SOUND, STATIC, primary
 
 MAX_RELATED: Final = 64
+MAX_KEYS: Final = 64
 EARLY_MEDIA_NS: Final = 200_000_000  # RTP so much before the answer is no mere race with the 200
 
 
@@ -64,11 +65,13 @@ class LiveCall(msgspec.Struct, array_like=True):
     legs: list[bytes] = []  # ids of the calls by which a B2BUA called on
     bindings: list[Binding] = []
     streams: list[Stream] = []
+    keys: list[MediaKey] = []  # of its SRTP, oldest first
     rows: list[int | None] = []  # of each stream; None: another call's, or from before a restart
     held: bool = False
     heard_ns: int = 0  # last signalling
     revision: int = 0
     recorded_ns: int = 0
+    slow: bool = False  # signalling of it came by the slow path: a flood there may touch it
 
     @property
     def ended_ns(self) -> int | None:
@@ -87,6 +90,11 @@ class LiveCall(msgspec.Struct, array_like=True):
             return False
         self.related.append(other)
         return True
+
+    def learn(self, keys: list[MediaKey]) -> None:
+        """Note SRTP keys that SDP named. Of more than MAX_KEYS the newest are kept."""
+        fresh = [key for key in keys if key not in self.keys]
+        self.keys = [*self.keys, *fresh][-MAX_KEYS:]
 
     def shift(self, step_ns: int) -> None:
         """The capture's clock was set: what is still to come is counted by the new one."""
@@ -124,7 +132,7 @@ class LiveCall(msgspec.Struct, array_like=True):
             ended_ns=self.dialog.ended_ns,
             outcome=self.dialog.outcome,
             end_reason=self.dialog.end_reason,
-            flags=sorted(self.flags | signalled_flags(self.offer_answer) | self._media_flags()),
+            flags=sorted(self.flags | self._signalled_flags() | self._media_flags()),
             related=list(self.related),
             # Copies: what was handed over must not change behind its owner's back.
             streams=[
@@ -133,9 +141,16 @@ class LiveCall(msgspec.Struct, array_like=True):
                 )
                 for stream in self.streams
             ],
+            keys=list(self.keys),
             revision=self.revision,
             final=final,
         )
+
+    def _signalled_flags(self) -> set[str]:
+        flags = signalled_flags(self.offer_answer)
+        if "srtp_sdes" in flags and not self.keys:
+            flags.add("srtp_no_key")
+        return flags
 
     def _media_flags(self) -> set[str]:
         """What only the streams can tell."""
@@ -178,7 +193,8 @@ def _copy_totals(stream: Stream, totals: StreamTotals) -> None:
 
 def _sounds(stream: Stream) -> list[Codec]:
     """The codecs that were heard in a stream, events and comfort noise apart."""
-    heard = [stream.codecs[number] for number in stream.payload_types if number in stream.codecs]
+    known = [stream.codecs[number] for number in stream.payload_types if number in stream.codecs]
+    heard = [primary(codec, stream.codecs) for codec in known]
     sounds = [codec for codec in heard if codec.name.lower() not in NOT_SOUND]
     main = main_codec(stream)
     return sounds or ([main] if main else [])

@@ -3,22 +3,24 @@
 Packets are held for about two seconds: one to fill, one in which signalling may still say that a
 call ended and the next began on the same addresses. Then they leave as chunks if a call has
 claimed their stream, or wait a bounded time for one that will. Time is the packets' time.
-Ordering and counting: capture.chunks. Known streams: capture.streams. Held packets: capture.held.
+Counting: capture.chunks. Known streams: capture.streams. Held packets: capture.held.
 """
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from capture.chunks import assemble
-from capture.held import NOBODY, Batch, Held, join, store
+from capture.held import NOBODY, Batch, Held, store
 from capture.model import Attach, Close, Endpoint, NewStream, Packets, StreamTotals
 from capture.streams import (
     ATTACHED,
     DISCARDED,
+    GENERATION,
     LEAVING,
     UNATTACHED,
     StreamTable,
@@ -55,11 +57,14 @@ class Media:
         self._leaving: list[tuple[Held, int]] = []  # free once this has been flushed
         self._loss: list[tuple[int, int]] = []  # when the capture itself lost packets: from, to
 
-    def receive(self, packets: Packets, endpoints: Endpoints, dropped: int = 0) -> list[NewStream]:
+    def receive(
+        self, packets: Packets, endpoints: Endpoints, dropped: int = 0, among: bool = False
+    ) -> list[NewStream]:
         """Take a block's packets in; returns the streams heard for the first time.
 
         endpoints: source and destination of a packet, by its row.
         dropped: frames that the capture had no room for meanwhile.
+        among: the packets are of the same block as those received last.
         """
         self.counters["capture_dropped"] += dropped
         if not len(packets.ssrc):
@@ -76,9 +81,9 @@ class Media:
             packets, slot = self._known_only(packets, slot)
         self.streams.heard_ns[slot] = packets.time_ns
         # abs: the clock may have been set back, or another file begins.
-        if self._filling.count and abs(first - self._filling.first_ns) >= SECOND:
+        if self._filling.count and abs(first - self._filling.first_ns) >= SECOND and not among:
             self._next()
-        self._filling.append(packets, slot)
+        self._filling.append(packets, slot, among)
         return new
 
     def attach(self, attach: Attach) -> None:
@@ -106,10 +111,7 @@ class Media:
         streams.close_at_ns[slot] = close.at_ns
         if streams.heard_ns[slot] <= close.at_ns or streams.state[slot] == LEAVING:
             return []
-        opened = self._opened[slot]
-        fingerprint = int(streams.fingerprint[slot])
-        heard_ns = int(streams.heard_ns[slot])
-        following = self._new_slot(fingerprint, opened._replace(time_ns=heard_ns))
+        following = self._following(slot)
         spans = [
             span
             for held in (*self._waiting, *self._full, self._filling)
@@ -129,6 +131,11 @@ class Media:
         media = self._flush(flushed)
         self._expire(now_ns)
         return media
+
+    def due_ns(self, now_ns: int) -> int:
+        """The packet time at which the second that is filling now will be due."""
+        begun_ns = self._filling.first_ns if self._filling.count else now_ns
+        return min(begun_ns, now_ns) + SECOND + HOLD_NS
 
     def counted_ns(self, now_ns: int) -> int:
         """The packet time before which all media is counted in totals."""
@@ -162,37 +169,50 @@ class Media:
         endpoints: Endpoints,
     ) -> list[NewStream]:
         """Open a stream for packets that have none, once each; fills in their slots."""
-        new: list[NewStream] = []
         _, first, which = np.unique(fingerprint[stale], return_index=True, return_inverse=True)
+        by_time = np.argsort(first)
+        by_time = by_time[: self._make_room(len(first))]
+        row = stale[first[by_time]]
+        new = self._new_slots(
+            fingerprint[row], packets.ssrc[row], packets.payload_type[row], packets.time_ns[row],
+            [endpoints(each) for each in row.tolist()],
+        )  # fmt: skip
         opened = np.full(len(first), NOBODY, np.int32)
-        for each in np.argsort(first).tolist():
-            row = int(stale[first[each]])
-            if not self._make_room():
-                break
-            source, destination = endpoints(row)
-            ssrc, kind = int(packets.ssrc[row]), int(packets.payload_type[row])
-            stream = NewStream(0, int(packets.time_ns[row]), source, destination, ssrc, kind)
-            opened[each] = self._new_slot(int(fingerprint[row]), stream)
-            new.append(self._opened[int(opened[each])])
+        opened[by_time] = [stream.row % GENERATION for stream in new]
         slot[stale] = opened[which]
         return new
 
-    def _new_slot(self, fingerprint: int, stream: NewStream) -> int:
-        slot = self.streams.open(fingerprint, stream.ssrc, stream.payload_type, stream.time_ns)
-        self._opened[slot] = stream._replace(row=self.streams.row(slot))
-        self._unattached[slot] = None
-        self.counters["streams"] += 1
-        return slot
+    def _new_slots(
+        self,
+        fingerprint: NDArray[np.uint64],
+        ssrc: NDArray[np.uint32],
+        payload_type: NDArray[np.uint8],
+        time_ns: NDArray[np.int64],
+        ends: list[tuple[Endpoint, Endpoint]],
+    ) -> list[NewStream]:
+        """Open streams, one for each of the arguments' n."""
+        slot = self.streams.open(fingerprint, ssrc, payload_type, time_ns)
+        columns = (self.streams.rows(slot), time_ns, ssrc, payload_type)
+        new = [
+            NewStream(row, time, source, destination, number, kind)
+            for (row, time, number, kind), (source, destination) in zip(
+                zip(*(column.tolist() for column in columns), strict=True), ends, strict=True
+            )
+        ]
+        slots = slot.tolist()
+        self._opened.update(zip(slots, new, strict=True))
+        self._unattached.update(dict.fromkeys(slots))
+        self.counters["streams"] += len(new)
+        return new
 
-    def _make_room(self) -> bool:
-        """Whether another unclaimed stream may be remembered; the oldest one goes for it."""
-        if len(self._unattached) < MAX_UNATTACHED:
-            return True
-        if self._evicted >= MAX_EVICTED:
-            return False
-        self._evicted += 1
-        self._discard(next(iter(self._unattached)))
-        return True
+    def _make_room(self, wanted: int) -> int:
+        """How many more unclaimed streams may be remembered; the oldest ones go for them."""
+        room = MAX_UNATTACHED - len(self._unattached)
+        granted = min(wanted, MAX_UNATTACHED, room + MAX_EVICTED - self._evicted)
+        for slot in list(islice(self._unattached, max(0, granted - room))):
+            self._evicted += 1
+            self._discard(slot)
+        return max(0, granted)
 
     def _known_only(
         self, packets: Packets, slot: NDArray[np.int32]
@@ -205,11 +225,21 @@ class Media:
         columns = (getattr(packets, name)[known] for name in Packets.__slots__[1:])
         return Packets(packets.data, *columns), slot[known]
 
+    def _following(self, slot: int) -> int:
+        """The slot of a new stream that goes on where another one was closed."""
+        opened = self._opened[slot]
+        ends = (opened.source, opened.destination)
+        (new,) = self._new_slots(
+            self.streams.fingerprint[[slot]], self.streams.ssrc[[slot]],
+            np.array([opened.payload_type], np.uint8), self.streams.heard_ns[[slot]], [ends],
+        )  # fmt: skip
+        return new.row % GENERATION
+
     def _split(self, slot: int, following: int, spans: list[tuple[int, int]]) -> list[NewStream]:
         """Tell of the stream that begins where another was closed, if any of it is still held."""
         if not spans:
             self._leave(following, DISCARDED)
-            self.streams.index.insert(int(self.streams.fingerprint[slot]), slot)
+            self.streams.index.insert(self.streams.fingerprint[[slot]], np.array([slot]))
             return []
         first, last = min(span[0] for span in spans), max(span[1] for span in spans)
         self.streams.heard_ns[following] = last
@@ -222,7 +252,7 @@ class Media:
         last = int(self.streams.last_ns[slot])
         for held in (*self._waiting, *self._full, self._filling):
             batch = held.batch()
-            mine = batch.time_ns[batch.slot == slot]
+            mine = batch.packets["arrival_ns"][batch.slot == slot]
             last = max(last, int(mine.max(initial=last)))
         return last
 
@@ -246,7 +276,8 @@ class Media:
             dropped = (state == DISCARDED) & (batch.slot >= 0)
             self.counters["unmatched_dropped"] += int(np.count_nonzero(dropped))
         self._recycle(flushed)
-        self._spare = [*self._spare, *flushed][:2]
+        # One is enough: while one second waits, the next fills. The roomiest is used again.
+        self._spare = sorted([*self._spare, *flushed], key=lambda held: held.capacity)[-1:]
         return join_media([each for each in media if len(each.table)])
 
     def _assemble(self, batch: Batch, first_ns: int, last_ns: int) -> chunk.Media:
@@ -259,7 +290,7 @@ class Media:
 
     def _wait(self, batch: Batch, unclaimed: NDArray[np.bool_]) -> None:
         if unclaimed.any():
-            self._waiting.append(store(batch.take(unclaimed)))
+            self._waiting.append(store([batch.take(unclaimed)]))
             self.streams.waiting[batch.slot[unclaimed]] = True
 
     def _claim(self) -> chunk.Media:
@@ -278,8 +309,8 @@ class Media:
                 batch.slot[mine] = NOBODY
         if not batches:
             return chunk.NO_MEDIA
-        batch = join([store(each).batch() for each in batches])
-        return self._assemble(batch, int(batch.time_ns.min()), int(batch.time_ns.max()))
+        held = store(batches)
+        return self._assemble(held.batch(), held.first_ns, held.last_ns)
 
     def _expire(self, now_ns: int) -> None:
         """Let go of what waited too long, or is too much."""

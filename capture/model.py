@@ -56,7 +56,9 @@ class Datagram(NamedTuple):
     source: Endpoint
     destination: Endpoint
     payload: bytes
-    transport: str  # "udp", "tcp"
+    transport: str  # "udp", "tcp", "ws": WebSocket
+    missing: int = 0  # bytes at its end that were on the wire and not captured (snap length)
+    slow: bool = False  # it came by the slow path
 
 
 @dataclass(slots=True)

@@ -1,14 +1,16 @@
 """From frames to UDP datagrams, all frames of a block at once: link, IPv4, IPv6 and UDP headers.
 
 What is rare or takes a loop is refused, for capture.slowpath: fragments, IP options and extension
-headers, TCP, tunnels, odd link types. IP and UDP lengths are believed, not the frame's: Ethernet
-pads short frames. Checksums are never verified: the kernel leaves them to the card.
+headers, TCP, tunnels, odd link types, merged datagrams. IP and UDP lengths are believed, not the
+frame's: Ethernet pads short frames. Checksums are never verified: the kernel leaves them to the
+card.
 Sources: RFC 791, 768, 8200; IEEE 802.1Q; LINKTYPE_ values of libpcap. Contents: capture.decode.
 """
 
 import secrets
+import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,8 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.columns import fields, rows
+from capture.inet import EXTENSIONS
 from capture.model import Block, Datagram, Endpoint
-from capture.tunnels import ETHER_TYPES, IP_PROTOCOLS, IPV6_EXTENSIONS, TUNNEL_PORTS
+from capture.tunnels import (
+    ETHER_TYPES,
+    GROUP_POLICY,
+    IP_PROTOCOLS,
+    LARGEST_UDP,
+    TUNNEL_PORTS,
+)
 
 # Link type: bytes before the IP header, and where the EtherType lies (None: the IP version tells).
 LINKS: Final[dict[int, tuple[int, int | None]]] = {
@@ -36,36 +45,50 @@ IPV4, IPV6 = 0x0800, 0x86DD
 TAGS: Final = (0x8100, 0x88A8, 0x9100, 0x9200)  # 802.1Q, 802.1ad and what switches used before
 MAX_TAGS: Final = 4
 UDP, TCP, AUTHENTICATION = 17, 6, 51
-SLOW_ETHERTYPES: Final = [number for number in ETHER_TYPES if number not in (IPV4, IPV6)]
-SLOW_PROTOCOLS: Final = [UDP, TCP, AUTHENTICATION, *IP_PROTOCOLS]
-SLOW_NEXT_HEADERS: Final = [44, *SLOW_PROTOCOLS, *IPV6_EXTENSIONS]  # 44: fragment
-LARGEST_UDP: Final = 1472  # of payload; more on an ordinary network: the card merged several (GRO)
-TUNNELS: Final = np.zeros(1 << 16, np.bool_)
-TUNNELS[list(TUNNEL_PORTS)] = True
+FRAGMENT: Final = 44
 
-V4: Final = np.dtype(
+BEFORE_IP: Final = 4  # bytes of a header row in front of the IP header: two of them its EtherType
+AHEAD: Final = 32  # bytes of a header row in front of the UDP payload
+ROW: Final = 48  # of them, behind AHEAD the first 16 of the payload: capture.decode knows those
+HEADER: Final = np.dtype(
     {
-        "names": ["version", "total", "fragment", "protocol", "source", "destination",
+        "names": ["kind", "total", "next", "protocol", "source", "destination",
                   "source_port", "destination_port", "length"],
-        "formats": ["u1", ">u2", "<u2", "u1", ">u4", ">u4", ">u2", ">u2", ">u2"],
-        "offsets": [0, 2, 6, 9, 12, 16, 20, 22, 24],
-        "itemsize": 28,
+        "formats": [">u2", ">u2", "u1", "u1", ">u4", ">u4", ">u2", ">u2", ">u2"],
+        "offsets": [2, 6, 10, 13, 16, 20, 24, 26, 28],
+        "itemsize": ROW,
     }
 )  # fmt: skip
 V6: Final = np.dtype(
     {
-        "names": ["version", "payload", "next", "addresses",
-                  "source_port", "destination_port", "length"],
-        "formats": ["u1", ">u2", "u1", ("<u8", 4), ">u2", ">u2", ">u2"],
-        "offsets": [0, 4, 6, 8, 40, 42, 44],
+        "names": ["version", "payload", "next", "length"],
+        "formats": ["u1", ">u2", "u1", ">u2"],
+        "offsets": [0, 4, 6, 44],
         "itemsize": 48,
     }
-)  # fmt: skip
-FRAGMENT: Final = 0xFF3F  # more-fragments and offset, of the field read with its bytes swapped
+)
+# The first 16 bytes of a header row that is plain IPv4 and UDP, and which of their bits tell so:
+# EtherType, version and header length; no fragment (but "don't fragment" is allowed), protocol.
+PLAIN: Final = np.frombuffer(b"\0\0\x08\0\x45\0\0\0" + b"\0\0\0\0\0\x11\0\0", np.uint64)
+TELLING: Final = np.frombuffer(b"\0\0\xff\xff\xff\0\0\0" + b"\0\0\x3f\xff\0\xff\0\0", np.uint64)
 IS_IPV6: Final = np.uint64(1 << 63)
 PORT_BITS: Final = np.uint64(16)
 
 Flags = NDArray[np.bool_]
+
+
+def _among(numbers: Iterable[int], size: int = 1 << 16) -> Flags:
+    """A table of which numbers are among these."""
+    table = np.zeros(size, np.bool_)
+    table[list(numbers)] = True
+    return table
+
+
+TAGGED: Final = _among(TAGS)
+TUNNELS: Final = _among(TUNNEL_PORTS)
+SLOW_ETHERTYPES: Final = _among(number for number in ETHER_TYPES if number not in (IPV4, IPV6))
+SLOW_PROTOCOLS: Final = _among([UDP, TCP, AUTHENTICATION, *IP_PROTOCOLS], 256)
+SLOW_NEXT_HEADERS: Final = SLOW_PROTOCOLS | _among([FRAGMENT, *EXTENSIONS], 256)
 
 
 @dataclass(slots=True)
@@ -75,28 +98,24 @@ class Datagrams:
     data: NDArray[np.uint8]
     frame: NDArray[np.int64]  # row in the block
     time_ns: NDArray[np.int64]
-    source_key: NDArray[np.uint64]
-    destination_key: NDArray[np.uint64]
-    address: NDArray[np.int64]  # of the source's address, the destination's follows
+    header: NDArray[np.void]  # ROW bytes: AHEAD in front of the payload, then its first ones
+    six: Flags  # IPv6: the addresses are in data only
     start: NDArray[np.int64]  # of the payload
     end: NDArray[np.int64]  # of the payload as its lengths say
     limit: NDArray[np.int64]  # of what the capture holds of it, at most end
 
-    def select(self, which: NDArray[Any]) -> "Datagrams":
-        """Some of them. which: bool[n] or int64[m]."""
+    def select(self, which: NDArray[np.int64]) -> "Datagrams":
+        """Some of them. which: int64[m], rows."""
         columns = (getattr(self, name)[which] for name in self.__slots__[1:])
         return Datagrams(self.data, *columns)
 
     def endpoints(self, row: int) -> tuple[Endpoint, Endpoint]:
         """Source and destination of one of them."""
-        keys = int(self.source_key[row]), int(self.destination_key[row])
-        size = 16 if keys[0] >> 63 else 4
-        at = int(self.address[row])
-        address = bytes(self.data[at : at + 2 * size])
-        return (
-            Endpoint(address[:size], keys[0] & 0xFFFF),
-            Endpoint(address[size:], keys[1] & 0xFFFF),
-        )
+        size = 16 if self.six[row] else 4
+        ports = int(self.start[row]) - 8
+        data = self.data[ports - 2 * size : ports + 4].tobytes()
+        source, destination = struct.unpack_from(">HH", data, 2 * size)
+        return Endpoint(data[:size], source), Endpoint(data[size : 2 * size], destination)
 
 
 class Network:
@@ -120,129 +139,82 @@ class Network:
         if block.link_type not in LINKS:
             nothing = np.zeros(len(block.start), np.bool_)
             return _as_they_are(block), nothing, np.arange(len(block.start))
-        inner = block.start + LINKS[block.link_type][0]
-        kind = self._kinds(block, inner)
-        datagrams, plain, protocol = self._ipv4(block, inner)
-        odd = np.flatnonzero(kind != IPV4)
-        plain[odd] = False
-        six = odd[kind[odd] == IPV6]
+        inner, header = _headers(block)
+        plain = _plain(header)
+        six = _behind_tags(block.data, inner, header, plain)
+        frame_end = block.start + block.length
+        start = inner + (AHEAD - BEFORE_IP)
+        plain &= start <= frame_end
+        columns = header.view(HEADER)
+        end = _end(inner, columns["total"], 0, start, columns["length"], frame_end)
+        datagrams = Datagrams(
+            block.data, np.arange(len(inner)), block.time_ns, header,
+            np.zeros(len(inner), np.bool_), start, end, np.minimum(end, frame_end),
+        )  # fmt: skip
         if len(six):
-            self._ipv6(block, inner, six, datagrams, plain, protocol)
-        merged = plain & (datagrams.end - datagrams.start > LARGEST_UDP)
-        self.counters["oversized"] += int(np.count_nonzero(merged))
-        self._leave_tunnels(datagrams, plain)
+            _put_ipv6(datagrams, plain, six, inner[six], frame_end[six])
+        self._leave_merged(datagrams, plain)
+        _leave_tunnels(datagrams, plain)
         refused = np.flatnonzero(~plain)
         if len(refused):
-            refused = refused[self._slow(kind[refused], protocol[refused])]
+            within = inner[refused] <= frame_end[refused]
+            refused = refused[self._slow(columns[refused], within)]
         return datagrams, plain, refused
 
     def admit(self, datagrams: Sequence[Datagram]) -> Datagrams:
         """Datagrams that the slow path found, as the same columns."""
-        sizes = [len(datagram.payload) for datagram in datagrams]
         parts = [
             part
-            for datagram in datagrams
-            for part in (datagram.source.address, datagram.destination.address, datagram.payload)
-        ]
+            for source, destination, payload in (each[1:4] for each in datagrams)
+            for part in (
+                source.address, destination.address,
+                struct.pack(">HHI", source.port, destination.port, 0), payload,
+            )
+        ]  # fmt: skip
         data = np.frombuffer(b"".join(parts), np.uint8)
-        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)[2::3]
-        starts = ends - np.array(sizes, np.int64)
-        keys = np.array(
-            [(self.key(each.source), self.key(each.destination)) for each in datagrams], np.uint64
-        ).reshape(-1, 2)
-        widths = np.array([2 * len(datagram.source.address) for datagram in datagrams], np.int64)
-        times = np.array([datagram.time_ns for datagram in datagrams], np.int64)
-        frame = np.full(len(datagrams), -1)
+        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)[3::4]
+        starts = ends - np.array([len(each.payload) for each in datagrams], np.int64)
+        whole = ends + np.array([each.missing for each in datagrams], np.int64)
         return Datagrams(
-            data, frame, times, keys[:, 0], keys[:, 1], starts - widths, starts, ends, ends
-        )
-
-    def key(self, endpoint: Endpoint) -> int:
-        """The 64-bit key of an address and port, as the columns have it."""
-        if len(endpoint.address) == 4:
-            return int.from_bytes(endpoint.address, "big") << 16 | endpoint.port
-        words = np.frombuffer(endpoint.address, "<u8").reshape(1, 2)
-        return int(self._fold(words, np.array([endpoint.port]))[0])
-
-    def _kinds(self, block: Block, inner: NDArray[np.int64]) -> NDArray[np.uint16]:
-        """Each frame's EtherType behind any VLAN tags, whose 4 bytes are added to inner."""
-        before, at = LINKS[block.link_type]
-        if at is None:
-            version = rows(block.data, inner, 1).view(np.uint8) >> 4
-            kind = np.select([version == 4, version == 6], [IPV4, IPV6], 0).astype(np.uint16)
-        else:
-            kind = rows(block.data, block.start + at, 2).view(">u2").astype(np.uint16)
-        kind[block.length < before] = 0
-        for _ in range(MAX_TAGS):
-            other = np.flatnonzero((kind != IPV4) & (kind != IPV6))
-            tagged = other[np.isin(kind[other], TAGS)]
-            if not len(tagged):
-                break
-            inner[tagged] += 4
-            kind[tagged] = rows(block.data, inner[tagged] - 2, 2).view(">u2")
-        return kind
-
-    def _ipv4(
-        self, block: Block, at: NDArray[np.int64]
-    ) -> tuple[Datagrams, Flags, NDArray[np.uint8]]:
-        """All frames read as if they were IPv4 and UDP: columns, which are, IP's protocol."""
-        header = fields(block.data, at, V4)
-        frame_end = block.start + block.length
-        plain = header["version"] == 0x45
-        plain &= header["protocol"] == UDP
-        plain &= header["fragment"] & FRAGMENT == 0
-        plain &= frame_end - at >= V4.itemsize
-        start = at + V4.itemsize
-        end = _end(at, header["total"], 0, start, header["length"], frame_end)
-        datagrams = Datagrams(
-            block.data, np.arange(len(at)), block.time_ns,
-            _key4(header["source"], header["source_port"]),
-            _key4(header["destination"], header["destination_port"]),
-            at + 12, start, end, np.minimum(end, frame_end),
+            data, np.full(len(datagrams), -1),
+            np.array([each.time_ns for each in datagrams], np.int64),
+            rows(data, starts - AHEAD, ROW),
+            np.array([len(each.source.address) == 16 for each in datagrams], np.bool_),
+            starts, whole, ends,
         )  # fmt: skip
-        return datagrams, plain, header["protocol"].copy()
 
-    def _ipv6(
-        self,
-        block: Block,
-        inner: NDArray[np.int64],
-        six: NDArray[np.int64],
-        datagrams: Datagrams,
-        plain: Flags,
-        protocol: NDArray[np.uint8],
-    ) -> None:
-        """Put right what is IPv6. six: rows."""
-        at = inner[six]
-        header = fields(block.data, at, V6)
-        frame_end = block.start[six] + block.length[six]
-        protocol[six] = header["next"]
-        plain[six] = (
-            (header["version"] >> 4 == 6)
-            & (header["next"] == UDP)
-            & (frame_end - at >= V6.itemsize)
-        )
-        start = at + V6.itemsize
-        end = _end(at, header["payload"], 40, start, header["length"], frame_end)
-        addresses = header["addresses"]
-        datagrams.source_key[six] = self._fold(addresses[:, :2], header["source_port"])
-        datagrams.destination_key[six] = self._fold(addresses[:, 2:], header["destination_port"])
-        datagrams.address[six], datagrams.start[six] = at + 8, start
-        datagrams.end[six], datagrams.limit[six] = end, np.minimum(end, frame_end)
+    def keys(self, datagrams: Datagrams) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """64 bits for the source of each, and for its destination: address and port.
 
-    def _leave_tunnels(self, datagrams: Datagrams, plain: Flags) -> None:
-        """Not plain is what goes to a tunnel's port and does not begin as RTP does."""
-        port = datagrams.destination_key.astype(np.uint16)
-        tunnel = np.flatnonzero(TUNNELS[port] & plain)
-        if len(tunnel):
-            version = rows(datagrams.data, datagrams.start[tunnel], 1).view(np.uint8) >> 6
-            plain[tunnel[version != 2]] = False
+        IPv4's are exact; IPv6's folded, and never like one of IPv4.
+        """
+        header = datagrams.header.view(HEADER)
+        source = _key4(header["source"], header["source_port"])
+        destination = _key4(header["destination"], header["destination_port"])
+        six = np.flatnonzero(datagrams.six)
+        if len(six):
+            ports = datagrams.start[six] - 8
+            address = rows(datagrams.data, ports - 32, 32).view("<u8").reshape(-1, 4)
+            source[six] = self._fold(address[:, :2], header["source_port"][six])
+            destination[six] = self._fold(address[:, 2:], header["destination_port"][six])
+        return source, destination
 
-    def _slow(self, kind: NDArray[np.uint16], protocol: NDArray[np.uint8]) -> Flags:
-        """Of frames that are not plain UDP, those the slow path can do something with."""
+    def _leave_merged(self, datagrams: Datagrams, plain: Flags) -> None:
+        merged = np.flatnonzero(datagrams.end - datagrams.start > LARGEST_UDP)
+        if len(merged):
+            self.counters["oversized"] += int(np.count_nonzero(plain[merged]))
+            plain[merged] = False
+
+    def _slow(self, header: NDArray[Any], within: Flags) -> Flags:
+        """Of frames that are not plain UDP, those the slow path can do something with.
+
+        header: HEADER[n].  within: whether there is anything behind the frame's link header.
+        """
+        kind = np.where(within, header["kind"], 0)
         four, six = kind == IPV4, kind == IPV6
-        known: Flags = four & np.isin(protocol, SLOW_PROTOCOLS)
-        known |= six & np.isin(protocol, SLOW_NEXT_HEADERS)
-        odd = np.isin(kind, SLOW_ETHERTYPES)
+        known: Flags = four & SLOW_PROTOCOLS[header["protocol"]]
+        known |= six & SLOW_NEXT_HEADERS[header["next"]]
+        odd = SLOW_ETHERTYPES[kind]
         self.counters["other_ip"] += int(np.count_nonzero((four | six) & ~known))
         self.counters["not_ip"] += int(np.count_nonzero(~(four | six | odd)))
         return known | odd
@@ -258,6 +230,81 @@ class Network:
         key |= port.astype(np.uint64)
         key |= IS_IPV6
         return key
+
+
+def _headers(block: Block) -> tuple[NDArray[np.int64], NDArray[np.void]]:
+    """Where each frame's IP header begins if it has no tags, and its header row."""
+    before, at = LINKS[block.link_type]
+    inner = block.start + before
+    header = rows(block.data, inner - BEFORE_IP, ROW)
+    if at is None:
+        version = rows(block.data, inner, 1).view(np.uint8) >> 4
+        header.view(HEADER)["kind"] = np.select([version == 4, version == 6], [IPV4, IPV6], 0)
+    elif at != before - 2:
+        header.view(HEADER)["kind"] = rows(block.data, block.start + at, 2).view(">u2")
+    return inner, header
+
+
+def _plain(header: NDArray[np.void]) -> Flags:
+    """Which header rows are those of IPv4 without options, not a fragment, with UDP in it."""
+    words = header.view(np.uint64).reshape(-1, ROW // 8)
+    plain: Flags = words[:, 0] & TELLING[0] == PLAIN[0]
+    plain &= words[:, 1] & TELLING[1] == PLAIN[1]
+    return plain
+
+
+def _behind_tags(
+    data: NDArray[np.uint8], inner: NDArray[np.int64], header: NDArray[np.void], plain: Flags
+) -> NDArray[np.int64]:
+    """Move inner, header row and mask of tagged frames behind their VLAN tags, 4 bytes each.
+
+    Returns the rows of IPv6 frames.
+    """
+    odd = np.flatnonzero(~plain)
+    kind = header.view(HEADER)["kind"]
+    tagged = odd
+    for _ in range(MAX_TAGS):
+        tagged = tagged[TAGGED[kind[tagged]]]
+        if not len(tagged):
+            break
+        inner[tagged] += 4
+        header[tagged] = moved = rows(data, inner[tagged] - BEFORE_IP, ROW)
+        plain[tagged] = _plain(moved)
+    six: NDArray[np.int64] = odd[kind[odd] == IPV6]
+    return six
+
+
+def _put_ipv6(
+    datagrams: Datagrams,
+    plain: Flags,
+    six: NDArray[np.int64],
+    at: NDArray[np.int64],
+    frame_end: NDArray[np.int64],
+) -> None:
+    """Put right what is IPv6 with UDP in it. six: rows.  at, frame_end: of those."""
+    header = fields(datagrams.data, at, V6)
+    start = at + V6.itemsize
+    good = header["version"] >> 4 == 6
+    good &= header["next"] == UDP
+    good &= start <= frame_end
+    six, at, start, header, frame_end = (each[good] for each in (six, at, start, header, frame_end))
+    plain[six] = datagrams.six[six] = True
+    end = _end(at, header["payload"], 40, start, header["length"], frame_end)
+    datagrams.start[six], datagrams.end[six] = start, end
+    datagrams.limit[six] = np.minimum(end, frame_end)
+    moved = rows(datagrams.data, start - AHEAD, ROW)
+    # Should it be refused yet, this is what the slow path is chosen by.
+    columns = moved.view(HEADER)
+    columns["kind"], columns["next"] = IPV6, UDP
+    datagrams.header[six] = moved
+
+
+def _leave_tunnels(datagrams: Datagrams, plain: Flags) -> None:
+    """Not plain is what goes to a tunnel's port and does not begin as RTP does."""
+    tunnel = np.flatnonzero(TUNNELS[datagrams.header.view(HEADER)["destination_port"]])
+    if len(tunnel):
+        first = rows(datagrams.data, datagrams.start[tunnel], 1).view(np.uint8)
+        plain[tunnel[(first >> 6 != 2) | (first == GROUP_POLICY)]] = False
 
 
 def _end(
@@ -294,8 +341,9 @@ def _key4(address: NDArray[Any], port: NDArray[Any]) -> NDArray[np.uint64]:
 
 def _as_they_are(block: Block) -> Datagrams:
     """Rows for frames of which nothing is known."""
-    keys = np.zeros(len(block.start), np.uint64)
     start, end = block.start, block.start + block.length
+    count = len(start)
     return Datagrams(
-        block.data, np.arange(len(start)), block.time_ns, keys, keys, start, start, end, end
-    )
+        block.data, np.arange(count), block.time_ns, np.zeros(count, f"V{ROW}"),
+        np.zeros(count, np.bool_), start, end, end,
+    )  # fmt: skip

@@ -38,6 +38,7 @@ class Pending(msgspec.Struct, array_like=True):
     method: str
     cseq: int
     description: Description
+    reoffer: bool = False  # the session existed before
 
 
 class Change(msgspec.Struct):
@@ -142,7 +143,8 @@ class OfferAnswer(msgspec.Struct, array_like=True):
     def _answer(
         self, session: Session, side: Side, description: Description, pending: Pending | None
     ) -> Change:
-        reoffer = session.of(side) is not None
+        # An answer that comes again, or first early and then finally, changes nothing anew.
+        reoffer = pending.reoffer if pending is not None else session.of(side) is not None
         if pending is not None:
             session.put(pending.side, pending.description)
         session.put(side, description)
@@ -163,7 +165,7 @@ class OfferAnswer(msgspec.Struct, array_like=True):
         offers: bool,
     ) -> Change:
         reoffer = session.caller is not None and session.callee is not None
-        pending = Pending(side, message.method, message.cseq, description)
+        pending = Pending(side, message.method, message.cseq, description, reoffer)
         if not message.is_request and not reoffer and session.caller is None and offers:
             self.delayed = True
         if message.is_request and not reoffer and message.method == "INVITE" and side == "caller":

@@ -17,7 +17,7 @@ from capture.calls import Calls
 from capture.decode import Decoded, Decoder
 from capture.media import Media
 from capture.model import Attach, Block, Datagram, NewStream
-from capture.slowpath import SlowPath
+from capture.slowpath import FRAMES_PER_SECOND, SlowPath
 from spanvault import chunk
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call
@@ -46,9 +46,15 @@ class Heard:
 class Recorder:
     """One capture's calls and streams. now_ns is always the time of the packets."""
 
-    def __init__(self, settings: CaptureConfig, new_id: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        settings: CaptureConfig,
+        new_id: Callable[[], bytes],
+        slow_frames: int | None = FRAMES_PER_SECOND,
+    ) -> None:
+        """slow_frames: how many a second may take the slow path; None: all, for files can wait."""
         self.decoder = Decoder()
-        self.slow_path = SlowPath()
+        self.slow_path = SlowPath(slow_frames)
         self.media = Media(settings)
         self.calls = Calls(settings, self.media.totals, new_id)
         self.now_ns: int | None = None
@@ -67,12 +73,15 @@ class Recorder:
         if len(decoded[0].refused):
             slow = self.slow_path.receive(block, decoded[0].refused)
             decoded.append(self.decoder.admit(slow))
+            if self.slow_path.dropped:
+                self.calls.dropped(slow=True)
         if block.dropped:
             self.calls.dropped()
         self._signalling(datagram for part in decoded for datagram in part.signalling)
-        self._packets(decoded[0], block.dropped)
-        for part in decoded[1:]:
-            self._packets(part, 0)
+        fast, *others = decoded
+        self._packets(fast, block.dropped)
+        for part in others:
+            self._packets(part, among=len(fast.packets.ssrc) > 0)
         return self.tick(int(block.time_ns.max()))
 
     def tick(self, now_ns: int) -> Heard:
@@ -83,8 +92,9 @@ class Recorder:
         now_ns = self.now_ns = max(now_ns, self.now_ns)
         if now_ns < self._next_tick_ns:
             return Heard()
-        self._next_tick_ns = now_ns + TICK_NS
         flushed = self.media.tick(now_ns)
+        # In step with the media: a second that is due just after a tick would wait for the next.
+        self._next_tick_ns = self.media.due_ns(now_ns)
         # A block of a sparse capture holds many seconds: no call may end before its media counts.
         self.calls.tick(self.media.counted_ns(now_ns))
         self._obey()
@@ -130,9 +140,9 @@ class Recorder:
             self.calls.receive(datagram)
         self._obey()
 
-    def _packets(self, decoded: Decoded, dropped: int) -> None:
+    def _packets(self, decoded: Decoded, dropped: int = 0, among: bool = False) -> None:
         """Media opens streams; a stream that is closed within the block opens the next."""
-        new = self.media.receive(decoded.packets, decoded.endpoints, dropped)
+        new = self.media.receive(decoded.packets, decoded.endpoints, dropped, among)
         while new:
             for stream in sorted(new, key=lambda stream: stream.time_ns):
                 self.calls.opened(stream)

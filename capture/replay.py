@@ -17,7 +17,7 @@ from capture.sources import files
 from spanvault.config import CaptureConfig
 from spanvault.lifecycle import Lifecycle
 
-UNACKNOWLEDGED_BYTES: Final = 128 << 20  # then reading waits for storaged
+UNACKNOWLEDGED_BYTES: Final = 64 << 20  # then reading waits for storaged
 FOLLOWS_NS: Final = 10_000_000_000  # a file that begins within so long continues the one before
 BEFORE_NS: Final = 10_000_000  # frames come a little out of order, so also where files were cut
 PATIENCE_S: Final = 30.0  # then a storaged that acknowledges nothing is given up
@@ -36,7 +36,7 @@ class Replay:
     ) -> None:
         self._settings, self._report, self._life, self._log = settings, report, life, log
         self._courier = Courier(settings, life, log)
-        self._recorder = Recorder(settings, new_id)
+        self._recorder = Recorder(settings, new_id, slow_frames=None)
         self._frames = 0
         self._patience_s = patience_s
 
@@ -58,7 +58,7 @@ class Replay:
                 # What could be read of the file has been recorded.
                 faults += 1
                 self._log.error("capture file", extra={"FAULT": str(error)})
-        self._courier.put(self._recorder.finish())
+        self._finish()
         self._settle(self._courier.drain(self._patience_s))
         left, refused = self._courier.outbox.waiting, self._courier.outbox.refused_batches
         if left:
@@ -69,8 +69,8 @@ class Replay:
 
     def _receive(self, block: Block, first: bool) -> None:
         if first and not self._follows(block):
-            self._courier.put(self._recorder.finish())
-            self._recorder = Recorder(self._settings, new_id)
+            self._finish()
+            self._recorder = Recorder(self._settings, new_id, slow_frames=None)
         self._frames += len(block.start)
         self._courier.put(self._recorder.receive(block))
         self._pump(0)
@@ -80,6 +80,15 @@ class Replay:
                 return
             if self._courier.stalled_s > self._patience_s:
                 raise TimeoutError(f"storaged has stored nothing for {self._patience_s:.0f} s")
+
+    def _finish(self) -> None:
+        """The calls that this recorder hears end here; say what it could not hear."""
+        self._courier.put(self._recorder.finish())
+        if segments := self._recorder.slow_path.counters["sip_tls_segments"]:
+            self._log.warning(
+                "SIP over TLS cannot be read: its calls are missing",
+                extra={"TLS_SEGMENTS": segments, "HINT": "Mirror a hop that is plain too."},
+            )
 
     def _follows(self, block: Block) -> bool:
         """Whether a file's first block goes on where the last file ended."""

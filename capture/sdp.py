@@ -1,37 +1,30 @@
 """Session descriptions: which media, where to, in which codecs, how protected.
 
 Only what a recorder needs is read; a line that makes no sense spoils itself, not the description.
-Sources: RFC 8866; RFC 3551 §6 (static payload types); RFC 3605 (rtcp), 5761 (rtcp-mux), 4568
+Sources: RFC 8866; RFC 3605 (rtcp), 5761 (rtcp-mux), 4568
 (crypto), 5763 (fingerprint), 6189 (zrtp-hash), 3264 §6 (port 0), §8.4 (hold). Who means what by
 it: capture.offer_answer.
 """
 
+import contextlib
 import ipaddress
 import re
 from typing import Final, Literal
 
 import msgspec
 
-from spanvault.messages import Codec
+from spanvault import sdes
+from spanvault.messages import Codec, MediaKey
+from spanvault.payloadtypes import STATIC
 
 MAX_SIZE: Final = 64 << 10
 MAX_MEDIA: Final = 32
 MAX_CODECS: Final = 64
+MAX_KEYS: Final = 16  # of one m= line
 
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
 DIRECTIONS: Final[tuple[Direction, ...]] = ("sendrecv", "sendonly", "recvonly", "inactive")
 
-STATIC: Final[dict[int, Codec]] = {
-    0: Codec("PCMU", 8000), 3: Codec("GSM", 8000), 4: Codec("G723", 8000),
-    5: Codec("DVI4", 8000), 6: Codec("DVI4", 16000), 7: Codec("LPC", 8000),
-    8: Codec("PCMA", 8000), 9: Codec("G722", 8000), 10: Codec("L16", 44100, 2),
-    11: Codec("L16", 44100), 12: Codec("QCELP", 8000), 13: Codec("CN", 8000),
-    14: Codec("MPA", 90000), 15: Codec("G728", 8000), 16: Codec("DVI4", 11025),
-    17: Codec("DVI4", 22050), 18: Codec("G729", 8000), 19: Codec("CN", 8000),
-    25: Codec("CelB", 90000), 26: Codec("JPEG", 90000), 28: Codec("nv", 90000),
-    31: Codec("H261", 90000), 32: Codec("MPV", 90000), 33: Codec("MP2T", 90000),
-    34: Codec("H263", 90000),
-}  # fmt: skip
 # Names are compared without regard to case (RFC 8866 §6.6); we show them as IANA has them.
 REGISTERED: Final = {
     name.lower(): name
@@ -39,11 +32,10 @@ REGISTERED: Final = {
         *(codec.name for codec in STATIC.values()),
         "AAL2-G726-16", "AAL2-G726-24", "AAL2-G726-32", "AAL2-G726-40", "AMR", "AMR-WB", "EVS",
         "G7221", "G726-16", "G726-24", "G726-32", "G726-40", "GSM-EFR", "iLBC", "L8", "L24",
-        "opus", "red", "speex", "telephone-event",
+        "MP4A-LATM", "mpeg4-generic", "opus", "red", "speex", "telephone-event",
         "AV1", "H263-1998", "H263-2000", "H264", "H265", "rtx", "ulpfec", "VP8", "VP9",
     )
 }  # fmt: skip
-VIDEO_STATIC: Final = frozenset({25, 26, 28, 31, 32, 33, 34})
 
 _MEDIA: Final = re.compile(r"(\S+)\s+(\d{1,5})(?:/\d+)?\s+(\S+)\s*(.*)")
 _RTPMAP: Final = re.compile(r"(\d{1,3})\s+([^/\s]+)\s*/\s*(\d{1,7})(?:\s*/\s*(\d{1,2}))?")
@@ -64,6 +56,7 @@ class Media(msgspec.Struct, array_like=True):
     crypto: bool = False  # SDES: a key is written here, RFC 4568
     fingerprint: bool = False  # DTLS-SRTP, RFC 5763
     zrtp: bool = False
+    keys: list[MediaKey] = []  # those of a=crypto that can be used
 
     @property
     def accepted(self) -> bool:
@@ -136,6 +129,7 @@ class _Section:
         self.fingerprint: bool = base.fingerprint if base else False
         self.zrtp: bool = base.zrtp if base else False
         self.crypto = self.rtcp_mux = False
+        self.keys: list[MediaKey] = []
         self.rtcp_port: int | None = None
         self.names: dict[int, tuple[str, int, int]] = {}
         self.parameters: dict[int, str] = {}
@@ -161,15 +155,21 @@ class _Section:
         elif name == "rtcp":
             found = re.match(r"\d{1,5}", value)
             self.rtcp_port = int(found[0]) if found and int(found[0]) < 65536 else None
+        elif name == "crypto":
+            self.crypto = True
+            self._keys(value)
         else:
             self._flag(name)
+
+    def _keys(self, value: str) -> None:
+        with contextlib.suppress(ValueError):  # as heard, it stays sealed
+            self.keys += sdes.parse(value)[: MAX_KEYS - len(self.keys)]
 
     def _flag(self, name: str) -> None:
         for direction in DIRECTIONS:
             if name == direction:
                 self.direction = direction
         self.rtcp_mux |= name == "rtcp-mux"
-        self.crypto |= name == "crypto"
         self.fingerprint |= name == "fingerprint"
         self.zrtp |= name == "zrtp-hash"
 
@@ -200,6 +200,7 @@ def _media(session: _Section, lines: list[str]) -> Media | None:
         crypto=section.crypto,
         fingerprint=section.fingerprint,
         zrtp=section.zrtp,
+        keys=section.keys,
     )
 
 

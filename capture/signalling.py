@@ -70,6 +70,8 @@ class Signalling:
         tag = _callee_tag(call, message)
         if message.secure:
             call.flags.add("sip_tls")
+        if message.cut:
+            call.flags.add("sip_cut")
         if message.is_request and message.method == "INVITE" and not message.to.tag:
             _remember(call, message)
         changed = self._move(call, message, datagram, tag)
@@ -137,6 +139,7 @@ class Signalling:
             return
         self._flag(call, change)
         for media in change.media:
+            call.learn(media.keys)
             if media.accepted and media.rtp and media.address and not media.nowhere:
                 self._bind(call, side, media, datagram)
         for media in change.rejected:

@@ -6,6 +6,7 @@ Sources: RFC 3261 §7, §18.3, §20, §25; RFC 3515 (Refer-To), 3891 (Replaces),
 2046 §5.1 (multipart); RFC 4475 for what must be survived. Bodies: capture.sdp.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ class SipMessage:
     cseq: int
     headers: dict[str, list[str]] = field(repr=False)
     body: bytes = field(repr=False)
+    cut: bool = False  # the capture's snap length left only the beginning of it
 
     def first(self, name: str) -> str | None:
         """The first value of a header, or None."""
@@ -131,12 +133,14 @@ class SipMessage:
     @cached_property
     def sdp(self) -> bytes | None:
         """The session description, also out of a multipart body; None where there is none."""
-        return _find_sdp(self.first("content-type") or "", self.body)
+        found = _find_sdp(self.first("content-type") or "", self.body)
+        return _whole_words(found) if found and self.cut else found
 
 
-def parse(payload: bytes, *, datagram: bool = True) -> SipMessage:
+def parse(payload: bytes, *, datagram: bool = True, cut: bool = False) -> SipMessage:
     """One message. datagram: the body may end before Content-Length, as UDP is cut short.
 
+    cut: the capture holds only its beginning; what stands whole in it is read.
     Raises ValueError, naming the fault: keep-alives, other protocols, no Call-ID, no method.
     """
     if len(payload) > MAX_SIZE:
@@ -146,20 +150,20 @@ def parse(payload: bytes, *, datagram: bool = True) -> SipMessage:
         raise ValueError("SIP keep-alive")
     end = _HEAD_END.search(payload)
     head, body = (payload, b"") if end is None else (payload[: end.start()], payload[end.end() :])
+    if cut and end is None:
+        head = head[: head.rfind(b"\n") + 1]  # half a Call-ID would be another call's
     lines = _lines(head)
     method, status, uri = _start_line(next(lines, ""))
     headers = _headers(lines)
-    call_id = headers.get("call-id", [""])[0]
+    call_id = bounded_call_id(headers.get("call-id", [""])[0])
     if not call_id:
         raise ValueError("SIP message without Call-ID")
-    if len(call_id) > MAX_CALL_ID:
-        raise ValueError(f"Call-ID of {len(call_id)} characters")
     number, cseq_method = _cseq(headers.get("cseq", [""])[0])
     method = method or cseq_method
     if not method:
         raise ValueError("SIP response without a method in CSeq")
     body = _body(body, headers.get("content-length", [""])[0], datagram)
-    return SipMessage(method, status, uri, call_id, number, headers, body)
+    return SipMessage(method, status, uri, call_id, number, headers, body, cut)
 
 
 def _lines(head: bytes) -> Iterator[str]:
@@ -206,7 +210,8 @@ def _cseq(value: str) -> tuple[int, str]:
     """(number, method), as far as they can be read: (0, "") at worst."""
     try:
         cseq = CSeq.parse(value)
-    except ValueError:
+    except ValueError as error:
+        _let_go(error)
         return salvage_cseq(value)
     return min(cseq.sequence, 0xFFFFFFFF), cseq.method
 
@@ -226,7 +231,8 @@ def _party(value: str) -> Party:
         value = value[quoted.end() :]
     try:
         address = Address.parse(value)
-    except _REFUSED:
+    except _REFUSED as error:
+        _let_go(error)
         user, tag, text = salvage_address(value)
         return Party(_plain(user), tag, text)
     tag = address.parameters.get("tag") or ""
@@ -236,9 +242,25 @@ def _party(value: str) -> Party:
     return Party(_plain(user), tag, str(uri))
 
 
+def _let_go(error: Exception) -> None:
+    """sipmessage raises the same object each time, and its traceback would keep every caller."""
+    error.__traceback__ = error.__context__ = None
+
+
 def _plain(user: str) -> str:
     """A name for people's eyes: no control characters (escapes may hide any), not endless."""
     return _CONTROL.sub("", user)[:MAX_USER]
+
+
+def bounded_call_id(call_id: str) -> str:
+    """A Call-ID, or what stands for one that is too long: its beginning and a digest of it all.
+
+    RFC 3261 bounds none; nobody writes one of more than some 100 characters but to harm.
+    """
+    if len(call_id) <= MAX_CALL_ID:
+        return call_id
+    digest = hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{call_id[: MAX_CALL_ID - len(digest) - 1]}…{digest}"
 
 
 def parse_replaces(value: str) -> Replaces | None:
@@ -246,9 +268,10 @@ def parse_replaces(value: str) -> Replaces | None:
     call_id, _, rest = value.partition(";")
     try:
         parameters: dict[str, str | None] = dict(Parameters.parse(";" + rest)) if rest else {}
-    except _REFUSED:
+    except _REFUSED as error:
+        _let_go(error)
         parameters = salvage_parameters(rest)
-    call_id = call_id.strip()
+    call_id = bounded_call_id(call_id.strip())
     if not call_id:
         return None
     return Replaces(call_id, parameters.get("to-tag") or "", parameters.get("from-tag") or "")
@@ -274,6 +297,18 @@ def _find_sdp(content_type: str, body: bytes, depth: int = 0) -> bytes | None:
         if found is not None:
             return found
     return None
+
+
+def _whole_words(description: bytes) -> bytes:
+    """A description without the word that was cut in two, and without half an m= line.
+
+    Half a port would be another port; a line without one would read as rejected.
+    """
+    head, newline, last = description.rpartition(b"\n")
+    words = last.split()[:-1]
+    if words and words[0].startswith(b"m=") and len(words) < 3:
+        words = []
+    return head + newline + b" ".join(words)
 
 
 def _part(part: bytes) -> tuple[str, bytes]:

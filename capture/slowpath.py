@@ -1,9 +1,10 @@
 """The frames the vectorised decoder refused, one by one: tunnels, fragments, options, TCP.
 
 What comes out are datagrams as if they had been plain: SIP for the dialogs, RTP for the streams.
-Bounded by packet time: a flood of odd frames is counted and dropped, never allowed to starve the
-ring. Headers: capture.tunnels; odd link types: capture.dissect. Parts: capture.fragments. SIP over
-TCP: capture.tcp.
+Bounded: a flood of odd frames is counted and dropped, never allowed to starve the ring; how many
+pass is capture.allowance's to say, and what is not even worth asking for, capture.triage's.
+Headers: capture.tunnels; odd link types: capture.dissect. Parts: capture.fragments. SIP over TCP:
+capture.tcp. Merged packets: capture.offload.
 """
 
 from collections import Counter
@@ -11,29 +12,39 @@ from collections.abc import Iterable
 from struct import unpack_from
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from capture import dissect
+from capture.allowance import Allowance
 from capture.fragments import Fragments
 from capture.model import Block, Datagram, Endpoint
+from capture.offload import segments
+from capture.packet import Packet
 from capture.tcp import TcpStreams
-from capture.tunnels import LINK_TYPES, Packet, peel, tunnelled
+from capture.triage import outline, without_other_tcp
+from capture.tunnels import LARGEST_UDP, LINK_TYPES, peel, tunnelled
 
 TCP: Final = 6
 UDP: Final = 17
-# Frames a second of packet time: a mirror that comes through a tunnel altogether at 20 µs a frame
-# takes most of a core; more than this and the ring would overflow.
+# Of packet time, live, less what plain frames take: at 7 µs (a fragment) to 14 µs (RTP in a tunnel)
+# a third to two thirds of a core. More, and the ring would overflow: plain ones would be lost.
 FRAMES_PER_SECOND: Final = 50_000
+REASSEMBLIES: Final = 4  # of one frame: a datagram in a tunnel in a tunnel, each cut up
+# A forwarder's own time counts if its clock about agrees with ours: all must be of one clock.
+CLOCKS_AGREE_NS: Final = 2_000_000_000
 
 
 class SlowPath:
     """Frames in, datagrams out. counters: what was peeled, dropped and why."""
 
-    def __init__(self, frames_per_second: int = FRAMES_PER_SECOND) -> None:
+    def __init__(self, frames_per_second: int | None = FRAMES_PER_SECOND) -> None:
+        """frames_per_second: of packet time; None: all, where nothing is lost by taking long."""
         self.counters: Counter[str] = Counter()
+        self.dropped = 0  # frames of the last block that there was no time for
         self._fragments = Fragments(self._count)
         self._tcp = TcpStreams(self._count)
-        self._rate = frames_per_second
-        self._second = -1
-        self._left = frames_per_second
+        self._allowance = Allowance(frames_per_second)
 
     def receive(self, block: Block, rows: Iterable[int]) -> list[Datagram]:
         """The UDP datagrams and whole SIP messages in these frames of a block, in their order.
@@ -42,12 +53,8 @@ class SlowPath:
         """
         found: list[Datagram] = []
         data = block.data.data
-        for row in rows:
-            time_ns = int(block.time_ns[row])
-            if not self._allowed(time_ns):
-                self.counters["flood_dropped"] += 1
-                continue
-            start = int(block.start[row])
+        for row in self._worthwhile(block, np.fromiter(rows, np.int64)):
+            time_ns, start = int(block.time_ns[row]), int(block.start[row])
             frame = data[start : start + int(block.length[row])]
             try:
                 found += self._frame(frame, block.link_type, time_ns)
@@ -55,50 +62,63 @@ class SlowPath:
                 self.counters["frames_unreadable"] += 1
         return found
 
+    def _worthwhile(self, block: Block, rows: NDArray[np.int64]) -> list[int]:
+        frames = without_other_tcp(outline(block, rows), self._tcp, self._count)
+        cost = 1 if block.link_type in LINK_TYPES else 1 + dissect.FRAMES_EACH
+        beside = len(block.start) - len(frames.row)
+        times = block.time_ns[frames.row]
+        chosen = self._allowance.choose(frames.senders(), times, cost, beside)
+        self.dropped = len(frames.row) - len(chosen)
+        self._count("flood_dropped", self.dropped)
+        which: list[int] = frames.row[chosen].tolist()
+        return which
+
     def _frame(self, frame: memoryview, link_type: int, time_ns: int) -> list[Datagram]:
         self.counters["frames"] += 1
         packet = self._peel(frame, link_type)
-        if packet.fragment:
+        for _ in range(REASSEMBLIES):
+            if not packet.fragment:
+                return self._transport(packet, time_ns)
             whole = self._fragments.receive(packet, time_ns)
             if whole is None:
                 return []
-            packet = whole
-            inner = tunnelled(packet)  # an outer packet that had to be cut for its tunnel
-            if inner is not None:
-                packet = peel(packet.payload[inner.start : inner.end], inner.kind)
-                if packet.fragment:
-                    return self._inner_fragment(packet, time_ns)
-        return self._transport(packet, time_ns)
+            inner = tunnelled(whole)  # an outer packet that had to be cut for its tunnel
+            packet = whole if inner is None else peel(whole.payload[inner.start :], inner.kind)
+        raise ValueError(f"more than {REASSEMBLIES} reassemblies of one frame")
 
     def _peel(self, frame: memoryview, link_type: int) -> Packet:
         kind = LINK_TYPES.get(link_type)
         if kind is not None:
             return peel(frame, kind)
-        self._left -= dissect.FRAMES_EACH
         return peel(dissect.ip_packet(frame, link_type), "ip")
-
-    def _inner_fragment(self, packet: Packet, time_ns: int) -> list[Datagram]:
-        whole = self._fragments.receive(packet, time_ns)
-        return [] if whole is None else self._transport(whole, time_ns)
 
     def _transport(self, packet: Packet, time_ns: int) -> list[Datagram]:
         if packet.protocol == UDP:
-            return [_udp(packet, time_ns)]
+            return self._unmerged(_udp(packet, self._heard_ns(packet, time_ns)))
         if packet.protocol == TCP:
             return self._tcp.receive(packet, time_ns)
         # ICMP errors end here: the RTP or SIP they quote was not sent by them.
         self.counters["frames_other"] += 1
         return []
 
-    def _allowed(self, time_ns: int) -> bool:
-        second = time_ns // 1_000_000_000
-        if second != self._second:
-            self._second, self._left = second, self._rate
-        self._left -= 1
-        return self._left >= 0
+    def _heard_ns(self, packet: Packet, time_ns: int) -> int:
+        if packet.time_ns is None:
+            return time_ns
+        if abs(packet.time_ns - time_ns) < CLOCKS_AGREE_NS:
+            return packet.time_ns
+        self.counters["forwarders_clock_off"] += 1
+        return time_ns
 
-    def _count(self, name: str) -> None:
-        self.counters[name] += 1
+    def _unmerged(self, datagram: Datagram) -> list[Datagram]:
+        if len(datagram.payload) <= LARGEST_UDP or datagram.missing:
+            return [datagram]
+        parts = segments(datagram.payload)
+        self.counters["merged_split"] += len(parts) > 1
+        return [datagram._replace(payload=part) for part in parts]
+
+    def _count(self, name: str, count: int = 1) -> None:
+        if count:
+            self.counters[name] += count
 
 
 def _udp(packet: Packet, time_ns: int) -> Datagram:
@@ -116,4 +136,5 @@ def _udp(packet: Packet, time_ns: int) -> Datagram:
         Endpoint(packet.destination, destination),
         bytes(data[8:end]),
         "udp",
+        missing=max(0, min(length or 0xFFFF, len(data) + packet.missing) - end),
     )

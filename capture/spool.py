@@ -51,6 +51,10 @@ class Spool:
         path, _ = self._files[sequence]
         return path.name.split(".")[1], path.read_bytes()
 
+    def size(self, sequence: int) -> int:
+        """Bytes of one sealed batch."""
+        return self._files[sequence][1]
+
     def remove(self, sequence: int) -> None:
         """Forget a batch that storaged has acknowledged."""
         path, size = self._files.pop(sequence)

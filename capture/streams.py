@@ -28,6 +28,7 @@ CLOCK_RATES: Final = {
     17: 22050,
 } | dict.fromkeys((25, 26, 28, 31, 32, 33, 34), 90000)
 DEFAULT_CLOCK: Final = 8000
+CLOCKS: Final = np.array([CLOCK_RATES.get(kind, DEFAULT_CLOCK) for kind in range(128)], np.float64)
 COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
     "state": (np.uint8,),
     "generation": (np.int64,),
@@ -96,21 +97,32 @@ class StreamTable:
         self._free = list(range(capacity - 1, -1, -1))
         self.index = Index(seed)
 
-    def open(self, fingerprint: int, ssrc: int, payload_type: int, time_ns: int) -> int:
-        """A slot for a stream that was heard for the first time."""
-        if not self._free:
+    def open(
+        self,
+        fingerprints: NDArray[np.uint64],
+        ssrc: NDArray[np.uint32],
+        payload_type: NDArray[np.uint8],
+        time_ns: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Slots for streams that were heard for the first time, int64[n]; arguments of n as well.
+
+        No two fingerprints may be alike.
+        """
+        count = len(fingerprints)
+        while len(self._free) < count:
             self._grow()
-        slot = self._free.pop()
+        slot = np.array(self._free[len(self._free) - count :][::-1], np.int64)
+        del self._free[len(self._free) - count :]
         for name in BLANK:
             getattr(self, name)[slot] = 0
         self.generation[slot] += 1
         self.state[slot] = UNATTACHED
-        self.fingerprint[slot] = fingerprint
+        self.fingerprint[slot] = fingerprints
         self.close_at_ns[slot] = FOREVER
         self.heard_ns[slot] = time_ns
         self.ssrc[slot] = ssrc
-        self.clock[slot] = CLOCK_RATES.get(payload_type, DEFAULT_CLOCK)
-        self.index.insert(fingerprint, slot)
+        self.clock[slot] = CLOCKS[payload_type]
+        self.index.insert(fingerprints, slot)
         return slot
 
     def leave(self, slot: int, state: int) -> None:
@@ -123,9 +135,9 @@ class StreamTable:
         self.state[slot] = FREE
         self._free.append(slot)
 
-    def row(self, slot: int) -> int:
-        """The number that other rooms know this stream by, never used twice."""
-        return int(self.generation[slot]) * GENERATION + slot
+    def rows(self, slot: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers that other rooms know these streams by, never used twice."""
+        return self.generation[slot] * GENERATION + slot
 
     def slot(self, row: int) -> int | None:
         """The stream's slot, None if it has gone."""
@@ -156,7 +168,10 @@ class StreamTable:
     def _grow(self) -> None:
         for name in COLUMNS:
             column = getattr(self, name)
-            setattr(self, name, np.concatenate((column, np.zeros_like(column))))
+            # Zeros that were never written take no memory; joining arrays would write them.
+            grown = np.zeros((2 * self.capacity, *column.shape[1:]), column.dtype)
+            grown[: self.capacity] = column
+            setattr(self, name, grown)
         self._free += range(2 * self.capacity - 1, self.capacity - 1, -1)
         self.capacity *= 2
 
@@ -167,7 +182,6 @@ class Index:
     def __init__(self, seed: int | None = None) -> None:
         random = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
         self._factors = random.integers(0, 1 << 64, 3, np.uint64) | np.uint64(1)
-        self._count = 0
         self._allocate(12)
 
     def fingerprints(self, packets: Packets) -> NDArray[np.uint64]:
@@ -196,13 +210,21 @@ class Index:
             astray = astray[(self._keys[at] != fingerprints[astray]) & (slot[astray] >= 0)]
         return slot
 
-    def insert(self, fingerprint: int, slot: int) -> None:
-        """Point to a slot, instead of any other one."""
-        if 4 * self._count >= len(self._slots):
-            self._rebuild()
-        place = self._place(fingerprint)
-        self._count += int(self._slots[place] < 0)
-        self._keys[place], self._slots[place] = fingerprint, slot
+    def insert(self, fingerprints: NDArray[np.uint64], slots: NDArray[np.int64]) -> None:
+        """Point each to a slot, instead of any other one. No two may be alike."""
+        if 4 * (self._count + len(slots)) > len(self._slots):
+            self._rebuild(self._count + len(slots))
+        place = (fingerprints >> self._shift).astype(np.int64)
+        left = np.arange(len(slots))
+        while len(left):
+            at, key = place[left], fingerprints[left]
+            vacant = self._slots[at] < 0
+            self._keys[at[vacant]] = key[vacant]  # of several that want a place, one gets it
+            won = self._keys[at] == key
+            self._count += int(np.count_nonzero(won & vacant))
+            self._slots[at[won]] = slots[left[won]]
+            left = left[~won]
+            place[left] = (place[left] + 1) & self._mask
 
     def remove(self, fingerprint: int, slot: int) -> None:
         """Forget, unless it points to another slot meanwhile."""
@@ -229,14 +251,15 @@ class Index:
         return at
 
     def _allocate(self, bits: int) -> None:
+        self._count = 0
         self._shift = np.uint64(64 - bits)
         self._mask = (1 << bits) - 1
         self._keys = np.zeros(1 << bits, np.uint64)
         self._slots = np.full(1 << bits, -1, np.int32)
 
-    def _rebuild(self) -> None:
+    def _rebuild(self, count: int) -> None:
+        """Make room for so many: a quarter of the places at most."""
         keys, slots = self._keys, self._slots
-        self._allocate(len(keys).bit_length())
-        for place in np.flatnonzero(slots >= 0).tolist():
-            at = self._place(int(keys[place]))
-            self._keys[at], self._slots[at] = keys[place], slots[place]
+        used = np.flatnonzero(slots >= 0)
+        self._allocate((4 * count).bit_length())
+        self.insert(keys[used], slots[used].astype(np.int64))

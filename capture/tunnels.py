@@ -2,50 +2,28 @@
 
 Each decapsulator takes a view and says what follows and where, or refuses with ValueError. IP
 addresses, fragments and transport come out of the last IP header met (capture.slowpath goes on).
-Sources: IEEE 802.1Q; RFC 2516 (PPPoE), 3032 (MPLS), 791, 8200, 2003 (IPIP), 2784 and 2890 (GRE),
-7348 (VXLAN), 8926 (GENEVE); draft-foschiano-erspan; libpcap's LINKTYPE_ list.
+Sources: IEEE 802.1Q, 802.1ad; Cisco VN-Tag; RFC 1661, 1662 (PPP), 2516 (PPPoE), 3032 (MPLS), 4385
+and 4448 (pseudowires), 2003 (IPIP), 4213 (6in4), 2784, 2890 and 2637 (GRE), 7348 (VXLAN),
+draft-smith-vxlan-group-policy, 8926 (GENEVE); 3GPP TS 29.281 (GTP-U); draft-foschiano-erspan-03;
+TZSP as Wireshark reads it; ERF of Endace; libpcap's LINKTYPE_ list. IP: capture.inet. HEP:
+capture.hep.
 """
 
 from collections.abc import Callable, Mapping
 from struct import unpack_from
-from typing import Final, NamedTuple
+from typing import Final
+
+from capture import hep, inet
+from capture.inet import need
+from capture.packet import Next, Packet
 
 MAX_DEPTH: Final = 16  # headers peeled from one frame; real nests have six or seven
 
 Kind = str
 
-
-class Next(NamedTuple):
-    """What follows a header, and the bytes it may use: data[start:end]."""
-
-    kind: Kind
-    start: int
-    end: int
-
-
-class Packet(NamedTuple):
-    """The innermost IP packet reached. Addresses have 4 or 16 bytes; protocol is IANA's number.
-
-    A fragment has offset or more set; identity then tells which datagram it belongs to.
-    """
-
-    source: bytes
-    destination: bytes
-    protocol: int
-    payload: memoryview
-    identity: int = 0
-    offset: int = 0
-    more: bool = False
-
-    @property
-    def fragment(self) -> bool:
-        """Whether this is only a part of a datagram."""
-        return self.more or self.offset > 0
-
-
 LINK_TYPES: Final[Mapping[int, Kind]] = {
-    0: "null", 1: "ethernet", 12: "ip", 14: "ip", 101: "ip", 108: "null",
-    113: "sll", 228: "ip", 229: "ip", 276: "sll2", 51: "pppoe", 9: "ppp",
+    0: "null", 1: "ethernet", 9: "ppp", 12: "ip", 14: "ip", 50: "ppp", 51: "pppoe", 101: "ip",
+    104: "hdlc", 108: "null", 113: "sll", 197: "erf", 228: "ip", 229: "ip", 276: "sll2",
 }  # fmt: skip
 ETHER_TYPES: Final[Mapping[int, Kind]] = {
     0x0800: "ip", 0x86DD: "ip", 0x8100: "vlan", 0x88A8: "vlan", 0x9100: "vlan", 0x9200: "vlan",
@@ -55,10 +33,11 @@ ETHER_TYPES: Final[Mapping[int, Kind]] = {
 IP_PROTOCOLS: Final[Mapping[int, Kind]] = {4: "ip", 41: "ip", 47: "gre", 137: "mpls"}
 # UDP ports whose datagrams carry frames. A decoder of plain UDP must leave these to the slow path.
 TUNNEL_PORTS: Final[Mapping[int, Kind]] = {
-    4789: "vxlan", 8472: "vxlan", 6081: "geneve", 37008: "tzsp",
+    2152: "gtp", 4789: "vxlan", 8472: "vxlan", 6081: "geneve", 9060: "hep", 37008: "tzsp",
 }  # fmt: skip
-IPV6_EXTENSIONS: Final = frozenset({0, 43, 60, 135, 139, 140})
 UDP: Final = 17
+GROUP_POLICY: Final = 0x88  # VXLAN's first byte with G besides I; RTP would have eight CSRCs
+LARGEST_UDP: Final = 1472  # of payload; more on an ordinary network: the card merged several (GRO)
 
 
 def peel(data: memoryview, kind: Kind) -> Packet:
@@ -68,14 +47,14 @@ def peel(data: memoryview, kind: Kind) -> Packet:
     """
     at = Next(kind, 0, len(data))
     for _ in range(MAX_DEPTH):
-        if at.kind == "ip":
-            packet = ip(data, at.start, at.end)
-            inner = None if packet.fragment else tunnelled(packet)
-            if inner is None:
-                return packet
-            data, at = packet.payload, inner
+        found = DECAPSULATORS[at.kind](data, at.start, at.end)
+        if isinstance(found, Next):
+            at = found
             continue
-        at = DECAPSULATORS[at.kind](data, at.start, at.end)
+        inner = None if found.fragment else tunnelled(found)
+        if inner is None:
+            return found
+        data, at = found.payload, inner
     raise ValueError(f"more than {MAX_DEPTH} headers around one packet")
 
 
@@ -93,7 +72,7 @@ def tunnelled(packet: Packet) -> Next | None:
 
 
 def _is_vxlan(data: memoryview) -> bool:
-    return data[8] & 0xF7 == 0 and bool(data[8] & 0x08)  # RFC 7348: only the I flag is set
+    return data[8] == 0x08 or (data[8] == GROUP_POLICY and data[9] & 0xB7 == 0)
 
 
 def _is_geneve(data: memoryview) -> bool:
@@ -104,80 +83,18 @@ def _is_tzsp(data: memoryview) -> bool:
     return data[8] == 1 and data[9] in (0, 1)
 
 
+def _is_gtp(data: memoryview) -> bool:
+    return data[8] >> 4 == 3 and data[9] == 255  # version 1, GTP not GTP'; a G-PDU
+
+
+def _is_hep(data: memoryview) -> bool:
+    return hep.begins(data[8:])
+
+
 # An RTP stream may well use port 4789: only bytes that can be the tunnel's are taken for one.
-_TUNNEL_SIGNS: Final = {"vxlan": _is_vxlan, "geneve": _is_geneve, "tzsp": _is_tzsp}
-
-
-def ip(data: memoryview, start: int, end: int) -> Packet:
-    """An IPv4 or IPv6 packet, told apart by its version. Bytes behind its length are trailer."""
-    _need(data, start, end, 20, "IP header")
-    version = data[start] >> 4
-    if version == 4:
-        return _ipv4(data, start, end)
-    if version == 6:
-        return _ipv6(data, start, end)
-    raise ValueError(f"IP version {version}")
-
-
-def _ipv4(data: memoryview, start: int, end: int) -> Packet:
-    header = (data[start] & 15) * 4
-    total, identity, fragment = unpack_from("!HHH", data, start + 2)
-    if header < 20 or header > end - start:
-        raise ValueError(f"IPv4 header length {header}")
-    # A total length of 0 is what segmentation offload leaves behind; the frame's end counts then.
-    stop = min(end, start + total) if total else end
-    if start + header > stop:
-        raise ValueError(f"IPv4 total length {total} is less than its header")
-    return Packet(
-        source=bytes(data[start + 12 : start + 16]),
-        destination=bytes(data[start + 16 : start + 20]),
-        protocol=data[start + 9],
-        payload=data[start + header : stop],
-        identity=identity,
-        offset=(fragment & 0x1FFF) * 8,
-        more=bool(fragment & 0x2000),
-    )
-
-
-def _ipv6(data: memoryview, start: int, end: int) -> Packet:
-    _need(data, start, end, 40, "IPv6 header")
-    length = unpack_from("!H", data, start + 4)[0]
-    stop = min(end, start + 40 + length) if length else end
-    protocol, at = data[start + 6], start + 40
-    identity = offset = 0
-    more = False
-    for _ in range(MAX_DEPTH):
-        if protocol == 44:  # Fragment, RFC 8200 §4.5
-            _need(data, at, stop, 8, "IPv6 fragment header")
-            protocol = data[at]
-            flags, identity = unpack_from("!HI", data, at + 2)
-            offset, more, at = flags & 0xFFF8, bool(flags & 1), at + 8
-            if offset:
-                break  # what follows is the middle of something
-        elif protocol in IPV6_EXTENSIONS:
-            _need(data, at, stop, 8, "IPv6 extension header")
-            protocol, at = data[at], at + 8 * (data[at + 1] + 1)
-        elif protocol == 51:  # Authentication Header counts in words of 4, RFC 4302 §2.2
-            _need(data, at, stop, 8, "authentication header")
-            protocol, at = data[at], at + 4 * (data[at + 1] + 2)
-        else:
-            break
-    if at > stop:
-        raise ValueError("IPv6 extension headers are longer than the packet")
-    return Packet(
-        source=bytes(data[start + 8 : start + 24]),
-        destination=bytes(data[start + 24 : start + 40]),
-        protocol=protocol,
-        payload=data[at:stop],
-        identity=identity,
-        offset=offset,
-        more=more,
-    )
-
-
-def _need(data: memoryview, start: int, end: int, size: int, what: str) -> None:
-    if min(end, len(data)) - start < size:
-        raise ValueError(f"{what} cut")
+_TUNNEL_SIGNS: Final = {
+    "vxlan": _is_vxlan, "geneve": _is_geneve, "tzsp": _is_tzsp, "gtp": _is_gtp, "hep": _is_hep,
+}  # fmt: skip
 
 
 def _by_ether_type(ether_type: int, start: int, end: int) -> Next:
@@ -191,25 +108,25 @@ def _ether_type_at(where: int, size: int, what: str) -> Callable[[memoryview, in
     """A header of fixed size whose EtherType lies at a fixed place."""
 
     def decapsulate(data: memoryview, start: int, end: int) -> Next:
-        _need(data, start, end, size, what)
+        need(data, start, end, size, what)
         return _by_ether_type(unpack_from("!H", data, start + where)[0], start + size, end)
 
     return decapsulate
 
 
 def _null(data: memoryview, start: int, end: int) -> Next:
-    _need(data, start, end, 4, "loopback header")
+    need(data, start, end, 4, "loopback header")
     # The family is in the byte order of whoever captured; the IP version behind it says enough.
     return Next("ip", start + 4, end)
 
 
 def _pppoe(data: memoryview, start: int, end: int) -> Next:
-    _need(data, start, end, 8, "PPPoE header")
+    need(data, start, end, 8, "PPPoE header")
     return Next("ppp", start + 6, min(end, start + 6 + unpack_from("!H", data, start + 4)[0]))
 
 
 def _ppp(data: memoryview, start: int, end: int) -> Next:
-    _need(data, start, end, 4, "PPP header")
+    need(data, start, end, 4, "PPP header")
     if bytes(data[start : start + 2]) == b"\xff\x03":  # address and control, RFC 1662
         start += 2
     if data[start] & 1:  # a protocol compressed to one byte, RFC 1661 §6.5
@@ -225,16 +142,30 @@ def _ppp(data: memoryview, start: int, end: int) -> Next:
 def _mpls(data: memoryview, start: int, end: int) -> Next:
     for at in range(start, end - 4, 4):
         if data[at + 2] & 1:  # bottom of stack
-            if data[at + 4] >> 4 in (4, 6):
-                return Next("ip", at + 4, end)
-            # A pseudowire: its control word begins with 0 (RFC 4385), then comes Ethernet.
-            word = 4 if data[at + 4] >> 4 == 0 else 0
-            return Next("ethernet", at + 4 + word, end)
+            return _behind_labels(data, at + 4, end)
     raise ValueError("MPLS label stack has no bottom")
 
 
+def _behind_labels(data: memoryview, at: int, end: int) -> Next:
+    """IP, or a pseudowire's Ethernet with or without a control word: no label tells which.
+
+    A control word begins with 0, but so do most MAC addresses; and some begin with 4 or 6, as IP
+    does. The EtherType decides.
+    """
+    if data[at] >> 4 == 0 and _ether_type(data, at + 4, end) in ETHER_TYPES:
+        return Next("ethernet", at + 4, end)
+    if data[at] >> 4 not in (4, 6) or _ether_type(data, at, end) in ETHER_TYPES:
+        return Next("ethernet", at, end)
+    return Next("ip", at, end)
+
+
+def _ether_type(data: memoryview, at: int, end: int) -> int:
+    """Of an Ethernet header that would begin here; 0 where there is no room for one."""
+    return unpack_from("!H", data, at + 12)[0] if min(end, len(data)) - at >= 14 else 0
+
+
 def _gre(data: memoryview, start: int, end: int) -> Next:
-    _need(data, start, end, 4, "GRE header")
+    need(data, start, end, 4, "GRE header")
     flags, protocol = unpack_from("!HH", data, start)
     if flags & 0x4000:
         raise ValueError("GRE with routing is obsolete")
@@ -248,30 +179,30 @@ def _gre(data: memoryview, start: int, end: int) -> Next:
 
 
 def _erspan2(data: memoryview, start: int, end: int) -> Next:
-    _need(data, start, end, 8, "ERSPAN header")
+    need(data, start, end, 8, "ERSPAN header")
     return Next("ethernet", start + 8, end)
 
 
 def _erspan3(data: memoryview, start: int, end: int) -> Next:
-    _need(data, start, end, 12, "ERSPAN III header")
-    frame_type = data[start + 10] >> 3 & 0x1F if data[start + 10] & 0x80 else 0
+    need(data, start, end, 12, "ERSPAN III header")
+    frame_type = data[start + 10] >> 2 & 0x1F  # 0 Ethernet, 2 IP without its link header
     size = 12 + 8 * (data[start + 11] & 1)
-    return Next("ip" if frame_type & 0x0F == 2 else "ethernet", start + size, end)
+    return Next("ip" if frame_type == 2 else "ethernet", start + size, end)
 
 
 def _vxlan(data: memoryview, start: int, end: int) -> Next:
-    _need(data, start, end, 8, "VXLAN header")
+    need(data, start, end, 8, "VXLAN header")
     return Next("ethernet", start + 8, end)
 
 
 def _geneve(data: memoryview, start: int, end: int) -> Next:
-    _need(data, start, end, 8, "GENEVE header")
+    need(data, start, end, 8, "GENEVE header")
     options = (data[start] & 0x3F) * 4
     return _by_ether_type(unpack_from("!H", data, start + 2)[0], start + 8 + options, end)
 
 
 def _tzsp(data: memoryview, start: int, end: int) -> Next:
-    _need(data, start, end, 5, "TZSP header")
+    need(data, start, end, 5, "TZSP header")
     if unpack_from("!H", data, start + 2)[0] != 1:
         raise ValueError("TZSP carries something other than Ethernet")
     at = start + 4
@@ -285,12 +216,50 @@ def _tzsp(data: memoryview, start: int, end: int) -> Next:
     raise ValueError("TZSP tags have no end")
 
 
-DECAPSULATORS: Final[Mapping[Kind, Callable[[memoryview, int, int], Next]]] = {
+def _gtp(data: memoryview, start: int, end: int) -> Next:
+    """GTP-U, TS 29.281 §5.1; extension headers (§5.2) are a chain, 0 ends it."""
+    need(data, start, end, 12, "GTP-U header")
+    end = min(end, start + 8 + unpack_from("!H", data, start + 2)[0])
+    if not data[start] & 7:
+        return Next("ip", start + 8, end)
+    following, at = data[start + 11] if data[start] & 4 else 0, start + 12
+    while following:
+        need(data, at, end, 4, "GTP-U extension header")
+        size = data[at] * 4
+        if not size or at + size > end:
+            raise ValueError(f"GTP-U extension header of {size} bytes")
+        following, at = data[at + size - 1], at + size
+    return Next("ip", at, end)
+
+
+def _erf(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 18, "ERF header")
+    kind, at = data[start + 8], start + 16
+    more = kind & 0x80
+    while more:  # extension headers; each says whether another follows
+        need(data, at, end, 8, "ERF extension header")
+        more, at = data[at] & 0x80, at + 8
+    kind &= 0x7F
+    if kind in (2, 11, 16, 20):  # Ethernet, also coloured: two bytes of padding before it
+        return Next("ethernet", at + 2, end)
+    if kind in (22, 23):
+        return Next("ip", at, end)
+    raise ValueError(f"ERF type {kind} carries neither Ethernet nor IP")
+
+
+def _hep(data: memoryview, start: int, end: int) -> Packet:
+    return hep.packet(data[start:end])
+
+
+DECAPSULATORS: Final[Mapping[Kind, Callable[[memoryview, int, int], Next | Packet]]] = {
+    "ip": inet.packet,
     "ethernet": _ether_type_at(12, 14, "Ethernet header"),
     "vlan": _ether_type_at(2, 4, "802.1Q tag"),
     "vntag": _ether_type_at(4, 6, "VN-Tag"),
     "sll": _ether_type_at(14, 16, "Linux cooked header"),
     "sll2": _ether_type_at(0, 20, "Linux cooked v2 header"),
+    "hdlc": _ether_type_at(2, 4, "HDLC header"),
+    "erf": _erf,
     "null": _null,
     "pppoe": _pppoe,
     "ppp": _ppp,
@@ -301,4 +270,6 @@ DECAPSULATORS: Final[Mapping[Kind, Callable[[memoryview, int, int], Next]]] = {
     "vxlan": _vxlan,
     "geneve": _geneve,
     "tzsp": _tzsp,
+    "gtp": _gtp,
+    "hep": _hep,
 }

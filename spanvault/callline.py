@@ -3,16 +3,15 @@
 The same keys in `replay`, `calls` and `show`; docs/calls.md explains each, with all flags.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from spanvault.messages import Call, Codec, Stream
+from spanvault.payloadtypes import NOT_SOUND, primary
 
-# Payload types that ride on an audio stream without being its sound.
-NOT_SOUND = {"telephone-event", "cn"}
 # Flags of a call whose payloads cannot be heard as they lie there.
-ENCRYPTED = {"srtp_sdes", "srtp_dtls", "zrtp"}
+ENCRYPTED = {"srtp_no_key", "srtp_dtls", "zrtp"}
 
 
 def iso_utc(time_ns: int | None) -> str | None:
@@ -25,21 +24,28 @@ def iso_utc(time_ns: int | None) -> str | None:
 
 
 def main_codec(stream: Stream) -> Codec | None:
-    """The codec of most of a stream's packets, events and comfort noise apart."""
+    """The codec of most of a stream's packets, events and noise apart; of RED, the inner one."""
     heard = sorted(stream.payload_types.items(), key=lambda item: -item[1])
-    known = [stream.codecs[number] for number, _ in heard if number in stream.codecs]
+    known = [
+        primary(stream.codecs[number], stream.codecs)
+        for number, _ in heard
+        if number in stream.codecs
+    ]
     sound = [codec for codec in known if codec.name.lower() not in NOT_SOUND]
     return next(iter(sound or known), None)
 
 
 def encrypted(call: Call) -> bool:
-    """Whether the media was protected end to end: stored as heard, never rendered as noise."""
+    """Whether no key to the media was heard: stored as heard, never rendered as noise."""
     return not ENCRYPTED.isdisjoint(call.flags)
 
 
-def call_line(call: Call, decodable: Sequence[str]) -> dict[str, Any]:
-    """The document of one call. decodable: lower-case codec names that can be rendered."""
-    channels = _channels(call, () if encrypted(call) else decodable)
+Decodable = Callable[[Codec | None], bool]  # whether a codec can be rendered
+
+
+def call_line(call: Call, decodable: Decodable) -> dict[str, Any]:
+    """The document of one call."""
+    channels = _channels(call, (lambda _: False) if encrypted(call) else decodable)
     return {
         "id": call.id.hex(),
         "recording_id": call.id.hex() if channels else None,
@@ -57,7 +63,7 @@ def call_line(call: Call, decodable: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _channels(call: Call, decodable: Sequence[str]) -> list[dict[str, Any]]:
+def _channels(call: Call, decodable: Decodable) -> list[dict[str, Any]]:
     """Streams that differ only in SSRC are one channel; addresses and codec are single-valued."""
     groups: dict[tuple[str, ...], list[Stream]] = {}
     for stream in call.streams:
@@ -73,7 +79,7 @@ def _channels(call: Call, decodable: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _channel(streams: list[Stream], decodable: Sequence[str]) -> dict[str, Any]:
+def _channel(streams: list[Stream], decodable: Decodable) -> dict[str, Any]:
     first, codec = streams[0], main_codec(streams[0])
     name = codec.name if codec else "unknown"
     span_ns = max(s.last_ns for s in streams) - min(s.first_ns for s in streams)
@@ -89,5 +95,5 @@ def _channel(streams: list[Stream], decodable: Sequence[str]) -> dict[str, Any]:
         "lost": sum(s.lost for s in streams),
         "duplicates": sum(s.duplicates for s in streams),
         "seconds": round(span_ns / 1e9, 3),
-        "decodable": name.lower() in decodable,
+        "decodable": decodable(codec),
     }

@@ -6,7 +6,7 @@ Messages: messages.py, WIRE.md §6. A store of one's own without running daemons
 
 import errno
 import socket as sockets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from spanvault.messages import (
     FetchReply,
     Get,
     GetReply,
+    MediaKey,
     Message,
     Search,
     SearchReply,
@@ -47,11 +48,15 @@ class RequestFailed(Exception):
 
 
 class Page(NamedTuple):
-    """One answer to Fetch. next: where to go on, None at the end. faults: what was unreadable."""
+    """One answer to Fetch. next: where to go on, None at the end. faults: what was unreadable.
+
+    keys: of the call's SRTP, with the first page.
+    """
 
     media: Media
     next: int | None
     faults: list[str]
+    keys: Sequence[MediaKey] = ()
 
 
 class Client:
@@ -139,7 +144,7 @@ class Client:
             media = decode_media(bulk) if bulk else NO_MEDIA
         except ValueError as error:
             raise RequestFailed("unavailable", f"storaged's media is not ours: {error}") from None
-        return Page(media, reply.cursor, reply.faults)
+        return Page(media, reply.cursor, reply.faults, reply.keys)
 
     def verify(self, call_id: bytes) -> VerifyReply:
         """Check one recording by hash and tag."""

@@ -29,6 +29,7 @@ class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: Path = Path("/var/lib/spanvault-capture")  # spool, ingest key
     runtime_dir: Path = Path("/run/spanvault-capture")  # key of the call table, gone with a reboot
     ring_mb: Count = 256
+    workers: Count = 1  # processes that share a port's flows
     outbox_mb: Count = 768  # kept in memory before batches go to the spool
     spool_mb: Count = 20_000  # kept on disk before recording stops
     silence_s: Positive = 300.0  # a call that lost its BYE ends after so long without RTP

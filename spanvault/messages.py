@@ -48,6 +48,14 @@ class Stream(msgspec.Struct):
     stored_as: int | None = None  # and its number there
 
 
+class MediaKey(msgspec.Struct, frozen=True):
+    """An SRTP master key and salt as SDP told it (RFC 4568), for a suite of spanvault.sdes."""
+
+    suite: str
+    key: bytes  # and salt behind it
+    mki: int = 0  # bytes of master key identifier in each packet
+
+
 class Related(msgspec.Struct, frozen=True):
     """Another call that belongs to this one."""
 
@@ -74,6 +82,7 @@ class Call(msgspec.Struct):
     flags: list[str] = []
     related: list[Related] = []
     streams: list[Stream] = []
+    keys: list[MediaKey] = []  # of its SRTP, oldest first; storaged gives them with the media only
     revision: int = 0
     final: bool = False  # nothing more will come: the recording is sealed
 
@@ -91,12 +100,21 @@ class Hello(Message):
     capture: str
 
 
+class Slot(msgspec.Struct, frozen=True):
+    """Where a batch's media lies in the memory that its capture has handed over (WIRE.md §4)."""
+
+    memory: bytes  # its name, 16 random bytes
+    offset: int
+    sizes: tuple[int, int, int]  # bytes of chunk table, frames, payload, one behind the other
+
+
 class Batch(Message):
-    """Calls and media. Followed by three frames: chunk table, frames, payload."""
+    """Calls and media. Followed by three frames: chunk table, frames, payload; or slot has them."""
 
     capture: str
     sequence: int  # this capture's, strictly rising, never reused
     calls: list[Call] = []
+    slot: Slot | None = None
 
 
 class Sealed(Message):
@@ -125,6 +143,7 @@ class Welcome(Message):
     key_id: str
     ingest_key: bytes
     instance: str = ""  # new at each start of storaged: what was in flight must be sent again
+    user: int = -1  # that storaged runs as; a capture on its host may hand it memory
 
 
 class Acknowledge(Message):
@@ -223,6 +242,7 @@ class FetchReply(Message):
 
     cursor: int | None
     faults: list[str] = []
+    keys: list[MediaKey] = []  # of the call's SRTP, with the first page
 
 
 class Verify(Message):

@@ -78,12 +78,11 @@ class PrivateStore:
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", name, *_options(name, config), *arguments],
-                stdin=subprocess.DEVNULL,
                 stderr=log,
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for us; we end them in order
                 preexec_fn=_die_with_parent,
-                **pipes,
+                **{"stdin": subprocess.DEVNULL, **pipes},
             )
         self._running.append(process)
         return process

@@ -8,13 +8,15 @@ Source: ZeroMQ RFC 26 (CurveZMQ), RFC 27 (ZAP). What is said over them: WIRE.md.
 
 import os
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 import zmq
 import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
 
 from spanvault.config import credential
+
+if TYPE_CHECKING:
+    from zmq.auth.thread import ThreadAuthenticator
 
 Role = Literal["capture", "storaged", "replicator", "operator"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
@@ -103,8 +105,10 @@ class Clients:
 
 def authenticate(
     context: "zmq.Context[zmq.Socket[bytes]]", clients: Clients
-) -> ThreadAuthenticator:
+) -> "ThreadAuthenticator":
     """Let only these clients in to the context's servers. stop() it before the context ends."""
+    from zmq.auth.thread import ThreadAuthenticator  # brings asyncio, which no client needs
+
     authenticator = ThreadAuthenticator(context)
     authenticator.start()
     authenticator.configure_curve_callback(credentials_provider=clients)

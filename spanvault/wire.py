@@ -3,8 +3,9 @@
 Frame 1 is the protocol and its version, frame 2 the struct as MessagePack, the rest bulk bytes.
 """
 
+import re
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -14,6 +15,15 @@ from spanvault.messages import FromIngest, Message, Reply, Request, ToIngest
 
 PROTOCOL: Final = b"SPANVAULT/1"
 MAX_HEADER: Final = 16 << 20  # bytes of MessagePack; a batch of calls stays far below
+
+# Faults are logged: of what a peer sent only our own words may be in them, it may be a number.
+_OURS: Final = re.compile(rb"SPANVAULT/[0-9]{1,3}")
+_KINDS: Final = {
+    repr(kind.__struct_config__.tag)
+    for union in (Request, Reply, ToIngest, FromIngest)
+    for kind in get_args(union)
+}
+_SENT_VALUE: Final = re.compile(r"value (.*?)(?= - at |\Z)", re.DOTALL)  # as msgspec quotes it
 
 T = TypeVar("T", bound=Message)
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -72,17 +82,23 @@ def decode_media(bulk: Sequence[Buffer]) -> Media:
     return media
 
 
+def _without_value(fault: re.Match[str]) -> str:
+    return fault[0] if fault[1] in _KINDS else "value"
+
+
 def _decode(
     decoder: msgspec.msgpack.Decoder[Any], frames: Sequence[Buffer]
 ) -> tuple[Any, list[Buffer]]:
     if len(frames) < 2:
         raise ValueError(f"a message has at least 2 frames, {len(frames)} came")
     if bytes(frames[0]) != PROTOCOL:
-        raise ValueError(f"protocol {bytes(frames[0])[:32]!r}, this end speaks {PROTOCOL!r}")
+        theirs = bytes(frames[0])
+        named = theirs.decode() if _OURS.fullmatch(theirs) else "unknown"
+        raise ValueError(f"protocol {named}, this end speaks {PROTOCOL.decode()}")
     if len(frames[1]) > MAX_HEADER:
         raise ValueError(f"message of {len(frames[1])} bytes, at most {MAX_HEADER} are taken")
     try:
         message = decoder.decode(frames[1])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise ValueError(f"message: {error}") from None
+        raise ValueError(f"message: {_SENT_VALUE.sub(_without_value, str(error))}") from None
     return message, list(frames[2:])

@@ -7,15 +7,17 @@ keys (sysexits(3); systemd does not restart on 78).
 import argparse
 import sys
 from pathlib import Path
+from typing import Final
 
 import lmdb
 import zmq
 
-from spanvault import config, journal
+from spanvault import config, journal, memory
 from spanvault.lifecycle import Lifecycle
 from storaged import daemon
 from storaged.faults import Fault
 
+_KEPT_BYTES: Final = 768 << 20  # a group being gathered, one being committed, and what lies between
 CANNOT_RUN, IO_ERROR, CONFIG_ERROR = 1, 74, 78
 _EXIT = {"locked": CONFIG_ERROR, "invalid": CONFIG_ERROR, "corrupt": IO_ERROR}
 
@@ -25,6 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="storaged", description="Keeps recordings, encrypted.")
     parser.add_argument("--config", type=Path, default=config.FOLDER / "storaged.toml")
     arguments = parser.parse_args()
+    memory.keep_freed(_KEPT_BYTES)
     log = journal.set_up("storaged")
     try:
         settings = config.load(arguments.config, config.StoragedConfig)

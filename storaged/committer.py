@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import lmdb
 
+from spanvault.lifecycle import name_thread
 from storaged.faults import Fault
 from storaged.gathering import Group
 from storaged.writer import Counts, Writer
@@ -75,6 +76,7 @@ class Committer:
         return finished and self.broken is None
 
     def _run(self) -> None:
+        name_thread("committer")
         try:
             while group := self._next():
                 if counts := self._commit(group):

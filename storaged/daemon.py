@@ -5,6 +5,7 @@ requests (storaged.serving). Systemd's side: spanvault.lifecycle.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -16,9 +17,10 @@ from typing import Any, Final
 import lmdb
 import zmq
 
-from spanvault import keyfile, transport
+from spanvault import keyfile, memory, transport
 from spanvault.config import StoragedConfig
 from spanvault.lifecycle import Lifecycle
+from spanvault.slots import Memories
 from storaged import index
 from storaged.accesslog import AccessLog
 from storaged.committer import Committer
@@ -46,10 +48,8 @@ class Daemon:
         self, settings: StoragedConfig, life: Lifecycle, store: Store, ring: Keyring, tables: Index
     ) -> None:
         self._life, self._store, self._index = life, store, tables
-        files_open = _raise_file_limit() - _SPARE_FILES
-        folder = settings.pools.get(POOL, store.pool(POOL))
-        self._pool = Pool(POOL, folder, TIERS[POOL], max(64, files_open))
-        self._access = AccessLog(store.log / "access.log")
+        self._pool = _open_pool(settings.pools.get(POOL, store.pool(POOL)), tables)
+        self._access = _open_access_log(store)
         self._writer = Writer(tables, ring, self._pool, time.time_ns)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         clients = transport.Clients(settings.clients)
@@ -60,9 +60,10 @@ class Daemon:
         requests = transport.listen(self._context, settings.requests, certificate)
         self._serving = Serving(requests, clients, desk)
         self._committer = Committer(self._writer)
+        self._memories = Memories(settings.ingest)
         self._ingest = Ingest(
             self._socket, clients, self._committer, ring, store.refused, os.urandom(8).hex(),
-            int(settings.commit_interval_s * 1e9), desk.take_health,
+            int(settings.commit_interval_s * 1e9), self._memories, desk.take_health,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -71,6 +72,7 @@ class Daemon:
         poller.register(self._committer.wake_fd, zmq.POLLIN)
         poller.register(self._life.wake_fd, zmq.POLLIN)
         self._serving.start()
+        memory.collect_rarely()
         self._life.ready(self.state()[0])
         log.info("The store is open", extra={"STORE": self._store.store_id.hex()})
         while not self._life.stop_requested:
@@ -81,6 +83,7 @@ class Daemon:
         """Give everything back; what was not acknowledged comes again."""
         self._serving.close()
         self._socket.close(linger=1000)
+        self._memories.close()
         self._authenticator.stop()
         self._context.term()
         self._access.close()
@@ -209,6 +212,37 @@ def _open_index(store: Store) -> Index:
             "corrupt",
             f"{store.index}: the index cannot be opened ({error})",
             "Check the folder's owner and mode, or restore the store from a replica.",
+        ) from None
+
+
+def _open_pool(folder: Path, tables: Index) -> Pool:
+    """Open the pool's folder, made if the store is new. Raises Fault if it is gone."""
+    with tables.reading() as view:
+        new = not view.count(b"state")
+    try:
+        # An unmounted volume leaves an empty folder behind: recordings must not begin to fill it.
+        if not new and not (folder / "objects").is_dir():
+            raise FileNotFoundError(errno.ENOENT, "missing, and there are recordings")
+        return Pool(POOL, folder, TIERS[POOL], max(64, _raise_file_limit() - _SPARE_FILES))
+    except OSError as error:
+        raise Fault(
+            "unavailable",
+            f"{error.filename or folder / 'objects'}: the pool cannot be opened ({error.strerror})",
+            "Mount the pool's volume, or put the folder back with its owner. If it is lost, make "
+            "its folder `objects` anew (mkdir -m 700) and restore the store from a replica.",
+        ) from None
+
+
+def _open_access_log(store: Store) -> AccessLog:
+    """Open the access log. Raises Fault if its folder is gone."""
+    try:
+        return AccessLog(store.log / "access.log")
+    except OSError as error:
+        raise Fault(
+            "unavailable",
+            f"{error.filename or store.log}: the access log cannot be opened ({error.strerror})",
+            "Put the folder `log` back, with its owner. If it is lost, make it anew "
+            "(mkdir -m 700): the log then begins again, which an auditor will ask about.",
         ) from None
 
 

@@ -24,9 +24,9 @@ def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """write(2) until all is written. Raises OSError."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
 
 
 def sync_folder(path: Path) -> None:

@@ -6,7 +6,7 @@ All writes of a group are one transaction, synced by its commit. Values that nam
 
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -227,27 +227,29 @@ class Writing(View):
         """Set a recording's row."""
         self.put(b"state", call_id, _STATE.pack(*state, 0))
 
-    def put_committed(self, call_id: bytes, size: int | None) -> None:
-        """Set how much of an unsealed object is acknowledged; None once it is sealed."""
-        if size is None:
-            self.delete(b"open", call_id)
-        else:
-            self.put(b"open", call_id, _U64.pack(size))
+    def put_committed(self, sizes: Iterable[tuple[bytes, int]]) -> None:
+        """Set how much of unsealed objects is acknowledged: (call id, bytes) each."""
+        rows = [(call_id, _U64.pack(size)) for call_id, size in sizes]
+        self.txn.cursor(db=self.tables[b"open"]).putmulti(rows)
 
     def put_record(self, call: Call, sealed: bytes, old: Call | None, index_key: bytes) -> None:
         """Set a call's record and its search rows, in place of the old revision's."""
-        if old is not None:
-            self.delete(b"time", time_key(old.started_ns, old.id))
-            stale = time_key(old.started_ns, old.id)
-            for name in record.tokens(index_key, old):
-                self.delete(b"token", name, stale)
         key = time_key(call.started_ns, call.id)
+        if old is None or _searched_by(old) != _searched_by(call):
+            if old is not None:
+                self._delete_tokens(old, index_key)
+            for name in record.tokens(index_key, call):
+                self.put(b"token", name, key)
         outcome = record.OUTCOMES.index(call.outcome)
         self.put(b"time", key, _TIME.pack(record.duration_ms(call), outcome, int(call.final), 0))
-        for name in record.tokens(index_key, call):
-            self.put(b"token", name, key)
         self.put(b"record", call.id, sealed)
         self.announce(RECORD_CHANGED, call.id)
+
+    def _delete_tokens(self, old: Call, index_key: bytes) -> None:
+        stale = time_key(old.started_ns, old.id)
+        self.delete(b"time", stale)
+        for name in record.tokens(index_key, old):
+            self.delete(b"token", name, stale)
 
     def put_receipt(self, receipt: Receipt) -> None:
         """Set the receipt of one copy."""
@@ -262,6 +264,11 @@ class Writing(View):
         self.put(b"feed", _POSITION.pack(position), kind + what)
         self.put(b"fed", kind + what, _POSITION.pack(position))
         self.set_number(b"position", position)
+
+
+def _searched_by(call: Call) -> tuple[Any, ...]:
+    """What a call's tokens are made of, and what they lead to."""
+    return call.started_ns, call.caller, call.callee, call.call_ids
 
 
 def parse_time_row(key: bytes, value: bytes) -> TimeRow:

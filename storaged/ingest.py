@@ -17,6 +17,7 @@ import zmq
 from spanvault import spool, wire
 from spanvault.chunk import Media
 from spanvault.messages import Acknowledge, Batch, Health, Hello, Refuse, Sealed, Welcome
+from spanvault.slots import Memories
 from spanvault.transport import Clients, Identity
 from storaged import files, policy
 from storaged.committer import Committer
@@ -36,12 +37,13 @@ class Ingest:
 
     def __init__(
         self, socket: "zmq.Socket[bytes]", clients: Clients, committer: Committer, keyring: Keyring,
-        refused: Path, instance: str, interval_ns: int,
+        refused: Path, instance: str, interval_ns: int, memories: Memories,
         take_health: Callable[[Identity, Health], None],
     ) -> None:  # fmt: skip
         self._socket, self._clients, self._committer = socket, clients, committer
         self._keyring, self._refused_folder, self._instance = keyring, refused, instance
         self._interval_ns, self._take_health = interval_ns, take_health
+        self._memories = memories
         self._group = Group()
         self._begun_ns = self._came_ns = 0  # monotonic
         self.counts = {
@@ -96,6 +98,9 @@ class Ingest:
             if not policy.may_ingest(who.role):
                 raise ValueError(f"role {who.role} may not send media")
             message, bulk = wire.decode_to_ingest(buffers)
+            if isinstance(message, Health):
+                self._take_health(who, message)
+                return
         except (ValueError, IndexError) as error:
             self.counts["unreadable"] += 1
             log.warning("An ingest message was left out", extra={"FAULT": str(error)})
@@ -103,10 +108,16 @@ class Ingest:
         if isinstance(message, Hello):
             self._send(route, Welcome(
                 self._keyring.store_id.hex(), self._keyring.ingest_key_id,
-                self._keyring.ingest_public, self._instance,
+                self._keyring.ingest_public, self._instance, os.getuid(),
             ))  # fmt: skip
-        elif isinstance(message, Health):
-            self._take_health(who, message)
+            self._memories.refresh()
+        elif isinstance(message, Batch) and message.slot is not None:
+            media = self._memories.take(message.slot)
+            if media is None:
+                self.counts["unreadable"] += 1
+                return  # unanswered: it comes again, with its media behind it
+            message.slot = None
+            self._take_batch(route, message, wire.encode(message, *media), media, now_ns)
         else:
             self._take_batch(route, message, buffers, bulk, now_ns)
 

@@ -61,6 +61,7 @@ class Store:
             if not self.format_file.exists():
                 self._create(recipients)
             self._check_format()
+            self.refused.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise Fault(
                 "unavailable",

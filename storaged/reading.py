@@ -65,23 +65,31 @@ class Reader:
 
     def verify(self, recording_id: bytes) -> VerifyReply:
         """Check one object by structure, tags and stored hash. Raises Fault if there is none."""
+        return walk.finish(self.verifying(recording_id))
+
+    def verifying(self, recording_id: bytes) -> walk.Steps[VerifyReply]:
+        """verify() in steps of some milliseconds: hours of sound take seconds."""
         state, size = self._extent(recording_id)
         if state is None or not state.bits & OBJECT:
             raise Fault("not_found", "there is no recording of this id")
         sealed = bool(state.bits & SEALED)
         try:
             with self._pool.reading(recording_id, None if sealed else size) as data:
-                return self._verify(recording_id, state, data)
+                return (yield from self._verify(recording_id, state, data))
         except OSError as error:
             raise Fault("corrupt", f"the object cannot be read ({error.strerror})", _HINT) from None
 
-    def _verify(self, recording_id: bytes, state: State, data: walk.Bytes) -> VerifyReply:
-        digest, faults, frames = walk.digest_of(data, len(data)).digest(), [], 0
+    def _verify(
+        self, recording_id: bytes, state: State, data: walk.Bytes
+    ) -> walk.Steps[VerifyReply]:
+        digest: bytes = (yield from walk.digesting(data, len(data))).digest()
+        faults: list[str] = []
+        frames = 0
         sealed = bool(state.bits & SEALED)
         try:
-            layout = walk.walk(data)
+            layout = yield from walk.walking(data)
             frames = len(layout.places)
-            faults = walk.check(data, layout, self._keyring.dek)
+            faults = yield from walk.checking(data, layout, self._keyring.dek)
             if layout.headers[0][1].recording_id != recording_id:
                 faults.append("the object is another recording's")
             if layout.end < len(data) and not layout.faults:

@@ -5,6 +5,7 @@ Tables and search: storaged.index. Pure; nonces are handed in.
 """
 
 import hmac
+import math
 import struct
 import unicodedata
 from typing import Final, NamedTuple, get_args
@@ -13,7 +14,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from spanvault.messages import Call, Outcome
+from spanvault.messages import Call, Outcome, Stream
 
 MAGIC: Final = b"SVM1"
 NUMBER: Final = b"n"
@@ -21,9 +22,13 @@ CALL_ID: Final = b"c"
 TOKEN_BYTES: Final = 16
 OUTCOMES: Final[tuple[str, ...]] = get_args(Outcome)
 NOT_ENDED: Final = 0xFFFF_FFFF  # in place of a duration
+MAX_TEXT: Final = 8192  # characters of one name, address or Call-ID; a SIP header line has fewer
+MAX_KEY: Final = 256  # bytes of an SRTP master key and salt; RFC 6188's have 46
+MAX_RECORD: Final = 4 << 20  # bytes of one call as MessagePack: some thousand streams
 
 _HEAD: Final = struct.Struct("<4siQ")  # magic, revision, key id
 _NONCE: Final = 12
+_TIMES: Final = range(-(1 << 63), 1 << 63)
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decoder: Final = msgspec.msgpack.Decoder(Call)
 
@@ -49,25 +54,56 @@ def decode_call(data: bytes) -> Call:
 
 
 def check_call(call: Call) -> None:
-    """Raise ValueError for a call that cannot be stored as it is."""
+    """Raise ValueError for a call that cannot be stored as it is. Never says what was in it."""
     if len(call.id) != 16:
         raise ValueError(f"a call's id has 16 bytes, not {len(call.id)}")
-    times = {
-        "started_ns": call.started_ns,
-        "answered_ns": call.answered_ns or 0,
-        "ended_ns": call.ended_ns or 0,
-    }
-    for name, value in times.items():
-        if not -(1 << 63) <= value < 1 << 63:
-            raise ValueError(f"{name} {value} is no 64-bit time")
-    if not 0 <= call.revision < 1 << 31:
-        raise ValueError(f"revision {call.revision} is no 31-bit number")
+    times = (call.started_ns, call.answered_ns or 0, call.ended_ns or 0)
+    _check_numbers("call's time (ns)", _TIMES, *times)
+    _check_numbers("call's revision", range(1 << 31), call.revision)
+    _check_texts(
+        "call", call.capture, *call.call_ids, call.caller, call.callee, call.end_reason or "",
+        *call.flags, *(other.call_id for other in call.related),
+    )  # fmt: skip
+    for key in call.keys:
+        _check_texts("key", key.suite)
+        _check_numbers("key's length", range(MAX_KEY + 1), len(key.key))
+        _check_numbers("key's mki", range(256), key.mki)
     for stream in call.streams:
-        if stream.stored_in is not None and len(stream.stored_in) != 16:
-            raise ValueError("stored_in is no recording id")
-        for number in (stream.number, stream.stored_as or 0):
-            if not 0 <= number < 1 << 16:
-                raise ValueError(f"stream number {number} is no 16-bit number")
+        _check_stream(stream)
+    if (size := len(_encode(call))) > MAX_RECORD:
+        raise ValueError(f"a call record of {size} bytes, at most {MAX_RECORD} are stored")
+
+
+def _check_stream(stream: Stream) -> None:
+    if stream.stored_in is not None and len(stream.stored_in) != 16:
+        raise ValueError("stored_in is no recording id")
+    _check_numbers("stream number", range(1 << 16), stream.number, stream.stored_as or 0)
+    _check_numbers("stream's SSRC", range(1 << 32), stream.ssrc)
+    _check_numbers("stream's time (ns)", _TIMES, stream.first_ns, stream.last_ns)
+    _check_numbers("stream's payload type", range(256), *stream.codecs, *stream.payload_types)
+    _check_numbers(
+        "stream's count", range(1 << 63), *stream.payload_types.values(),
+        stream.packets, stream.lost, stream.duplicates, stream.late,
+    )  # fmt: skip
+    if not math.isfinite(stream.jitter):
+        raise ValueError("a stream's jitter is no number")
+    _check_texts("stream", stream.source, stream.destination)
+    for codec in stream.codecs.values():
+        _check_texts("codec", codec.name, codec.parameters)
+        _check_numbers("codec's clock rate or channels", range(1 << 32),
+                       codec.clock_rate, codec.channels)  # fmt: skip
+
+
+def _check_numbers(name: str, allowed: range, *values: int) -> None:
+    for value in values:
+        if value not in allowed:
+            raise ValueError(f"a {name} is not in {allowed.start} … {allowed.stop - 1}")
+
+
+def _check_texts(name: str, *texts: str) -> None:
+    longest = max(map(len, texts))
+    if longest > MAX_TEXT:
+        raise ValueError(f"a {name}'s text of {longest} characters, at most {MAX_TEXT} are stored")
 
 
 def seal_call(call: Call, key_id: int, dek: bytes, nonce: bytes) -> bytes:

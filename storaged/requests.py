@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import lmdb
+import msgspec
 
 from spanvault import messages as m
 from spanvault import wire
@@ -26,11 +27,14 @@ from storaged.pool import Pool
 from storaged.reading import Reader
 from storaged.restoring import Restorer
 from storaged.search import search
+from storaged.walk import Steps, finish
 
 log = logging.getLogger(__name__)
 PART_BYTES: Final = 4 << 20  # of a ReadObject
 _REPLY_BYTES: Final = 4 << 20  # of a FeedReply; wire.MAX_HEADER is far above
 _FEED_MAX: Final = 5000
+_HEALTH_MAX: Final = 64 << 10  # bytes of one daemon's account of itself
+_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Answer(NamedTuple):
@@ -61,11 +65,9 @@ class Desk:
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
             m.Status: self._status,
-            m.Health: self._take_health,
             m.Search: self._search,
             m.Get: self._get,
             m.Fetch: self._fetch,
-            m.Verify: self._verify,
             m.Feed: self._feed,
             m.ReadObject: self._read_object,
             m.Receipt: self._receipt,
@@ -74,10 +76,12 @@ class Desk:
 
     def answer(self, who: Identity, request: Any, bulk: list[Any]) -> Answer:
         """Carry a request out, write it down, give the answer."""
+        return finish(self.answering(who, request, bulk))
+
+    def answering(self, who: Identity, request: Any, bulk: list[Any]) -> Steps[Answer]:
+        """answer() in steps of some milliseconds, so that a long one holds up no other."""
         if policy.may_ask(who.role, request):
-            if isinstance(request, m.Health):
-                self.take_health(who, request)
-            answer = self._carry_out(request, bulk)
+            answer = yield from self._carry_out(who, request, bulk)
         else:
             answer = Answer(
                 m.Failure(
@@ -100,8 +104,23 @@ class Desk:
         except OSError as error:
             log.error("The access log cannot be synced", extra={"FAULT": str(error)})
 
+    def busy(self, who: Identity, request: Any, most: int) -> Answer:
+        """The answer to one request too many: no client may fill the waiting room."""
+        failure = m.Failure(
+            "unavailable",
+            f"{most} requests of this client are under way already",
+            "Wait for their replies, or give each program a certificate of its own.",
+        )
+        return self._logged(who, request, Answer(failure))
+
     def take_health(self, who: Identity, health: m.Health) -> None:
-        """Keep a daemon's account of itself. It speaks for the identity that sent it."""
+        """Keep a daemon's account of itself. It speaks for the identity that sent it.
+
+        Raises ValueError for one that is too long.
+        """
+        size = len(health.daemon) + len(health.state) + len(_encode(health.fields))
+        if size > _HEALTH_MAX:
+            raise ValueError(f"an account of {size} bytes, at most {_HEALTH_MAX} are kept")
         self._health[str(who)] = (health, self._clock_ns())
 
     def can_wait(self, who: Identity, request: Any) -> bool:
@@ -113,8 +132,12 @@ class Desk:
             and request.position >= self._index.position
         )
 
-    def _carry_out(self, request: Any, bulk: list[Any]) -> Answer:
+    def _carry_out(self, who: Identity, request: Any, bulk: list[Any]) -> Steps[Answer]:
         try:
+            if isinstance(request, m.Verify):
+                return Answer((yield from self._reader.verifying(request.id)))
+            if isinstance(request, m.Health):
+                return self._take_health(who, request)
             return self._handlers[type(request)](request, bulk)
         except Fault as fault:
             return Answer(m.Failure(fault.code, fault.error, fault.hint))
@@ -179,13 +202,17 @@ class Desk:
         ]  # fmt: skip
         return Answer(m.StatusReply(self._store.store_id.hex(), state, fields, daemons))
 
-    def _take_health(self, _: m.Health, __: list[Any]) -> Answer:
-        return Answer(m.Done())  # answer() kept it, with who sent it
+    def _take_health(self, who: Identity, health: m.Health) -> Answer:
+        try:
+            self.take_health(who, health)
+        except ValueError as error:
+            raise Fault("invalid", str(error), "Send fewer fields.") from None
+        return Answer(m.Done())
 
     def _search(self, request: m.Search, _: list[Any]) -> Answer:
         with self._index.reading() as view:
             calls, cursor = search(view, request, self._keyring.index_key, self._open_call)
-        return Answer(m.SearchReply(calls, cursor))
+        return Answer(m.SearchReply([_without_keys(call) for call in calls], cursor))
 
     def _get(self, request: m.Get, _: list[Any]) -> Answer:
         with self._index.reading() as view:
@@ -194,16 +221,14 @@ class Desk:
         assert state is not None
         sealed = bool(state.bits & SEALED)
         size = state.size if sealed else committed
-        return Answer(m.GetReply(call, sealed, size, self._pool.name, receipts))
+        return Answer(m.GetReply(_without_keys(call), sealed, size, self._pool.name, receipts))
 
     def _fetch(self, request: m.Fetch, _: list[Any]) -> Answer:
         with self._index.reading() as view:
             call = self._call(view, request.id)
         page = self._reader.fetch(call, request.cursor)
-        return Answer(m.FetchReply(page.cursor, page.damaged), media=page.media)
-
-    def _verify(self, request: m.Verify, _: list[Any]) -> Answer:
-        return Answer(self._reader.verify(request.id))
+        keys = [] if request.cursor else call.keys
+        return Answer(m.FetchReply(page.cursor, page.damaged, keys), media=page.media)
 
     def _feed(self, request: m.Feed, _: list[Any]) -> Answer:
         if not 0 <= request.position < 1 << 63 or not 1 <= request.limit <= _FEED_MAX:
@@ -291,3 +316,8 @@ class Desk:
         return m.Change(
             position, "object", what, self._pool.name, size=state.size, sha256=state.sha256.hex()
         )
+
+
+def _without_keys(call: m.Call) -> m.Call:
+    """What opens the media is given with the media alone."""
+    return msgspec.structs.replace(call, keys=[])

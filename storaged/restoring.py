@@ -177,7 +177,7 @@ def _put_object(change: Change, header: Header) -> Callable[[Writing], None]:
                 bits=state.bits | OBJECT | SEALED,
             ),
         )  # fmt: skip
-        writing.put_committed(change.id, None)
+        writing.delete(b"open", change.id)
         writing.announce(tables.OBJECT_CHANGED, change.id)
 
     return put

@@ -96,6 +96,8 @@ class Header(NamedTuple):
 class SegmentKey:
     """Seals and opens the frames of one segment."""
 
+    __slots__ = ("_aad", "_aead")
+
     def __init__(self, header: Header, prk: bytes) -> None:
         self._aead = AESGCM(_expand(prk, b"audio" + header.recording_id))
         self._aad = hashlib.sha256(header.serialize()).digest()
@@ -220,6 +222,11 @@ class ObjectWriter:
     the writer if it could not. A writer that goes on with bytes from before its time is made by
     storaged.walk.resume().
     """
+
+    __slots__ = (
+        "_key", "_sequence", "digest", "entries", "key_id", "next_segment", "recording_id",
+        "segments", "size", "tier",
+    )  # fmt: skip
 
     def __init__(self, recording_id: bytes, key_id: int, tier: int) -> None:
         self.recording_id, self.key_id, self.tier = recording_id, key_id, tier

@@ -1,26 +1,33 @@
 """The request socket, on a thread of its own: a long check never holds up recording.
 
-A Feed that has nothing to tell waits here without holding up the others. What is answered:
-storaged.requests.
+Nor does it hold up other requests: what takes long is carried out in turns, between which whatever
+else has come is answered. A Feed that has nothing to tell waits here as well. How many may be under
+way is bounded for each client. What is answered: storaged.requests.
 """
 
 import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from typing import Any, Final, NamedTuple
 
 import zmq
 
 from spanvault import wire
-from spanvault.messages import Feed
+from spanvault.lifecycle import name_thread
+from spanvault.messages import Failure, Feed, Verify
 from spanvault.transport import Clients, Identity
-from storaged.requests import Desk
+from storaged.requests import Answer, Desk
+from storaged.walk import Steps
 
 log = logging.getLogger(__name__)
 _TURN_MS: Final = 500  # how soon a stop is noticed
 _WAITING_TURN_MS: Final = 50  # how soon a waiting Feed hears of a change
 _MAX_WAIT_MS: Final = 60_000
+_WORK_S: Final = 0.05  # at long answers before the socket is looked at again
+_AT_ONCE: Final = 32  # messages taken before long answers get their turn
+UNDER_WAY: Final = 16  # waiting Feeds and long answers of one client
 _SYNC_S: Final = 2.0  # the access log, where a line need not be durable at once
 
 
@@ -33,12 +40,21 @@ class _Waiting(NamedTuple):
     until_s: float
 
 
+class _Long(NamedTuple):
+    """An answer that is not finished."""
+
+    route: bytes
+    who: Identity
+    steps: Steps[Answer]
+
+
 class Serving:
     """Owns the request socket from start() to close()."""
 
     def __init__(self, socket: "zmq.Socket[bytes]", clients: Clients, desk: Desk) -> None:
         self._socket, self._clients, self._desk = socket, clients, desk
         self._waiting: list[_Waiting] = []
+        self._long: deque[_Long] = deque()
         self._stopping = threading.Event()
         self.broken: BaseException | None = None
         self.unreadable = 0
@@ -55,17 +71,28 @@ class Serving:
         self._thread.join()
 
     def _run(self) -> None:
+        name_thread("requests")
         try:
             while not self._stopping.is_set():
-                if self._socket.poll(_WAITING_TURN_MS if self._waiting else _TURN_MS):
-                    self._receive()
-                self._answer_waiting(time.monotonic())
-                self._sync_log(time.monotonic())
+                self._turn()
             self._answer_waiting(float("inf"))
+            self._give_up()
         except BaseException as error:  # handed to the main thread, which ends the daemon with it
             self.broken = error
         finally:
             self._socket.close(linger=1000)
+
+    def _turn(self) -> None:
+        """Take what has come, go on with what takes long."""
+        patience_ms = 0 if self._long else _WAITING_TURN_MS if self._waiting else _TURN_MS
+        for _ in range(_AT_ONCE):
+            if not self._socket.poll(patience_ms):
+                break
+            self._receive()
+            patience_ms = 0
+        self._work(time.monotonic() + _WORK_S)
+        self._answer_waiting(time.monotonic())
+        self._sync_log(time.monotonic())
 
     def _sync_log(self, now_s: float) -> None:
         if now_s - self._synced_s >= _SYNC_S:
@@ -86,11 +113,44 @@ class Serving:
             log.warning("A request cannot be read", extra={"PEER": str(who), "FAULT": str(error)})
             self._send(bytes(route.buffer), self._desk.refuse(who, str(error)).frames())
             return
-        if isinstance(request, Feed) and self._desk.can_wait(who, request):
+        self._take(bytes(route.buffer), who, request, bulk)
+
+    def _take(self, route: bytes, who: Identity, request: Any, bulk: list[Any]) -> None:
+        """Answer a request, or put it beside the others that take their time."""
+        waits = isinstance(request, Feed) and self._desk.can_wait(who, request)
+        if (waits or isinstance(request, Verify)) and self._under_way(who) >= UNDER_WAY:
+            self._send(route, self._desk.busy(who, request, UNDER_WAY).frames())
+        elif waits:
             until_s = time.monotonic() + min(request.wait_ms, _MAX_WAIT_MS) / 1000
-            self._waiting.append(_Waiting(bytes(route.buffer), who, request, until_s))
-            return
-        self._send(bytes(route.buffer), self._desk.answer(who, request, bulk).frames())
+            self._waiting.append(_Waiting(route, who, request, until_s))
+        else:
+            self._step(_Long(route, who, self._desk.answering(who, request, bulk)))
+
+    def _under_way(self, who: Identity) -> int:
+        return sum(one.who == who for one in self._waiting) + sum(
+            one.who == who for one in self._long
+        )
+
+    def _work(self, until_s: float) -> None:
+        """Go on with long answers, in turn."""
+        while self._long and time.monotonic() < until_s:
+            self._step(self._long.popleft())
+
+    def _step(self, one: _Long) -> None:
+        """One step: the answer is sent, or goes to the end of the line."""
+        try:
+            next(one.steps)
+        except StopIteration as done:
+            self._send(one.route, done.value.frames())
+        else:
+            self._long.append(one)
+
+    def _give_up(self) -> None:
+        """The daemon ends: who waits for a long answer must ask again."""
+        for one in self._long:
+            one.steps.close()
+            failure = Failure("unavailable", "storaged is stopping", "Ask again in a moment.")
+            self._send(one.route, wire.encode(failure))
 
     def _answer_waiting(self, now_s: float) -> None:
         still = []

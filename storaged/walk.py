@@ -6,8 +6,8 @@ its place, and reading goes on behind it. Bytes: storaged.sealing, FORMAT.md §4
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from spanvault import chunk
 from spanvault.chunk import Chunk
@@ -26,7 +26,9 @@ from storaged.sealing import (
     parse_frame_head,
 )
 
+R = TypeVar("R")
 FindKey = Callable[[int], bytes]  # key id → DEK
+Steps = Generator[None, None, R]  # work that can be put off between its steps, and its result
 STEP: Final = 1 << 20  # bytes read at a time where all are wanted
 
 
@@ -38,6 +40,7 @@ class Bytes(Protocol):
 
 
 _MAX_FAULTS: Final = 100
+_FRAMES_A_STEP: Final = 256  # heads only, nothing opened
 
 
 class Place(NamedTuple):
@@ -63,10 +66,27 @@ class Layout(NamedTuple):
 
 def walk(data: Bytes) -> Layout:
     """Follow headers, frames and locators. Raises ValueError only if not even a header is there."""
-    walker = _Walker(data)
+    return finish(walking(data))
+
+
+def walking(data: Bytes) -> "Steps[Layout]":
+    """walk() in steps of some milliseconds, so that other work can go on between them."""
+    walker, steps = _Walker(data), 0
     while walker.step():
-        pass
+        steps += 1
+        if steps % _FRAMES_A_STEP == 0:
+            yield
     return walker.layout()
+
+
+def finish(steps: "Steps[R]") -> R:
+    """Take all steps at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: R = done.value
+            return result
 
 
 class _Walker:
@@ -206,6 +226,11 @@ def chunks_of(plain: bytes, recording_id: bytes) -> Iterator[Chunk]:
 
 def check(data: Bytes, layout: Layout, find_key: FindKey) -> list[str]:
     """Every fault of an object: structure, tags, chunks, trailer. Empty if all is well."""
+    return finish(checking(data, layout, find_key))
+
+
+def checking(data: Bytes, layout: Layout, find_key: FindKey) -> Steps[list[str]]:
+    """check() in steps of a frame."""
     faults = list(layout.faults)
     opener = Opener(data, layout, find_key)
     recording_id = layout.headers[0][1].recording_id
@@ -219,6 +244,7 @@ def check(data: Bytes, layout: Layout, find_key: FindKey) -> list[str]:
                     pass
         except ValueError as error:
             faults.append(str(error))
+        yield
     return faults[:_MAX_FAULTS]
 
 
@@ -282,9 +308,15 @@ def resume(data: Bytes, committed: int, find_key: FindKey) -> Resumed:
 
 def digest_of(data: Bytes, size: int) -> Any:
     """The running SHA-256 of an object's first `size` bytes."""
+    return finish(digesting(data, size))
+
+
+def digesting(data: Bytes, size: int) -> Steps[Any]:
+    """digest_of() in steps of a megabyte."""
     digest = hashlib.sha256()
     for at in range(0, size, STEP):
         digest.update(data[at : min(at + STEP, size)])
+        yield
     return digest
 
 

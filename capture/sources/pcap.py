@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.model import Block
-from capture.sources.records import MAX_CAPTURED, run
+from capture.sources.records import MAX_CAPTURED, places, run
 
 MAGICS: Final = {  # first four bytes: byte order, nanoseconds a tick
     b"\xd4\xc3\xb2\xa1": ("<", 1000),
@@ -30,6 +30,7 @@ class PcapReader:
         self.position = FILE_HEADER
         self._order, self._tick_ns, self._link_type = order, tick_ns, link_type
         self._length = struct.Struct(f"{order}I").unpack_from
+        self._memory = np.empty(0, np.bool_)
 
     @classmethod
     def open(cls, head: NDArray[np.uint8]) -> Self | None:
@@ -56,19 +57,33 @@ class PcapReader:
     def _search(self, window: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The records from the window's start on that lie within 256 s of the first one.
 
-        The three upper bytes of the seconds are then the same in each: a signature to search for.
+        The upper bytes of the seconds are then the same in each: a signature to search for.
         """
-        upper = (3, 2, 1) if self._order == "<" else (0, 1, 2)
         if len(window) < RECORD_HEADER:
             return np.empty(0, np.int64)
-        places = len(window) - RECORD_HEADER + 1
-        at = np.flatnonzero(window[upper[0] : upper[0] + places] == window[upper[0]])
-        for byte in upper[1:]:
-            at = at[window[at + byte] == window[byte]]
+        count = len(window) - RECORD_HEADER + 1
+        first, second = self._masks(len(window))
+        upper, next_to_it = (3, 2) if self._order == "<" else (0, 1)
+        np.equal(window[upper : upper + count], window[upper], out=first[:count])
+        np.equal(window[next_to_it : next_to_it + count], window[next_to_it], out=second[:count])
+        first[count:] = False
+        both = first.view(np.uint64)
+        both &= second.view(np.uint64)
+        at = places(first)
         header = self._headers(window, at)
-        length = header[:, 2].astype(np.int64)
-        whole = (length <= header[:, 3]) & (at + RECORD_HEADER + length <= len(window))
-        return run(at[whole], length[whole] + RECORD_HEADER)
+        seconds, length = header[:, 0], header[:, 2].astype(np.int64) + RECORD_HEADER
+        whole = seconds >> 8 == seconds[0] >> 8
+        whole &= header[:, 2] <= header[:, 3]
+        whole &= at + length <= len(window)
+        kept = np.flatnonzero(whole)
+        return run(at[kept], length[kept])
+
+    def _masks(self, size: int) -> NDArray[np.bool_]:
+        """Two masks of so many bytes and up to seven more, in memory that is used again."""
+        words = (size + 7) // 8
+        if words * 16 > len(self._memory):
+            self._memory = np.empty(words * 16, np.bool_)
+        return self._memory[: words * 16].reshape(2, -1)
 
     def _walk(
         self, window: NDArray[np.uint8], found: NDArray[np.int64], limit: int

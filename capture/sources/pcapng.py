@@ -52,6 +52,7 @@ class PcapngReader:
         self._order = order
         self._interfaces: list[Interface] = []
         self._last_ns = 0  # a simple packet has no time of its own
+        self._found = np.empty(0, np.int64)  # enhanced packets ahead, as places in the file
 
     @classmethod
     def open(cls, head: NDArray[np.uint8]) -> Self | None:
@@ -65,9 +66,10 @@ class PcapngReader:
 
     def read(self, window: NDArray[np.uint8], limit: int) -> Block | None:
         """See Reader.read."""
-        at = self._search(window)[:limit]
-        if len(at):
-            return self._enhanced(window, at)
+        if not len(self._found):
+            self._found = self._search(window) + self.position
+        if len(self._found):
+            return self._enhanced(window, self._found[:limit] - self.position)
         return self._one(window)
 
     def _search(self, window: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -82,26 +84,27 @@ class PcapngReader:
         return run(at[twice] * 4, length[twice])
 
     def _enhanced(self, window: NDArray[np.uint8], at: NDArray[np.int64]) -> Block:
-        """A block of the leading frames that share an interface."""
+        """A block of the leading frames whose interfaces share a link type."""
         header = rows(window, at, 28).view(f"{self._order}u4").reshape(-1, 7)
-        other = np.flatnonzero(header[:, 2] != header[0, 2])
-        count = int(other[0]) if len(other) else len(at)
-        header, at = header[:count], at[:count]
-        length, captured = header[:, 1].astype(np.int64), header[:, 5].astype(np.int64)
-        interface = self._interface(int(header[0, 2]))
-        bad = np.flatnonzero(captured > length - SMALLEST - PACKETS[ENHANCED])
-        if len(bad) and bad[0]:
-            count = int(bad[0])  # what came before is given first; the fault comes next
-            header, at, length, captured = (
-                header[:count], at[:count], length[:count], captured[:count],
-            )  # fmt: skip
-        elif len(bad):
+        number, length, captured = (header[:, each].astype(np.int64) for each in (2, 1, 5))
+        link_type = self._interface(int(number[0])).link_type
+        alike = [each.link_type == link_type for each in self._interfaces]
+        # A frame that cannot be ends the block: what came before is given, the fault comes next.
+        fits = captured <= length - SMALLEST - PACKETS[ENHANCED]
+        odd = np.flatnonzero(~(np.isin(number, np.flatnonzero(alike)) & fits))
+        count = int(odd[0]) if len(odd) else len(at)
+        if not count:
             raise self._damaged("a frame longer than its block")
-        time_ns = interface.time_ns(header[:, 3], header[:, 4])
+        header, at, number = header[:count], at[:count], number[:count]
+        time_ns = np.empty(count, np.int64)
+        for each in np.unique(number).tolist():
+            mine = number == each
+            time_ns[mine] = self._interfaces[each].time_ns(header[mine, 3], header[mine, 4])
         self._last_ns = int(time_ns[-1])
-        self.position += int(at[-1] + length[-1])
+        self._found = self._found[count:]
+        self.position += int(at[-1] + length[count - 1])
         original = header[:, 6].astype(np.int64)
-        return Block(window, at + 28, captured, original, time_ns, interface.link_type)
+        return Block(window, at + 28, captured[:count], original, time_ns, link_type)
 
     def _one(self, window: NDArray[np.uint8]) -> Block | None:
         """Whatever block lies at the window's start; None if it is not whole."""

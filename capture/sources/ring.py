@@ -1,14 +1,15 @@
 """Frames from a live interface: an AF_PACKET ring of TPACKET_V3 blocks shared with the kernel.
 
-The kernel fills blocks of 1 MiB and hands each over when it is full or 40 ms old, so a wake-up
+The kernel fills blocks of 1 MiB and hands each over when it is full or 80 ms old, so a wake-up
 brings thousands of frames and no frame is copied on its way here. The order of the set-up
-matters: a socket bound before its ring is ready would queue frames of every interface.
+matters: a socket bound before its ring is ready would queue frames of every interface, and one
+that hears before it has joined its group would hear what is another's.
 Sources: packet(7); Linux Documentation/networking/packet_mmap.rst and include/uapi/linux/
-if_packet.h. Capture files: capture.sources.files.
+if_packet.h. What is kept out: capture.sources.filter. An interface that goes and comes back:
+capture.sources.port. Capture files: capture.sources.files.
 """
 
 import errno
-import fcntl
 import mmap
 import select
 import socket
@@ -23,15 +24,19 @@ from numpy.typing import NDArray
 
 from capture.columns import fields
 from capture.model import Block
+from capture.sources import filter as packet_filter
+from capture.sources import interface as interfaces
 
 SOL_PACKET, ETH_P_ALL = 263, 3
-ADD_MEMBERSHIP, RX_RING, STATISTICS, VERSION, IGNORE_OUTGOING = 1, 5, 6, 10, 23
+ADD_MEMBERSHIP, RX_RING, STATISTICS, VERSION, FANOUT, IGNORE_OUTGOING = 1, 5, 6, 10, 18, 23
 TPACKET_V3, PROMISCUOUS = 2, 1
-SIOCGIFFLAGS, SIOCGIFHWADDR, IFF_UP = 0x8913, 0x8927, 1
+# Both directions of a flow to one socket, and all fragments of a datagram with its flow.
+FANOUT_HASH_WHOLE: Final = 0x8000 << 16
 BLOCK: Final = 1 << 20  # bytes; 64 KiB costs twice the time a frame
 FRAME: Final = 2048  # only divides the block: V3 packs frames of any size
-RETIRE_MS: Final = 40
+RETIRE_MS: Final = 80  # at 40, fifty calls cost nearly a percent of a core more
 TO_USER, TO_KERNEL = 1, 0
+ETHERNET: Final = 1
 VLAN_VALID: Final = 0x10  # the tag was stripped into the header; VID 0 exists, so test this bit
 LINK_TYPES: Final = {1: 1, 772: 1, 65534: 101, 801: 127, 802: 127, 803: 127}  # ARPHRD_ → LINKTYPE_
 
@@ -52,11 +57,12 @@ ADDRESS_MASK: Final = np.uint64(0xFFFFFFFF_0000FFFF)  # without the protocol
 class Ring:
     """One interface's mirrored traffic. Close it, or use it as a context manager."""
 
-    def __init__(self, interface: str, megabytes: int) -> None:
+    def __init__(self, interface: str, megabytes: int, group: int | None = None) -> None:
         """Begin to capture.
 
-        Raises ValueError if there is no such interface or it cannot be captured from, and
-        OSError if the system will not let us; both say what to do.
+        group: all rings of one number (16 bits) share the interface's flows among them.
+        Raises ValueError if the interface is of a kind that cannot be captured from, and OSError
+        if it is missing or down or the system will not let us; both say what to do.
         """
         self.interface = interface
         self.link_down = 0  # times the interface went down
@@ -73,7 +79,7 @@ class Ring:
                 "spanvault-capture@.service does",
             ) from None
         try:
-            self._set_up()
+            self._set_up(group)
         except BaseException:
             self._socket.close()
             raise
@@ -118,14 +124,18 @@ class Ring:
             self._dropped.append((time.time_ns(), dropped))
         return self._drops
 
+    def link(self) -> interfaces.Link:
+        """How the interface is now."""
+        return interfaces.link(self.interface, self._index)
+
     def close(self) -> None:
         """Stop to capture."""
         self._socket.close()
         self._ring = np.empty(0, np.uint8)
         self._words = np.empty((0, 0), np.uint32)
 
-    def _set_up(self) -> None:
-        self._index, hardware = self._look_up()
+    def _set_up(self, group: int | None) -> None:
+        self._index, hardware = interfaces.find(self.interface)
         if hardware not in LINK_TYPES:
             raise ValueError(
                 f"{self.interface}: frames of hardware type {hardware} are not understood. "
@@ -134,6 +144,18 @@ class Ring:
         self._link_type = LINK_TYPES[hardware]
         self._socket.setsockopt(SOL_PACKET, VERSION, TPACKET_V3)
         self._socket.setsockopt(SOL_PACKET, IGNORE_OUTGOING, 1)
+        self._map()
+        packet_filter.attach(self._socket, packet_filter.nothing())
+        self._socket.bind((self.interface, ETH_P_ALL))
+        if group is not None:
+            self._socket.setsockopt(SOL_PACKET, FANOUT, struct.pack("I", FANOUT_HASH_WHOLE | group))
+        wanted = packet_filter.ethernet if self._link_type == ETHERNET else packet_filter.everything
+        packet_filter.attach(self._socket, wanted())
+        member = struct.pack("iHH8s", self._index, PROMISCUOUS, 0, b"")
+        self._socket.setsockopt(SOL_PACKET, ADD_MEMBERSHIP, member)
+
+    def _map(self) -> None:
+        """Have the kernel make the ring, and see it as numpy does."""
         request = struct.pack(
             "7I", BLOCK, self._count, FRAME, BLOCK // FRAME * self._count, RETIRE_MS, 0, 0
         )
@@ -150,25 +172,6 @@ class Ring:
             ) from None
         self._ring = np.frombuffer(memory, np.uint8)
         self._words = self._ring.view(np.uint32).reshape(self._count, -1)
-        self._socket.bind((self.interface, ETH_P_ALL))
-        member = struct.pack("iHH8s", self._index, PROMISCUOUS, 0, b"")
-        self._socket.setsockopt(SOL_PACKET, ADD_MEMBERSHIP, member)
-
-    def _look_up(self) -> tuple[int, int]:
-        """The interface's index and hardware type. Raises ValueError with what to do."""
-        request = self.interface.encode()[:15].ljust(40, b"\0")
-        try:
-            index = socket.if_nametoindex(self.interface)
-            flags = fcntl.ioctl(self._socket, SIOCGIFFLAGS, request)
-            hardware = fcntl.ioctl(self._socket, SIOCGIFHWADDR, request)
-        except OSError:
-            known = ", ".join(name for _, name in socket.if_nameindex())
-            raise ValueError(f"no interface '{self.interface}'. There are: {known}") from None
-        if not struct.unpack_from("H", flags, 16)[0] & IFF_UP:
-            raise ValueError(
-                f"interface '{self.interface}' is down: ip link set {self.interface} up"
-            )
-        return index, struct.unpack_from("H", hardware, 16)[0]
 
     def _status(self) -> int:
         return int(self._words[self._current, STATUS])
@@ -184,11 +187,7 @@ class Ring:
 
     def _failed(self, error: int) -> None:
         """An interface that is set down may come back; one that was removed does not."""
-        try:
-            present = socket.if_nametoindex(self.interface) == self._index
-        except OSError:
-            present = False
-        if not present:
+        if self.link() is interfaces.Link.GONE:
             raise OSError(errno.ENODEV, f"interface '{self.interface}' has gone")
         if error == errno.ENETDOWN:
             self.link_down += 1

@@ -2,23 +2,48 @@
 
 Sound is placed by its RTP timestamp, since arrival jitters; but the timestamp says nothing of
 when a stream began, and phones and PBXs restart it in mid-stream, or let it stand still on hold.
-So the time line is anchored to arrival: at the first packets, wherever timestamp and arrival part
-for good, and slowly as two clocks drift. A stall that is made up for afterwards moves nothing.
-Source: RFC 3550 §5.1, §6.4.1. Samples: render.py.
+So the time line is anchored to arrival: at the first packets, and wherever timestamp and arrival
+part for good, be it at once or slowly, as two clocks drift. Whether it is for good, the seconds
+that follow tell: a stall that is made up for afterwards moves nothing.
+Source: RFC 3550 §5.1, §6.4.1. All streams of a call: timeline.py. Samples: render.py.
 """
 
-from collections import deque
-from typing import Final
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-JUMP_S: Final = 0.5  # timestamp and arrival parted by more than this: not jitter
-DRIFT_S: Final = 0.015  # within this, channels are aligned well enough
-DRIFT_CHUNKS: Final = 5  # about as many seconds must agree that the clocks have drifted
+JUMP_S: Final = 0.1  # timestamp and arrival part by so much between two packets: a break
+PAUSE_S: Final = 0.5  # by so much: a break that does not need to last before it is for good
+FALL_S: Final = 0.05  # what was sent later arrived so much earlier: the capture's clock was set
+DRIFT_S: Final = 0.008  # two streams that are each off by less are aligned well enough
+CERTAIN_S: Final = 2.0  # what is no break must last so long to be for good
+PIECE: Final = 10  # packets that are judged together
 QUICK: Final = 0.25  # of the packets are taken to have waited for nothing
 
 Ticks = NDArray[np.int64]
+
+
+class Heard(NamedTuple):
+    """Packets of one stream by rising sequence number, as columns.
+
+    arrival: ticks since the call's first media.
+    """
+
+    sequence: NDArray[Any]
+    timestamp: NDArray[np.uint32]
+    arrival: Ticks
+
+
+class Last(NamedTuple):
+    """The packet of the highest sequence number so far, and where it was placed."""
+
+    sequence: int
+    timestamp: int
+    position: int
+    arrival: int
 
 
 class Clock:
@@ -28,81 +53,186 @@ class Clock:
     """
 
     def __init__(self, rate: int) -> None:
-        self._jump, self._drift = int(JUMP_S * rate), int(DRIFT_S * rate)
+        self._rate = rate
+        self._jump, self._pause = int(JUMP_S * rate), int(PAUSE_S * rate)
+        self._drift, self._certain = int(DRIFT_S * rate), int(CERTAIN_S * rate)
+        self._fall = int(FALL_S * rate)
         # All anchors lie on samples of narrowband, so that every rendering rate hears the same.
         self._grain = max(1, rate // 8000)
-        self._sequence = -1  # highest so far
-        self._timestamp = 0  # of that packet, and where it was placed
-        self._position = 0
-        self._lows: deque[int] = deque(maxlen=DRIFT_CHUNKS)
+        self._last: Last | None = None
+        self._set_back = 0  # what the capture's clock lost, within chunks
 
-    def place(
-        self, sequence: NDArray[np.uint32], timestamp: NDArray[np.uint32], arrival: Ticks
-    ) -> Ticks:
-        """Ticks at which each packet's sound begins. All columns of n ≥ 1, by rising sequence."""
-        if self._sequence < 0:
-            self._begin(timestamp, arrival)
-        positions = self._position + steps(timestamp, self._timestamp)
-        fresh = sequence.astype(np.int64) > self._sequence
+    def place(self, packets: Heard, ahead: Heard | None = None) -> Ticks:
+        """Ticks at which each packet's sound begins. n ≥ 1. ahead: some seconds of what follows."""
+        last = self._last
+        if last is None:
+            return self._follow(packets, ahead, self._first(packets), begins=True)
+        positions = last.position + steps(packets.timestamp, last.timestamp)
+        fresh = packets.sequence.astype(np.int64) > last.sequence
         if fresh.any():
-            positions[fresh] = self._follow(positions[fresh], arrival[fresh])
-            self._sequence = int(sequence[-1])
-            self._timestamp, self._position = int(timestamp[-1]), int(positions[-1])
-            self._correct_drift()
+            new = Heard(packets.sequence[fresh], packets.timestamp[fresh], packets.arrival[fresh])
+            positions[fresh] = self._follow(new, ahead, last, begins=False)
         return positions
 
+    def behind(self, packets: Heard) -> int | None:
+        """How much later packets arrive than those before let expect, in ticks.
+
+        None where they are not simply the next ones: then nothing can be expected.
+        """
+        last = self._last
+        if last is None or not 0 < int(packets.sequence[0]) - last.sequence <= PIECE:
+            return None
+        course = Course(packets, last, self._set_back)
+        if not 0 < course.position[0] - last.position < self._rate:
+            return None
+        return int(levels(course.lag)[0])
+
     def shift(self, ticks: int) -> None:
-        """The call's time line has moved: what follows is placed later by so much."""
-        self._position += ticks
+        """The call's time line begins so much earlier: all of ours lies later on it."""
+        if self._last is not None:
+            position, arrival = self._last.position + ticks, self._last.arrival + ticks
+            self._last = self._last._replace(position=position, arrival=arrival)
 
-    def _begin(self, timestamp: NDArray[np.uint32], arrival: Ticks) -> None:
-        self._timestamp, self._position = int(timestamp[0]), int(arrival[0])
-        lag = arrival - (self._position + steps(timestamp, self._timestamp))
-        # The first packet may have waited (for ARP, say): those beside it tell.
-        self._position = self._whole(self._position + min(0, quick(self._runs(lag)[0])))
+    @staticmethod
+    def _first(packets: Heard) -> Last:
+        arrival = int(packets.arrival[0])
+        return Last(int(packets.sequence[0]) - 1, int(packets.timestamp[0]), arrival, arrival)
 
-    def _follow(self, positions: Ticks, arrival: Ticks) -> Ticks:
-        """Move what lies behind a lasting break to where it was heard."""
-        lag = arrival - positions
-        runs = self._runs(lag)
-        shift, moved, at = 0, [], 0
-        for run in runs:
-            low = quick(run) - shift
-            # Of a stall that is being made up for, the last packets have caught up.
-            if low < -self._jump or int(run.min()) - shift > self._jump:
-                first = int(positions[at])
-                shift = self._whole(first + shift + low) - first
-                self._lows.clear()
-            at += len(run)
-            moved.append(np.full(len(run), shift))
-        self._lows.append(quick(runs[-1]) - shift)
-        return np.asarray(positions + np.concatenate(moved), np.int64)
+    def _follow(self, new: Heard, ahead: Heard | None, last: Last, begins: bool) -> Ticks:
+        """Positions of new packets, moved from where timestamp and arrival part for good."""
+        course = Course(new if ahead is None else following(new, ahead), last, self._set_back)
+        count = len(new.sequence)
+        shift = np.empty(count, np.int64)
+        by = 0
+        for start, stop in course.runs(self._jump):
+            if start >= count:
+                break
+            if begins and start == 0:
+                # The first packet may have waited (for ARP, say): those beside it tell.
+                by = self._whole(course, 0, min(0, course.low(0, stop)))
+            else:
+                by = self._break(course, start, stop, by)
+            for at, floor, roof in course.pieces(start, stop):
+                if at >= count:
+                    break
+                if course.position[stop - 1] - course.position[at] >= self._certain:
+                    by = self._drifted(course, at, by, floor, roof)
+                shift[at : min(at + PIECE, stop)] = by
+        positions = course.position[:count] + shift
+        arrival = int(course.arrival[count - 1])
+        self._last = Last(
+            int(new.sequence[-1]), int(new.timestamp[-1]), int(positions[-1]), arrival
+        )
+        return positions
 
-    def _whole(self, ticks: int) -> int:
-        return ticks // self._grain * self._grain
+    def _break(self, course: "Course", start: int, stop: int, by: int) -> int:
+        """By how much to move the packets behind a break. by: those before it."""
+        low = course.low(start, stop)
+        if low < by - self._fall and course.fall(start) > self._fall:
+            # No sender can do that. What comes is as late as before, by a clock that was set back.
+            self._set_back += by - low
+            course.move(start, by - low)
+            return by
+        if abs(low - by) <= self._jump:
+            return by  # held up, and caught up
+        if course.goes_on(start):
+            if course.nearest(stop, by) <= self._jump:
+                return by  # held up, and later ones were not
+            lasting = course.position[-1] - course.position[start] >= self._certain
+            if not lasting and abs(low - by) < self._pause:
+                return by
+        return self._whole(course, start, low)
 
-    def _runs(self, lag: Ticks) -> list[Ticks]:
-        """The lags, cut where they leap. The first run goes on from the chunk before."""
-        cuts = np.flatnonzero(np.abs(np.diff(lag)) > self._jump) + 1
-        return np.split(lag, cuts)
+    def _drifted(self, course: "Course", at: int, by: int, floor: int, roof: int) -> int:
+        """Clocks 100 ppm apart part by 6 ms a minute: over an hour that would be heard."""
+        if floor - by > self._drift:
+            return self._whole(course, at, floor)
+        if roof - by < -self._drift:
+            return self._whole(course, at, roof)
+        return by
 
-    def _correct_drift(self) -> None:
-        """Two clocks 100 ppm apart part by 6 ms a minute; over an hour that would be heard."""
-        if len(self._lows) < DRIFT_CHUNKS:
-            return
-        late, early = min(self._lows), max(self._lows)
-        drift = late if late > self._drift else early if early < -self._drift else 0
-        if drift:
-            self._position += self._whole(drift)
-            self._lows.clear()
+    def _whole(self, course: "Course", at: int, by: int) -> int:
+        """`by`, so that the position lies on the grain."""
+        position = int(course.position[at])
+        return (position + by) // self._grain * self._grain - position
 
 
-def quick(lags: Ticks) -> int:
-    """How far arrival lies behind the timestamps for packets that nothing held up.
+class Course:
+    """A stretch of a stream: where its timestamps would put it, and how far that is from arrival.
+
+    lag: arrival less position.
+    """
+
+    def __init__(self, heard: Heard, last: Last, set_back: int) -> None:
+        self._heard, self._last = heard, last
+        self._step = steps(heard.timestamp, last.timestamp)
+        self.position = last.position + self._step
+        self.arrival = heard.arrival + set_back
+        self.lag = self.arrival - self.position
+
+    def runs(self, jump: int) -> Iterator[tuple[int, int]]:
+        """Rows from and to, cut where the lag leaps."""
+        cuts = np.flatnonzero(np.abs(np.diff(self.lag)) > jump) + 1
+        yield from pairwise([0, *cuts.tolist(), len(self.lag)])
+
+    def low(self, start: int, stop: int) -> int:
+        """The lag of what nothing held up; a fifth of the pieces may have been sent early."""
+        level = np.sort(levels(self.lag[start:stop]))
+        return int(level[(len(level) - 1) // 5])
+
+    def nearest(self, start: int, by: int) -> int:
+        """How near the lags behind a row come to a value."""
+        far = np.iinfo(np.int64).max
+        after = self.lag[start:]
+        return int(np.abs(levels(after) - by).min()) if len(after) else int(far)
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Each piece of a run: its row, the least and the greatest level from it on."""
+        level = levels(self.lag[start:stop])[::-1]
+        floor = np.minimum.accumulate(level)[::-1].tolist()
+        roof = np.maximum.accumulate(level)[::-1].tolist()
+        yield from zip(range(start, stop, PIECE), floor, roof, strict=True)
+
+    def fall(self, row: int) -> int:
+        """How much earlier it arrived than what was sent before it."""
+        before = self.arrival[row - 1] if row else self._last.arrival
+        return int(before - self.arrival[row])
+
+    def goes_on(self, row: int) -> bool:
+        """Whether the timestamp goes on as ever at a row, though arrival does not."""
+        sequence = np.diff(self._heard.sequence.astype(np.int64), prepend=self._last.sequence)
+        step = np.diff(self._step, prepend=0)
+        return bool(step[row] == sequence[row] * np.median(step // np.maximum(sequence, 1)))
+
+    def move(self, row: int, ticks: int) -> None:
+        """What arrives from a row on is taken to arrive later."""
+        self.arrival[row:] += ticks
+        self.lag[row:] += ticks
+
+
+def levels(lag: Ticks) -> Ticks:
+    """The lag of packets that nothing held up, for each PIECE of packets.
 
     Not the least of all: senders catch up by sending a packet early now and then.
     """
-    return int(np.quantile(lags, QUICK, method="lower"))
+    rest = len(lag) % PIECE
+    padded = np.concatenate([lag, np.full(-len(lag) % PIECE, np.iinfo(np.int64).max)])
+    pieces = np.sort(padded.reshape(-1, PIECE), axis=1)
+    level = pieces[:, int(QUICK * (PIECE - 1))]
+    if rest:
+        level[-1] = pieces[-1, int(QUICK * (rest - 1))]
+    return level
+
+
+def following(packets: Heard, ahead: Heard) -> Heard:
+    """Packets and what follows them, by rising sequence number."""
+    order = np.argsort(ahead.sequence, kind="stable")
+    order = order[ahead.sequence[order] > packets.sequence[-1]]
+    return Heard(
+        np.concatenate([packets.sequence, ahead.sequence[order]]),
+        np.concatenate([packets.timestamp, ahead.timestamp[order]]),
+        np.concatenate([packets.arrival, ahead.arrival[order]]),
+    )
 
 
 def steps(timestamp: NDArray[np.uint32], last: int) -> Ticks:

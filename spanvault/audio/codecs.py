@@ -1,172 +1,28 @@
-"""Payload bytes to samples: one decoder a stream and payload type, because most have a memory.
+"""Which codecs can be heard, and what decodes each: one row a codec.
 
-G.711 and L16 are arithmetic; the others are FFmpeg's decoders through PyAV, fed one frame at a
-time. What cannot be decoded gives no decoder, and so silence: noise is never rendered.
-Source: RFC 3551 §4.5 (framing and packing), RFC 4867 (AMR, in amr.py), RFC 3952 (iLBC),
-RFC 7587 (Opus), RFC 5574 (Speex). Where samples go on the time line: clock.py.
+What has no row, or cannot be what its SDP says, gives no decoder, and so silence: noise is never
+rendered. Sources: RFC 3551 §4.5, RFC 4867 §8 (AMR), RFC 3952 (iLBC), RFC 7587 (Opus), RFC 5574
+(Speex). Bytes to samples: plain.py and foreign.py; where foreign code runs: decoding.py.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple
 
-import av
-import numpy as np
-from numpy.typing import NDArray
-
-from spanvault.audio import amr
+from spanvault.audio import aac, amr, framing
+from spanvault.audio.foreign import Decoder, EitherMode, EitherPacking, Foreign
+from spanvault.audio.plain import A_LAW, MU_LAW, OFFSET_BINARY, Linear, Table
 from spanvault.messages import Codec
 
-Samples = NDArray[np.int16]
-SILENCE: Final[Samples] = np.zeros(0, np.int16)
-
-# RFC 3551 §6: what a payload type means where the signalling was not heard.
-STATIC: Final[dict[int, Codec]] = {
-    0: Codec("PCMU", 8000),
-    3: Codec("GSM", 8000),
-    4: Codec("G723", 8000),
-    8: Codec("PCMA", 8000),
-    9: Codec("G722", 8000),
-    10: Codec("L16", 44100, 2),
-    11: Codec("L16", 44100),
-    13: Codec("CN", 8000),
-    18: Codec("G729", 8000),
-}
+RATES: Final = range(4000, 192_001)  # of a sound; what SDP says beyond that is nonsense
 
 
-class Decoder(Protocol):
-    """Samples of one stream. `rate` is the sound's, which need not be the RTP clock's."""
+class Row(NamedTuple):
+    """make: a decoder for a stream. foreign: it is FFmpeg's. rate: of the sound; 0: the clock's."""
 
-    rate: int
-
-    def decode(self, payload: bytes) -> Samples:
-        """int16[n], mono. Raises ValueError for a payload that is none of this codec."""
-
-
-class Table:
-    """G.711: every byte is one sample. Source: ITU-T G.711, tables 1a and 2a."""
-
-    def __init__(self, table: Samples, rate: int) -> None:
-        self._table, self.rate = table, rate
-
-    def decode(self, payload: bytes) -> Samples:
-        """One sample a byte. Raises nothing."""
-        return np.take(self._table, np.frombuffer(payload, np.uint8))
-
-
-class Linear:
-    """L16: big-endian samples, channels interleaved, mixed to one. Source: RFC 3551 §4.5.11."""
-
-    def __init__(self, codec: Codec) -> None:
-        self.rate, self._channels = codec.clock_rate, max(1, codec.channels)
-
-    def decode(self, payload: bytes) -> Samples:
-        """Raises ValueError where the bytes are no whole samples of every channel."""
-        if len(payload) % (2 * self._channels):
-            raise ValueError(f"L16: {len(payload)} bytes are no whole samples")
-        frames = np.frombuffer(payload, ">i2").reshape(-1, self._channels)
-        samples: Samples = frames.mean(axis=1).astype(np.int16)
-        return samples
-
-
-Split = Callable[[bytes], Iterator[bytes]]
-
-
-class Foreign:
-    """An FFmpeg decoder. split: a payload to its frames; an empty frame stands for silence."""
-
-    def __init__(self, name: str, rate: int, split: Split, frame: int = 0, **settings: Any) -> None:
-        self.rate, self._split, self._silent = rate, split, np.zeros(frame, np.int16)
-        context: Any = av.CodecContext.create(name, "r")
-        self._context = context
-        context.sample_rate, context.layout = rate, "mono"
-        for key, value in settings.items():
-            setattr(context, key, value)
-
-    def decode(self, payload: bytes) -> Samples:
-        """Raises ValueError for frames the decoder refuses."""
-        parts = [part for frame in self._split(payload) for part in self._frame(frame)]
-        return np.concatenate(parts) if parts else SILENCE
-
-    def _frame(self, frame: bytes) -> list[Samples]:
-        if not frame:
-            return [self._silent]
-        try:
-            return [to_mono(sound) for sound in self._context.decode(av.Packet(frame))]
-        except av.FFmpegError as error:
-            raise ValueError(f"{self._context.name}: {error.strerror}") from None
-
-
-def to_mono(frame: av.AudioFrame) -> Samples:
-    """An FFmpeg frame of any sample format as int16[n]."""
-    channels = frame.layout.nb_channels
-    data = frame.to_ndarray()
-    columns = data if frame.format.is_planar else data.reshape(-1, channels).T
-    if columns.dtype == np.int16 and channels == 1:
-        return np.ascontiguousarray(columns[0])
-    mixed = columns.mean(axis=0, dtype=np.float64)
-    if not np.issubdtype(columns.dtype, np.integer):
-        mixed = mixed * 32768.0
-    samples: Samples = np.clip(np.rint(mixed), -32768, 32767).astype(np.int16)
-    return samples
-
-
-def whole(payload: bytes) -> Iterator[bytes]:
-    """The payload is one frame."""
-    yield payload
-
-
-def every(size: int) -> Split:
-    """Frames of one size. A payload of another length is none of this codec."""
-
-    def split(payload: bytes) -> Iterator[bytes]:
-        if len(payload) % size:
-            raise ValueError(f"{len(payload)} bytes are no frames of {size}")
-        for start in range(0, len(payload), size):
-            yield payload[start : start + size]
-
-    return split
-
-
-def g729_frames(payload: bytes) -> Iterator[bytes]:
-    """Frames of 10 bytes; two bytes at the end are Annex B's comfort noise, heard as silence.
-
-    Source: RFC 3551 §4.5.6.
-    """
-    if len(payload) % 10 not in (0, 2):
-        raise ValueError(f"G729: {len(payload)} bytes are no frames of 10")
-    for start in range(0, len(payload), 10):
-        frame = payload[start : start + 10]
-        yield frame if len(frame) == 10 else b""
-
-
-G723_SIZES: Final = (24, 20, 4, 1)  # by the two low bits of a frame's first byte
-
-
-def g723_frames(payload: bytes) -> Iterator[bytes]:
-    """Frames of 24 or 20 bytes, and 4 or 1 of comfort noise. Source: RFC 3551 §4.5.3."""
-    at = 0
-    while at < len(payload):
-        size = G723_SIZES[payload[at] & 3]
-        yield payload[at : at + size] if size > 4 else b""
-        at += size
-
-
-def _mu_law() -> Samples:
-    code = ~np.arange(256) & 0xFF
-    magnitude = (((code & 0x0F) << 3) + 0x84) << ((code & 0x70) >> 4)
-    return np.where(code & 0x80, 0x84 - magnitude, magnitude - 0x84).astype(np.int16)
-
-
-def _a_law() -> Samples:
-    code = np.arange(256) ^ 0x55
-    segment = (code & 0x70) >> 4
-    magnitude = ((code & 0x0F) << 4) + np.where(segment, 0x108, 8)
-    magnitude <<= np.maximum(segment - 1, 0)
-    return np.where(code & 0x80, magnitude, -magnitude).astype(np.int16)
-
-
-MU_LAW: Final = _mu_law()
-A_LAW: Final = _a_law()
+    make: Callable[[Codec], Decoder]
+    foreign: bool
+    rate: int = 0
 
 
 def fmtp(codec: Codec, name: str, default: str = "") -> str:
@@ -176,84 +32,128 @@ def fmtp(codec: Codec, name: str, default: str = "") -> str:
     return found.get(name, default)
 
 
-class EitherPacking:
-    """G.726, whose two packings are mixed up by phones that name one and send the other.
-
-    Both are decoded; the one that sounds less like noise is heard. RFC 3551 §4.5.4 packs from the
-    low bits (`first`), the AAL2 names from the high ones.
-    """
-
-    def __init__(self, first: Decoder, second: Decoder) -> None:
-        self.rate = first.rate
-        self._decoders = (first, second)
-        self._rough = [1.0, 1.0]  # sums of steps between samples: noise leaps, speech glides
-
-    def decode(self, payload: bytes) -> Samples:
-        """Raises ValueError as the decoders do."""
-        heard = [decoder.decode(payload) for decoder in self._decoders]
-        for number, samples in enumerate(heard):
-            self._rough[number] += float(np.abs(np.diff(samples.astype(np.int32))).sum())
-        return heard[0] if self._rough[0] <= self._rough[1] else heard[1]
+def _foreign(name: str, split: framing.Split, rate: int = 0, **more: Any) -> Row:
+    return Row(lambda codec: Foreign(name, rate or codec.clock_rate, split, **more), True, rate)
 
 
-def _g726(bits: int, names: tuple[str, str]) -> Callable[[Codec], Decoder]:
-    options = {"bits_per_coded_sample": str(bits)}
+def _bits(count: int) -> dict[str, str]:
+    """FFmpeg's option for so many bits a sample."""
+    return {"bits_per_coded_sample": str(count)}
+
+
+def _g726(bits: int, first: str, second: str) -> Row:
 
     def make(codec: Codec) -> Decoder:
-        first, second = (Foreign(name, codec.clock_rate, whole, options=options) for name in names)
-        return EitherPacking(first, second)
+        both = (
+            Foreign(name, codec.clock_rate, framing.whole, options=_bits(bits))
+            for name in (first, second)
+        )
+        return EitherPacking(*both)
 
-    return make
+    return Row(make, True)
 
 
 def _ilbc(codec: Codec) -> Decoder:
-    # FFmpeg tells the two modes apart by bit rate where there is no container. RFC 3952 §4.2.
-    size, rate = (38, 15200) if fmtp(codec, "mode") == "20" else (50, 13333)
-    return Foreign("ilbc", 8000, every(size), bit_rate=rate)
+    return EitherMode(first=38 if fmtp(codec, "mode") == "20" else 50)
 
 
-def _amr(wide: bool) -> Callable[[Codec], Decoder]:
+def _amr(name: str, rate: int) -> Row:
     def make(codec: Codec) -> Decoder:
-        aligned = fmtp(codec, "octet-align", "0") == "1"
-        return Foreign(
-            "amrwb" if wide else "amrnb",
-            16000 if wide else 8000,
-            lambda payload: amr.frames(payload, wide=wide, aligned=aligned),
-            frame=320 if wide else 160,
-        )
+        crc = fmtp(codec, "crc", "0") == "1"
+        # A CRC is for octet-aligned payloads only: §8.1.
+        aligned = crc or fmtp(codec, "octet-align", "0") == "1"
+        split = partial(amr.either, wide=rate > 8000, aligned=aligned, crc=crc)
+        return Foreign(name, rate, split, silence=rate // 50)
 
-    return make
+    return Row(make, True, rate)
 
 
-# Every codec that can be heard, by its lower-case name in SDP. A new one goes here.
-DECODERS: Final[dict[str, Callable[[Codec], Decoder]]] = {
-    "pcmu": lambda codec: Table(MU_LAW, codec.clock_rate),
-    "pcma": lambda codec: Table(A_LAW, codec.clock_rate),
-    "l16": Linear,
-    "g722": lambda _: Foreign("g722", 16000, whole),  # the RTP clock says 8000: RFC 3551 §4.5.2
-    "g723": lambda _: Foreign("g723_1", 8000, g723_frames, frame=240),
-    "g729": lambda _: Foreign("g729", 8000, g729_frames, frame=80),
-    "g729a": lambda _: Foreign("g729", 8000, g729_frames, frame=80),
-    "gsm": lambda _: Foreign("gsm", 8000, every(33)),
-    "ilbc": _ilbc,
-    "speex": lambda codec: Foreign("speex", codec.clock_rate, whole),
-    "opus": lambda _: Foreign("opus", 48000, whole),
-    "amr": _amr(wide=False),
-    "amr-wb": _amr(wide=True),
-    **{f"g726-{bits * 8}": _g726(bits, ("g726le", "g726")) for bits in (2, 3, 4, 5)},
-    **{f"aal2-g726-{bits * 8}": _g726(bits, ("g726", "g726le")) for bits in (2, 3, 4, 5)},
+def _aac(codec: Codec) -> Decoder:
+    latm = codec.name.lower() == "mp4a-latm"
+    split = aac.latm if latm else partial(aac.generic, mode=fmtp(codec, "mode").lower())
+    config = aac.configuration(fmtp(codec, "config"), mux=latm)
+    return Foreign("aac", codec.clock_rate, split, extradata=config)
+
+
+# By the lower-case name in SDP. A new one goes here.
+DECODERS: Final[dict[str, Row]] = {
+    "pcmu": Row(lambda codec: Table(MU_LAW, codec), False),
+    "pcma": Row(lambda codec: Table(A_LAW, codec), False),
+    "l8": Row(lambda codec: Table(OFFSET_BINARY, codec), False),
+    "l16": Row(lambda codec: Linear(codec, 2), False),
+    "l24": Row(lambda codec: Linear(codec, 3), False),
+    "dvi4": _foreign("adpcm_ima_wav", framing.dvi4, skip=1, options=_bits(4)),
+    "g722": _foreign("g722", framing.whole, 16000),  # the RTP clock says 8000: RFC 3551 §4.5.2
+    "g723": _foreign("g723_1", framing.g723, 8000, silence=240),
+    "g728": _foreign("g728", framing.every(5), 8000),
+    "g729": _foreign("g729", framing.g729, 8000, silence=80),
+    "g729a": _foreign("g729", framing.g729, 8000, silence=80),
+    "gsm": _foreign("gsm", framing.every(33), 8000),
+    "ilbc": Row(_ilbc, True, 8000),
+    "speex": _foreign("speex", framing.whole),
+    "opus": _foreign("opus", framing.whole, 48000),
+    "mpeg4-generic": Row(_aac, True),
+    "mp4a-latm": Row(_aac, True),
+    "amr": _amr("amrnb", 8000),
+    "amr-wb": _amr("amrwb", 16000),
+    **{f"g726-{bits * 8}": _g726(bits, "g726le", "g726") for bits in (2, 3, 4, 5)},
+    **{f"aal2-g726-{bits * 8}": _g726(bits, "g726", "g726le") for bits in (2, 3, 4, 5)},
 }
-DECODABLE: Final = frozenset(DECODERS)
+# What a codec's parameters may not ask for, or its clock may not be.
+SPREAD: Final = ("interleaving", "robust-sorting")
+SPEEX_RATES: Final = (8000, 16000, 32000)
 
 
-def open_decoder(codec: Codec) -> Decoder | None:
-    """A fresh decoder, or None where this codec cannot be heard."""
-    make = DECODERS.get(codec.name.lower())
-    return make(codec) if make and codec.clock_rate > 0 else None
+def refusal(codec: Codec) -> str:
+    """Why a codec cannot be heard; empty where it can."""
+    name = codec.name.lower()
+    if name not in DECODERS:
+        return "cannot be decoded"
+    if codec.clock_rate not in RATES or (name == "speex" and codec.clock_rate not in SPEEX_RATES):
+        return f"at {codec.clock_rate} Hz cannot be"
+    if name in ("mpeg4-generic", "mp4a-latm"):
+        return _aac_refusal(codec)
+    if name.startswith("amr"):
+        for parameter in SPREAD:
+            if fmtp(codec, parameter, "0") != "0":
+                return f"with {parameter} cannot be decoded"
+        if codec.channels > 1:
+            return f"of {codec.channels} channels cannot be decoded"
+    return ""
+
+
+def _aac_refusal(codec: Codec) -> str:
+    """AAC is told by its parameters: without them it is none, or another of MPEG-4's codecs."""
+    latm = codec.name.lower() == "mp4a-latm"
+    if latm and fmtp(codec, "cpresent", "1") != "0":
+        return "with its configuration in band cannot be decoded"
+    if not latm and fmtp(codec, "mode").lower() not in aac.MODES:
+        return f"in mode {fmtp(codec, 'mode') or 'unknown'} cannot be decoded"
+    try:
+        aac.configuration(fmtp(codec, "config"), mux=latm)
+    except ValueError:
+        return "without a configuration that we know cannot be decoded"
+    return ""
+
+
+def decodable(codec: Codec | None) -> bool:
+    """Whether its sound can be rendered."""
+    return codec is not None and not refusal(codec)
+
+
+def open_decoder(codec: Codec) -> Decoder:
+    """A fresh decoder. Raises ValueError where this codec cannot be heard."""
+    why = refusal(codec)
+    if why:
+        raise ValueError(f"codec {codec.name} {why}")
+    return DECODERS[codec.name.lower()].make(codec)
+
+
+def is_foreign(codec: Codec) -> bool:
+    """Whether a decodable codec takes FFmpeg."""
+    return DECODERS[codec.name.lower()].foreign
 
 
 def sound_rate(codec: Codec) -> int:
     """Samples per second of the decoded sound; 0 where it cannot be decoded."""
-    wide = {"g722": 16000, "opus": 48000, "amr": 8000, "amr-wb": 16000}
-    name = codec.name.lower()
-    return wide.get(name, codec.clock_rate) if name in DECODABLE else 0
+    return 0 if refusal(codec) else DECODERS[codec.name.lower()].rate or codec.clock_rate

@@ -1,18 +1,23 @@
 """The chunks of a recording in the order they were heard, however they came to be stored.
 
-Storage order is arrival order but for what lay in a spool or in another call's recording. A call
-of an hour fits in memory; of a longer one only an index stays, and pages are fetched again.
-Fetching: spanvault.client.
+Storage order is arrival order but for what lay in a spool or in another call's recording; and
+arrival is time but where the capture's clock was set back in mid-call, which the sequence numbers
+betray. A call of an hour fits in memory; of a longer one only an index stays, and pages are
+fetched again. Fetching: spanvault.client.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from spanvault.chunk import Chunk
 from spanvault.client import Page
+from spanvault.messages import MediaKey
+from spanvault.srtp import Opening
 
 KEEP_BYTES: Final = 64 << 20
+SET_BACK_NS: Final = 100_000_000
+FEW: Final = 5  # frames: a chunk of fewer may be stragglers, out of their turn
 
 
 class Pages:
@@ -23,6 +28,7 @@ class Pages:
         self._kept: OrderedDict[int, list[Chunk]] = OrderedDict()
         self._sizes: dict[int, int] = {}
         self.faults: list[str] = []
+        self.keys: list[MediaKey] = []  # of the call's SRTP
 
     def walk(self) -> Iterator[tuple[int, list[Chunk]]]:
         """Every page once: its cursor and chunks."""
@@ -30,6 +36,7 @@ class Pages:
         while cursor is not None:
             page = self._fetch(cursor)
             self.faults += page.faults
+            self.keys += page.keys
             yield cursor, self._keep(cursor, page)
             cursor = page.next
 
@@ -50,12 +57,89 @@ class Pages:
         return chunks
 
 
-def in_time_order(pages: Pages) -> Iterator[Chunk]:
-    """All chunks by their earliest arrival."""
-    index = sorted(
-        (int(chunk.header["start_ns"]), cursor, place)
-        for cursor, chunks in pages.walk()
-        for place, chunk in enumerate(chunks)
-    )
-    for _, cursor, place in index:
-        yield pages.at(cursor)[place]
+class Entry(NamedTuple):
+    """Where a chunk is stored, and what tells its turn."""
+
+    cursor: int
+    place: int
+    stream: int
+    start_ns: int
+    sequence: int  # the highest in it
+    frames: int
+
+
+class InTimeOrder:
+    """All chunks of a recording, by their earliest arrival.
+
+    srtp: its payloads are opened by the keys that were stored with it.
+    set_back: whether the capture's clock was set back in between; times before and after cannot be
+    compared then.
+    """
+
+    def __init__(self, pages: Pages, *, srtp: bool = False) -> None:
+        entries = [
+            _entry(chunk, cursor, place)
+            for cursor, chunks in pages.walk()
+            for place, chunk in enumerate(chunks)
+        ]
+        ages = epochs(entries)
+        self._pages = pages
+        self._order = sorted(
+            range(len(entries)), key=lambda row: (ages[row], entries[row].start_ns, row)
+        )
+        self._entries = entries
+        self.set_back = any(ages)
+        self._srtp = srtp
+        self.warnings: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        if not self._srtp:
+            return self._stored()
+        opening = Opening(self._pages.keys)  # anew: it must hear a stream from its beginning
+        self.warnings = opening.warnings
+        return opening.open(self._stored())
+
+    def _stored(self) -> Iterator[Chunk]:
+        for row in self._order:
+            entry = self._entries[row]
+            yield self._pages.at(entry.cursor)[entry.place]
+
+
+def epochs(entries: Sequence[Entry]) -> list[int]:
+    """How often the capture's clock had been set back before each chunk, all in storage order.
+
+    Where a stream's sequence goes on but its time falls back, the clock was set. Streams that were
+    not there both before and after go by where they are stored.
+    """
+    streams: dict[int, list[int]] = defaultdict(list)
+    for row, entry in enumerate(entries):
+        streams[entry.stream].append(row)
+    turns = {stream: _turns(entries, rows) for stream, rows in streams.items()}
+    known = max(turns.values(), key=len, default=[])
+    found = [sum(turn <= row for turn in known) for row in range(len(entries))]
+    for stream, rows in streams.items():
+        if turns[stream]:
+            before = found[rows[0]] if turns[stream] is not known else 0
+            limits = [entries[turn].sequence for turn in turns[stream]]
+            for row in rows:
+                found[row] = before + sum(entries[row].sequence >= one for one in limits)
+    return found
+
+
+def _turns(entries: Sequence[Entry], rows: Sequence[int]) -> list[int]:
+    """The chunks of a stream, by rising sequence, that begin well before the one before."""
+    turns, last_ns = [], None
+    for row in sorted(rows, key=lambda row: entries[row].sequence):
+        if entries[row].frames < FEW:
+            continue
+        if last_ns is not None and entries[row].start_ns < last_ns - SET_BACK_NS:
+            turns.append(row)
+        last_ns = entries[row].start_ns
+    return turns
+
+
+def _entry(chunk: Chunk, cursor: int, place: int) -> Entry:
+    frames = len(chunk.frames)
+    sequence = int(chunk.frames["sequence"][-1]) if frames else 0
+    stream, start_ns = int(chunk.header["stream"]), int(chunk.header["start_ns"])
+    return Entry(cursor, place, stream, start_ns, sequence, frames)

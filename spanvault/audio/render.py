@@ -8,42 +8,38 @@ next right, further ones left. Source of the order of things: audio/__init__.py.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import av
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from spanvault.audio.clock import Clock
-from spanvault.audio.codecs import (
-    SILENCE,
-    STATIC,
-    Decoder,
-    Samples,
-    Table,
-    open_decoder,
-    sound_rate,
-)
-from spanvault.callline import NOT_SOUND
+from spanvault.audio.codecs import is_foreign, refusal, sound_rate
+from spanvault.audio.decoding import Decoding
+from spanvault.audio.order import InTimeOrder
+from spanvault.audio.plain import SILENCE, Samples
+from spanvault.audio.red import Recovery
+from spanvault.audio.timeline import LEAP_S, TimeLine
 from spanvault.chunk import TRUNCATED, Chunk
 from spanvault.messages import Codec, Stream
+from spanvault.payloadtypes import NOT_SOUND, is_red, meaning, primary
 
 Block = NDArray[np.int16]  # [n, 2]: caller, callee
 LEFT, RIGHT = 0, 1
 MARGIN_S: Final = 10  # a packet may come so late and still find its place
-LEAP_S: Final = 4 * 3600  # a longer pause is a clock that was set, not a hold
 FARTHEST_S: Final = LEAP_S + 3600  # ahead of what is mixed: no chunk's frames reach so far
 
 
 def output_rate(streams: Sequence[Stream]) -> int:
     """8000 where all is narrowband, else 16000, else 48000: the least that loses nothing."""
     rates = [
-        sound_rate(codec)
+        sound_rate(primary(codec, stream.codecs))
         for stream in streams
         if stream.media == "audio"
         for number in stream.payload_types
-        if (codec := stream.codecs.get(number) or STATIC.get(number))
+        if (codec := meaning(stream, number))
     ]
     widest = max(rates, default=0)
     return 8000 if widest <= 8000 else 16000 if widest <= 16000 else 48000
@@ -118,6 +114,11 @@ class Lane:
         return self._base >= self.end + (self.rate if self._resampler else 0)
 
 
+def unknown(number: int) -> Codec:
+    """What a payload type means that nobody explained."""
+    return Codec("unknown", 8000, parameters=str(number))
+
+
 def _resampler(rate: int, output: int) -> Any:
     return av.AudioResampler("s16", "mono", output) if rate != output else None
 
@@ -126,129 +127,151 @@ class Renderer:
     """Fed with a call's chunks in time order, gives blocks of its sound.
 
     encrypted: the payloads are not what they seem; they are not rendered.
-    warnings: what could not be heard as it was sent, and how often.
+    watch: is handed the chunks of video when they are due, and the time line to place them.
     unread: packets that were heard, by the call's record, and did not come in a chunk.
     """
 
-    def __init__(self, streams: Sequence[Stream], rate: int, encrypted: bool = False) -> None:
-        self.rate = rate
+    def __init__(
+        self, streams: Sequence[Stream], rate: int, encrypted: bool = False,
+        watch: Callable[[Chunk, TimeLine], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.rate, self._watch = rate, watch
+        self._media = ("audio",) if watch is None else ("audio", "video")
         self._encrypted = encrypted
-        self.warnings: Counter[str] = Counter()
         self._streams = {stream.number: stream for stream in streams}
         self._sides = sides(streams)
-        heard = [s for s in streams if s.media == "audio" and s.packets]
-        self._origin_ns = min((s.first_ns for s in heard), default=0)
-        self._last_ns = self._origin_ns
-        self._begun = False
+        heard = [s for s in streams if s.media in self._media and s.packets]
+        self._line = TimeLine(min((s.first_ns for s in heard), default=0))
         self._done = 0  # blocks given
+        self._end_s = 0.0  # of what was drawn
         # As long as packets came, even where they cannot be read any more.
-        self._end_s = max((s.last_ns - self._origin_ns for s in heard), default=0) / 1e9
+        self._recorded_end_ns = max((s.last_ns for s in heard), default=0)
         self.unread = sum(s.packets for s in heard)
         self._lanes: dict[tuple[int, int], Lane] = {}
-        self._clocks: dict[tuple[int, int], Clock] = {}
-        self._decoders: dict[tuple[int, int], Decoder | None] = {}
+        self._recoveries: dict[int, Recovery] = {}
+        self._decoding = Decoding()
 
     def render(self, chunks: Iterable[Chunk]) -> Iterator[Block]:
         """All blocks; the last one ends where the sound ends."""
-        for chunk in chunks:
-            yield from self.receive(chunk)
-        yield from self.finish()
+        try:
+            if isinstance(chunks, InTimeOrder) and chunks.set_back:
+                # First and last times of streams are then not what they say.
+                self._line.origin_ns = self._recorded_end_ns = 0
+            for chunk in chunks:
+                yield from self.receive(chunk)
+            yield from self.finish()
+        finally:
+            self._decoding.close()
+
+    @property
+    def warnings(self) -> Counter[str]:
+        """What could not be heard as it was sent, and how often."""
+        return self._decoding.warnings
 
     def receive(self, chunk: Chunk) -> Iterator[Block]:
-        """Draw a chunk, and give the blocks that nothing can change any more."""
-        stream = self._stream(int(chunk.header["stream"]))
-        if stream.media != "audio" or not len(chunk.frames):
+        """Take a chunk in, and give the blocks that nothing can change any more."""
+        if self._stream(chunk).media in self._media and len(chunk.frames):
+            self.unread -= len(chunk.frames)
+            for ready in self._line.receive(chunk):
+                yield from self._chunk(ready)
+
+    def _chunk(self, chunk: Chunk) -> Iterator[Block]:
+        """Draw a chunk, once what lies well before it is mixed."""
+        stream = self._stream(chunk)
+        yield from self._blocks(int(self._line.since_s(int(chunk.header["start_ns"]))) - MARGIN_S)
+        if stream.media == "video":
+            assert self._watch is not None
+            self._watch(chunk, self._line)
             return
-        start_ns = int(chunk.header["start_ns"])
-        self._follow_clock(start_ns)
-        self.unread -= len(chunk.frames)
-        yield from self._blocks((start_ns - self._origin_ns) // 1_000_000_000 - MARGIN_S)
         payloads = [bytes(payload) for payload in chunk.payloads()]
-        for number in np.unique(chunk.frames["payload_type"]).tolist():
-            rows = np.flatnonzero(chunk.frames["payload_type"] == number)
-            self._draw(stream, number, chunk.frames[rows], [payloads[row] for row in rows.tolist()])
+        numbers = chunk.frames["payload_type"].tolist()
+        # Payload types that mean the same share a decoder, and it must hear them in order.
+        codecs = [meaning(stream, number) or unknown(number) for number in numbers]
+        for codec in dict.fromkeys(codecs):
+            rows = [row for row, one in enumerate(codecs) if one == codec]
+            self._draw(stream, codec, chunk.frames[rows], [payloads[row] for row in rows])
 
     def finish(self) -> Iterator[Block]:
         """The rest. Nothing may be received afterwards."""
+        for ready in self._line.finish():
+            yield from self._chunk(ready)
+        if self._line.leaps:
+            self.warnings["the capture's clock was set; the pause is not kept"] += self._line.leaps
+        elif self._recorded_end_ns:
+            self._end_s = max(self._end_s, self._line.since_s(self._recorded_end_ns))
         ends = [lane.end / lane.rate for lane in self._lanes.values()]
         end = round(max([self._end_s, *ends]) * self.rate)
         for block in self._blocks(-(-end // self.rate)):
             yield block[: end - (self._done - 1) * self.rate]
 
-    def _stream(self, number: int) -> Stream:
+    def _stream(self, chunk: Chunk) -> Stream:
         """A call that is still going on may have media its record does not name yet."""
+        number = int(chunk.header["stream"])
         if number not in self._streams:
             self._streams[number] = Stream(number, "unknown", "audio", 0, "", "", {})
             self._sides |= sides([*self._streams.values()])
         return self._streams[number]
 
-    def _follow_clock(self, start_ns: int) -> None:
-        self._origin_ns = self._origin_ns or start_ns
-        self._last_ns = self._last_ns or start_ns
-        leap = start_ns - self._last_ns
-        if leap > LEAP_S * 1_000_000_000:
-            self._origin_ns += leap
-            self.warnings["the capture's clock leapt; the pause is not kept"] += 1
-        self._last_ns = start_ns
-
     def _draw(
-        self, stream: Stream, number: int, frames: NDArray[np.void], payloads: list[bytes]
+        self, stream: Stream, codec: Codec, frames: NDArray[np.void], payloads: list[bytes]
     ) -> None:
-        codec = stream.codecs.get(number) or STATIC.get(number) or Codec("unknown", 8000)
-        decoder = self._decoder(stream.number, number, codec)
-        if decoder is None:
+        heard = primary(codec, stream.codecs)
+        why = "are encrypted" if self._encrypted else refusal(heard)
+        if why:
             # What cannot be heard counts as well: the call goes on as long as its packets do.
             last_ns = int(frames["arrival_ns"].max())
-            self._end_s = max(self._end_s, (last_ns - self._origin_ns) / 1e9)
-        if codec.name.lower() in NOT_SOUND:
+            self._end_s = max(self._end_s, self._line.since_s(last_ns))
+            if heard.name.lower() not in NOT_SOUND:
+                named = f"{heard.name} (payload type {frames['payload_type'][0]})"
+                self.warnings[f"packets of codec {named} {why}: silence"] += len(frames)
             return
-        if decoder is None:
-            why = "are encrypted" if self._encrypted else "cannot be decoded"
-            named = f"packets of codec {codec.name} (payload type {number}) {why}: silence"
-            self.warnings[named] += len(frames)
-            return
-        lane = self._lane(stream.number, decoder.rate)
-        places = self._places(stream.number, codec.clock_rate, frames)
-        starts = places * decoder.rate // codec.clock_rate
-        cut = (frames["flags"] & TRUNCATED).astype(bool) & (not isinstance(decoder, Table))
-        for start, payload, torn in zip(starts.tolist(), payloads, cut.tolist(), strict=True):
-            lane.place(start, self._decode(decoder, codec, b"" if torn else payload))
+        places = self._line.places(stream.number, codec.clock_rate, frames)
+        # Of most codecs, half a frame is none.
+        whole = (frames["flags"] & TRUNCATED == 0) | (not is_foreign(heard) and not is_red(codec))
+        payloads = [one if kept else b"" for one, kept in zip(payloads, whole, strict=True)]
+        if is_red(codec):
+            self._draw_red(stream, codec, frames["timestamp"].tolist(), places.tolist(), payloads)
+        else:
+            self._place(stream.number, codec, places.tolist(), payloads)
 
-    def _decode(self, decoder: Decoder, codec: Codec, payload: bytes) -> Samples:
-        try:
-            return decoder.decode(payload) if payload else SILENCE
-        except ValueError:
-            self.warnings[f"packets are no {codec.name}, though they say so: silence"] += 1
-            return SILENCE
+    def _draw_red(
+        self, stream: Stream, red: Codec, stamps: list[int], places: list[int],
+        payloads: list[bytes],
+    ) -> None:  # fmt: skip
+        """Packets that repeat earlier ones: what is new in each, at its own place."""
+        recovery = self._recoveries.setdefault(stream.number, Recovery())
+        unwrapped = recovery.unwrap(zip(stamps, payloads, strict=True))
+        found = [
+            (meaning(stream, piece.payload_type), place - piece.age, piece.payload)
+            for place, pieces in zip(places, unwrapped, strict=True)
+            for piece in pieces
+        ]
+        for codec in dict.fromkeys(codec for codec, _, _ in found if codec is not None):
+            ours = [(place, payload) for one, place, payload in found if one == codec]
+            why = refusal(codec)
+            if not why:
+                self._place(
+                    stream.number,
+                    msgspec.structs.replace(codec, clock_rate=red.clock_rate),
+                    [place for place, _ in ours],
+                    [payload for _, payload in ours],
+                )
+            elif codec.name.lower() not in NOT_SOUND:
+                self.warnings[f"blocks of codec {codec.name} in RED {why}: silence"] += len(ours)
 
-    def _decoder(self, stream: int, number: int, codec: Codec) -> Decoder | None:
-        key = (stream, number)
-        if key not in self._decoders:
-            self._decoders[key] = None if self._encrypted else open_decoder(codec)
-        return self._decoders[key]
+    def _place(self, stream: int, codec: Codec, places: list[int], payloads: list[bytes]) -> None:
+        """Decode payloads of one codec, and put them at these ticks of its clock."""
+        rate = sound_rate(codec)
+        lane = self._lane(stream, rate)
+        sounds = self._decoding.decode(stream, codec, payloads)
+        for place, samples in zip(places, sounds, strict=True):
+            lane.place(place * rate // codec.clock_rate, samples)
 
     def _lane(self, stream: int, rate: int) -> Lane:
         key = (stream, rate)
         if key not in self._lanes:
             self._lanes[key] = Lane(self._sides[stream], rate, self.rate, self._done)
         return self._lanes[key]
-
-    def _places(self, stream: int, rate: int, frames: NDArray[np.void]) -> NDArray[np.int64]:
-        """Ticks of the media clock since the call's first media, for each frame."""
-        clock = self._clocks.setdefault((stream, rate), Clock(rate))
-        since = frames["arrival_ns"] - self._origin_ns
-        # In two steps, or an hour of nanoseconds times 48000 would not fit in 64 bits.
-        seconds, rest = np.divmod(since, 1_000_000_000)
-        arrival = seconds * rate + rest * rate // 1_000_000_000
-        places = clock.place(frames["sequence"], frames["timestamp"], arrival)
-        early = int(places[0])
-        if early < 0 and len(self._clocks) == 1 and not self._begun:
-            # The call's first packet came late: the time line begins where it should have come.
-            self._origin_ns += early * 1_000_000_000 // rate
-            clock.shift(-early)
-            places -= early
-        self._begun = True
-        return places
 
     def _blocks(self, until: int) -> Iterator[Block]:
         """Mix the lanes up to a block number."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from spanvault.audio import DECODABLE, Picture
+from spanvault.audio import Picture
 from spanvault.callline import call_line, iso_utc
 from spanvault.client import Client
 from spanvault.commands.access import (
@@ -29,7 +29,7 @@ from spanvault.commands.output import (
     say,
     talk_seconds,
 )
-from spanvault.commands.sound import Sound
+from spanvault.commands.rendering import Sound, exportable
 from spanvault.commands.times import duration, local_time, parse_moment, parse_seconds
 from spanvault.messages import Call, GetReply, Outcome, Search
 
@@ -56,7 +56,7 @@ def calls(
         found = client.search(question)
         if json:
             for call in found:
-                document(call_line(call, sorted(DECODABLE)))
+                document(call_line(call, exportable))
             return
         listed = list(found)
     print_calls(listed)
@@ -124,7 +124,7 @@ def _document(reply: GetReply) -> dict[str, Any]:
     recording = {
         "sealed": reply.sealed, "size": reply.size, "pool": reply.pool, "receipts": receipts,
     }  # fmt: skip
-    return call_line(reply.call, sorted(DECODABLE)) | {"recording": recording}
+    return call_line(reply.call, exportable) | {"recording": recording}
 
 
 def _print(reply: GetReply) -> None:
@@ -161,7 +161,7 @@ def _channels(call: Call) -> list[tuple[str, str]]:
             f"{channel['packets']} packets, {channel['lost']} lost, "
             f"{channel['duplicates']} duplicates",
         )
-        for channel in call_line(call, sorted(DECODABLE))["channels"]
+        for channel in call_line(call, exportable)["channels"]
     ]
 
 

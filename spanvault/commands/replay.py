@@ -1,35 +1,41 @@
 """`spanvault replay`: capture files through the real capture into a store, as fast as it can.
 
-The calls of this replay are printed in the order of their beginnings. Private daemons: access.py.
+A file may be a pipe: `mergecap -w - *.pcap | spanvault replay - --store DIR`. The calls of this
+replay are printed in the order of their beginnings. Private daemons: access.py.
 """
 
 import json as text
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-from spanvault.audio import DECODABLE
 from spanvault.callline import call_line
 from spanvault.commands.access import JsonOption, NeededStore, UnlockOption, private
 from spanvault.commands.listing import print_calls
 from spanvault.commands.output import FAILED, CommandFailed, complain, document, progress, warn
+from spanvault.commands.rendering import exportable
 from spanvault.messages import Call
 from spanvault.private import PrivateStore
+
+DESCRIPTOR: Final = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")  # how a shell names <(command)
 
 
 def replay(
     captures: Annotated[
-        list[Path], typer.Argument(metavar="CAPTURE…", help="pcap or pcapng files, in any order.")
+        list[Path],
+        typer.Argument(metavar="CAPTURE…", help="pcap or pcapng files, in any order; - is stdin."),
     ],
     store: NeededStore,
     unlock_key: UnlockOption = None,
     json: JsonOption = False,
 ) -> None:
     """Record capture files into a store; print each call attempt they held."""
-    readable = [path for path in captures if _readable(path)]
+    named = [Path("/dev/stdin") if str(path) == "-" else path for path in captures]
+    readable = [path for path in named if _readable(path)]
     if not readable:
         raise typer.Exit(FAILED)
     with private(store, unlock_key) as running:
@@ -37,7 +43,7 @@ def replay(
         found = _calls(running, process)
         if json:
             for call in found:
-                document(call_line(call, sorted(DECODABLE)))
+                document(call_line(call, exportable))
         else:
             print_calls(found)
         done = _end(running, process)
@@ -47,6 +53,8 @@ def replay(
 
 def _readable(path: Path) -> bool:
     try:
+        if path.is_fifo():  # opened and closed, it would be gone for whoever reads it next
+            return True
         with path.open("rb"):
             return True
     except OSError as error:
@@ -62,7 +70,15 @@ def _start(running: PrivateStore, captures: list[Path]) -> "subprocess.Popen[byt
         "runtime_dir": running.folder / "capture-run",
     }
     files = [str(path.absolute()) for path in captures]
-    return running.daemon("capture", settings, ["--report", *files], stdout=subprocess.PIPE)
+    handed = [int(found[1]) for file in files if (found := DESCRIPTOR.fullmatch(file))]
+    return running.daemon(
+        "capture",
+        settings,
+        ["--report", *files],
+        stdout=subprocess.PIPE,
+        stdin=None,  # ours: it may be one of the captures
+        pass_fds=handed,
+    )
 
 
 def _calls(running: PrivateStore, process: "subprocess.Popen[bytes]") -> list[Call]:

@@ -1,18 +1,17 @@
-"""`spanvault export`: calls as sound files, caller left, callee right.
+"""`spanvault export`: calls as files: sound, caller left, callee right; or a film of both.
 
-Rendering and encoding: spanvault.audio.
+Rendering: rendering.py. Encoding: spanvault.audio, spanvault.video.
 """
 
 import io
+import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 import typer
 
-from spanvault.audio import FORMATS, Block, Pages, Renderer, in_time_order, output_rate, write
-from spanvault.callline import encrypted
+from spanvault.audio import FORMATS
 from spanvault.client import Client
 from spanvault.commands.access import (
     CONFIG,
@@ -29,13 +28,15 @@ from spanvault.commands.output import (
     CommandFailed,
     complain,
     document,
-    progress,
     say,
     short,
-    warn,
 )
+from spanvault.commands.rendering import Sound, has, has_film
 from spanvault.messages import Call
+from spanvault.sandbox import SandboxDied
+from spanvault.video import FILMS
 
+ALL: Final = (*FORMATS, *FILMS)
 # Into a pipe a WAV's length cannot be written afterwards: up to so many seconds we wait for it.
 HELD_S: Final = 2 * 3600
 
@@ -50,14 +51,17 @@ def export(
     ],
     format: Annotated[  # noqa: A002
         str | None,
-        typer.Option("--format", help="wav, flac, mp3 or opus; else by PATH's ending, else wav."),
+        typer.Option("--format", help=f"{', '.join(ALL)}; else by PATH's ending, else wav."),
     ] = None,
     store: StoreOption = None,
     unlock_key: UnlockOption = None,
     config: ConfigOption = CONFIG,
     json: JsonOption = False,
 ) -> None:
-    """Write calls as stereo sound: caller left, callee right, on one time line."""
+    """Write calls as stereo sound: caller left, callee right, on one time line.
+
+    mp4 and mkv hold a call's video too.
+    """
     name = _format(format, output, len(ids))
     if output == "-" and (json or len(ids) > 1):
         raise CommandFailed("stdout takes one call's sound", "Name a folder: -o FOLDER.", USAGE)
@@ -67,45 +71,13 @@ def export(
         raise typer.Exit(FAILED)
 
 
-class Sound:
-    """One call's sound, to be heard or drawn once."""
-
-    def __init__(self, client: Client, call: Call) -> None:
-        self.renderer = Renderer(call.streams, output_rate(call.streams), encrypted(call))
-        self._pages = Pages(lambda cursor: client.fetch(call.id, cursor))
-        heard = [s for s in call.streams if s.packets and s.media == "audio"]
-        first, last = (s.first_ns for s in heard), (s.last_ns for s in heard)
-        self.span_s = (max(last, default=0) - min(first, default=0)) / 1e9
-
-    def blocks(self) -> Iterator[Block]:
-        """Stereo, a second each; a bar on stderr meanwhile."""
-        with progress("s") as bar:
-            task = bar.add_task("rendering", total=self.span_s)
-            for block in self.renderer.render(in_time_order(self._pages)):
-                yield block
-                bar.advance(task, len(block) / self.renderer.rate)
-
-    def write(self, name: str, target: BinaryIO) -> float:
-        """Encode it; give the seconds written."""
-        return write(self.blocks(), self.renderer.rate, name, target)
-
-    def tell(self) -> bool:
-        """What could not be heard, on stderr; False where something stored was unreadable."""
-        for text, times in self.renderer.warnings.items():
-            warn(f"{text} ({times})")
-        faults = list(self._pages.faults)
-        if self.renderer.unread > 0:
-            faults.append(f"{self.renderer.unread} packets that were heard cannot be read")
-        for fault in faults:
-            complain(fault, "Silence is in its place, the rest is there. See: spanvault verify")
-        return not faults
-
-
 def _format(given: str | None, output: str, count: int) -> str:
     ending = Path(output).suffix.removeprefix(".").lower() if count == 1 else ""
-    name = given or (ending if ending in FORMATS else "wav")
-    if name not in FORMATS:
-        raise CommandFailed(f"'{name}' is no format", f"One of: {', '.join(FORMATS)}.", USAGE)
+    name = given or (ending if ending in ALL else "wav")
+    if name not in ALL:
+        raise CommandFailed(f"'{name}' is no format", f"One of: {', '.join(ALL)}.", USAGE)
+    if name in FILMS and output == "-":
+        raise CommandFailed(f"{name} is written back and forth", f"Name a file: x.{name}", USAGE)
     return name
 
 
@@ -121,19 +93,17 @@ def _attempt(client: Client, one: str, output: str, name: str, count: int, json:
 
 
 def _export(client: Client, call: Call, output: str, name: str, count: int, json: bool) -> bool:
-    if not any(stream.packets and stream.media == "audio" for stream in call.streams):
-        raise CommandFailed(
-            f"call {call.id.hex()} has no sound: no audio was heard",
-            f"Its outcome was {call.outcome}; see: spanvault show {short(call)}",
-        )
-    sound = Sound(client, call)
+    sound = _rendering(client, call, name)
     if output == "-":
         _to_stdout(sound, name)
     else:
         path = _path(output, call, name, count)
         seconds = _to_file(sound, name, path)
         if not json:
-            say(f"{path}: {seconds:.2f} s, {sound.renderer.rate} Hz, caller left, callee right")
+            heard = f"{sound.renderer.rate} Hz, caller left, callee right"
+            say(f"{path}: {seconds:.2f} s, {heard if sound.heard else 'without sound'}")
+    if sound.film is None and has_film(call):
+        say(f"The call has video too: spanvault export {short(call)} -o {short(call)}.mkv")
     whole = sound.tell()
     if json:
         rate = sound.renderer.rate
@@ -144,31 +114,51 @@ def _export(client: Client, call: Call, output: str, name: str, count: int, json
                 "seconds": round(seconds, 3),
                 "sample_rate": rate,
                 "whole": whole,
-                "warnings": list(sound.renderer.warnings),
+                "warnings": list(sound.warnings),
             }
         )
     return whole
+
+
+def _rendering(client: Client, call: Call, name: str) -> Sound:
+    """What is to be written. Raises CommandFailed where the call has nothing for the format."""
+    film = name in FILMS
+    if not has(call, "audio") and not (film and has_film(call)):
+        raise CommandFailed(
+            f"call {call.id.hex()} has no sound: no audio was heard",
+            f"It has video: -o x.mkv shows it; see: spanvault show {short(call)}"
+            if has_film(call)
+            else f"Its outcome was {call.outcome}; see: spanvault show {short(call)}",
+        )
+    sound = Sound(client, call, film=film)
+    if sound.film is not None and (foreign := sound.film.codecs - FILMS[name][1]):
+        raise CommandFailed(f"{name} takes no {', '.join(sorted(foreign))}", "Try -o x.mkv.", USAGE)
+    return sound
 
 
 def _path(output: str, call: Call, name: str, count: int) -> Path:
     path = Path(output)
     try:
         if count > 1:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path / f"{call.id.hex()}.{name}" if path.is_dir() else path
     except OSError as error:
         raise CommandFailed(f"{path}: {(error.strerror or '').lower()}") from None
 
 
-def _to_file(sound: "Sound", name: str, path: Path) -> float:
-    """Written beside and renamed: a broken-off export leaves no half file."""
+def _to_file(sound: Sound, name: str, path: Path) -> float:
+    """Written beside and renamed: a broken-off export leaves no half file. Mode 0600."""
     if path.exists() and not path.is_file():  # a rename would put a file in a device's place
         raise CommandFailed(f"{path} is no regular file", "For stdout: -o -", USAGE)
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with _private(part) as file:
             seconds = sound.write(name, file)
         part.replace(path)
+    except SandboxDied as death:
+        raise CommandFailed(
+            f"{path} cannot be written: what writes it {death}", "For the sound alone: -o x.wav"
+        ) from None
     except OSError as error:
         raise CommandFailed(
             f"{path} cannot be written: {(error.strerror or str(error)).lower()}"
@@ -178,7 +168,13 @@ def _to_file(sound: "Sound", name: str, path: Path) -> float:
     return seconds
 
 
-def _to_stdout(sound: "Sound", name: str) -> None:
+def _private(path: Path) -> BinaryIO:
+    """A new file that only its owner reads, whatever the umask allows: it holds a conversation."""
+    path.unlink(missing_ok=True)  # left behind by one that was killed
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _to_stdout(sound: Sound, name: str) -> None:
     out = sys.stdout.buffer
     if out.isatty():
         raise CommandFailed("sound is not for a terminal", "Name a file, or pipe it on.", USAGE)

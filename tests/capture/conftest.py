@@ -1,4 +1,4 @@
-"""What the tests of capture's shells share: a storaged, or a ROUTER in its place."""
+"""What the tests of capture share: a storaged, or a ROUTER in its place; a wire to be heard."""
 
 import shutil
 import tempfile
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.capturing import Vault
+from tests.support.conversation import Wire
 from tests.support.routers import Router
 
 
@@ -31,3 +32,8 @@ def router(folder: Path) -> Iterator[Router]:
     made = Router(folder)
     yield made
     made.close()
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()

@@ -39,7 +39,8 @@ def test_a_link_type_that_nobody_knows_is_counted():
 
 def test_a_flood_of_such_frames_is_cut_sooner_than_one_of_others():
     link_type, frame = FRAMES["802.11"]
-    slow_path = SlowPath(frames_per_second=10 * (FRAMES_EACH + 1))
+    # A quarter of a second's worth may come at once.
+    slow_path = SlowPath(frames_per_second=40 * (FRAMES_EACH + 1))
     flood = block([bytes(frame)] * 50, link_type=link_type)
     assert len(slow_path.receive(flood, range(50))) == 10
     assert slow_path.counters["flood_dropped"] == 40

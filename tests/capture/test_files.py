@@ -204,6 +204,26 @@ def test_a_damaged_length_is_named_after_the_frames_before_it(tmp_path: Path) ->
     assert "the record at offset 51 claims 2147483647 bytes" in fault
 
 
+def test_frames_of_several_interfaces_come_in_blocks_if_their_links_are_alike(
+    tmp_path: Path,
+) -> None:
+    """One mirrors each direction, on ports with clocks of their own; a third is no Ethernet."""
+    path = tmp_path / "a.pcapng"
+    nanoseconds = option(9, b"\x09") + option(14, struct.pack("<q", 100))
+    ports = interface() + interface(options=nanoseconds) + interface(101)
+    order = [0, 1] * 50 + [2] + [0, 1] * 50
+    units = {0: 1_000_000, 1: SECOND, 2: 1_000_000}
+    path.write_bytes(
+        section() + ports
+        + b"".join(enhanced(bytes([n]), 7 * units[n], number=n) for n in order)
+    )  # fmt: skip
+    found = list(blocks(path))
+    assert [len(block.start) for block in found] == [100, 1, 100]
+    assert [block.link_type for block in found] == [1, 101, 1]
+    assert found[2].time_ns.tolist() == [7 * SECOND, 107 * SECOND] * 50
+    assert [bytes(found[2].data[at : at + 1]) for at in found[2].start[:2]] == [b"\0", b"\x01"]
+
+
 def test_a_frame_longer_than_its_block_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     bad = bytearray(enhanced(b"long", 2))

@@ -1,16 +1,19 @@
 """The capture's end of the ingest socket, told by a ROUTER what storaged would say."""
 
 import logging
+import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from capture.link import HELLO_NS, Link
-from capture.outbox import Outbox
+from capture.outbox import SILENCE_NS, Outbox
 from capture.spool import Spool
-from spanvault.chunk import NO_MEDIA
-from spanvault.messages import Batch, Call, Health, Hello
+from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Media
+from spanvault.messages import Batch, Call, Health, Hello, Slot
+from spanvault.slots import Memories, Slots
 from tests.support.routers import Router
 
 NOW = HELLO_NS  # the first pump greets
@@ -20,21 +23,21 @@ KEY = b"k" * 32
 class End:
     """A link, its outbox, and the ROUTER at the other end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, slots: Slots | None = None) -> None:
         self.router = Router(folder, KEY)
         self.settings = self.router.settings
-        self.outbox = Outbox("port1", Spool(folder / "state/spool"), 1 << 30, 1 << 30, 1)
-        self.link = Link(self.settings, self.outbox, logging.getLogger("test"))
+        self.outbox = Outbox("port1", Spool(folder / "state/spool"), 1 << 30, 1 << 30, 1, slots)
+        self.link = Link(self.settings, self.outbox, logging.getLogger("test"), slots)
 
     def hear(self, number: int) -> Call:
         call = Call(number.to_bytes(16), "port1", [f"call-{number}"], "1001", "1002", 0, final=True)
         self.outbox.add([call], NO_MEDIA)
         return call
 
-    def greet(self, instance: str = "first") -> None:
+    def greet(self, instance: str = "first", user: int = -1) -> None:
         self.link.pump(NOW)
         assert isinstance(self.router.receive(), Hello)
-        self.router.welcome(instance)
+        self.router.welcome(instance, user)
         self.pump_until(lambda: self.link.connected)
 
     def pump_until(self, done) -> list[bytes]:
@@ -135,3 +138,82 @@ def test_what_cannot_be_read_is_said_and_left_out(end, caplog, frames):
 def test_a_report_reaches_storaged(end):
     end.link.report(Health("capture port1", "recording", {"calls": 3}))
     assert end.router.receive() == Health("capture port1", "recording", {"calls": 3})
+
+
+# --- media by memory ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def near(folder):
+    """A link on storaged's host: storaged's ROUTER, and beside it what takes memories."""
+    slots, memories = Slots(4 << 20), Memories(f"ipc://{folder}/i")
+    made = End(folder, slots)
+    yield made, memories
+    made.link.close()
+    made.router.close()
+    memories.close()
+    slots.close()
+
+
+def heard_media(end, memories, fill):
+    """Let some media be heard; what storaged takes of the batch's slot."""
+    table, frames = np.zeros(1, CHUNK), np.zeros(1, FRAME)
+    table["frames"], table["payload_bytes"], frames["length"] = 1, len(fill), len(fill)
+    end.outbox.add([], Media(table, frames, memoryview(fill)))
+    end.link.pump(NOW + 1)
+    (batch,) = end.router.receive_batches(1)
+    return batch.slot and bytes(memories.take(batch.slot)[2])
+
+
+def test_a_welcome_from_this_host_has_media_go_by_memory(near):
+    end, memories = near
+    end.greet(user=os.getuid())
+    assert heard_media(end, memories, b"abc") == b"abc"
+
+
+def test_a_welcome_that_names_no_user_has_media_go_as_frames(near):
+    end, memories = near
+    end.greet()
+    assert heard_media(end, memories, b"abc") is None
+
+
+def test_a_storaged_that_restarted_is_given_the_memory_again(near):
+    end, memories = near
+    end.greet(user=os.getuid())
+    memories.take(Slot(b"", 0, (0, 0, 0)))
+    memories._memories.pop().close()  # what a new process knows
+    end.router.welcome("second", os.getuid())
+    end.link.pump(NOW + 1, 1000)
+    assert heard_media(end, memories, b"abc") == b"abc"
+
+
+def test_memory_is_tried_again_once_something_was_acknowledged(near):
+    end, memories = near
+    end.greet(user=os.getuid())
+    assert heard_media(end, memories, b"abc") == b"abc"
+    end.outbox.tick(NOW + 2 * SILENCE_NS)
+    end.router.welcome("first", os.getuid())
+    end.link.pump(NOW + 2, 1000)
+    assert not end.outbox.handed_over
+    end.router.acknowledge(1)
+    end.pump_until(lambda: not end.outbox.waiting)
+    end.router.welcome("first", os.getuid())
+    end.pump_until(lambda: end.outbox.handed_over)
+
+
+def test_once_storaged_has_gone_nothing_leaves_until_its_successor_welcomes(near):
+    """Else a last record, queued by ZeroMQ, would overtake the media that goes again as frames."""
+    end, memories = near
+    end.greet(user=os.getuid())
+    assert heard_media(end, memories, b"abc") == b"abc"
+    memories.close()
+    end.hear(1)
+    end.link.pump(NOW + 1)
+    assert not end.link.connected
+    assert end.router.receive(100) is None
+    end.router.welcome("second")
+    end.link.pump(NOW + 1, 1000)
+    end.link.pump(NOW + 1)
+    media, last = end.router.receive_batches(2)
+    assert media.slot is None
+    assert [call.final for call in last.calls] == [True]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from capture import live
+from capture import hearing, live
 from capture.live import Live
 from capture.sources import files
 from tests.support.callgen import SECOND, answered, busy, phones, write_pcap
@@ -15,8 +15,12 @@ TALK_S = 2.0
 PACKETS = 2 * 50 * int(TALK_S)
 
 
-class Ring:
+class Port:
     """Some frames, then SIGTERM. What `later` holds is in the ring when the capture stops."""
+
+    broken = False
+    interruptions, missed, trouble = 0, 0, ""
+    merging: tuple[str, ...] = ()
 
     def __init__(self, life, path, later=None) -> None:
         self._life, self._path, self._later = life, path, later
@@ -24,16 +28,21 @@ class Ring:
 
     def blocks(self, timeout_ms, wake_fd):
         yield from files.blocks(self._path)
+        if self.broken:
+            raise OSError("interface 'span0' is back, but down")
         self._life.stop_requested = True
 
     def drain(self):
         return files.blocks(self._later) if self._later else iter(())
 
+    def drops(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.closed = True
 
 
-class Port:
+class Lives:
     """One port whose capture is started again and again."""
 
     def __init__(self, vault, folder, monkeypatch) -> None:
@@ -49,16 +58,16 @@ class Port:
     def record(self, frames, later=None) -> Life:
         """One life of the capture."""
         life = Life()
-        ring = Ring(life, self.file(frames), self.file(later) if later else None)
-        self._patch.setattr(live, "Ring", lambda interface, megabytes: ring)
+        port = Port(life, self.file(frames), self.file(later) if later else None)
+        self._patch.setattr(hearing, "Port", lambda interface, megabytes, log: port)
         Live(self._vault.settings, "span0", life, logging.getLogger("capture")).run()
-        assert ring.closed
+        assert port.closed
         return life
 
 
 @pytest.fixture
 def port(vault, folder, monkeypatch):
-    return Port(vault, folder, monkeypatch)
+    return Lives(vault, folder, monkeypatch)
 
 
 @pytest.fixture
@@ -104,6 +113,16 @@ def test_without_storaged_it_is_put_away_sealed_and_delivered_by_the_next_life(
     (stored,) = [one for one in vault.calls() if one.outcome == "answered"]
     assert vault.stored_frames(stored) == PACKETS
     assert not list((vault.settings.state_dir / "spool").iterdir())
+
+
+def test_a_port_that_cannot_be_heard_any_more_ends_it_but_loses_nothing(
+    vault, port, call, monkeypatch
+):
+    monkeypatch.setattr(Port, "broken", True)
+    with pytest.raises(OSError, match="is back, but down"):
+        port.record(call[0])
+    (stored,) = vault.calls()
+    assert vault.stored_frames(stored) == sum(b"SIP/2.0" not in frame.data for frame in call[0])
 
 
 def test_a_saved_table_that_is_nonsense_is_said_and_recording_goes_on(vault, port, call, caplog):

@@ -35,6 +35,18 @@ def test_the_200_repeats_the_answer_of_the_183():
     assert talk.say("callee", "INVITE", AUDIO, status=200) == ("callee", "answer")
 
 
+def test_an_answer_that_comes_again_is_of_no_new_offer():
+    talk = Talk()
+    talk.say("caller", "INVITE", AUDIO, "a=recvonly", tag="")
+    talk.say("callee", "INVITE", AUDIO, "a=sendonly", status=200)
+    talk.say("callee", "INVITE", AUDIO, "a=sendonly", status=200)
+    assert not talk.change.reoffer
+    talk.say("caller", "INVITE", AUDIO, "a=sendonly", cseq=2)
+    for _ in range(2):
+        talk.say("callee", "INVITE", AUDIO, "a=recvonly", status=200, cseq=2)
+        assert talk.change.reoffer
+
+
 def test_delayed_offer_is_answered_in_the_ack():
     talk = Talk()
     assert talk.say("callee", "INVITE", AUDIO, status=200) == ("callee", "offer")

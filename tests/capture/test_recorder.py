@@ -187,3 +187,25 @@ def test_stretches_keep_every_frame_in_its_order():
     assert [len(part.start) for part in parts] == [3, 2, 1, 2, 1]
     assert [part.dropped for part in parts] == [3, 0, 0, 0, 0]
     assert [int(part.data[at]) for part in parts for at in part.start] == list(range(len(times)))
+
+
+def test_a_capture_that_is_killed_has_counted_up_to_its_last_saved_second():
+    frames = answered(START_NS, *phones(20.0), "killed@example.org")
+    killed_ns = START_NS + 15 * SECOND
+    before = [frame for frame in frames if frame.time_ns <= killed_ns]
+    table, killed, restarted = b"", Run(), Run()
+    for frame in before:
+        if killed.recorder.receive(block([frame.data], times=[frame.time_ns])).ticked:
+            table = killed.recorder.calls.snapshot()
+    restarted.recorder.calls.restore(table)
+    for frame in frames[len(before) :]:
+        restarted.take(restarted.recorder.receive(block([frame.data], times=[frame.time_ns])))
+    (call,) = restarted.end().calls()
+    old, new = (
+        sum(stream.packets for stream in call.streams if (stream.number < 2) == early)
+        for early in (True, False)
+    )
+    heard = len(before) - 5  # but for INVITE, 100, 180, 200, ACK
+    assert heard - 2 * 2 * 50 <= old <= heard  # two seconds, of two parties
+    assert new == len(frames) - len(before) - 2
+    assert call.flags == ["capture_restarted"]

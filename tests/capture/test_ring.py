@@ -1,56 +1,37 @@
 """A veth pair in a namespace of its own: what is sent into one end comes out of the ring."""
 
-import ctypes
 import os
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from capture.model import Block
 from capture.sources.ring import Ring
+from tests.support import veth as cable
+from tests.support.veth import ip
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="a ring needs root"),
 ]
-CLONE_NEWNET = 0x40000000
 BROADCAST = b"\xff" * 6 + b"\x02\0\0\0\0\x09"
+UDP = bytes(9) + b"\x11" + bytes(40)  # as far as the filter looks
 
 
 @pytest.fixture
 def veth() -> Iterator[socket.socket]:
-    """A namespace with near ⇄ far; gives a socket that sends frames into near."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    if libc.unshare(CLONE_NEWNET):
-        pytest.skip("this kernel lets us make no network namespace")
-    try:
-        ip("link add near type veth peer name far")
-        for name in ("near", "far"):
-            with suppress(OSError):  # no router solicitations between our frames
-                Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-            ip(f"link set {name} up")
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender:
-            sender.bind(("near", 0))
-            yield sender
-    finally:
-        libc.setns(home, CLONE_NEWNET)
-        os.close(home)
+    """A socket that sends frames into near; they come out of far."""
+    with cable.veth() as sender:
+        yield sender
 
 
-def ip(words: str) -> None:
-    subprocess.run(["ip", *words.split()], check=True)
-
-
-def frame(number: int, ether_type: bytes = b"\x08\x00") -> bytes:
-    return BROADCAST + ether_type + struct.pack(">I", number) + bytes(46)
+def frame(number: int, ether_type: bytes = b"\x08\x00", protocol: int = 17) -> bytes:
+    """The protocol lies where IPv4 has it."""
+    return BROADCAST + ether_type + struct.pack(">I5xB", number, protocol) + bytes(40)
 
 
 def heard(ring: Ring) -> list[bytes]:
@@ -83,9 +64,9 @@ def test_time_is_the_kernels_in_nanoseconds_and_rising(veth: socket.socket) -> N
 
 
 def test_the_outer_tag_is_told_and_the_inner_one_stays(veth: socket.socket) -> None:
-    tagged = BROADCAST + bytes.fromhex("810000640800") + bytes(50)
-    priority = BROADCAST + bytes.fromhex("810000000800") + bytes(50)
-    double = BROADCAST + bytes.fromhex("88a80065810000660800") + bytes(50)
+    tagged = BROADCAST + bytes.fromhex("810000640800") + UDP
+    priority = BROADCAST + bytes.fromhex("810000000800") + UDP
+    double = BROADCAST + bytes.fromhex("88a80065810000660800") + UDP
     with Ring("far", 4) as ring:
         for each in (frame(1), tagged, priority, double):
             veth.send(each)
@@ -98,6 +79,90 @@ def test_the_outer_tag_is_told_and_the_inner_one_stays(veth: socket.socket) -> N
     assert found[3][1][12:16] == bytes.fromhex("81000066")
 
 
+PASSED = {
+    "UDP": frame(1),
+    "TCP": frame(2, protocol=6),
+    "GRE": frame(3, protocol=47),
+    "IPv6 UDP": BROADCAST + b"\x86\xdd" + bytes(6) + b"\x11" + bytes(43),
+    "IPv6 fragment": BROADCAST + b"\x86\xdd" + bytes(6) + b"\x2c" + bytes(43),
+    "MPLS": BROADCAST + b"\x88\x47" + bytes(50),
+    "PPPoE": BROADCAST + b"\x88\x64" + bytes(50),
+}
+KEPT_OUT = {
+    "ARP": BROADCAST + b"\x08\x06" + bytes(50),
+    "spanning tree": BROADCAST + b"\x00\x26" + bytes(50),
+    "ICMP": frame(4, protocol=1),
+    "ESP": frame(5, protocol=50),
+    "IPv6 ICMP": BROADCAST + b"\x86\xdd" + bytes(6) + b"\x3a" + bytes(43),
+}
+
+
+def test_what_the_decoder_could_not_use_costs_no_room(veth: socket.socket) -> None:
+    with Ring("far", 4) as ring:
+        for each in (*PASSED.values(), *KEPT_OUT.values()):
+            veth.send(each)
+        found = heard(ring)
+        assert [name for name, each in PASSED.items() if each not in found] == []
+        assert [name for name, each in KEPT_OUT.items() if each in found] == []
+
+
+def flow(number: int, back: bool) -> bytes:
+    """A frame of a UDP flow between two phones."""
+    phones = (bytes((10, 1, 0, number)), 10_000 + number), (bytes((10, 2, 0, 1)), 20_000)
+    source, target = reversed(phones) if back else phones
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 17, 0) + source[0] + target[0]
+    return (
+        BROADCAST + b"\x08\x00" + head + struct.pack(">4H", source[1], target[1], 20, 0) + bytes(18)
+    )
+
+
+def parts(whole: bytes, number: int) -> list[bytes]:
+    """A frame as two IP fragments."""
+    link, head, body = whole[:14], whole[14:34], whole[34:]
+    cut = [
+        (struct.pack(">4sHH", head[:2] + struct.pack(">H", 20 + len(part)), number, field), part)
+        for part, field in ((body[:16], 0x2000), (body[16:], 2))
+    ]
+    return [link + checked(start[:4] + start[4:8] + head[8:]) + part for start, part in cut]
+
+
+def checked(head: bytes) -> bytes:
+    """An IPv4 header with its checksum: the kernel puts together only what is sound."""
+    total = sum(struct.unpack(">10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return head[:10] + struct.pack(">H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
+
+
+def rtp_of(frame: bytes) -> bytes:
+    """Addresses, ports and what follows."""
+    return frame[26:54]
+
+
+def test_rings_of_a_group_share_the_flows_and_split_none(veth: socket.socket) -> None:
+    with Ring("far", 4, group=77) as one, Ring("far", 4, group=77) as other:
+        sent = [flow(number, back) for number in range(200) for back in (False, True)]
+        for each in sent:
+            veth.send(each)
+        shares = [set(heard(one)), set(heard(other))]
+    assert sum(map(len, shares)) == len(sent)
+    assert shares[0] | shares[1] == set(sent)
+    assert min(map(len, shares)) > 100
+    calls = [{flow(number, back) for back in (False, True)} for number in range(200)]
+    assert all(call <= shares[0] or call <= shares[1] for call in calls)
+
+
+def test_the_parts_of_a_datagram_stay_with_its_flow(veth: socket.socket) -> None:
+    whole = [flow(number, False) for number in range(50)]
+    with Ring("far", 4, group=78) as one, Ring("far", 4, group=78) as other:
+        for number, each in enumerate(whole):
+            veth.send(each)
+            for part in parts(each, number):
+                veth.send(part)
+        shares = [[rtp_of(each) for each in heard(ring)] for ring in (one, other)]
+    assert sorted(shares[0] + shares[1]) == sorted([rtp_of(each) for each in whole] * 2)
+    assert all(len(set(share)) * 2 == len(share) for share in shares)
+
+
 def test_own_frames_are_not_heard(veth: socket.socket) -> None:
     with Ring("near", 4) as ring:
         veth.send(frame(1))
@@ -106,7 +171,7 @@ def test_own_frames_are_not_heard(veth: socket.socket) -> None:
 
 def test_frames_that_found_no_room_are_counted_and_told_of(veth: socket.socket) -> None:
     with Ring("far", 2) as ring:
-        big = BROADCAST + b"\x08\x00" + bytes(1400)
+        big = BROADCAST + b"\x08\x00" + UDP + bytes(1350)
         sent = 4000
         for _ in range(sent):
             veth.send(big)
@@ -165,8 +230,8 @@ def test_an_interface_that_goes_ends_the_capture(veth: socket.socket) -> None:
 
 
 def test_what_cannot_be_captured_from_is_said_with_a_remedy(veth: socket.socket) -> None:
-    with pytest.raises(ValueError, match=r"no interface 'nowhere'\. There are: .*far"):
+    with pytest.raises(OSError, match=r"no interface 'nowhere'\. There are: .*far"):
         Ring("nowhere", 4)
     ip("link set far down")
-    with pytest.raises(ValueError, match="ip link set far up"):
+    with pytest.raises(OSError, match="ip link set far up"):
         Ring("far", 4)

@@ -25,6 +25,8 @@ from scapy.packet import Packet, Raw
 
 from capture.model import Block, Datagram
 from capture.slowpath import SlowPath
+from tests.support.callgen import START_NS, Frame
+from tests.support.wrapping import WRAPPINGS
 
 SECOND = 1_000_000_000
 MAC = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
@@ -194,6 +196,15 @@ def test_fragments_that_overlap_are_dropped_and_counted():
     assert path.counters["fragments_overlapping"] == 1
 
 
+def test_a_first_fragment_that_the_snap_length_cut_is_given_as_it_is():
+    path = SlowPath()
+    cut = [bytes(piece)[:300] for piece in PIECES]
+    [found] = receive(*cut, path=path)
+    assert found.payload == LONG[: 300 - 14 - 20 - 8]
+    assert found.missing == len(LONG) - len(found.payload)
+    assert (path.counters["fragments_cut"], len(path._fragments)) == (3, 0)
+
+
 def test_fragments_that_never_complete_are_forgotten():
     path = SlowPath()
     frames = [ETHER / IP(src="10.0.0.1", dst="10.0.0.2", id=n, flags="MF") / Raw(bytes(1480))
@@ -280,6 +291,15 @@ def test_a_content_length_that_lies_costs_one_message():
     assert payloads(segment(lie + THREE, 0)) == [THREE]
 
 
+def test_a_segment_that_the_snap_length_cut_ends_its_message_and_no_other():
+    whole = bytes(segment(ONE + TWO, 0))
+    short = whole[: 14 + 40 + len(ONE) + 100]
+    [one, cut, three] = receive(short, segment(THREE, len(ONE + TWO)))
+    assert (one.payload, one.missing) == (ONE, 0)
+    assert (cut.payload, cut.missing) == (TWO[:100], len(TWO) - 100)
+    assert three.payload == THREE
+
+
 def test_other_peoples_connections_take_no_memory():
     path = SlowPath()
     for number in range(50):
@@ -293,10 +313,12 @@ def test_other_peoples_connections_take_no_memory():
 
 
 def test_a_flood_of_odd_frames_is_bounded_by_packet_time():
-    path = SlowPath(frames_per_second=10)
+    path = SlowPath(frames_per_second=8)
     frames = [ETHER / INNER] * 25
+    # The block's own second, and a quarter of one that was saved.
     found = path.receive(block(*frames, times=[SECOND] * 24 + [2 * SECOND]), range(25))
-    assert (len(found), path.counters["flood_dropped"]) == (11, 14)
+    assert (len(found), path.counters["flood_dropped"]) == (10, 15)
+    assert path.counters["frames"] == 10
 
 
 @given(st.binary(max_size=200), st.sampled_from([1, 0, 9, 12, 51, 113, 276, 147]))
@@ -304,11 +326,20 @@ def test_any_bytes_are_survived(data, link_type):
     receive(data or b"\0", link_type=link_type)
 
 
-@given(st.sampled_from(sorted(WRAPPED)), st.integers(0, 200), st.integers(0, 255))
-def test_any_damaged_header_is_survived(name, at, value):
-    frame = bytearray(bytes(WRAPPED[name]))
+CLOTHES = [
+    (link_type, frame.data)
+    for link_type, wrap in WRAPPINGS.values()
+    for frame in wrap(Frame(START_NS, bytes(ETHER / INNER)))
+]
+
+
+@given(st.sampled_from(CLOTHES), st.integers(0, 200), st.integers(0, 255))
+def test_any_damaged_header_is_survived(clothes, at, value):
+    link_type, whole = clothes
+    frame = bytearray(whole)
     frame[at % len(frame)] = value
-    receive(bytes(frame), bytes(frame[: at % len(frame) + 1]))
+    cut = bytes(frame[: at % len(frame) + 1])
+    receive(bytes(frame), cut, link_type=link_type)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 200), st.booleans()), max_size=30))

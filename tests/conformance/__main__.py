@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conformance.compare import differences
-from tests.conformance.listening import faults
+from tests.conformance.listening import Beginnings, faults
 from tests.conformance.recorded import Recorded
 from tests.conformance.truth import Case, lab_cases, public_cases
 
@@ -30,9 +30,10 @@ def listen(case: Case, recorded: Recorded) -> Iterator[str]:
     """What is wrong with the sound of a lab case."""
     if not any(stream.voice for stream in case.streams):
         return
+    begins = Beginnings(case)
     for call in recorded.calls:
         if call["recording_id"] and any(one["decodable"] for one in call["channels"]):
-            yield from faults(call, case, *recorded.sound(call["recording_id"]))
+            yield from faults(call, begins, *recorded.sound(call["recording_id"]))
 
 
 def main() -> int:

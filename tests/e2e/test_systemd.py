@@ -151,6 +151,11 @@ def test_the_journal_holds_fields(machine):
     assert started["_SYSTEMD_UNIT"] == CAPTURE
 
 
+def test_media_goes_by_memory_between_two_users_in_their_sandboxes(machine):
+    said = machine.run("journalctl", "-u", CAPTURE, "-o", "cat")
+    assert "storaged takes media out of memory" in said
+
+
 def test_storaged_stopped_in_mid_call_loses_nothing(machine, phones):
     calling = phones.call()
     time.sleep(2.5)
@@ -274,3 +279,36 @@ def test_no_file_outside_the_daemons_folders_was_written_by_them(machine):
 
 def test_the_folders_of_the_units_exist_as_named(machine):
     assert Path(machine.path("/run/spanvault")).stat().st_mode & 0o777 == 0o750
+
+
+def test_merging_is_switched_off_and_one_unknown_switch_stops_nothing(machine):
+    drop_in = machine.path(f"/run/systemd/system/{CAPTURE}.d")
+    drop_in.mkdir(parents=True)
+    start = "[Service]\nExecStartPre=-+/usr/sbin/ethtool -K %I no-such-feature off\n"
+    (drop_in / "feature.conf").write_text(start)
+    for feature in ("gro", "rx-udp-gro-forwarding"):
+        machine.run("ethtool", "-K", "span0", feature, "on")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", CAPTURE)
+    assert state(machine, CAPTURE) == "active"
+    features = machine.run("ethtool", "-k", "span0")
+    assert "generic-receive-offload: off" in features
+    assert "rx-udp-gro-forwarding: off" in features
+    (drop_in / "feature.conf").unlink()
+    machine.run("systemctl", "daemon-reload")
+
+
+def test_workers_run_in_the_same_sandbox_and_in_real_time(machine):
+    settings = machine.path("/etc/spanvault/capture.toml")
+    good = settings.read_text()
+    settings.write_text(good.replace("workers = 1", "workers = 2"))
+    machine.run("systemctl", "restart", CAPTURE)
+    group = properties(machine, CAPTURE)["ControlGroup"]
+    pids = machine.run("cat", f"/sys/fs/cgroup{group}/cgroup.procs").split()
+    assert len(pids) == 3
+    for pid in pids:
+        assert "SCHED_RR" in machine.run("chrt", "-p", pid)
+    settings.write_text(good)
+    machine.run("systemctl", "restart", CAPTURE)
+    assert state(machine, CAPTURE) == "active"
+    assert properties(machine, CAPTURE)["NRestarts"] == "0"

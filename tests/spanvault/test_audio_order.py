@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spanvault.audio.order import Pages, in_time_order
+from spanvault.audio.order import InTimeOrder, Pages
 from spanvault.chunk import CHUNK, FRAME, Media
 from spanvault.client import Page
 from tests.support.chunks import START_NS
@@ -31,7 +31,7 @@ class Store:
 
 
 def order(pages: Pages) -> list[int]:
-    return [(int(c.header["start_ns"]) - START_NS) // 1_000_000_000 for c in in_time_order(pages)]
+    return [(int(c.header["start_ns"]) - START_NS) // 1_000_000_000 for c in InTimeOrder(pages)]
 
 
 def test_what_lay_in_a_spool_comes_in_its_turn():

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spanvault.audio import Renderer, output_rate
-from spanvault.audio.codecs import A_LAW
+from spanvault.audio.plain import A_LAW
 from spanvault.audio.render import Lane
 from spanvault.chunk import TRUNCATED, Chunk
 from spanvault.messages import Codec, Stream
@@ -208,7 +208,7 @@ def test_an_hour_costs_little_memory():
         for one in seconds(packets):
             for _ in renderer.receive(one):
                 pass
-        longest = max(longest, *(len(lane._buffer) for lane in renderer._lanes.values()))
+        longest = max([longest, *(len(lane._buffer) for lane in renderer._lanes.values())])
     assert longest < 60 * 8000
 
 

@@ -1,5 +1,7 @@
 """The document of a call: the same keys in replay, calls and show."""
 
+import pytest
+
 from spanvault.callline import call_line, iso_utc, main_codec
 from spanvault.messages import Call, Codec, Related, Stream
 
@@ -12,6 +14,14 @@ CHANNEL_KEYS = {
     "party", "media", "codec", "clock_rate", "ssrcs", "source", "destination", "packets", "lost",
     "duplicates", "seconds", "decodable",
 }  # fmt: skip
+
+
+def audible(codec: Codec | None) -> bool:
+    return codec == PCMA
+
+
+def deaf(_: Codec | None) -> bool:
+    return False
 
 
 def call(*streams: Stream) -> Call:
@@ -32,7 +42,7 @@ def stream(number: int = 0, **changes: object) -> Stream:
 
 
 def test_a_call_without_media():
-    line = call_line(call(stream(packets=0)), ["pcma"])
+    line = call_line(call(stream(packets=0)), audible)
     assert set(line) == KEYS
     assert line["recording_id"] is None
     assert line["channels"] == []
@@ -42,7 +52,7 @@ def test_a_call_without_media():
 
 
 def test_a_channel():
-    (channel,) = call_line(call(stream()), ["pcma"])["channels"]
+    (channel,) = call_line(call(stream()), audible)["channels"]
     assert set(channel) == CHANNEL_KEYS
     assert channel["ssrcs"] == ["0x000000ab"]
     assert channel["destination"] == "[2001:db8::1]:6000"
@@ -51,7 +61,7 @@ def test_a_channel():
 
 def test_streams_that_differ_only_in_ssrc_are_one_channel():
     later = stream(1, ssrc=0xCD, first_ns=4_000_000_000, last_ns=6_000_000_000)
-    (channel,) = call_line(call(stream(), later), [])["channels"]
+    (channel,) = call_line(call(stream(), later), deaf)["channels"]
     assert channel["ssrcs"] == ["0x000000ab", "0x000000cd"]
     assert (channel["packets"], channel["lost"], channel["seconds"]) == (100, 4, 5.0)
     assert channel["decodable"] is False
@@ -60,7 +70,7 @@ def test_streams_that_differ_only_in_ssrc_are_one_channel():
 def test_another_codec_or_address_is_another_channel():
     other = stream(1, codecs={0: Codec("PCMU", 8000)}, payload_types={0: 9})
     moved = stream(2, source="10.0.0.2:4000")
-    assert len(call_line(call(stream(), other, moved), [])["channels"]) == 3
+    assert len(call_line(call(stream(), other, moved), deaf)["channels"]) == 3
 
 
 def test_the_codec_is_that_of_the_sound():
@@ -70,10 +80,19 @@ def test_the_codec_is_that_of_the_sound():
     assert main_codec(stream(codecs={})) is None
 
 
-def test_encrypted_media_is_not_decodable():
+@pytest.mark.parametrize(
+    ("flags", "decodable"),
+    [
+        (["srtp_dtls"], False),
+        (["zrtp"], False),
+        (["srtp_sdes"], True),
+        (["srtp_no_key", "srtp_sdes"], False),
+    ],
+)
+def test_encrypted_media_is_decodable_where_its_key_was_heard(flags, decodable):
     protected = call(stream())
-    protected.flags = ["srtp_sdes"]
-    assert call_line(protected, ["pcma"])["channels"][0]["decodable"] is False
+    protected.flags = flags
+    assert call_line(protected, audible)["channels"][0]["decodable"] is decodable
 
 
 def test_times_are_utc_with_microseconds():

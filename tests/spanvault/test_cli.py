@@ -16,9 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 
 from spanvault import cli
-from tests.support.callgen import SECOND, START_NS, answered, busy, phones, sample, write_pcap
+from tests.support.callgen import (
+    SECOND,
+    START_NS,
+    Frame,
+    answered,
+    busy,
+    phones,
+    sample,
+    write_pcap,
+)
 from tests.support.voices import heard
 
 SPANVAULT = Path(sys.executable).with_name("spanvault")
@@ -89,6 +100,27 @@ def test_replay_prints_its_calls_in_the_order_they_began(run: Run, tmp_path: Pat
     assert b"Keep a copy" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["-", "/dev/stdin", "FIFO"])
+def test_a_capture_may_be_a_pipe(run: Run, tmp_path: Path, name: str):
+    piped = {"input": SAMPLE.read_bytes()}
+    if name == "FIFO":
+        name, piped = str(tmp_path / "fifo"), {}
+        os.mkfifo(name)
+        subprocess.Popen(["/bin/sh", "-c", 'cat "$0" > "$1"', SAMPLE, name])
+    done = run("replay", name, "--store", tmp_path / "store", "--json", **piped)
+    assert [call["outcome"] for call in lines(done)] == ["answered", "busy"]
+
+
+def test_sip_over_tls_is_told_of(run: Run, tmp_path: Path):
+    hello = (
+        IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=40000, dport=5061) / (b"\x16\x03\x01" * 20)
+    )
+    write_pcap(tmp_path / "tls.pcap", [Frame(START_NS, bytes(Ether() / hello))])
+    done = run("replay", tmp_path / "tls.pcap", "--store", tmp_path / "store", "--json")
+    assert lines(done) == []
+    assert b"SIP over TLS cannot be read" in done.stderr
+
+
 def test_a_store_that_exists_is_added_to(run: Run, tmp_path: Path):
     write_pcap(tmp_path / "later.pcap", busy(START_NS + 3600 * SECOND, *phones(0.1, 7), "later@x"))
     run("replay", SAMPLE, "--store", tmp_path / "store")
@@ -145,6 +177,19 @@ def test_export_puts_each_voice_on_its_side(run: Run, store: Path, tmp_path: Pat
     caller, callee = phones(8.0)
     assert np.array_equal(sound[:64_000, 0], heard(caller.samples))
     assert np.array_equal(sound[56 : 56 + 64_000, 1], heard(callee.samples))  # 7 ms later
+
+
+def test_an_export_is_for_its_owner_alone(run: Run, store: Path, tmp_path: Path):
+    both, target, folder = ids(run, store), tmp_path / "call.wav", tmp_path / "out"
+    target.touch(0o666)
+    old = os.umask(0)
+    try:
+        run("export", both["answered"], "-o", target, "--store", store)
+        run("export", *both.values(), "-o", folder, "--store", store)
+    finally:
+        os.umask(old)
+    (one,) = folder.iterdir()
+    assert [path.stat().st_mode & 0o777 for path in (target, one, folder)] == [0o600, 0o600, 0o700]
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ import os
 import select
 import signal
 import socket
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from spanvault.lifecycle import Lifecycle
+from spanvault.lifecycle import Lifecycle, name_thread
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +113,16 @@ def test_a_manager_that_does_not_listen_stops_nobody(manager, monkeypatch):
     for number in range(600):  # more than the socket holds
         life.status(f"recording {number} calls")
     assert "STATUS=recording 0 calls" in manager.heard()
+
+
+def test_thread_is_named_for_top_and_perf():
+    named = []
+
+    def work() -> None:
+        name_thread("committer")
+        named.append(Path("/proc/thread-self/comm").read_text())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert named == ["committer\n"]

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +74,22 @@ def test_messages_come_back_as_they_were(decode: Any, message: Any):
 def test_another_protocol_is_refused_by_name():
     with pytest.raises(ValueError, match=r"SPANVAULT/9.*this end speaks"):
         wire.decode_request([b"SPANVAULT/9", b"\x80"])
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"+49301234567", b"\x80"],
+        [b"SPANVAULT/+49301234567", b"\x80"],
+        [wire.PROTOCOL, msgspec.msgpack.encode({"kind": "+49301234567"})],
+        [wire.PROTOCOL, msgspec.msgpack.encode({"kind": "search", "outcome": "+49301234567"})],
+        [wire.PROTOCOL, msgspec.msgpack.encode({"kind": "search", "limit": "+49301234567"})],
+    ],
+)
+def test_a_fault_never_says_what_a_peer_sent(frames: list[bytes]):
+    with pytest.raises(ValueError, match=r"protocol unknown|message: ") as fault:
+        wire.decode_request(frames)
+    assert "4930" not in str(fault.value)
 
 
 def test_a_message_for_another_socket_is_refused():

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from spanvault import keyfile, spool, wire
 from spanvault import messages as m
+from storaged import serving
 from tests.support.vault import Client, Rig, call_id, chunk_keys, make_call, make_media, payload
 
 ONE, TWO = call_id(1), call_id(2)
@@ -75,6 +77,7 @@ def test_malformed_batches_are_refused_counted_and_survived(rig):
     for frames in (bad, [b"GARBAGE"], [wire.PROTOCOL, b"\xff\xff"], []):
         capture.socket.send_multipart(frames or [b""])
     capture.send(m.Sealed("test", 2, "00"), None, b"no ciphertext")
+    capture.send(m.Health("capture", "+4930" * 20_000))
     capture.send(m.Batch("test", 3, [make_call(1, id=b"short")]), make_media([(ONE, 1, 0)]))
     refusals = [capture.receive(wire.decode_from_ingest)[0] for _ in range(3)]
     assert [(type(one), one.sequence) for one in refusals] == [(m.Refuse, n) for n in (1, 2, 3)]
@@ -82,10 +85,11 @@ def test_malformed_batches_are_refused_counted_and_survived(rig):
     assert acknowledged(capture) == [4]
     status, _ = rig.client("operator").ask(m.Status())
     counts = status.fields["ingest"]
-    assert (counts["refused"], counts["unreadable"], counts["chunks"]) == (3, 3, 1)
+    assert (counts["refused"], counts["unreadable"], counts["chunks"]) == (3, 4, 1)
     kept = list((rig.store / "refused").iterdir())
     assert len(kept) == 3
     assert not any(payload(ONE, 1, 0, 32) in path.read_bytes() for path in kept)
+    assert "GARBAGE" not in rig.messages
 
 
 def test_other_roles_may_not_send_media_nor_a_stranger_anything(rig):
@@ -124,6 +128,40 @@ def test_feed_waits_for_a_change_and_holds_up_nobody(rig):
     assert time.monotonic() - begun_s < 5
     follower.send(m.Feed(changes.position, wait_ms=300))
     assert follower.receive(wire.decode_reply)[0].changes == []
+
+
+def test_one_client_cannot_fill_the_waiting_room(rig):
+    rig.start()
+    follower, operator = rig.client("replicator"), rig.client("operator")
+    head = follower.ask(m.Feed(0))[0].position
+    for _ in range(serving.UNDER_WAY + 1):
+        follower.send(m.Feed(head, wait_ms=30_000))
+    failure, _ = follower.receive(wire.decode_reply)
+    assert (failure.code, "16 requests" in failure.error) == ("unavailable", True)
+    assert "certificate of its own" in failure.hint
+    assert isinstance(operator.ask(m.Feed(head, wait_ms=50))[0], m.FeedReply)
+    assert follower.receive(wire.decode_reply, 0.2) is None
+
+
+def test_long_check_holds_up_nobody(rig):
+    """A recording of 3,000 frames takes a good second to check."""
+    rig.configure(commit_interval_s=0.001)
+    rig.start()
+    capture, checker, other = rig.capture(), rig.client("operator"), rig.client("replicator")
+    every = [(ONE, stream, second) for second in range(100) for stream in range(150)]
+    for sequence in range(10):
+        part = every[sequence * 1500 : (sequence + 1) * 1500]
+        capture.send(m.Batch("test", sequence), make_media(part, 8000))
+        assert acknowledged(capture) == [sequence]
+    for _ in range(8):
+        checker.send(m.Verify(ONE))
+    answered = 0
+    while checker.receive(wire.decode_reply, 0) is None:
+        assert isinstance(other.ask(m.Status(), timeout_s=1)[0], m.StatusReply)
+        answered += 1
+    assert answered > 3
+    for _ in range(7):
+        assert checker.receive(wire.decode_reply)[0].faults == []
 
 
 def test_stop_commits_what_was_received(rig):
@@ -309,6 +347,27 @@ def missing_index(rig: Rig) -> None:
     (rig.store / "index/data.mdb").unlink()
 
 
+def lost_folder(rig: Rig, name: str) -> None:
+    rig.start()
+    capture = rig.capture()
+    capture.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
+    assert acknowledged(capture) == [1]
+    rig.stop()
+    shutil.rmtree(rig.store / name)
+
+
+def lost_pools(rig: Rig) -> None:
+    lost_folder(rig, "pools")
+
+
+def unmounted_pool(rig: Rig) -> None:
+    lost_folder(rig, "pools/base/objects")
+
+
+def lost_log(rig: Rig) -> None:
+    lost_folder(rig, "log")
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [
@@ -319,6 +378,9 @@ def missing_index(rig: Rig) -> None:
         (endless_format, 74, "not readable as a store's format"),
         (damaged_root, 74, "root file damaged"),
         (missing_index, 74, "the index is missing"),
+        (lost_pools, 1, "pools/base/objects: the pool cannot be opened (missing, and there are"),
+        (unmounted_pool, 1, "missing, and there are recordings). Mount the pool's volume"),
+        (lost_log, 1, "log/access.log: the access log cannot be opened (No such file"),
     ],
 )
 def test_what_it_cannot_start_on(rig, fault, code, message):

@@ -26,7 +26,7 @@ def numbers(parts: Parts, **wanted: object) -> list[int]:
                 view,
                 Search(**wanted, cursor=cursor),  # type: ignore[arg-type]
                 parts.keyring.index_key,
-                lambda view, one: parts.writer._stored_call(one),
+                parts.writer._stored_call,
             )
         found += page
         if cursor is None:
@@ -69,6 +69,34 @@ def test_newest_come_first(ten):
 )
 def test_what_restricts(ten, wanted, found):
     assert numbers(ten, **wanted) == found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"caller": "+441"}, {"callee": "+441"}, {"call_ids": ["+441"]},
+        {"started_ns": START + 20 * SECOND, "call_ids": ["+441"]},
+        {"ended_ns": START + 99 * SECOND},
+    ],
+)  # fmt: skip
+def test_call_is_found_by_its_newest_revision_alone(ten, changes):
+    before = make_call(2)
+    after = make_call(2, revision=1, **changes)
+    ten.commit(calls=[after])
+    at = (after.started_ns - START) // SECOND
+    for name in ("caller", "callee"):
+        old, new = getattr(before, name), getattr(after, name)
+        assert (2 in numbers(ten, number=old)) == (old == new and at == 2)
+        assert at in numbers(ten, number=new)
+    assert numbers(ten, call_id=before.call_ids[0]) == ([at] if "call_ids" not in changes else [])
+    assert numbers(ten, call_id=after.call_ids[0]) == [at]
+    assert sorted(numbers(ten)) == sorted({*range(10)} - {2} | {at})
+
+
+def test_call_that_began_at_another_time_moves(ten):
+    ten.commit(calls=[make_call(2, revision=1, started_ns=START + 20 * SECOND)])
+    assert numbers(ten) == [20, 9, 8, 7, 6, 5, 4, 3, 1, 0]
+    assert numbers(ten, number=make_call(2).caller) == [20]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10])

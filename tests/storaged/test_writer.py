@@ -2,18 +2,19 @@
 
 import errno
 import os
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spanvault import chunk, wire
 from spanvault import messages as m
-from spanvault import wire
 from spanvault.chunk import NO_MEDIA, Media
-from storaged.gathering import Group, Have, frames_of, split
+from storaged.gathering import Gathered, Group, Have
 from storaged.index import FINAL, OBJECT, SEALED
 from storaged.reading import Reader
-from tests.support.vault import Parts, call_id, chunk_keys, make_call, make_media
+from tests.support.vault import SECOND, START, Parts, call_id, chunk_keys, make_call, make_media
 
 ONE, TWO = call_id(1), call_id(2)
 
@@ -27,6 +28,13 @@ def stored(parts: Parts, recording: bytes) -> list[tuple[int, int]]:
     truth = make_media([key[:3] for key in chunk_keys(page.media)])
     assert chunk_keys(page.media) == chunk_keys(truth)
     return [key[1:3] for key in chunk_keys(page.media)]
+
+
+def stored_call(parts: Parts) -> m.Call:
+    with parts.index.reading() as view:
+        call = parts.writer._stored_call(view, ONE)
+    assert call is not None
+    return call
 
 
 def bits(parts: Parts, recording: bytes) -> int:
@@ -61,6 +69,8 @@ def test_final_record_seals(parts):
     parts.commit([(ONE, 1, 0)])
     assert parts.commit(calls=[make_call(1)]).sealed == 1
     assert bits(parts, ONE) == OBJECT | SEALED | FINAL
+    with parts.index.reading() as view:
+        assert view.committed(ONE) is None
     report = Reader(parts.index, parts.keyring, parts.pool).verify(ONE)
     assert (report.sealed, report.frames, report.faults) == (True, 2, [])
 
@@ -97,16 +107,16 @@ def test_call_without_media_has_no_object(parts):
 
 def test_media_without_a_record_is_listed_until_its_record_comes(parts):
     parts.commit([(ONE, 3, 0)])
-    call = parts.writer._stored_call(ONE)
+    call = stored_call(parts)
     assert (call.revision, call.flags, call.streams[0].number) == (-1, ["record_missing"], 3)
     parts.commit(calls=[make_call(1, final=False)])
-    assert parts.writer._stored_call(ONE) == make_call(1, final=False)
+    assert stored_call(parts) == make_call(1, final=False)
 
 
 def test_lower_revision_does_not_replace(parts):
     parts.commit(calls=[make_call(1, revision=2)])
     parts.commit(calls=[make_call(1, revision=1, caller="other")])
-    assert parts.writer._stored_call(ONE).revision == 2
+    assert stored_call(parts).revision == 2
 
 
 class PowerCut(BaseException):
@@ -199,7 +209,8 @@ def test_object_that_was_never_acknowledged_is_gone_on_with(parts):
     parts.commit([(TWO, 1, 0)])
     group = Group()
     group.add(b"x", m.Batch("test", 1), make_media([(ONE, 1, 0)]))
-    parts.writer._append_all(group)
+    parts.writer._recordings.look_up([ONE])
+    parts.writer._append_all(Gathered(group.batches))
     again = parts.again()
     again.commit([(ONE, 1, 0), (ONE, 1, 1)], [make_call(1)])
     assert stored(again, ONE) == [(1, 0), (1, 1)]
@@ -232,7 +243,7 @@ def test_damaged_key_page_does_not_stop_recording(parts):
     again.commit([(ONE, 1, 1), (TWO, 1, 0)], [make_call(1, revision=1), make_call(2)])
     assert stored(again, ONE) == [(1, 1)]
     assert stored(again, TWO) == [(1, 0)]
-    assert again.writer._stored_call(ONE) == make_call(1, revision=1)
+    assert stored_call(again) == make_call(1, revision=1)
     assert len(list(again.pool.objects.glob("*/*.damaged"))) == 1
 
 
@@ -258,6 +269,35 @@ def test_more_recordings_than_open_files(parts):
     assert all(stored(parts, one) == [(1, 0), (1, 1), (1, 2)] for one in recordings)
 
 
+def test_recordings_forgotten_for_want_of_memory_go_on(parts, monkeypatch):
+    """Nine in ten of as many as may be remembered stay, those with the latest news."""
+    monkeypatch.setattr("storaged.growing._REMEMBERED", 20)
+    recordings = [call_id(number) for number in range(30)]
+    for start in (0, 10):
+        parts.commit([(recording, 1, 0) for recording in recordings[start : start + 10]])
+    parts.commit([(one, 1, 0) for one in [recordings[0], *recordings[20:]]])
+    assert [parts.writer._recordings.known(one) is None for one in recordings].count(True) == 12
+    assert all(parts.writer._recordings.known(one) for one in [recordings[0], *recordings[20:]])
+    counts = parts.commit([(one, 1, second) for one in recordings for second in (0, 1)])
+    assert (counts.chunks, counts.duplicates) == (30, 30)
+    assert all(stored(parts, one) == [(1, 0), (1, 1)] for one in recordings)
+    report = Reader(parts.index, parts.keyring, parts.pool).verify(recordings[0])
+    assert (report.sealed, report.faults) == (False, [])
+
+
+def test_what_is_remembered_of_a_recording_is_what_was_committed(parts, monkeypatch):
+    """Rows are kept in memory: a commit that fails must leave them as they were."""
+    parts.commit([(ONE, 1, 0)], [make_call(1, revision=3, final=False)])
+    with monkeypatch.context() as patched:
+        patched.setattr(parts.index, "write", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            parts.commit([(ONE, 1, 1)], [make_call(1, revision=9)])
+    parts.commit([(ONE, 1, 1)], [make_call(1, revision=6, final=False, caller="later")])
+    parts.commit([(ONE, 1, 2)], [make_call(1, revision=5, caller="earlier")])
+    assert (stored_call(parts).revision, stored_call(parts).caller) == (6, "later")
+    assert stored(parts, ONE) == [(1, 0), (1, 1), (1, 2)]
+
+
 def test_map_grows_when_it_is_full(tmp_path):
     parts = Parts(tmp_path / "small", map_bytes=256 << 10)
     for start in range(0, 2000, 100):
@@ -272,24 +312,61 @@ def test_batch_is_taken_whole_or_not_at_all():
     with pytest.raises(ValueError, match="id has 16 bytes"):
         group.add(b"x", m.Batch("test", 1, [make_call(1, id=b"short")]), make_media([(ONE, 1, 0)]))
     assert not group
-    assert not group.media
+    assert not group.batches
 
 
-def test_split_gives_each_chunk_its_bytes():
-    media = make_media([(ONE, 1, 0), (TWO, 1, 5)])
-    pieces = list(split(media))
-    assert [recording for recording, _ in pieces] == [ONE, TWO]
-    joined = b"".join(bytes(part) for _, piece in pieces for part in piece[2:])
-    whole = [bytes(wire.byte_view(media.frames)), bytes(media.payload)]
-    assert len(joined) == 128 + sum(map(len, whole))
-    assert list(split(NO_MEDIA)) == []
+def packed(chunks: Gathered, rows: Sequence[int]) -> bytes:
+    return b"".join(chunks.parts(rows))
+
+
+def test_chunks_of_many_batches_lie_by_recording_in_order_of_arrival():
+    batches = [
+        make_media([(ONE, 1, 0), (TWO, 1, 5), (ONE, 2, 0)]),
+        make_media([(TWO, 1, 4), (ONE, 1, 1)], 200),
+    ]
+    chunks = Gathered(batches)
+    assert chunks.rows.keys() == {ONE, TWO}
+    for recording in (ONE, TWO):
+        came = [
+            chunk.pack(piece)
+            for media in batches
+            for piece in media.chunks()
+            if piece.recording_id == recording
+        ]
+        rows = chunks.rows[recording]
+        assert [packed(chunks, [row]) for row in rows] == came
+        assert [chunks.sizes[row] for row in rows] == [len(one) for one in came]
+    keys = [(chunks.streams[row], chunks.starts_ns[row]) for row in chunks.rows[ONE]]
+    assert keys == [(1, START), (2, START), (1, START + SECOND)]
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12), max_size=5))
+def test_gathering_loses_nothing_and_keeps_the_order(batches):
+    """Ids that differ in one byte anywhere are other recordings; empty batches do no harm."""
+    name = [bytes(n) + b"\1" + bytes(15 - n) for n in range(10)]
+    media = [
+        make_media([(name[n], s, i) for i, (n, s) in enumerate(batch)], 2 * i + 2)
+        for i, batch in enumerate(batches)
+    ]
+    chunks = Gathered(media)
+    came: dict[bytes, bytes] = {}
+    for one in media:
+        for piece in one.chunks():
+            came[piece.recording_id] = came.get(piece.recording_id, b"") + chunk.pack(piece)
+    assert {one: packed(chunks, rows) for one, rows in chunks.rows.items()} == came
+
+
+def test_nothing_gathers_to_nothing():
+    assert Gathered([]).rows == Gathered([NO_MEDIA]).rows == {}
 
 
 def test_runs_fit_into_frames():
-    pieces = [piece for _, piece in split(make_media([(ONE, 1, second) for second in range(7)]))]
-    runs = list(frames_of(pieces, 3 * pieces[0].size))
-    assert [len(run) for run in runs] == [3, 3, 1]
-    assert [len(run) for run in frames_of(pieces, 1)] == [1] * 7
+    chunks = Gathered([make_media([(ONE, 1, second) for second in range(7)])])
+    rows = chunks.rows[ONE]
+    size = chunks.sizes[0]
+    assert [list(run) for run in chunks.runs(rows, 3 * size)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [list(run) for run in chunks.runs([0, 2, 5], 2 * size)] == [[0, 2], [5]]
+    assert [len(run) for run in chunks.runs(rows, 1)] == [1] * 7
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 20))))

@@ -62,9 +62,15 @@ class Appliance:
             self.kill(name)
         shutil.rmtree(self._run, ignore_errors=True)
 
-    def start(self, name: str, *arguments: str, wait: bool = True) -> None:
-        """Start a daemon; what it says is added to its log. Raises OSError if it does not run."""
-        command = [sys.executable, "-m", name, "--config", f"{self.etc / name}.toml", *arguments]
+    def start(
+        self, name: str, *arguments: str, wait: bool = True, script: Path | None = None
+    ) -> None:
+        """Start a daemon; what it says is added to its log. Raises OSError if it does not run.
+
+        script: runs in the daemon's place.
+        """
+        program = [str(script)] if script else ["-m", name]
+        command = [sys.executable, *program, "--config", f"{self.etc / name}.toml", *arguments]
         before = self._within if name == "capture" else []
         with (self.logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -136,9 +142,9 @@ class Appliance:
         ingest, requests = f"ipc://{self._run / 'ingest'}", f"ipc://{self._run / 'requests'}"
         server = {"storaged_certificate": keys / "storaged.key"}
         self._write("capture", {
-            "name": "span", "storaged": ingest, **capture,
+            "name": "span", "storaged": ingest, "ring_mb": 32, **capture,
             "certificate": keys / "capture.key_secret", **server,
-            "state_dir": self.spool, "runtime_dir": self.folder / "runtime", "ring_mb": 32,
+            "state_dir": self.spool, "runtime_dir": self.folder / "runtime",
         })  # fmt: skip
         self._write("storaged", {
             "store": self.store, "ingest": ingest, "requests": requests,

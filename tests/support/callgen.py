@@ -98,7 +98,7 @@ class Dialogue:
     def request(self, time_ns: int, method: str, sequence: int = 1, body: str = "") -> Frame:
         """From caller to callee."""
         start = f"{method} sip:{self._callee.number}@{self._callee.address} SIP/2.0"
-        tag = ";tag=callee" if method in ("ACK", "BYE") else ""
+        tag = ";tag=callee" if method in ("ACK", "BYE") or sequence > 1 else ""
         return self._frame(time_ns, True, start, f"{sequence} {method}", tag, body)
 
     def response(self, time_ns: int, status: str, cseq: str = "1 INVITE", body: str = "") -> Frame:
@@ -129,19 +129,31 @@ class Dialogue:
 
 def answered(start_ns: int, caller: Phone, callee: Phone, call_id: str) -> list[Frame]:
     """A call that rings for a second, is answered, and ended by the caller as the voices end."""
-    words, ms = Dialogue(caller, callee, call_id), SECOND // 1000
     seconds = max(len(caller.samples), len(callee.samples)) / 8000
-    talk_ns = start_ns + 1050 * ms
-    end_ns = talk_ns + round(seconds * SECOND)
+    talk_ns = start_ns + ANSWERED_NS
+    media = [*talk(talk_ns, caller, callee), *talk(talk_ns + 7_000_000, callee, caller)]
+    bodies = (sdp(caller), sdp(callee))
+    return around(media, start_ns, caller, callee, call_id, bodies, seconds)
+
+
+ANSWERED_NS: Final = 1_050_000_000  # from INVITE to the first packet
+
+
+def around(
+    media: Iterable[Frame], start_ns: int, caller: Phone, callee: Phone, call_id: str,
+    bodies: tuple[str, str], seconds: float,
+) -> list[Frame]:  # fmt: skip
+    """The signalling of an answered call around its media. bodies: of INVITE and 200."""
+    words, ms = Dialogue(caller, callee, call_id), SECOND // 1000
+    end_ns = start_ns + ANSWERED_NS + round(seconds * SECOND)
     return sorted(
         [
-            words.request(start_ns, "INVITE", body=sdp(caller)),
+            words.request(start_ns, "INVITE", body=bodies[0]),
             words.response(start_ns + 5 * ms, "100 Trying"),
             words.response(start_ns + 40 * ms, "180 Ringing"),
-            words.response(start_ns + 1000 * ms, "200 OK", body=sdp(callee)),
+            words.response(start_ns + 1000 * ms, "200 OK", body=bodies[1]),
             words.request(start_ns + 1010 * ms, "ACK"),
-            *talk(talk_ns, caller, callee),
-            *talk(talk_ns + 7 * ms, callee, caller),
+            *media,
             words.request(end_ns, "BYE", 2),
             words.response(end_ns + 5 * ms, "200 OK", "2 BYE"),
         ]

@@ -213,6 +213,18 @@ class Leg:
         self.reply(200, "BYE", "callee" if by == "caller" else "caller")
 
 
+ALICE, BOB = sdp("10.0.0.1:4000"), sdp("10.0.0.2:5000")
+A_TO_B, B_TO_A = ("10.0.0.1:4000", "10.0.0.2:5000"), ("10.0.0.2:5000", "10.0.0.1:4000")
+
+
+def talk(wire: Wire, leg: Leg) -> None:
+    """An answered call with sound both ways for five seconds."""
+    leg.answer(ALICE, BOB)
+    wire.rtp(*A_TO_B, ssrc=1)
+    wire.rtp(*B_TO_A, ssrc=2)
+    wire.wait(5)
+
+
 def sounds(call: Call) -> list[tuple[str, str, int]]:
     """(party, codec of the first payload type heard, packets) of each stream."""
     return [(stream.party, _codec(stream), stream.packets) for stream in call.streams]

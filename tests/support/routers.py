@@ -55,8 +55,8 @@ class Router:
         """Raw frames to whoever was heard last."""
         self._socket.send_multipart([self._route, *frames])
 
-    def welcome(self, instance: str = "first") -> None:
-        self.send(*wire.encode(Welcome("store", "key", self._key, instance)))
+    def welcome(self, instance: str = "first", user: int = -1) -> None:
+        self.send(*wire.encode(Welcome("store", "key", self._key, instance, user)))
 
     def acknowledge(self, *sequences: int) -> None:
         self.send(*wire.encode(Acknowledge(list(sequences))))

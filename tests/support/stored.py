@@ -5,14 +5,21 @@ which it was on the wire: where the others lie says when.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from spanvault.client import Client
+from spanvault.client import Client, Page
 from spanvault.messages import Call
 
 PACKET_NS = 20_000_000
+
+
+class Store(Protocol):
+    """Where frames are read: a client of storaged, or what a test puts in its place."""
+
+    def fetch(self, call_id: bytes, cursor: int) -> Page:
+        """A page of a recording."""
 
 
 class Frame(NamedTuple):
@@ -32,12 +39,12 @@ def frames_of(client: Client, call: Call) -> dict[str, list[Frame]]:
     return {party: sorted(frames) for party, frames in found.items()}
 
 
-def streams_of(client: Client, call_id: bytes) -> dict[int, list[Frame]]:
+def streams_of(store: Store, call_id: bytes) -> dict[int, list[Frame]]:
     """All stored frames of a call by stream. Raises ValueError if some are unreadable."""
     found: dict[int, list[Frame]] = {}
     cursor: int | None = 0
     while cursor is not None:
-        page = client.fetch(call_id, cursor)
+        page = store.fetch(call_id, cursor)
         if page.faults:
             raise ValueError(f"call {call_id.hex()}: {'; '.join(page.faults)}")
         for chunk in page.media.chunks():

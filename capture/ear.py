@@ -1,0 +1,181 @@
+"""One worker's half of a recorder: frames in; signalling, new streams and media out.
+
+Where one core is too slow for a port, each of several workers hears some of its flows. It decodes
+them and orders their media; whose they are is decided elsewhere, by one call table for all workers,
+whose orders come a moment later: packets wait for them as they do for late signalling. Whatever is
+said carries the time up to which this ear has heard everything.
+No clock, socket or file here. The call table of all ears: capture.ensemble. How they talk to each
+other: capture.worker.
+"""
+
+from collections import Counter
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from capture.decode import Decoded, Decoder
+from capture.media import Media
+from capture.model import Attach, Block, Close, Datagram, NewStream
+from capture.slowpath import SlowPath
+from capture.streams import FREE, GENERATION
+from spanvault import chunk
+from spanvault.config import CaptureConfig
+
+TICK_NS: Final = 1_000_000_000
+# Frames come a little out of order; what is further behind is a clock that was corrected.
+CLOCK_SET_BACK_NS: Final = 5 * TICK_NS
+
+TOTALS: Final = np.dtype(
+    [
+        ("row", "<i8"), ("packets", "<i8"), ("lost", "<i8"), ("duplicates", "<i8"),
+        ("late", "<i8"), ("jitter", "<f8"), ("first_ns", "<i8"), ("last_ns", "<i8"),
+    ]
+)  # fmt: skip
+# Packets of a payload type: at is the place of the stream in the TOTALS they travel with.
+TYPES: Final = np.dtype([("at", "<u4"), ("payload_type", "u1"), ("packets", "<u4")])
+
+
+class Orders(msgspec.Struct, array_like=True):
+    """What the call table wants done, in this order."""
+
+    number: int  # one higher each time
+    attach: list[Attach] = []
+    close: list[Close] = []
+    release: list[int] = []
+    stop: bool = False
+
+
+class Word(msgspec.Struct, array_like=True):
+    """What an ear has to say; totals and media go beside it."""
+
+    time_ns: int  # nothing from before will be told of any more
+    counted_ns: int  # media from before is counted in the totals
+    done: int = 0  # number of the last orders carried out; what they claimed has left
+    datagrams: list[Datagram] = []
+    opened: list[NewStream] = []
+    dropped: int = 0  # frames that the kernel had no room for, since last told
+    flooded: int = 0  # frames that the slow path had no time for
+    counters: dict[str, int] = {}
+    last: bool = False
+
+
+class Report(msgspec.Struct):
+    """A word and its bulk. totals: TOTALS[n], of the streams that changed; types: TYPES[m]."""
+
+    word: Word
+    totals: NDArray[np.void]
+    types: NDArray[np.void]
+    media: list[chunk.Media]
+
+
+class Ear:
+    """Decoder, slow path and streams of one worker. now_ns is always the time of the packets."""
+
+    def __init__(self, settings: CaptureConfig) -> None:
+        self.decoder = Decoder()
+        self.slow_path = SlowPath()
+        self.media = Media(settings)
+        self.now_ns = 0
+        self._next_tick_ns = 0
+        self._word = Word(0, 0)
+        self._flushed: list[chunk.Media] = []
+        self._counted = False  # totals have changed
+        self._told = np.zeros(0, np.int64)  # by slot: what its totals were when last told
+
+    @property
+    def urgent(self) -> bool:
+        """Whether there is more to tell than the time."""
+        word = self._word
+        lost = word.dropped or word.flooded
+        return self._counted or bool(word.datagrams or word.opened or lost)
+
+    def receive(self, block: Block) -> None:
+        """Take a block in; what it brings is in the next report."""
+        decoded = [self.decoder.decode(block)]
+        if len(decoded[0].refused):
+            found = self.slow_path.receive(block, decoded[0].refused)
+            decoded.append(self.decoder.admit(found))
+            self._word.flooded += self.slow_path.dropped
+        fast, *slow = decoded
+        self._word.dropped += block.dropped
+        self._packets(fast, block.dropped)
+        for part in slow:
+            self._packets(part, among=len(fast.packets.ssrc) > 0)
+        if len(block.time_ns):
+            self.tick(int(block.time_ns.max()))
+
+    def tick(self, now_ns: int) -> None:
+        """Let time pass, with or without packets. Raises nothing if the clock was set back."""
+        if now_ns < self.now_ns - CLOCK_SET_BACK_NS:
+            self.now_ns = self._next_tick_ns = now_ns
+        self.now_ns = max(self.now_ns, now_ns)
+        if self.now_ns >= self._next_tick_ns:
+            self._flush(self.media.tick(self.now_ns))
+            self._counted = True
+            self._next_tick_ns = self.media.due_ns(self.now_ns)
+
+    def obey(self, orders: Orders) -> None:
+        """Do what the call table wants; what was claimed by it leaves."""
+        for attach in orders.attach:
+            self.media.attach(attach)
+        for close in orders.close:
+            self._word.opened += self.media.close(close)
+        self._flush(self.media.tick(self.now_ns))
+        for row in orders.release:
+            self.media.release(row)
+        self._word.done = orders.number
+
+    def stop(self) -> None:
+        """The daemon stops: give what was heard so far."""
+        self._flush(self.media.flush())
+        self._counted = self._word.last = True
+
+    def report(self) -> Report:
+        """What there is to say since last asked."""
+        word, self._word = self._word, Word(0, 0, self._word.done)
+        word.time_ns = self.now_ns
+        word.counted_ns = self.media.counted_ns(self.now_ns)
+        word.counters = self._counters()
+        media, self._flushed = self._flushed, []
+        totals, types = self._totals()
+        return Report(word, totals, types, media)
+
+    def _packets(self, decoded: Decoded, dropped: int = 0, among: bool = False) -> None:
+        packets = decoded.packets
+        self._word.datagrams += decoded.signalling
+        self._word.opened += self.media.receive(packets, decoded.endpoints, dropped, among)
+
+    def _flush(self, media: chunk.Media) -> None:
+        if len(media.table):
+            self._flushed.append(media)
+            self._counted = True
+
+    def _counters(self) -> dict[str, int]:
+        slow = {f"slow_{key}": count for key, count in self.slow_path.counters.items()}
+        return dict(Counter({**self.decoder.counters, **slow, **self.media.counters}))
+
+    def _totals(self) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        """TOTALS and TYPES of the streams whose totals changed since they were last told."""
+        streams = self.media.streams
+        if not self._counted:
+            return np.zeros(0, TOTALS), np.zeros(0, TYPES)
+        self._counted = False
+        # Nothing changes in a stream without the time it was heard at or a count growing.
+        state = streams.heard_ns + streams.packets + streams.duplicates + streams.late
+        told = np.zeros_like(state)
+        told[: len(self._told)] = self._told
+        slots = np.flatnonzero((state != told) & (streams.state != FREE))
+        self._told = state
+        totals = np.zeros(len(slots), TOTALS)
+        totals["row"] = streams.generation[slots] * GENERATION + slots
+        totals["lost"] = np.maximum(0, streams.expected(slots) - streams.packets[slots])
+        for name in ("packets", "duplicates", "late", "jitter", "first_ns"):
+            totals[name] = getattr(streams, name)[slots]
+        totals["last_ns"] = np.maximum(streams.last_ns[slots], streams.heard_ns[slots])
+        heard = streams.payload_types[slots]
+        at, kind = np.nonzero(heard)
+        types = np.zeros(len(at), TYPES)
+        types["at"], types["payload_type"], types["packets"] = at, kind, heard[at, kind]
+        return totals, types

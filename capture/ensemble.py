@@ -1,0 +1,198 @@
+"""One call table over several ears: their words in, orders and call records out.
+
+Signalling of one call may reach several ears, its media others. Their words are put in order of
+time: nothing is taken in before every ear has told that it has no more from before. Once a second
+the table ticks; its records are written when all ears have carried out what it ordered before, so
+that a call's last record counts, and follows, all of its media.
+A stream's row, as the table knows it, tells the ear: row of the ear times their number, plus ear.
+No clock, socket or file here. An ear: capture.ear. The processes: capture.team.
+"""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import numpy as np
+
+from capture.calls import Calls
+from capture.ear import CLOCK_SET_BACK_NS, TICK_NS, TOTALS, Orders, Report
+from capture.media import NO_TOTALS
+from capture.model import Attach, Datagram, NewStream, StreamTotals
+from capture.recorder import Heard
+from capture.streams import GENERATION
+from spanvault.config import CaptureConfig
+
+BEGINNING: Final = 0  # what an ear that has told nothing yet has heard up to
+
+Event = TypeVar("Event", Datagram, NewStream)
+
+
+class Ensemble:
+    """The call table of some ears. Feed it their reports; give each ear its orders."""
+
+    def __init__(self, settings: CaptureConfig, ears: int, new_id: Callable[[], bytes]) -> None:
+        self.calls = Calls(settings, self._totals, new_id)
+        self._ears = [_Told() for _ in range(ears)]
+        self._datagrams: list[Datagram] = []  # not taken in yet
+        self._opened: list[NewStream] = []
+        self._now_ns = self._next_tick_ns = BEGINNING
+        self._ticked = False  # records wait for the ears to have obeyed
+
+    def receive(self, ear: int, report: Report) -> Heard:
+        """Take an ear's report in; what became due leaves."""
+        self._ears[ear].take(report)
+        word = report.word
+        self._datagrams += word.datagrams
+        self._opened += [self._known(ear, stream) for stream in word.opened]
+        if word.flooded:
+            self.calls.dropped(slow=True)
+        if word.dropped:
+            self.calls.dropped()
+        heard = Heard(media=report.media, ticked=bool(report.media))
+        now_ns = min(each.time_ns for each in self._ears)
+        if now_ns < self._now_ns - CLOCK_SET_BACK_NS:
+            self._take_in(None)
+            self._now_ns = self._next_tick_ns = now_ns
+        self._now_ns = max(self._now_ns, now_ns)
+        self._take_in(self._now_ns)
+        heard.add(self._tick())
+        return heard
+
+    def orders(self, ear: int, stop: bool = False) -> Orders | None:
+        """What an ear is to do, since last asked. stop: and then to say its last word."""
+        self._command()
+        self._ears[ear].orders.stop = stop
+        return self._ears[ear].give()
+
+    def pause(self) -> Heard:
+        """The daemon stops, the calls go on: all ears have told their last word."""
+        self._take_in(None)
+        self.calls.renew()
+        return Heard(self.calls.records(), ticked=True)
+
+    def counters(self) -> dict[str, int]:
+        """Everything counted by all, for status and journal."""
+        total: Counter[str] = Counter(self.calls.counters)
+        for each in self._ears:
+            total.update(each.counters)
+        return dict(total)
+
+    def _known(self, ear: int, stream: NewStream) -> NewStream:
+        """As the table knows it."""
+        return stream._replace(row=stream.row * len(self._ears) + ear)
+
+    def _totals(self, row: int) -> StreamTotals:
+        """For the call table: what has been heard on a row."""
+        own, ear = divmod(row, len(self._ears))
+        return self._ears[ear].totals(own)
+
+    def _take_in(self, until_ns: int | None) -> None:
+        """What was heard until a time, signalling first: its answers are dated."""
+        datagrams, self._datagrams = _due(self._datagrams, until_ns)
+        opened, self._opened = _due(self._opened, until_ns)
+        for datagram in datagrams:
+            self.calls.receive(datagram)
+        for stream in opened:
+            self.calls.opened(stream)
+
+    def _tick(self) -> Heard:
+        """Once a second; its records leave when every ear has done what was ordered until then."""
+        if not self._ticked and self._now_ns >= self._next_tick_ns and self._now_ns > BEGINNING:
+            self._next_tick_ns = self._now_ns + TICK_NS
+            self.calls.tick(min(each.counted_ns for each in self._ears))
+            self._command()
+            self._ticked = True
+        if not self._ticked or any(each.busy for each in self._ears):
+            return Heard()
+        self._ticked = False
+        heard = Heard(self.calls.records(), ticked=True)
+        for row in self.calls.released():
+            own, ear = divmod(row, len(self._ears))
+            self._ears[ear].orders.release.append(own)
+        return heard
+
+    def _command(self) -> None:
+        """Hand the table's commands to the ears whose streams they are about."""
+        for command in self.calls.commands():
+            own, ear = divmod(command.row, len(self._ears))
+            orders = self._ears[ear].orders
+            if isinstance(command, Attach):
+                orders.attach.append(command._replace(row=own))
+            else:
+                orders.close.append(command._replace(row=own))
+
+
+class _Told:
+    """What one ear has told, and what it is to do."""
+
+    def __init__(self) -> None:
+        self.time_ns = self.counted_ns = BEGINNING
+        self.counters: dict[str, int] = {}
+        self.orders = Orders(1)
+        self._given = self._done = 0
+        self._totals = np.zeros(1024, TOTALS)  # by slot; the row tells which stream it is of
+        self._types = np.zeros((1024, 128), np.uint32)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has still to do what it was, or is to be, told."""
+        return self._done < self._given or _any(self.orders)
+
+    def take(self, report: Report) -> None:
+        """Follow what it says of itself and its streams."""
+        word = report.word
+        self.time_ns, self.counted_ns = word.time_ns, word.counted_ns
+        self.counters, self._done = word.counters, word.done
+        for stream in word.opened:
+            self._opened(stream)
+        slot = report.totals["row"] % GENERATION
+        self._totals[slot] = report.totals
+        self._types[slot] = 0
+        self._types[slot[report.types["at"]], report.types["payload_type"]] = report.types[
+            "packets"
+        ]
+
+    def totals(self, row: int) -> StreamTotals:
+        """What it last told of a stream."""
+        told, types = self._totals[row % GENERATION], self._types[row % GENERATION]
+        if told["row"] != row:
+            return NO_TOTALS
+        return StreamTotals(
+            packets=int(told["packets"]), lost=int(told["lost"]),
+            duplicates=int(told["duplicates"]), late=int(told["late"]),
+            jitter=float(told["jitter"]), first_ns=int(told["first_ns"]),
+            last_ns=int(told["last_ns"]),
+            payload_types={each: int(types[each]) for each in np.flatnonzero(types).tolist()},
+        )  # fmt: skip
+
+    def give(self) -> Orders | None:
+        """The orders that have gathered."""
+        if not _any(self.orders):
+            return None
+        orders, self.orders = self.orders, Orders(self.orders.number + 1)
+        self._given = orders.number
+        return orders
+
+    def _opened(self, stream: NewStream) -> None:
+        """Until its totals are told, a stream has been heard and not counted."""
+        slot = stream.row % GENERATION
+        while slot >= len(self._totals):
+            self._totals = np.concatenate((self._totals, np.zeros_like(self._totals)))
+            self._types = np.concatenate((self._types, np.zeros_like(self._types)))
+        self._totals[slot] = np.zeros((), TOTALS)
+        self._totals[slot]["row"], self._totals[slot]["last_ns"] = stream.row, stream.time_ns
+        self._types[slot] = 0
+
+
+def _any(orders: Orders) -> bool:
+    return bool(orders.attach or orders.close or orders.release or orders.stop)
+
+
+def _due(events: list[Event], until_ns: int | None) -> tuple[list[Event], list[Event]]:
+    """Those up to a time, in order of time, and the others. None: all are due."""
+    events = sorted(events, key=lambda event: event.time_ns)
+    if until_ns is None:
+        return events, []
+    due = bisect_right(events, until_ns, key=lambda event: event.time_ns)
+    return events[:due], events[due:]

@@ -1,0 +1,156 @@
+"""Codecs with a memory: FFmpeg's decoders through PyAV, fed one frame at a time.
+
+They read what anybody may have sent, in C: this module is only run in a process of its own
+(decoding.py), which may die. Which codec takes which decoder: codecs.py.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Final, Protocol
+
+import av
+import numpy as np
+
+from spanvault.audio.framing import Split, every
+from spanvault.audio.plain import SILENCE, Samples
+
+MAX_FRAMES: Final = 500  # of a packet; a byte may stand for 30 ms of silence
+
+
+class Decoder(Protocol):
+    """Samples of one stream. `rate` is the sound's, which need not be the RTP clock's."""
+
+    rate: int
+
+    def decode(self, payload: bytes) -> Samples:
+        """int16[n], mono. Raises ValueError for a payload that is none of this codec."""
+
+
+class Foreign:
+    """An FFmpeg decoder.
+
+    split: a payload to its frames.  silence: samples an empty frame stands for.
+    skip: samples at the beginning of each frame that are not of it.
+    """
+
+    def __init__(
+        self, name: str, rate: int, split: Split, silence: int = 0, skip: int = 0, **settings: Any
+    ) -> None:
+        self.rate, self._split, self._skip = rate, split, skip
+        self._silent = np.zeros(silence, np.int16)
+        context: Any = av.CodecContext.create(name, "r")
+        context.sample_rate, context.layout = rate, "mono"
+        context.thread_count = 1
+        for key, value in settings.items():
+            setattr(context, key, value)
+        self._context = context
+
+    def decode(self, payload: bytes) -> Samples:
+        """Raises ValueError for frames the decoder refuses."""
+        frames = list(islice(self._split(payload), MAX_FRAMES + 1))
+        if len(frames) > MAX_FRAMES:
+            raise ValueError(f"more than {MAX_FRAMES} frames in a packet")
+        parts = [part for frame in frames for part in self._frame(frame)]
+        return np.concatenate(parts) if parts else SILENCE
+
+    def _frame(self, frame: bytes) -> list[Samples]:
+        if not frame:
+            return [self._silent]
+        try:
+            sounds = self._context.decode(av.Packet(frame))
+        except av.FFmpegError as error:
+            raise ValueError(f"{self._context.name}: {error.strerror}") from None
+        if any(sound.sample_rate != self.rate for sound in sounds):
+            raise ValueError(f"{self._context.name}: another rate than was signalled")
+        return [to_mono(sound)[self._skip :] for sound in sounds]
+
+
+def to_mono(frame: av.AudioFrame) -> Samples:
+    """An FFmpeg frame of any sample format as int16[n]."""
+    channels = frame.layout.nb_channels
+    data = frame.to_ndarray()
+    columns = data if frame.format.is_planar else data.reshape(-1, channels).T
+    if columns.dtype == np.int16 and channels == 1:
+        return np.ascontiguousarray(columns[0])
+    mixed = columns.mean(axis=0, dtype=np.float64)
+    if not np.issubdtype(columns.dtype, np.integer):
+        mixed = mixed * 32768.0
+    samples: Samples = np.clip(np.rint(mixed), -32768, 32767).astype(np.int16)
+    return samples
+
+
+class EitherPacking:
+    """G.726, whose two packings are mixed up by phones that name one and send the other.
+
+    Both are decoded; the one that was signalled (`first`) is heard, unless the other is smoother.
+    RFC 3551 §4.5.4 packs from the low bits, the AAL2 names from the high ones.
+    """
+
+    SMOOTHER: Final = 0.97
+    AT_ONCE: Final = 0.7  # and so much as long as both still find their way
+    FINDING_S: Final = 0.25
+
+    def __init__(self, first: Decoder, second: Decoder) -> None:
+        self.rate = first.rate
+        self._decoders = (first, second)
+        self._steps = [0.0, 0.0]  # energy of the steps between samples …
+        self._energy = [1.0, 1.0]  # … and of the samples: in noise it is twice that, speech glides
+        self._heard = 0  # samples
+
+    def decode(self, payload: bytes) -> Samples:
+        """Raises ValueError as the decoders do."""
+        (samples,) = self.decode_all([payload])
+        if samples is None:
+            raise ValueError("G726: not decoded")
+        return samples
+
+    def decode_all(self, payloads: Sequence[bytes]) -> list[Samples | None]:
+        """Judged by all of them: the more is heard, the surer it is."""
+        both = [decode_all(decoder, payloads) for decoder in self._decoders]
+        for number, sounds in enumerate(both):
+            wide = np.concatenate([SILENCE, *(s for s in sounds if s is not None)]).astype(float)
+            self._steps[number] += float((np.diff(wide) ** 2).sum())
+            self._energy[number] += float((wide**2).sum())
+        self._heard += len(wide)
+        first, second = (
+            steps / energy for steps, energy in zip(self._steps, self._energy, strict=True)
+        )
+        sure = self._heard > self.FINDING_S * self.rate
+        return both[second < (self.SMOOTHER if sure else self.AT_ONCE) * first]
+
+
+def decode_all(decoder: Decoder, payloads: Sequence[bytes]) -> list[Samples | None]:
+    """The sound of each payload, one behind the other; None for one that is none of this codec."""
+    if isinstance(decoder, EitherPacking):
+        return decoder.decode_all(payloads)
+    sounds: list[Samples | None] = []
+    for payload in payloads:
+        try:
+            sounds.append(decoder.decode(payload) if payload else SILENCE)
+        except ValueError:
+            sounds.append(None)
+    return sounds
+
+
+# Bytes of an iLBC frame to the bit rate by which FFmpeg tells its modes apart. RFC 3952 §4.2.
+ILBC: Final = {38: 15200, 50: 13333}
+
+
+class EitherMode:
+    """iLBC, frames of 20 ms (38 bytes) or 30 ms (50). What was signalled decides where both fit."""
+
+    rate = 8000
+
+    def __init__(self, first: int) -> None:
+        """first: bytes of a frame in the mode that was signalled."""
+        order = sorted(ILBC, key=lambda size: size != first)
+        self._decoders = {
+            size: Foreign("ilbc", self.rate, every(size), bit_rate=ILBC[size]) for size in order
+        }
+
+    def decode(self, payload: bytes) -> Samples:
+        """Raises ValueError for a payload that is of neither mode."""
+        for size, decoder in self._decoders.items():
+            if len(payload) % size == 0:
+                return decoder.decode(payload)
+        raise ValueError(f"iLBC: {len(payload)} bytes are no frames")

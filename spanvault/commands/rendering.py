@@ -1,0 +1,94 @@
+"""One call's media as the commands render it: fetched, put in order, drawn, written once.
+
+How: spanvault.audio, spanvault.video. Files, folders and messages: sound.py.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from spanvault.audio import (
+    Block,
+    InTimeOrder,
+    Pages,
+    Renderer,
+    decodable,
+    output_rate,
+    write,
+)
+from spanvault.callline import encrypted
+from spanvault.client import Client
+from spanvault.commands.output import complain, progress, warn
+from spanvault.messages import Call, Codec, MediaKind
+from spanvault.video import Film, muxable
+
+
+def exportable(codec: Codec | None) -> bool:
+    """Whether a stream of this codec can be rendered."""
+    return decodable(codec) or muxable(codec)
+
+
+def has(call: Call, media: MediaKind) -> bool:
+    """Whether any was heard."""
+    return any(stream.packets and stream.media == media for stream in call.streams)
+
+
+def has_film(call: Call) -> bool:
+    """Whether there is video that an export can show."""
+    return bool(Film(call.streams, encrypted(call)).codecs)
+
+
+class Sound:
+    """One call's sound, and its video if it is wanted, to be heard, drawn or written once."""
+
+    def __init__(self, client: Client, call: Call, *, film: bool = False) -> None:
+        self.film = Film(call.streams, encrypted(call)) if film else None
+        watch = self.film.watch if self.film else None
+        rate = output_rate(call.streams)
+        self.renderer = Renderer(call.streams, rate, encrypted(call), watch)
+        self.heard = has(call, "audio")
+        self._pages = Pages(lambda cursor: client.fetch(call.id, cursor))
+        self._srtp = "srtp_sdes" in call.flags
+        self._order: InTimeOrder | None = None
+        wanted = ("audio", "video") if film else ("audio",)
+        heard = [s for s in call.streams if s.packets and s.media in wanted]
+        first, last = (s.first_ns for s in heard), (s.last_ns for s in heard)
+        self.span_s = (max(last, default=0) - min(first, default=0)) / 1e9
+
+    def blocks(self) -> Iterator[Block]:
+        """Stereo, a second each; a bar on stderr meanwhile."""
+        with progress("s") as bar:
+            task = bar.add_task("rendering", total=self.span_s)
+            for block in self.renderer.render(self._in_order()):
+                yield block
+                bar.advance(task, len(block) / self.renderer.rate)
+
+    def _in_order(self) -> InTimeOrder:
+        if self._order is None:
+            self._order = InTimeOrder(self._pages, srtp=self._srtp)
+        return self._order
+
+    def write(self, name: str, target: BinaryIO) -> float:
+        """Write it into a file; give the seconds written. Raises OSError, SandboxDied."""
+        if self.film is None:
+            return write(self.blocks(), self.renderer.rate, name, target)
+        self.film.survey(self._in_order())
+        rate = self.renderer.rate
+        return self.film.write(self.blocks(), rate, name, target, heard=self.heard)
+
+    @property
+    def warnings(self) -> Counter[str]:
+        """What could not be rendered as it was sent, and how often."""
+        told = [each.warnings for each in (self.renderer, self.film, self._order) if each]
+        return sum(told, Counter())
+
+    def tell(self) -> bool:
+        """What could not be rendered, on stderr; False where something stored was unreadable."""
+        for text, times in self.warnings.items():
+            warn(f"{text} ({times})")
+        faults = list(self._pages.faults)
+        if self.renderer.unread > 0:
+            faults.append(f"{self.renderer.unread} packets that were heard cannot be read")
+        for fault in faults:
+            complain(fault, "Silence is in its place, the rest is there. See: spanvault verify")
+        return not faults

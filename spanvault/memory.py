@@ -1,0 +1,49 @@
+"""Let a daemon keep the memory that it will need again a second later.
+
+glibc gives a freed buffer of some size straight back to the system, and each thread has a heap of
+its own that shrinks as soon as it can. A daemon that moves a megabyte every 10 ms then spends more
+on page faults, each of which zeroes a page, than on the bytes.
+Source: mallopt(3); decision by measurement: bench/ingest.py.
+"""
+
+import ctypes
+import gc
+from typing import Final
+
+# malloc.h
+_M_TRIM_THRESHOLD: Final = -1
+_M_TOP_PAD: Final = -2
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+
+_LARGEST_THRESHOLD: Final = 32 << 20  # of M_MMAP_THRESHOLD; glibc refuses more
+
+
+def keep_freed(most_bytes: int) -> bool:
+    """Keep up to so many freed bytes for later, in one heap that all threads share.
+
+    Call it before any thread is started. False where the C library has no mallopt(3) (musl): then
+    nothing is changed, and nothing is lost but speed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    wanted = {
+        _M_ARENA_MAX: 1,  # heaps of single threads are given back whole, whatever the threshold
+        _M_MMAP_THRESHOLD: _LARGEST_THRESHOLD,
+        _M_TRIM_THRESHOLD: most_bytes,
+        _M_TOP_PAD: 1 << 20,
+    }
+    taken = [mallopt(name, value) for name, value in wanted.items()]
+    return 0 not in taken
+
+
+def collect_rarely() -> None:
+    """Look for cyclic garbage rarely, and never in what the start has made.
+
+    References that count down to 0 free nearly everything here; the search goes through all that
+    is alive, thousands of calls. Call it when everything is set up.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)

@@ -1,0 +1,44 @@
+"""What payload types mean: those that are fixed, those that are no sound, and what RED carries.
+
+Shared by capture (records), the call's line and the rendering of sound.
+Sources: RFC 3551 §6 (static payload types), RFC 2198 §5 (RED's parameters), RFC 4733, RFC 3389.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from spanvault.messages import Codec, Stream
+
+STATIC: Final[dict[int, Codec]] = {
+    0: Codec("PCMU", 8000), 3: Codec("GSM", 8000), 4: Codec("G723", 8000),
+    5: Codec("DVI4", 8000), 6: Codec("DVI4", 16000), 7: Codec("LPC", 8000),
+    8: Codec("PCMA", 8000), 9: Codec("G722", 8000), 10: Codec("L16", 44100, 2),
+    11: Codec("L16", 44100), 12: Codec("QCELP", 8000), 13: Codec("CN", 8000),
+    14: Codec("MPA", 90000), 15: Codec("G728", 8000), 16: Codec("DVI4", 11025),
+    17: Codec("DVI4", 22050), 18: Codec("G729", 8000), 19: Codec("CN", 8000),
+    25: Codec("CelB", 90000), 26: Codec("JPEG", 90000), 28: Codec("nv", 90000),
+    31: Codec("H261", 90000), 32: Codec("MPV", 90000), 33: Codec("MP2T", 90000),
+    34: Codec("H263", 90000),
+}  # fmt: skip
+VIDEO_STATIC: Final = frozenset({25, 26, 28, 31, 32, 33, 34})
+# They ride on an audio stream without being its sound: digits, tones, comfort noise, repair.
+NOT_SOUND: Final = frozenset({"telephone-event", "tone", "cn", "ulpfec", "flexfec", "rtx"})
+
+
+def meaning(stream: Stream, number: int) -> Codec | None:
+    """What a payload type means in a stream: as its signalling says, else as it is fixed."""
+    return stream.codecs.get(number) or STATIC.get(number)
+
+
+def is_red(codec: Codec) -> bool:
+    """Whether packets are wrapped with copies of earlier ones: RFC 2198."""
+    return codec.name.lower() == "red"
+
+
+def primary(codec: Codec, codecs: Mapping[int, Codec]) -> Codec:
+    """What is heard in a codec: of RED the first payload type of its fmtp, else itself."""
+    number = codec.parameters.strip().partition("/")[0].strip()
+    if not is_red(codec) or not (number.isascii() and number.isdigit()):
+        return codec
+    within = codecs.get(int(number[:4])) or STATIC.get(int(number[:4]))
+    return within if within is not None and not is_red(within) else codec

@@ -1,0 +1,82 @@
+"""SRTP keys as SDP tells them: the a=crypto attribute.
+
+Sources: RFC 4568 §4, §6, §9.2 (syntax), RFC 6188 §4, RFC 7714 §14.2 (suites).
+Read by capture.sdp; used by spanvault.srtp, to open at export what was recorded sealed.
+"""
+
+import base64
+import binascii
+from typing import Final, NamedTuple
+
+from spanvault.messages import MediaKey
+
+
+class Suite(NamedTuple):
+    """Bytes of master key, master salt and authentication tag."""
+
+    key: int
+    salt: int
+    tag: int
+
+
+SUITES: Final = {
+    "AES_CM_128_HMAC_SHA1_80": Suite(16, 14, 10),
+    "AES_CM_128_HMAC_SHA1_32": Suite(16, 14, 4),
+    "F8_128_HMAC_SHA1_80": Suite(16, 14, 10),
+    "AES_192_CM_HMAC_SHA1_80": Suite(24, 14, 10),
+    "AES_192_CM_HMAC_SHA1_32": Suite(24, 14, 4),
+    "AES_256_CM_HMAC_SHA1_80": Suite(32, 14, 10),
+    "AES_256_CM_HMAC_SHA1_32": Suite(32, 14, 4),
+    "AEAD_AES_128_GCM": Suite(16, 12, 16),
+    "AEAD_AES_256_GCM": Suite(32, 12, 16),
+}
+# Names that are in use for the same suites, though no RFC has them.
+ALIASES: Final = {
+    f"AES_CM_{bits}_HMAC_SHA1_{tag}": f"AES_{bits}_CM_HMAC_SHA1_{tag}"
+    for bits in (192, 256)
+    for tag in (80, 32)
+}
+MAX_MKI: Final = 128
+UNPROTECTED: Final = ("UNENCRYPTED_SRTP", "UNAUTHENTICATED_SRTP", "KDR=", "FEC_KEY=")
+
+
+def parse(value: str) -> list[MediaKey]:
+    """The keys of one attribute: `1 AES_CM_128_HMAC_SHA1_80 inline:KEY|2^31|1:4 …`.
+
+    Raises ValueError for a suite or session parameter that spanvault.srtp cannot open, and for a
+    key that does not fit its suite.
+    """
+    fields = value.split()
+    if len(fields) < 3:
+        raise ValueError("crypto attribute without tag, suite or key")
+    name = ALIASES.get(fields[1].upper(), fields[1].upper())
+    if name not in SUITES:
+        raise ValueError(f"unknown SRTP suite {fields[1][:40]!r}")
+    for parameter in fields[3:]:
+        if parameter.upper().startswith(UNPROTECTED):
+            raise ValueError(f"SRTP session parameter {parameter[:40]!r} is not supported")
+    return [_key(name, text) for text in fields[2].split(";") if text]
+
+
+def _key(suite: str, text: str) -> MediaKey:
+    method, _, rest = text.partition(":")
+    if method.lower() != "inline":
+        raise ValueError(f"unknown SRTP key method {method[:40]!r}")
+    encoded, *options = rest.split("|")
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except binascii.Error:
+        raise ValueError("SRTP key is not base64") from None
+    wanted = SUITES[suite].key + SUITES[suite].salt
+    if len(key) != wanted:
+        raise ValueError(f"SRTP key and salt are {len(key)} bytes, {suite} has {wanted}")
+    return MediaKey(suite, key, _mki(options))
+
+
+def _mki(options: list[str]) -> int:
+    """Bytes of master key identifier in each packet, 0 where there is none; a lifetime is none."""
+    for option in options:
+        _, colon, size = option.partition(":")
+        if colon and size.isascii() and size.isdigit() and 0 < int(size[:4]) <= MAX_MKI:
+            return int(size[:4])
+    return 0

@@ -1,0 +1,250 @@
+"""Open SRTP whose keys were told in SDP (SDES): payloads as heard to payloads as sent.
+
+libsrtp opens what it knows; the suites it has not, and streams that were heard from the middle on
+(it takes a rollover counter of 0), are opened here, on `cryptography`. A payload is given only if
+its authentication tag fits, so several keys may be tried on one packet: those of an offer of which
+nobody heard the answer, or the old and the new one about a re-keying.
+Sources: RFC 3711 (§3.3 index, §4.1 ciphers, §4.2 tag, §4.3 keys), RFC 4568 (SDES, suites), RFC 6188
+(192 and 256 bits), RFC 7714 (AES-GCM). Where keys come from: spanvault.sdes.
+"""
+
+import hmac
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pylibsrtp
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from numpy.typing import NDArray
+
+from spanvault.chunk import MARKER, Chunk
+from spanvault.messages import MediaKey
+from spanvault.sdes import SUITES, Suite
+
+HEADER: Final = struct.Struct(">BBHII")  # RFC 3550 §5.1, without CSRC and extension
+VERSION_2: Final = 0x80
+ENCRYPTION, AUTHENTICATION, SALT = 0, 1, 2  # labels, RFC 3711 §4.3.1
+AUTHENTICATION_KEY: Final = 20
+ROLLOVERS: Final = 64  # counters that are tried: 24 hours of 20 ms packets
+PATIENCE: Final = 100  # packets of a key that do not open before its counter is sought no more
+
+
+_POLICY = pylibsrtp.Policy
+PROFILES: Final = {
+    "AES_CM_128_HMAC_SHA1_80": _POLICY.SRTP_PROFILE_AES128_CM_SHA1_80,
+    "AES_CM_128_HMAC_SHA1_32": _POLICY.SRTP_PROFILE_AES128_CM_SHA1_32,
+    "AEAD_AES_128_GCM": _POLICY.SRTP_PROFILE_AEAD_AES_128_GCM,
+    "AEAD_AES_256_GCM": _POLICY.SRTP_PROFILE_AEAD_AES_256_GCM,
+}
+
+
+class Opening:
+    """The streams of one call, opened chunk by chunk. warnings: packets that no key opens.
+
+    keys: all that SDP was heard to name in the call, oldest first; what opens a stream shows in
+    its tags.
+    """
+
+    def __init__(self, keys: Sequence[MediaKey]) -> None:
+        self.warnings: Counter[str] = Counter()
+        self._keys = keys
+        self._streams: dict[tuple[int, int], Stream] = {}
+
+    def open(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Chunks as sent. What no key opens is empty."""
+        return map(self._chunk, chunks)
+
+    def _chunk(self, chunk: Chunk) -> Chunk:
+        number, ssrc = int(chunk.header["stream"]), int(chunk.header["ssrc"])
+        if (number, ssrc) not in self._streams:
+            self._streams[number, ssrc] = Stream(ssrc, self._keys)
+        sealed = [bytes(payload) for payload in chunk.payloads()]
+        opened = self._streams[number, ssrc].open(chunk.frames, sealed)
+        if shut := sum(payload is None for payload in opened):
+            self.warnings["SRTP packets open with no key that was heard: silence"] += shut
+        payloads = [payload or b"" for payload in opened]
+        frames = chunk.frames.copy()
+        frames["length"] = [len(payload) for payload in payloads]
+        return Chunk(chunk.header, frames, memoryview(b"".join(payloads)))
+
+
+class Stream:
+    """One stream, opened packet by packet in the order of its sequence.
+
+    keys: oldest first; as spanvault.sdes reads them, else KeyError or ValueError.
+    """
+
+    def __init__(self, ssrc: int, keys: Sequence[MediaKey]) -> None:
+        self._ssrc = ssrc
+        self._openers = [_Opener(ssrc, key) for key in reversed(keys)]
+
+    def open(self, frames: NDArray[np.void], payloads: Sequence[bytes]) -> list[bytes | None]:
+        """The payloads as sent; None where no key opens one. frames: FRAME[n]."""
+        columns = zip(
+            *(frames[name].tolist() for name in ("sequence", "timestamp", "payload_type", "flags")),
+            payloads,
+            strict=True,
+        )
+        return [self._open(*column) for column in columns]
+
+    def _open(self, number: int, timestamp: int, kind: int, flags: int, sealed: bytes) -> Any:
+        second = kind | (0x80 if flags & MARKER else 0)
+        header = HEADER.pack(VERSION_2, second, number & 0xFFFF, timestamp, self._ssrc)
+        for place, opener in enumerate(self._openers):
+            payload = opener.open(header, number, sealed)
+            if payload is not None:
+                # What opened this one opens the next, most likely.
+                self._openers.insert(0, self._openers.pop(place))
+                return payload
+        return None
+
+
+class _Opener:
+    """One key of one stream: libsrtp, and what it cannot do."""
+
+    def __init__(self, ssrc: int, key: MediaKey) -> None:
+        suite = SUITES[key.suite]
+        self._mki = key.mki
+        self._tag = suite.tag
+        self._library = _session(ssrc, key) if key.suite in PROFILES else None
+        self._own = _own(key)
+        self._before: int | None = None  # rollovers the sender had before what we count
+        self._failed = 0
+
+    def open(self, header: bytes, number: int, sealed: bytes) -> bytes | None:
+        """number: extended, as in chunk.FRAME: 65536 + what is in the header at the beginning."""
+        if len(sealed) < self._tag + self._mki:
+            return None
+        sealed = self._without_mki(sealed)
+        if self._library is not None and self._before is None:
+            try:
+                return bytes(self._library.unprotect(header + sealed)[HEADER.size :])
+            except pylibsrtp.Error:
+                pass
+        return self._with_rollover(header, number, sealed)
+
+    def _without_mki(self, sealed: bytes) -> bytes:
+        """RFC 3711 §3.1: it stands before the tag; GCM's tag stands before it (RFC 7714 §5.1)."""
+        if not self._mki:
+            return sealed
+        if isinstance(self._own, _Gcm):
+            return sealed[: -self._mki]
+        end = len(sealed) - self._tag
+        return sealed[: end - self._mki] + sealed[end:]
+
+    def _with_rollover(self, header: bytes, number: int, sealed: bytes) -> bytes | None:
+        heard = (number >> 16) - 1
+        if self._before is not None:
+            payload = self._own.open(header, (heard + self._before) % (1 << 32), sealed)
+            if payload is not None:
+                return payload
+        if self._failed >= PATIENCE:
+            return None
+        for rollovers in range(ROLLOVERS):
+            payload = self._own.open(header, rollovers, sealed)
+            if payload is not None:
+                self._before = rollovers - heard
+                return payload
+        self._failed += 1
+        return None
+
+
+def _session(ssrc: int, key: MediaKey) -> pylibsrtp.Session:
+    profile = PROFILES[key.suite]
+    policy = _POLICY(key.key, _POLICY.SSRC_SPECIFIC, ssrc, srtp_profile=profile)
+    policy.window_size = 0x4000
+    policy.allow_repeat_tx = True
+    return pylibsrtp.Session(policy)
+
+
+class _CounterMode:
+    """AES in counter mode with HMAC-SHA1: RFC 3711 §4.1.1, §4.2.1; RFC 6188 §2."""
+
+    def __init__(self, key: bytes, suite: Suite) -> None:
+        master, salt = key[: suite.key], key[suite.key :]
+        self._tag = suite.tag
+        self._key = derive(master, salt, ENCRYPTION, suite.key)
+        self._cipher = algorithms.AES(self._key)
+        self._authentication = derive(master, salt, AUTHENTICATION, AUTHENTICATION_KEY)
+        self._salt = derive(master, salt, SALT, suite.salt)
+
+    def open(self, header: bytes, rollovers: int, sealed: bytes) -> bytes | None:
+        cut = len(sealed) - self._tag
+        signed = header + sealed[:cut] + rollovers.to_bytes(4, "big")
+        tag = hmac.digest(self._authentication, signed, "sha1")[: self._tag]
+        if not hmac.compare_digest(tag, sealed[cut:]):
+            return None
+        return self._decrypt(header, rollovers, sealed[:cut])
+
+    def _decrypt(self, header: bytes, rollovers: int, sealed: bytes) -> bytes:
+        index = rollovers << 16 | int.from_bytes(header[2:4], "big")
+        start = int.from_bytes(self._salt, "big") ^ int.from_bytes(header[8:12], "big") << 48
+        return _keystream(self._cipher, (start ^ index) << 16, sealed)
+
+
+class _F8(_CounterMode):
+    """AES in f8 mode with HMAC-SHA1: RFC 3711 §4.1.2."""
+
+    def __init__(self, key: bytes, suite: Suite) -> None:
+        super().__init__(key, suite)
+        mask = self._salt.ljust(suite.key, b"\x55")
+        self._masked = algorithms.AES(_xor(self._key, mask))
+
+    def _decrypt(self, header: bytes, rollovers: int, sealed: bytes) -> bytes:
+        start = b"\0" + header[1:12] + rollovers.to_bytes(4, "big")
+        first = block = _block(self._masked, start)
+        opened = b""
+        previous = bytes(16)
+        for number in range(-(-len(sealed) // 16)):
+            block = _xor(_xor(first, number.to_bytes(16, "big")), previous)
+            previous = _block(self._cipher, block)
+            opened += _xor(sealed[16 * number : 16 * number + 16], previous)
+        return opened
+
+
+class _Gcm:
+    """AES-GCM: RFC 7714 §8.1 (nonce), §9.2 (what is authenticated)."""
+
+    def __init__(self, key: bytes, suite: Suite) -> None:
+        master, salt = key[: suite.key], key[suite.key :]
+        padded = salt.ljust(14, b"\0")  # §11: as if two bytes longer
+        self._cipher = AESGCM(derive(master, padded, ENCRYPTION, suite.key))
+        self._salt = int.from_bytes(derive(master, padded, SALT, suite.salt), "big")
+
+    def open(self, header: bytes, rollovers: int, sealed: bytes) -> bytes | None:
+        index = rollovers << 16 | int.from_bytes(header[2:4], "big")
+        nonce = self._salt ^ (int.from_bytes(header[8:12], "big") << 48 | index)
+        try:
+            return self._cipher.decrypt(nonce.to_bytes(12, "big"), sealed, header)
+        except InvalidTag:
+            return None
+
+
+def _own(key: MediaKey) -> _CounterMode | _Gcm:
+    suite = SUITES[key.suite]
+    if key.suite.startswith("AEAD"):
+        return _Gcm(key.key, suite)
+    return (_F8 if key.suite.startswith("F8") else _CounterMode)(key.key, suite)
+
+
+def derive(master: bytes, salt: bytes, label: int, size: int) -> bytes:
+    """A session key of `size` bytes: RFC 3711 §4.3.1, §4.3.3, with a derivation rate of 0."""
+    start = (int.from_bytes(salt, "big") ^ label << 48) << 16
+    return _keystream(algorithms.AES(master), start, bytes(size))
+
+
+def _keystream(cipher: algorithms.AES, start: int, data: bytes) -> bytes:
+    return Cipher(cipher, modes.CTR(start.to_bytes(16, "big"))).encryptor().update(data)
+
+
+def _block(cipher: algorithms.AES, data: bytes) -> bytes:
+    # One block: what f8 is built of.
+    return Cipher(cipher, modes.ECB()).encryptor().update(data)  # noqa: S305
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return bytes(one ^ other for one, other in zip(left, right, strict=False))

@@ -1,0 +1,198 @@
+"""A call's video and sound to one file: a video track a party, the stereo sound beside them.
+
+Pictures are as they were sent, only packed anew; they lie on the sound's time line. What FFmpeg
+writes is written in a process of its own (worker.py). Packets to pictures: units.py.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from spanvault.audio.timeline import TimeLine
+from spanvault.chunk import MARKER, TRUNCATED, Chunk
+from spanvault.messages import Codec, Stream
+from spanvault.payloadtypes import meaning
+from spanvault.sandbox import Sandbox
+from spanvault.video.units import KINDS, Assembler, Packet, Unit, muxable
+from spanvault.video.worker import Begin, Begun, Block, End, Picture, Track, Written
+
+MODULE: Final = "spanvault.video.worker"
+ANSWER_S: Final = 120.0  # a slow disk may take its time
+# What a file is called, to FFmpeg's name of the format and the codecs it takes (SDP's names).
+FILMS: Final[dict[str, tuple[str, frozenset[str]]]] = {
+    "mp4": ("mp4", frozenset({"h264", "h265"})),
+    "mkv": ("matroska", frozenset({"h264", "h265", "vp8"})),
+}
+
+
+@dataclass(slots=True)
+class Source:
+    """A video stream that can be shown, and where it goes."""
+
+    stream: Stream
+    codec: Codec
+    assembler: Assembler
+    key: Unit | None = None  # its first key picture
+    track: int = -1
+
+
+class Film:
+    """The video of one call. warnings: what could not be shown, and how often."""
+
+    def __init__(self, streams: Sequence[Stream], encrypted: bool = False) -> None:
+        self.warnings: Counter[str] = Counter()
+        self._sources: dict[int, Source] = {}
+        self._sandbox: Sandbox | None = None
+        for stream in streams:
+            if stream.media == "video" and stream.packets:
+                self._add(stream, encrypted)
+
+    @property
+    def codecs(self) -> set[str]:
+        """The lower-case names of the codecs that can be shown."""
+        return {source.codec.name.lower() for source in self._sources.values()}
+
+    def survey(self, chunks: Iterable[Chunk]) -> None:
+        """Look for each stream's first key picture: it tells what the track will be."""
+        for chunk in chunks:
+            source = self._sources.get(int(chunk.header["stream"]))
+            if source is not None and source.key is None:
+                here = np.zeros(len(chunk.frames), np.int64)
+                source.key = next(_units(source, chunk, here), None)
+        for number, source in list(self._sources.items()):
+            if source.key is None:
+                named = f"packets of {source.codec.name} without a picture to begin with: not shown"
+                self.warnings[named] += source.stream.packets
+                del self._sources[number]
+
+    def write(
+        self, blocks: Iterable[NDArray[np.int16]], rate: int, name: str, target: BinaryIO,
+        *, heard: bool = True,
+    ) -> float:  # fmt: skip
+        """Write the file; give its seconds. blocks: int16[n, 2]. heard: they are to be in it.
+
+        While blocks are drawn, `watch` must be fed. Raises OSError, SandboxDied.
+        """
+        samples = 0
+        self._sandbox = Sandbox(MODULE, files=(target.fileno(),), answer_s=ANSWER_S)
+        try:
+            sound_rate = rate if heard else 0
+            self._begin(Begin(target.fileno(), FILMS[name][0], sound_rate, self._tracks()))
+            for block in blocks:
+                samples += len(block)
+                if heard:
+                    self._sandbox.tell(msgspec.msgpack.encode(Block(block.tobytes())))
+            for source in self._sources.values():
+                self._show(source, source.assembler.finish())
+            answer = self._sandbox.ask(msgspec.msgpack.encode(End()))
+        finally:
+            self._sandbox.close()
+            self._sandbox = None
+        written = msgspec.msgpack.decode(answer, type=Written)
+        if written.error:
+            raise OSError(written.error)
+        self._account()
+        return samples / rate
+
+    def watch(self, chunk: Chunk, line: TimeLine) -> None:
+        """A chunk of video is due: its pictures are written."""
+        source = self._sources.get(int(chunk.header["stream"]))
+        if source is not None:
+            rate = source.codec.clock_rate
+            places = line.places(source.stream.number, rate, chunk.frames)
+            self._show(source, _units(source, chunk, places))
+
+    def _add(self, stream: Stream, encrypted: bool) -> None:
+        heard = sorted(stream.payload_types.items(), key=lambda item: -item[1])
+        codecs = [meaning(stream, number) for number, _ in heard]
+        codec = next((codec for codec in codecs if codec is not None and muxable(codec)), None)
+        if encrypted or codec is None:
+            first = next((codec.name for codec in codecs if codec is not None), "unknown")
+            why = "are encrypted" if encrypted else "cannot be shown"
+            self.warnings[f"packets of video codec {first} {why}"] += stream.packets
+        else:
+            self._sources[stream.number] = Source(stream, codec, Assembler(codec))
+
+    def _tracks(self) -> list[Track]:
+        """A track a party and codec; streams of one party at the same time get one each."""
+        tracks: list[Track] = []
+        last: list[Source] = []  # of each track
+        order = sorted(
+            self._sources.values(), key=lambda one: (one.stream.party, one.stream.first_ns)
+        )
+        for source in sorted(order, key=lambda one: one.stream.party != "caller"):
+            source.track = next(
+                (number for number, before in enumerate(last) if _follows(source, before)),
+                len(tracks),
+            )
+            if source.track == len(tracks):
+                kind, key = KINDS[source.codec.name.lower()], source.key
+                assert key is not None
+                tracks.append(
+                    Track(kind.raw, source.codec.clock_rate, key.data, source.stream.party)
+                )
+                last.append(source)
+            last[source.track] = source
+            source.assembler = Assembler(source.codec)
+        return tracks
+
+    def _begin(self, begin: Begin) -> None:
+        assert self._sandbox is not None
+        answer = self._sandbox.ask(msgspec.msgpack.encode(begin))
+        usable = msgspec.msgpack.decode(answer, type=Begun).usable
+        for number, source in list(self._sources.items()):
+            if not usable[source.track]:
+                named = f"packets of {source.codec.name} that FFmpeg makes nothing of: not shown"
+                self.warnings[named] += source.stream.packets
+                del self._sources[number]
+
+    def _show(self, source: Source, units: Iterable[Unit]) -> None:
+        assert self._sandbox is not None
+        for unit in units:
+            if unit.ticks >= 0:
+                told = Picture(source.track, unit.ticks, unit.key, unit.data)
+                self._sandbox.tell(msgspec.msgpack.encode(told))
+
+    def _account(self) -> None:
+        for source in self._sources.values():
+            name = source.codec.name
+            damaged, early = source.assembler.damaged, source.assembler.early
+            self.warnings[f"pictures of {name} that lost packets: left out"] += damaged
+            self.warnings[f"pictures of {name} before the first key picture: left out"] += early
+        self.warnings = +self.warnings
+
+
+def _follows(source: Source, before: Source) -> bool:
+    """Whether a stream goes on where another of the same party ended."""
+    return (
+        source.stream.party == before.stream.party
+        and source.codec.name.lower() == before.codec.name.lower()
+        and source.codec.clock_rate == before.codec.clock_rate
+        and source.stream.first_ns >= before.stream.last_ns
+    )
+
+
+def _units(source: Source, chunk: Chunk, places: NDArray[np.int64]) -> Iterator[Unit]:
+    """The pictures that are whole by the end of a chunk."""
+    frames = chunk.frames
+    shown = [
+        (codec := meaning(source.stream, number)) is not None
+        and codec.name.lower() == source.codec.name.lower()
+        for number in frames["payload_type"].tolist()
+    ]
+    columns = zip(
+        frames["sequence"].tolist(), frames["timestamp"].tolist(),
+        (frames["flags"] & MARKER != 0).tolist(), (frames["flags"] & TRUNCATED != 0).tolist(),
+        places.tolist(), chunk.payloads(), strict=True,
+    )  # fmt: skip
+    for ours, (sequence, timestamp, marker, cut, ticks, payload) in zip(
+        shown, columns, strict=True
+    ):
+        # What else is in the stream (repair, say) still counts in its sequence.
+        data = bytes(payload) if ours else b""
+        yield from source.assembler.receive(Packet(sequence, timestamp, marker, cut, ticks, data))

@@ -1,0 +1,286 @@
+"""What is fuzzed: each target takes any bytes, and may raise ValueError at most.
+
+Seeds are real: torture messages, wrapped calls, capture files. Who mutates them: __main__.py (with
+coverage, by atheris), test_targets.py (a little, in every test run).
+"""
+
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from capture import hep, sdp, sip, websocket
+from capture.decode import Decoder
+from capture.offload import segments
+from capture.recorder import Recorder
+from capture.slowpath import SlowPath
+from capture.sources import files
+from capture.tunnels import LINK_TYPES, peel
+from spanvault import chunk, wire
+from spanvault.config import CaptureConfig
+from spanvault.messages import Hello, Status, StatusReply, Welcome
+from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, udp_frame
+from tests.support.conversation import Wire
+from tests.support.frames import block, enhanced, interface, pcap, rtp, section
+from tests.support.wrapping import WRAPPINGS, wrapped
+
+DATA: Final = Path(__file__).parents[1] / "data"
+LINKS: Final = sorted(LINK_TYPES)
+SIP_PROPERTIES: Final = (
+    "from_", "to", "branch", "replaces", "refer_to", "refer_replaces", "secure", "cause", "sdp",
+)  # fmt: skip
+MAX_FRAMES: Final = 64
+
+
+class Target(NamedTuple):
+    """run: takes any bytes.  seeds: real input to begin with."""
+
+    run: Callable[[bytes], object]
+    seeds: Callable[[], Iterable[bytes]]
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def messages() -> list[bytes]:
+    """RFC 4475's, those of a forged call, and one that names nobody."""
+    said = [frame.data[42:] for frame in _call() if b"SIP/2.0" in frame.data]
+    said.append(b"BYE sip:b@x SIP/2.0\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\n\r\n")
+    return [*said, *(path.read_bytes() for path in sorted((DATA / "rfc4475").iterdir()))]
+
+
+def descriptions() -> list[bytes]:
+    """The bodies of those messages."""
+    return [body for each in messages() if (body := each.partition(b"\r\n\r\n")[2])]
+
+
+def _sip(data: bytes) -> None:
+    found = sip.parse(data, cut=bool(data[:1] == b"c"))
+    for name in SIP_PROPERTIES:
+        getattr(found, name)
+    if found.sdp:
+        sdp.parse(found.sdp)
+
+
+def _calls(data: bytes) -> None:
+    """Messages from either side, one after the other, into a call table; then time passes."""
+    table = Wire()
+    ends = ("10.0.0.1:5060", "10.0.0.2:5060")
+    for number, message in enumerate(_cut(data)):
+        table.hear(ends[number % 2], ends[1 - number % 2], message)
+    table.wait(400)
+    table.calls.restore(table.calls.snapshot())
+    table.end()
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def _peel(data: bytes) -> None:
+    peel(memoryview(data[1:]), LINK_TYPES[_link(data)])
+
+
+def _link(data: bytes) -> int:
+    """The first byte chooses the link type."""
+    return LINKS[(data or b"\0")[0] % len(LINKS)]
+
+
+def clothes() -> list[bytes]:
+    """A SIP message and an RTP packet in everything that can lie around them, by link type."""
+    inner = [_call()[0], udp_frame(START_NS, ("10.0.0.1", 1), ("10.0.0.2", 2), rtp())]
+    return [
+        bytes([LINKS.index(kind)]) + outer.data
+        for kind, wrap in WRAPPINGS.values()
+        for frame in inner
+        for outer in wrap(frame)
+    ]
+
+
+def _frames(data: bytes) -> None:
+    """Several frames of one link type through both decoders."""
+    frames = [frame for frame in _cut(data[1:])[:MAX_FRAMES] if frame]
+    if not frames:
+        return
+    taken = block(frames, _link(data))
+    decoder, slow = Decoder(seed=1), SlowPath()
+    decoded = decoder.decode(taken)
+    decoder.admit(slow.receive(taken, decoded.refused.tolist()))
+
+
+def parted() -> list[bytes]:
+    """Fragments and TCP segments, each led by its length."""
+    ethernet = bytes([LINKS.index(1)])
+    fragments = wrapped(_call()[:2], WRAPPINGS["fragments of VXLAN of fragments"].wrap)
+    return [ethernet + _joined(frame.data for frame in fragments), ethernet + _joined(_tcp())]
+
+
+def _tcp() -> Iterator[bytes]:
+    said = b"".join(messages()[:6])
+    for at in range(0, len(said), 500):
+        part = said[at : at + 500]
+        head = struct.pack(">HHIIHHHH", 5060, 5060, at, 0, 0x5018, 0, 0, 0)
+        total = struct.pack(">BBHHHBBH", 0x45, 0, 40 + len(part), 0, 0, 64, 6, 0)
+        yield bytes(12) + b"\x08\0" + total + bytes(8) + head + part
+
+
+# --- captures -------------------------------------------------------------------------------------
+
+
+@cache
+def _call() -> list[Frame]:
+    return answered(START_NS, *phones(0.4), "fuzz@spanvault.example")
+
+
+def _file(data: bytes) -> Path:
+    path = Path(f"/dev/shm/spanvault-fuzz-{os.getpid()}")
+    path.write_bytes(data)
+    return path
+
+
+def captures() -> list[bytes]:
+    """A short call in both formats."""
+    frames = _call()
+    return [
+        pcap(frames),
+        pcap(frames, order=">", nano=False),
+        section() + interface() + b"".join(enhanced(data, at // 1000) for at, data in frames),
+    ]
+
+
+def _capture(data: bytes) -> None:
+    """A file through the whole capture core."""
+    path = _file(data)
+    numbers = count(1)
+    recorder = Recorder(CaptureConfig(name="fuzz"), lambda: next(numbers).to_bytes(16))
+    try:
+        with suppress(ValueError):
+            for taken in files.blocks(path):
+                _check(recorder.receive(taken).media)
+        _check(recorder.finish().media)
+    finally:
+        path.unlink()
+
+
+def _check(media: Iterable[chunk.Media]) -> None:
+    """What leaves must add up; that it does not is a fault of ours."""
+    for each in media:
+        try:
+            each.check()
+        except ValueError as error:
+            raise AssertionError(str(error)) from error
+
+
+def _edited(data: bytes) -> None:
+    """A forged call with frames changed, dropped, repeated and moved in time, as data says."""
+    frames = [[time_ns, bytearray(content)] for time_ns, content in _call()]
+    for at in range(0, len(data) - 5, 6):
+        kind, number, place, value = struct.unpack_from(">BBHH", data, at)
+        frame = frames[number % len(frames)]
+        if kind % 4 == 0:
+            frame[1][place % len(frame[1])] = value & 0xFF
+        elif kind % 4 == 1:
+            frame[0] += (value - 32_768) * (SECOND >> (place % 30))
+        elif kind % 4 == 2:
+            frames.append([frame[0], bytearray(frame[1])])
+        else:
+            frame[1] = frame[1][: place % len(frame[1]) + 1]
+        frames = frames[:200]
+    _capture(pcap([(max(0, at) % (1 << 62), bytes(content)) for at, content in frames]))
+
+
+def edits() -> list[bytes]:
+    """Some of each kind."""
+    return [struct.pack(">BBHH", kind, 9 * kind, 50, 40_000) * 4 for kind in range(4)]
+
+
+# --- our own --------------------------------------------------------------------------------------
+
+
+def _wire(data: bytes) -> None:
+    frames = _cut(data)
+    for decode in (
+        wire.decode_request, wire.decode_reply, wire.decode_to_ingest, wire.decode_from_ingest,
+    ):  # fmt: skip
+        with suppress(ValueError):
+            decode(frames)
+
+
+def _media(data: bytes) -> None:
+    media = wire.decode_media(_cut(data))
+    media.check()
+    for each in media.chunks():
+        list(chunk.unpack(chunk.pack(each)))
+
+
+def sent() -> list[bytes]:
+    """A message of each kind of traffic."""
+    return [
+        _joined(map(bytes, wire.encode(each)))
+        for each in (
+            Hello(capture="a"),
+            Status(),
+            StatusReply("s", "ready", {}, []),
+            Welcome("s", "k", b"i", "1"),
+        )
+    ]
+
+
+def media() -> list[bytes]:
+    """What a short call gives."""
+    recorder = Recorder(CaptureConfig(name="fuzz"), lambda: bytes(16))
+    path = _file(pcap(_call()))
+    heard = [each for taken in files.blocks(path) for each in recorder.receive(taken).media]
+    path.unlink()
+    return [
+        _joined((each.table.tobytes(), each.frames.tobytes(), bytes(each.payload)))
+        for each in [*heard, *recorder.finish().media]
+        if len(each.table)
+    ]
+
+
+def _cut(data: bytes) -> list[bytes]:
+    """Parts, each led by its length in two bytes."""
+    parts, at = [], 0
+    while at + 2 <= len(data):
+        (size,) = struct.unpack_from(">H", data, at)
+        parts.append(data[at + 2 : at + 2 + size])
+        at += 2 + size
+    return parts
+
+
+def _joined(parts: Iterable[bytes]) -> bytes:
+    return b"".join(struct.pack(">H", len(part)) + part for part in parts)
+
+
+def _websocket(data: bytes) -> None:
+    websocket.begins(data)
+    list(websocket.messages(bytearray(data), lambda name: None))
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "sip": Target(_sip, messages),
+    "sdp": Target(sdp.parse, descriptions),
+    "calls": Target(_calls, lambda: [_joined(messages()[:6]), _joined(messages()[6:16])]),
+    "peel": Target(_peel, clothes),
+    "frames": Target(_frames, parted),
+    "hep": Target(lambda data: hep.packet(memoryview(data)), lambda: [
+        outer.data[42:] for name in ("HEP2", "HEP3", "HEP3, compressed")
+        for outer in WRAPPINGS[name].wrap(_call()[0])
+    ]),
+    "offload": Target(segments, lambda: [b"".join(rtp(n, 160 * n) for n in range(12))]),
+    "websocket": Target(_websocket, lambda: [b"\x81\x05hello\x89\0", b"\x81\x85\1\2\3\4hello"]),
+    "capture": Target(_capture, captures),
+    "edited": Target(_edited, edits),
+    "wire": Target(_wire, sent),
+    "media": Target(_media, media),
+}  # fmt: skip
+
+
+def survive(name: str, data: bytes) -> None:
+    """Run a target. Raises whatever it raises but ValueError."""
+    with suppress(ValueError):
+        TARGETS[name].run(data)
