@@ -41,7 +41,7 @@ STOPPED_S, AGAIN_S = 4.0, 8.5  # the least ring of a worker has room for three s
 BEFORE = {f"before-{n}": (0.1 * n, 1.0) for n in range(3)}
 DURING = {f"during-{n}": (0.2 + 0.1 * n, 10.0) for n in range(6)}
 BEGUN_UNHEARD = {f"unheard-{n}": (7.3 + 0.05 * n, 3.0) for n in range(2)}
-AFTER = {f"after-{n}": (9.5 + 0.1 * n, 1.5) for n in range(3)}
+AFTER = {f"after-{n}": (11.5 + 0.1 * n, 1.5) for n in range(3)}
 CALLS = {**BEFORE, **DURING, **BEGUN_UNHEARD, **AFTER}
 
 
@@ -78,7 +78,7 @@ def compare(client: Client, calls: dict[str, Call], start_ns: int) -> None:
     marked = {name for name, call in calls.items() if "capture_loss" in call.flags}
     assert marked == {*DURING, *BEGUN_UNHEARD}
     # A stopped capture has room for what comes first, and is behind for a moment when it goes on.
-    gap_ns = range(start_ns + round(STOPPED_S * SECOND), start_ns + round((AGAIN_S + 0.5) * SECOND))
+    gap_ns = range(start_ns + round(STOPPED_S * SECOND), start_ns + round((AGAIN_S + 2) * SECOND))
     for name, call in calls.items():
         missing = list(not_stored(client, call, name, start_ns))
         if name in BEGUN_UNHEARD:

@@ -89,7 +89,8 @@ class Lab:
             f"netns {self._prefix}-{other_place}",
         )
         for where, which in ((place, port), (other_place, other_port)):
-            self._at(where, f"sysctl -qw net.ipv6.conf.{which}.disable_ipv6=1", check=False)
+            off = f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6"  # where the kernel has IPv6
+            self._at(where, f"sh -c 'test ! -e {off} || echo 1 > {off}'")
             self._at(where, f"ethtool -K {which} tx off rx off tso off gso off gro off")
             self._at(where, f"ip link set {which} up")
 
