@@ -14,6 +14,7 @@ from typing import Final
 from capture.association import BOTH, SOURCE, Association, Match, supersedes
 from capture.livecall import Binding, LiveCall
 from capture.model import Attach, Close, Endpoint, NewStream, StreamTotals
+from capture.witness import SILENT, Decision, Witness
 from spanvault.messages import Codec, Party, Stream
 from spanvault.payloadtypes import STATIC, VIDEO_STATIC
 
@@ -46,6 +47,7 @@ class Attachments:
         patience_ns: int,
         grace_ns: int,
         count: Callable[[str], None],
+        witness: Witness = SILENT,
     ) -> None:
         self.commands: list[Attach | Close] = []
         self.released: list[int] = []
@@ -54,7 +56,7 @@ class Attachments:
         self._association = association
         self._totals = totals
         self._patience_ns, self._grace_ns = patience_ns, grace_ns
-        self._count = count
+        self._count, self._witness = count, witness
         self._rows: dict[int, Row] = {}
         self._orphans: OrderedDict[int, Row] = OrderedDict()
         self._between: dict[tuple[bytes, bytes], dict[int, Row]] = {}  # orphans, by hosts
@@ -68,13 +70,16 @@ class Attachments:
         for endpoint in (stream.source, stream.destination):
             self._by_endpoint.setdefault(endpoint, {})[stream.row] = row
         matches = self._association.matches(stream)
+        self._witness.decided(Decision.OPENED, stream=stream, attached=bool(matches))
         if matches:
             self._attach(row, matches)
             return
         self._orphans[stream.row] = row
         self._between.setdefault(_hosts(stream), {})[stream.row] = row
         if len(self._orphans) > MAX_ORPHANS:
-            self._release(next(iter(self._orphans)))
+            oldest = next(iter(self._orphans))
+            self._witness.decided(Decision.UNCLAIMED, row=oldest)
+            self._release(oldest)
             self._count("streams_unmatched_evicted")
 
     def bound(self, call: LiveCall, endpoint: Endpoint, time_ns: int) -> None:
@@ -118,6 +123,7 @@ class Attachments:
                 self._attach(rows[0], [_by_host(call, speaker)])
             elif rows and last:
                 call.flags.add("ambiguous_media")
+                self._witness.decided(Decision.AMBIGUOUS, call)
 
     def finish(self, call: LiveCall) -> None:
         """The call is final: its rows are released, those it shares keep their last totals."""
@@ -133,6 +139,7 @@ class Attachments:
         for number, row in list(self._orphans.items()):
             last_ns = self._totals(number).last_ns or row.stream.time_ns
             if abs(now_ns - last_ns) > self._patience_ns:
+                self._witness.decided(Decision.UNCLAIMED, row=number)
                 self._release(number)
                 self._count("streams_unmatched")
 
@@ -157,11 +164,13 @@ class Attachments:
         first = matches[0]
         if len(first.call.streams) >= MAX_STREAMS:
             self._count("streams_over_limit")
+            self._witness.decided(Decision.REFUSED, first.call, row=row.stream.row)
             return
         self._adopted(row)
         row.call, row.score, row.number = first.call, first.score, len(first.call.streams)
         codec = _add_stream(first, row)
         clock_rate = codec.clock_rate if codec else 0
+        self._witness.decided(Decision.ATTACHED, first.call, row=row.stream.row, match=first)
         self.commands.append(Attach(row.stream.row, first.call.id, row.number, clock_rate))
         self.changed.add(first.call.id)
         for other in matches[1:]:
@@ -174,6 +183,7 @@ class Attachments:
         if owner is None or row.stream.row in call.rows or len(call.streams) >= MAX_STREAMS:
             return
         _add_stream(match, row)
+        self._witness.decided(Decision.SHARED, call, row=row.stream.row, match=match)
         call.streams[-1].stored_in, call.streams[-1].stored_as = owner.id, row.number
         call.relate("b2bua", owner.call_id)
         owner.relate("b2bua", call.call_id)
@@ -192,7 +202,7 @@ class Attachments:
                     meant |= binding.codecs
         heard = self._totals(row.stream.row).payload_types or {row.stream.payload_type: 0}
         if any(_differ(stream.codecs.get(number), meant.get(number)) for number in heard):
-            self._close(row, time_ns)
+            self._close(row, time_ns, "recoded")
         else:
             stream.codecs = {**meant, **stream.codecs}
 
@@ -215,7 +225,7 @@ class Attachments:
             return
         if row.score == SOURCE:
             # It hung by one end only; what comes from now on belongs where both ends fit.
-            self._close(row, max(match.latest_ns, row.stream.time_ns))
+            self._close(row, max(match.latest_ns, row.stream.time_ns), "moved")
         else:
             self._share(row, match)
 
@@ -227,7 +237,8 @@ class Attachments:
         limits = [call.ended_ns + self._grace_ns] if call.ended_ns is not None else []
         limits += [since for other in self._others(row) for since in self._takes(row, call, other)]
         if limits:
-            self._close(row, min(limits))
+            ended = call.ended_ns is not None and min(limits) == limits[0]
+            self._close(row, min(limits), "ended" if ended else "taken")
 
     def _others(self, row: Row) -> list[LiveCall]:
         ends = (row.stream.source, row.stream.destination)
@@ -265,9 +276,12 @@ class Attachments:
             binding for end in ends for other, binding in self._association.at(end) if other is call
         ]
 
-    def _close(self, row: Row, at_ns: int) -> None:
+    def _close(self, row: Row, at_ns: int, why: str) -> None:
         if row.closed_ns is None or at_ns < row.closed_ns:
             row.closed_ns = at_ns
+            self._witness.decided(
+                Decision.CLOSED, row.call, row=row.stream.row, at_ns=at_ns, why=why
+            )
             self.commands.append(Close(row.stream.row, at_ns))
 
     def _release(self, number: int) -> None:

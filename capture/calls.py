@@ -25,6 +25,7 @@ from capture.relations import Relations, outcome_behind
 from capture.signalling import Signalling, begins_call, reveals_call
 from capture.sip import SipMessage
 from capture.timers import Timers
+from capture.witness import SILENT, Decision, Witness
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 
@@ -43,8 +44,10 @@ class Calls:
         settings: CaptureConfig,
         totals: Callable[[int], StreamTotals],
         new_id: Callable[[], bytes],
+        witness: Witness = SILENT,
     ) -> None:
         """totals: what media has heard on a row so far.  new_id: 16 bytes, never the same."""
+        self._witness = witness
         self.counters: Counter[str] = Counter()
         self._settings, self._totals, self._new_id = settings, totals, new_id
         self._grace_ns = int(settings.bye_grace_s * SECOND_NS)
@@ -52,10 +55,10 @@ class Calls:
         self._table = CallTable()
         self._association = Association(patience_ns, self._grace_ns)
         self._attachments = Attachments(
-            self._association, totals, patience_ns, self._grace_ns, self._count
+            self._association, totals, patience_ns, self._grace_ns, self._count, witness
         )
-        self._signalling = Signalling(self._association, self._attachments, self._count)
-        self._relations = Relations(self._table.get)
+        self._signalling = Signalling(self._association, self._attachments, self._count, witness)
+        self._relations = Relations(self._table.get, witness)
         self._timers = Timers()
         self._without_sdp: set[bytes] = set()  # ids of calls begun before we listened
         self._changed: dict[bytes, None] = {}  # ids whose record is to be renewed, in order
@@ -81,10 +84,12 @@ class Calls:
                 datagram=datagram.transport != "tcp" or datagram.missing > 0,
                 cut=datagram.missing > 0,
             )
-        except ValueError:
+        except ValueError as error:
             self.counters["sip_unreadable"] += 1
+            self._witness.unreadable(datagram, str(error))
             return
         self.counters["sip_messages"] += 1
+        self._witness.heard(datagram, message)
         self._advance(datagram.time_ns)
         call = self._table.find(message)
         if call is not None and begins_call(message) and begins_anew(call, message, datagram):
@@ -140,6 +145,7 @@ class Calls:
                 self._expire(call, now_ns)
             if not call.over:
                 call.dialog.stop(now_ns, reason)
+                self._witness.decided(Decision.STOPPED, call, reason=reason)
                 self._attachments.ended(call)
             self._claim_by_hosts(call, last=True)
             self._over[call.id] = None
@@ -204,16 +210,20 @@ class Calls:
         """A new call, if this message is of one."""
         begins = begins_call(message)
         if not begins and not reveals_call(message):
+            self._witness.decided(Decision.NO_CALL, why="no_dialog")
             return None
         if not begins and self._table.stray(message):
             self.counters["sip_late"] += 1
+            self._witness.decided(Decision.NO_CALL, why="late")
             return None
         if self._table.abused(message.call_id):
             self.counters["call_id_abused"] += 1
+            self._witness.decided(Decision.NO_CALL, why="call_id_abused")
             return None
         self._make_room()
         call = self._new_call(message, datagram)
         self._table.insert(call)
+        self._witness.decided(Decision.BEGINS, call, mid_call=not begins)
         if begins:
             replaced = message.replaces and self._table.newest(message.replaces.call_id)
             self._relations.invited(call, message, datagram, replaced)
@@ -248,6 +258,7 @@ class Calls:
     def _make_room(self) -> None:
         while (call := self._table.crowded) is not None:
             call.dialog.stop(self._now_ns, "evicted")
+            self._witness.decided(Decision.STOPPED, call, reason="evicted")
             self._attachments.ended(call)
             self.counters["calls_evicted"] += 1
             self._ready.append(self._record(call, final=True))
@@ -272,6 +283,7 @@ class Calls:
     def _apply(self, call: LiveCall, message: SipMessage, datagram: Datagram) -> None:
         was_over = call.over
         call.slow |= datagram.slow
+        self._witness.decided(Decision.BELONGS, call)
         changed = self._signalling.receive(call, message, datagram)
         if message.method == "REFER" and message.is_request:
             replaces = message.refer_replaces
@@ -316,6 +328,7 @@ class Calls:
         if now_ns < deadline_ns:
             return
         call.dialog.receive(Event.EXPIRE, ends_ns)
+        self._witness.decided(Decision.EXPIRED, call, at_ns=now_ns)
         self._ended(call)
         self._touch(call)
 

@@ -18,6 +18,7 @@ from capture.decode import Decoded, Decoder
 from capture.media import Media
 from capture.model import Attach, Block, Datagram, NewStream
 from capture.slowpath import FRAMES_PER_SECOND, SlowPath
+from capture.witness import SILENT, Witness
 from spanvault import chunk
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call
@@ -51,12 +52,16 @@ class Recorder:
         settings: CaptureConfig,
         new_id: Callable[[], bytes],
         slow_frames: int | None = FRAMES_PER_SECOND,
+        witness: Witness = SILENT,
     ) -> None:
-        """slow_frames: how many a second may take the slow path; None: all, for files can wait."""
+        """slow_frames: how many a second may take the slow path; None: all, for files can wait.
+
+        witness: who is told of every decision.
+        """
         self.decoder = Decoder()
         self.slow_path = SlowPath(slow_frames)
         self.media = Media(settings)
-        self.calls = Calls(settings, self.media.totals, new_id)
+        self.calls = Calls(settings, self.media.totals, new_id, witness)
         self.now_ns: int | None = None
         self._next_tick_ns = 0
 

@@ -14,6 +14,7 @@ from capture.dialog import VAGUE, State
 from capture.livecall import LiveCall, Referral
 from capture.model import Datagram, Endpoint
 from capture.sip import SipMessage
+from capture.witness import SILENT, Decision, Witness
 from spanvault.messages import Outcome
 
 REFERRAL_NS: Final = 40_000_000_000  # a referee calls at once, or after its user agreed
@@ -26,8 +27,10 @@ MAX_WAITING: Final = 512  # callers that wait at one host
 class Relations:
     """What is remembered to find them. Calls are compared, never changed but for `related`."""
 
-    def __init__(self, lookup: Callable[[bytes], LiveCall | None]) -> None:
-        self._lookup = lookup
+    def __init__(
+        self, lookup: Callable[[bytes], LiveCall | None], witness: Witness = SILENT
+    ) -> None:
+        self._lookup, self._witness = lookup, witness
         self.changed: set[bytes] = set()
         self._referrals: OrderedDict[tuple[bytes, str], tuple[LiveCall, Referral]] = OrderedDict()
         self._waiting: dict[bytes, list[tuple[Endpoint, LiveCall]]] = {}  # by host called
@@ -104,6 +107,7 @@ class Relations:
     def _relate(self, kind: str, call: LiveCall, call_id: str, other: LiveCall | None) -> None:
         if call.relate(kind, call_id):
             self.changed.add(call.id)
+            self._witness.decided(Decision.RELATED, call, kind=kind, call_id=call_id)
         if other is not None and other.relate(kind, call.call_id):
             self.changed.add(other.id)
 

@@ -17,6 +17,7 @@ from capture.livecall import Binding, LiveCall
 from capture.model import Datagram, Endpoint
 from capture.offer_answer import Change, Side
 from capture.sip import SipMessage
+from capture.witness import SILENT, Decision, Witness
 from spanvault.messages import MediaKind
 
 MAX_INVITES: Final = 64  # transactions remembered of one call
@@ -59,9 +60,14 @@ class Signalling:
     """Applies messages to calls."""
 
     def __init__(
-        self, association: Association, attachments: Attachments, count: Callable[[str], None]
+        self,
+        association: Association,
+        attachments: Attachments,
+        count: Callable[[str], None],
+        witness: Witness = SILENT,
     ) -> None:
         self._association, self._attachments, self._count = association, attachments, count
+        self._witness = witness
 
     def receive(self, call: LiveCall, message: SipMessage, datagram: Datagram) -> bool:
         """Apply a message. Returns whether the call began, was answered or ended by it."""
@@ -91,14 +97,25 @@ class Signalling:
         if event is Event.INVITE and message.to.tag:
             return self._reinvite(call, datagram, tag)
         if event in (Event.CANCEL, Event.REFUSE, Event.CHALLENGE) and not _first_hop(call, message):
+            self._witness.decided(Decision.OTHER_BRANCH, call)
             return False  # one branch of a forking proxy failed; the caller hears of another
         if event is Event.ANSWER:
             _confirm(call, tag)
         if event is Event.PROVISIONAL and message.status == 100 and call.confirmed:
             return False
         if event is Event.BYE and not _last_dialog(call, tag):
+            self._witness.decided(Decision.OTHER_DIALOG, call)
             return False
-        return call.dialog.receive(event, datagram.time_ns, message.status or 0, message.cause)
+        return self._happen(call, event, datagram.time_ns, message.status or 0, message.cause)
+
+    def _happen(
+        self, call: LiveCall, event: Event, time_ns: int, status: int = 0, cause: int | None = None
+    ) -> bool:
+        before = call.dialog.state
+        changed = call.dialog.receive(event, time_ns, status, cause)
+        after = call.dialog.state
+        self._witness.decided(Decision.MOVED, call, event=event, before=before, after=after)
+        return changed
 
     def _evidence(self, call: LiveCall, message: SipMessage, datagram: Datagram) -> bool:
         """An ACK of a transaction of its own acknowledges a 2xx, RFC 3261 §13.2.2.4."""
@@ -108,14 +125,18 @@ class Signalling:
             return False
         if any(branch == message.branch for _, branch in _transactions(call)):
             return False
-        return call.dialog.receive(Event.ANSWER, datagram.time_ns)
+        return self._happen(call, Event.ANSWER, datagram.time_ns)
 
     def _reinvite(self, call: LiveCall, datagram: Datagram, tag: str) -> bool:
         """An INVITE inside a dialog: the call was answered, whether we heard it or not."""
         if call.dialog.state in (State.CONFIRMED, State.TERMINATED):
             return False
         _confirm(call, tag)
+        before = call.dialog.state
         call.dialog.confirm(datagram.time_ns)
+        self._witness.decided(
+            Decision.MOVED, call, event=Event.ANSWER, before=before, after=State.CONFIRMED
+        )
         return True
 
     # --- the session ------------------------------------------------------------------------
@@ -131,23 +152,36 @@ class Signalling:
     ) -> None:
         try:
             description = sdp.parse(body)
-        except ValueError:
+        except ValueError as error:
             self._count("sdp_unreadable")
+            self._witness.decided(Decision.SDP_UNREADABLE, call, fault=str(error))
             return
         change = call.offer_answer.receive(message, side, tag, description)
         if change is None:
+            self._witness.decided(Decision.SDP_OUT_OF_PLACE, call)
             return
+        self._witness.decided(
+            Decision.DESCRIBED,
+            call,
+            side=change.side,
+            role=change.role,
+            reoffer=change.reoffer,
+            media=change.media,
+        )
         self._flag(call, change)
         for media in change.media:
             call.learn(media.keys)
             if media.accepted and media.rtp and media.address and not media.nowhere:
                 self._bind(call, side, media, datagram)
+            else:
+                self._witness.decided(Decision.NOT_BOUND, call, media=media)
         for media in change.rejected:
             self._unbind(call, media, datagram.time_ns)
 
-    @staticmethod
-    def _flag(call: LiveCall, change: Change) -> None:
+    def _flag(self, call: LiveCall, change: Change) -> None:
         if change.role == "answer" and change.reoffer:
+            if call.held != call.offer_answer.held:
+                self._witness.decided(Decision.HELD, call, held=call.offer_answer.held)
             call.held = call.offer_answer.held
             if call.held:
                 call.flags.add("hold")
@@ -165,16 +199,18 @@ class Signalling:
         binding = Binding(
             endpoint, side, kind, media.codecs, datagram.time_ns, datagram.source.address
         )
-        if self._association.bind(call, binding):
+        new = self._association.bind(call, binding)
+        self._witness.decided(Decision.BOUND, call, binding=binding, new=new)
+        if new:
             self._attachments.bound(call, endpoint, datagram.time_ns)
 
-    @staticmethod
-    def _unbind(call: LiveCall, media: sdp.Media, time_ns: int) -> None:
+    def _unbind(self, call: LiveCall, media: sdp.Media, time_ns: int) -> None:
         """The other side refused this line (port 0): nothing will be sent there."""
         for binding in call.bindings:
             same = (binding.endpoint.address, binding.endpoint.port) == (media.address, media.port)
             if same and binding.until_ns is None and len(call.offer_answer.sessions) <= 2:
                 binding.until_ns = time_ns
+                self._witness.decided(Decision.UNBOUND, call, binding=binding)
 
 
 def _callee_tag(call: LiveCall, message: SipMessage) -> str:
