@@ -1,17 +1,18 @@
 """`python -m tests.conformance [NAME…]`: every capture and lab case beside its truth, as a table.
 
-Exit code 1 where anything differs.
+Exit code 1 where anything differs without a reason (explained.py).
 """
 
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conformance.compare import differences
+from tests.conformance.explained import unexplained
 from tests.conformance.listening import Beginnings, faults
 from tests.conformance.recorded import Recorded
+from tests.conformance.table import HEADER, lines
 from tests.conformance.truth import Case, lab_cases, public_cases
 
 
@@ -41,19 +42,13 @@ def main() -> int:
     cases = {**public_cases(), **lab_cases()}
     wanted = sys.argv[1:] or list(cases)
     bad = 0
+    print(HEADER)
     for name in wanted:
-        begun = time.monotonic()
         recorded, found = check(cases[name])
-        bad += bool(found)
-        channels = sum(len(call["channels"]) for call in recorded.calls)
-        print(
-            f"{'DIFFERS' if found else 'equal':8}{name:20}{len(recorded.calls):4} calls "
-            f"{channels:4} channels {time.monotonic() - begun:6.1f} s",
-            flush=True,
-        )
-        for text in found:
-            print(f"        {text}", flush=True)
-    print(f"{len(wanted) - bad} of {len(wanted)} equal")
+        bad += bool(unexplained(name, found))
+        for text in lines(cases[name], recorded.calls, found):
+            print(text, flush=True)
+    print(f"{len(wanted) - bad} of {len(wanted)} equal, but for what stands")
     return 1 if bad else 0
 
 
