@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,51 @@ def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
     part.rename(path)
     # The folder too: without it a power cut can undo the rename.
     sync_folder(path.parent)
+
+
+def replace_all(folder: Path, contents: Iterable[tuple[str, bytes]], mode: int = 0o600) -> None:
+    """replace() of many files in one folder, (name, bytes) each: synced together."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        parts = []
+        for name, data in contents:
+            part = folder / f"{name}.new"
+            parts.append(part)
+            file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            try:
+                write_all(file, data)
+            finally:
+                os.close(file)
+        syncfs(descriptor)
+        for part in parts:
+            part.rename(part.with_suffix(""))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def destroy(folder: Path, names: Iterable[str]) -> None:
+    """Overwrite files of a folder where they lie, sync, remove them. Those not there are no error.
+
+    Best effort: flash and copy-on-write filesystems may keep what was overwritten.
+    """
+    paths = [path for name in names if (path := folder / name).exists()]
+    if not paths:
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for path in paths:
+            file = os.open(path, os.O_WRONLY)
+            try:
+                write_all(file, os.urandom(os.fstat(file).st_size))
+            finally:
+                os.close(file)
+        syncfs(descriptor)  # before the names go: else the old blocks might never be written to
+        for path in paths:
+            path.unlink()
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

@@ -25,6 +25,7 @@ DEK_BYTES: Final = 32
 PAGE_KEY: Final = 1  # kinds of wrapped secret
 INGEST_KEY: Final = 2
 INDEX_KEY: Final = 3
+SIGNING_KEY: Final = 4
 
 _HPKE_X25519: Final = 1  # kind of envelope
 _ROOT: Final = struct.Struct("<8s16sIBBH")  # magic, store id, epoch, tier, 0, envelopes

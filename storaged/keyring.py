@@ -7,22 +7,44 @@ Bytes: storaged.keypage. Where the reservation lies: storaged.index (handed in a
 
 import logging
 import os
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spanvault import keyfile, spool
 from storaged import files, keypage
 from storaged.faults import Fault
-from storaged.keypage import DEK_BYTES, INDEX_KEY, INGEST_KEY, PAGE_KEY, SLOTS, Name, Root
+from storaged.keypage import (
+    DEK_BYTES,
+    INDEX_KEY,
+    INGEST_KEY,
+    PAGE_KEY,
+    SIGNING_KEY,
+    SLOTS,
+    Name,
+    Root,
+)
 
 log = logging.getLogger(__name__)
 ROOT: Final = "root"
 ROOT_OLD: Final = "root.old"  # the root that a drop() replaced, until it is overwritten
 RESERVE: Final = 256  # slots reserved at a time
 _PAGES_KEPT: Final = 64  # opened pages in memory, 128 KiB each
+_PAGE_FILE: Final = re.compile(r"page-([0-9]{6,})\.([0-9]+)")
+
+
+class Dropped(NamedTuple):
+    """What the destruction of DEKs did to the key files."""
+
+    epoch: int  # of the root that does not name the old pages any more
+    generations: dict[int, int]  # of each page whose DEKs went, now
+    files: list[str]  # that are new or changed, pages before the root
+    gone: list[str]  # that were overwritten and removed
 
 
 def page_name(page: int, generation: int) -> str:
@@ -31,9 +53,9 @@ def page_name(page: int, generation: int) -> str:
 
 
 def create(folder: Path, store_id: bytes, recipients: Iterable[bytes]) -> None:
-    """Make the keys of a new store: root, ingest key, index key. recipients: public keys."""
+    """Make the keys of a new store: root, ingest, index, signing. recipients: public keys."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    secrets = {Name(INGEST_KEY, 0): os.urandom(32), Name(INDEX_KEY, 0): os.urandom(32)}
+    secrets = {Name(kind, 0): os.urandom(32) for kind in (INGEST_KEY, INDEX_KEY, SIGNING_KEY)}
     data = keypage.serialize_root(
         store_id, 1, 0, os.urandom(32), list(recipients), secrets, _nonces(len(secrets))
     )
@@ -78,13 +100,15 @@ class Keyring:
         self._finish_drop()
 
     def _finish_drop(self) -> None:
-        """Destroy what a crash left of a drop() whose new root is in place."""
-        old = [self._folder / ROOT_OLD]
-        for page, generation in self._generations.items():
-            old += [self._folder / page_name(page, before) for before in range(generation)]
-        for path in old:
-            if path.exists():
-                _destroy(path)
+        """Destroy what a crash left of a drop(): pages that a root has replaced, or never named."""
+        names = [path.name for path in self._folder.iterdir()]
+        old = [ROOT_OLD, *(name for name in names if name.endswith(".new"))]
+        for name in names:
+            found = _PAGE_FILE.fullmatch(name)
+            # A page that the root does not know at all may be an import's, whose root comes later.
+            if found and self._generations.get(int(found[1]), int(found[2])) != int(found[2]):
+                old.append(name)
+        files.destroy(self._folder, old)
 
     @property
     def store_id(self) -> bytes:
@@ -110,6 +134,20 @@ class Keyring:
     def index_key(self) -> bytes:
         """HMAC key of the index's tokens."""
         return self._root.secrets[Name(INDEX_KEY, 0)]
+
+    @property
+    def signing_key(self) -> Ed25519PrivateKey:
+        """What the store signs its certificates with."""
+        return Ed25519PrivateKey.from_private_bytes(self._root.secrets[Name(SIGNING_KEY, 0)])
+
+    @property
+    def epoch(self) -> int:
+        """Of the root: it rises with each new root key."""
+        return self._root.epoch
+
+    def generation(self, page: int) -> int:
+        """How often a page was re-keyed; 0 for one that is not there."""
+        return self._generations.get(page, 0)
 
     @property
     def pages(self) -> int:
@@ -155,16 +193,22 @@ class Keyring:
         self._next += 1
         return self._next - 1, changed
 
-    def drop(self, key_ids: Iterable[int]) -> list[str]:
+    def drop(self, key_ids: Iterable[int]) -> Dropped:
         """Destroy DEKs: their pages under new keys, a new root, the old files overwritten.
 
-        Returns the names of the changed files. Overwriting a file is best effort: FORMAT.md §9.
+        Once it returns they are gone, also those that an interrupted drop() began with.
+        Overwriting a file is best effort: FORMAT.md §5.3. Raises Fault, OSError.
         """
         by_page: dict[int, list[int]] = {}
         for key_id in key_ids:
             by_page.setdefault(key_id // SLOTS, []).append(key_id % SLOTS)
         with self._lock:
-            return self._rekey(by_page)
+            self._finish_drop()
+            left = {page: slots for page, slots in by_page.items() if self._holds(page, slots)}
+            gone = self._rekey(left) if left else []
+        generations = {page: self._generations[page] for page in by_page}
+        names = [page_name(page, generations[page]) for page in left]
+        return Dropped(self.epoch, generations, [*names, ROOT] if left else [], gone)
 
     def replace_root(self, data: bytes, store_id: str) -> None:
         """Put another store's root in place of ours, if the unlock key opens it. Raises Fault."""
@@ -226,61 +270,65 @@ class Keyring:
         files.replace(self._folder / name, sealed)
         secrets = {**self._root.secrets, Name(PAGE_KEY, page): key}
         data = keypage.replace_secrets(self._data, self._root, secrets, _nonces(len(secrets)))
-        files.replace(self._folder / ROOT, data)
+        self._put_root(data)
+        files.destroy(self._folder, [ROOT_OLD])
         with self._lock:
             self._data, self._root = data, self._root._replace(secrets=secrets)
             self._generations[page] = 0
             self._pages[page] = deks
         return [name, ROOT]
 
+    def _holds(self, page: int, slots: list[int]) -> bool:
+        """Whether one of these DEKs is still there."""
+        deks = self._page(page)
+        return any(any(deks[slot * DEK_BYTES : (slot + 1) * DEK_BYTES]) for slot in slots)
+
     def _rekey(self, by_page: dict[int, list[int]]) -> list[str]:
-        secrets, old, new = dict(self._root.secrets), [], {}
+        """Give these pages a new generation without these DEKs. Gives the names that went."""
+        secrets, old = dict(self._root.secrets), []
+        for page in by_page:
+            generation = self._generations[page]
+            old.append(page_name(page, generation))
+            del secrets[Name(PAGE_KEY, page, generation)]
+            secrets[Name(PAGE_KEY, page, generation + 1)] = os.urandom(32)
+        files.replace_all(self._folder, self._without(by_page, secrets))
+        self._replace_root(secrets)
+        for page in by_page:
+            self._generations[page] += 1
+            self._pages.pop(page, None)
+        files.destroy(self._folder, [*old, ROOT_OLD])
+        return old
+
+    def _without(
+        self, by_page: dict[int, list[int]], secrets: dict[Name, bytes]
+    ) -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of each page's next generation; one after the other: there may be many."""
         for page, slots in by_page.items():
             deks = bytearray(self._page(page))
             for slot in slots:
                 deks[slot * DEK_BYTES : (slot + 1) * DEK_BYTES] = bytes(DEK_BYTES)
             generation = self._generations[page] + 1
-            del secrets[Name(PAGE_KEY, page, generation - 1)]
-            key = secrets[Name(PAGE_KEY, page, generation)] = os.urandom(32)
-            old.append(self._folder / page_name(page, generation - 1))
-            new[page] = (generation, bytes(deks))
-            sealed = keypage.seal_page(
+            key = secrets[Name(PAGE_KEY, page, generation)]
+            yield page_name(page, generation), keypage.seal_page(
                 page, generation, 0, self.store_id, bytes(deks), key, os.urandom(12)
-            )
-            files.replace(self._folder / page_name(page, generation), sealed)
-        self._replace_root(secrets)
-        for path in old:
-            _destroy(path)
-        files.sync_folder(self._folder)
-        for page, (generation, kept) in new.items():
-            self._generations[page], self._pages[page] = generation, kept
-        return [page_name(page, generation) for page, (generation, _) in new.items()] + [ROOT]
+            )  # fmt: skip
 
     def _replace_root(self, secrets: dict[Name, bytes]) -> None:
-        """Write a root file under a new root key, then overwrite the old one."""
+        """Write a root file under a new root key."""
         data = keypage.serialize_root(
             self.store_id, self._root.epoch + 1, self._root.tier, os.urandom(32),
             self._root.recipients, secrets, _nonces(len(secrets)),
         )  # fmt: skip
-        path = self._folder / ROOT
-        aside = self._folder / ROOT_OLD
-        aside.unlink(missing_ok=True)
-        os.link(path, aside)
-        files.replace(path, data)
-        _destroy(aside)
+        self._put_root(data)
         self._data = data
         self._root = keypage.open_root(data, self._private_key)
 
-
-def _destroy(path: Path) -> None:
-    """Overwrite a file where it lies, sync it, remove it."""
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        files.write_all(descriptor, os.urandom(os.fstat(descriptor).st_size))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    path.unlink()
+    def _put_root(self, data: bytes) -> None:
+        """Put a root file in place; the old one stays as ROOT_OLD, to be overwritten."""
+        path, aside = self._folder / ROOT, self._folder / ROOT_OLD
+        aside.unlink(missing_ok=True)
+        os.link(path, aside)
+        files.replace(path, data)
 
 
 def _nonces(count: int) -> list[bytes]:

@@ -10,7 +10,7 @@ from spanvault import keyfile
 from storaged import keypage, keyring
 from storaged.faults import Fault
 from storaged.keypage import SLOTS, Name
-from storaged.keyring import Keyring
+from storaged.keyring import Dropped, Keyring
 from storaged.record import MAGIC, open_call, parse_head, seal_call, token
 from tests.support.vault import make_call
 
@@ -110,7 +110,9 @@ def test_dropped_key_is_gone_and_its_neighbours_are_not(folder, unlock):
     ring, slots = Keyring(folder, unlock), Slots()
     first, second = slots.take(ring), slots.take(ring)
     dek, old_root, old_page = ring.dek(second), (folder / "root").read_bytes(), ring.names()[0]
-    assert ring.drop([first]) == ["page-000000.1", "root"]
+    dropped = Dropped(2, {0: 1}, ["page-000000.1", "root"], ["page-000000.0"])
+    assert ring.drop([first]) == dropped
+    assert ring.drop([first]) == Dropped(2, {0: 1}, [], [])
     for one in (ring, Keyring(folder, unlock)):
         assert one.dek(second) == dek
         with pytest.raises(Fault, match="was destroyed"):
@@ -124,11 +126,43 @@ def test_drop_that_a_crash_cut_off_is_finished_at_the_next_start(folder, unlock,
     ring, slots = Keyring(folder, unlock), Slots()
     key_id = slots.take(ring)
     with monkeypatch.context() as patched:
-        patched.setattr(keyring, "_destroy", lambda path: None)
+        patched.setattr(keyring.files, "destroy", lambda folder, names: None)
         ring.drop([key_id])
     assert len(list(folder.iterdir())) == 4
     Keyring(folder, unlock)
     assert sorted(path.name for path in folder.iterdir()) == ["page-000000.1", "root"]
+
+
+def test_drop_that_did_not_reach_its_root_leaves_nothing_of_itself(folder, unlock, monkeypatch):
+    ring, slots = Keyring(folder, unlock), Slots()
+    key_id, other = slots.take(ring), slots.take(ring)
+    with monkeypatch.context() as patched:
+        patched.setattr(keyring.files, "replace", full)
+        with pytest.raises(OSError, match="full"):
+            ring.drop([key_id])
+    again = Keyring(folder, unlock)
+    assert sorted(path.name for path in folder.iterdir()) == ["page-000000.0", "root"]
+    assert again.dek(key_id) != again.dek(other)
+    assert ring.drop([key_id]).generations == {0: 1}
+    assert Keyring(folder, unlock).dek(other) == again.dek(other)
+
+
+def full(*_):
+    raise OSError(28, "disk full")
+
+
+def test_many_keys_of_many_pages_go_with_one_new_root(folder, unlock):
+    ring, slots = Keyring(folder, unlock), Slots()
+    for page in range(4):
+        slots.reserved, ring = page * SLOTS, Keyring(folder, unlock)
+        slots.take(ring)
+    dropped = ring.drop([0, 1, 2 * SLOTS, 3 * SLOTS + 5])
+    assert (dropped.epoch, dropped.generations) == (2, {0: 1, 2: 1, 3: 1})
+    again = Keyring(folder, unlock)
+    for gone in (0, 1, 2 * SLOTS, 3 * SLOTS + 5):
+        with pytest.raises(Fault, match="was destroyed"):
+            again.dek(gone)
+    assert len({again.dek(kept) for kept in (2, SLOTS, 2 * SLOTS + 1, 3 * SLOTS)}) == 4
 
 
 def test_key_files_are_for_their_owner_only(folder, unlock, tmp_path):
