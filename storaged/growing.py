@@ -149,8 +149,10 @@ class Growing:
             self._pool.cut(recording_id, found.end)
         one = Recording(found.writer.key_id, state, found.writer)
         one.have = Have(found.have)
-        # A LAST frame that the index does not know of was not acknowledged: another follows.
-        one.sealed = found.sealed and bool(state and state.bits & SEALED)
+        # A LAST frame that the index does not know of was not acknowledged: another follows, also
+        # behind a recording that was sealed before, went on, and was cut off while it ended anew.
+        known = bool(state and state.bits & SEALED) and found.end == committed
+        one.sealed = found.sealed and known
         return one
 
     def _set_aside(self, recording_id: bytes, error: Exception, committed: int) -> None:

@@ -99,6 +99,20 @@ def test_late_chunk_of_a_sealed_recording_opens_a_segment(parts):
     assert (report.sealed, report.faults) == (True, [])
 
 
+def test_late_chunk_is_sealed_though_a_crash_cut_off_its_sealing(parts, monkeypatch):
+    """Its LAST frame is in the file, the index does not know of it: acknowledged, it must play."""
+    parts.commit([(ONE, 1, 0)], [make_call(1)])
+    with monkeypatch.context() as patched:
+        patched.setattr(parts.pool, "sync", lambda: (_ for _ in ()).throw(PowerCut))
+        with pytest.raises(PowerCut):
+            parts.commit([(ONE, 1, 1)])
+    again = parts.again()
+    assert again.commit([(ONE, 1, 1)]).sealed == 1
+    assert stored(again, ONE) == [(1, 0), (1, 1)]
+    report = Reader(again.index, again.keyring, again.pool).verify(ONE)
+    assert (report.sealed, report.faults) == (True, [])
+
+
 def test_call_without_media_has_no_object(parts):
     parts.commit(calls=[make_call(1)])
     assert bits(parts, ONE) == FINAL

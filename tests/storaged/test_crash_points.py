@@ -1,0 +1,139 @@
+"""kill -9 at every step by which storaged changes a store: nothing acknowledged is lost.
+
+The steps are those of a traced run, so that one that is added is tried as well. Each is tried under
+each load, what is written whole and torn. What must hold afterwards: tests/support/crashing.py.
+Prints the table: `pytest tests/storaged/test_crash_points.py`.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spanvault import messages as m
+from tests.support.crashing import Forked, Load, Sender, Sent, Step, crash, steps_of
+from tests.support.vault import call_id, make_call
+
+ONE, TWO, THREE = call_id(1), call_id(2), call_id(3)
+OBJECT = "pools/base/objects/XX/ID.svr"
+MEMORY = Path("/dev/shm")  # a killed process takes no page cache with it: no disk is needed
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Forked]:
+    # An ipc path has 107 bytes at most.
+    folder = Path(tempfile.mkdtemp(prefix="sv-", dir=MEMORY if MEMORY.is_dir() else None))
+    made = Forked(folder)
+    yield made
+    made.close()
+    shutil.rmtree(folder)
+
+
+def batch(number: int, chunks: list[tuple[bytes, int, int]], *calls: m.Call) -> Sent:
+    return Sent(m.Batch("test", number, list(calls)), chunks)
+
+
+def nothing(rig: Forked) -> None:
+    """There is no store yet."""
+
+
+def begun(rig: Forked) -> None:
+    """A call that goes on, and one that is over."""
+    rig.launch()
+    Sender(rig, [
+        batch(1, [(ONE, 1, 0), (ONE, 2, 0)], make_call(1, id=ONE, final=False)),
+        batch(2, [(TWO, 1, 0)], make_call(2, id=TWO)),
+    ]).send_all()  # fmt: skip
+    rig.end()
+
+
+def imports(rig: Forked, template: Path) -> list[Sent]:
+    """What a replica of that store sends: keys, records, objects, in two parts each."""
+    rig.reset(template)
+    rig.launch()
+    rig.wait_for(rig.requests)
+    client = rig.client("operator")
+    reply, _ = client.ask(m.Feed(0))
+    order = {"keys": 0, "record": 1, "object": 2}
+    sent: list[Sent] = []
+    for change in sorted(reply.changes, key=lambda one: order[one.kind]):
+        half = change.size // 2
+        parts = [(0, half), (half, change.size - half)] if change.kind == "object" else [(0, 0)]
+        for offset, size in parts:
+            data = client.ask(m.ReadObject(change.id, offset, size))[1] if size else []
+            whole = [(TWO, 1, 0)] if offset else []
+            sent.append(Sent(m.Import(reply.store_id, change, offset), whole, tuple(data)))
+    rig.end()
+    return sent
+
+
+BATCHES = {
+    "new call": Load(nothing, [batch(1, [(ONE, 1, 0), (TWO, 1, 0)], make_call(1, id=ONE))]),
+    "call that goes on": Load(begun, [
+        batch(3, [(ONE, 1, 1)]),
+        batch(4, [(ONE, 1, 2), (THREE, 1, 0)]),
+    ]),
+    "call that ends": Load(begun, [
+        batch(3, [(ONE, 1, 1)], make_call(1, id=ONE, revision=2)),
+        batch(4, [(TWO, 1, 1)]),  # a spool that came late
+    ]),
+}  # fmt: skip
+LOADS = (*BATCHES, "import")
+# FORMAT.md §5.3 and §8: what must be in this order, whatever is done between.
+ORDER = [
+    "index Index.reserve_keys, done",
+    "fsync keys/page", "rename keys/page", "fsync keys",
+    "fsync keys/root", "rename keys/root", "fsync keys",
+    f"write {OBJECT} header", f"write {OBJECT} DATA", f"write {OBJECT} LAST",
+    "syncfs", "index Writer.commit", "index Writer.commit, done", "acknowledge",
+]  # fmt: skip
+
+
+def prepared(rig: Forked, name: str, folder: Path) -> tuple[Load, Path]:
+    """A load, and a copy of the store that it begins with."""
+    load = BATCHES.get(name) or Load(begun, [])
+    shutil.rmtree(rig.store, ignore_errors=True)
+    load.prepare(rig)
+    template = folder / "template"
+    if rig.store.exists():
+        shutil.copytree(rig.store, template)
+    if name == "import":
+        return Load(nothing, imports(rig, template)), folder / "none"
+    return load, template
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_killed_at_any_step_loses_nothing_acknowledged(rig, tmp_path, capsys, name):
+    load, template = prepared(rig, name, tmp_path)
+    steps = steps_of(rig, load, template)
+    outcomes = [crash(rig, load, template, step) for step in steps]
+    with capsys.disabled():
+        print(f"\nkilled during {name} ({len(load.sent)} messages)")
+        for step, acknowledged, faults in outcomes:
+            verdict = "; ".join(faults) or "lost: nothing acknowledged"
+            print(f"  {step!s:56} acknowledged {acknowledged:2}  {verdict}")
+    assert [one for one in outcomes if one.faults] == []
+
+
+def test_steps_come_in_the_order_that_format_md_gives(rig, tmp_path):
+    load, template = prepared(rig, "new call", tmp_path)
+    names = iter(step.name for step in steps_of(rig, load, template))
+    assert [wanted for wanted in ORDER if wanted not in names] == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "step", "fault"),
+    [
+        ("hasty", "call that goes on", Step("syncfs"), "lost: chunk (1, 1)"),
+        ("unreserved", "new call", Step("acknowledge"), "was given to 2 recordings"),
+        ("unsalted", "call that goes on", Step("acknowledge"), "a salt was used twice"),
+        ("unsalted", "call that goes on", Step(f"write {OBJECT} DATA", within=True),
+         "sealed again under its nonce"),
+    ],
+)  # fmt: skip
+def test_a_storaged_that_is_wrong_is_found_out(rig, tmp_path, spoil, name, step, fault):
+    load, template = prepared(rig, name, tmp_path)
+    outcome = crash(rig, load, template, step, spoil)
+    assert any(fault in text for text in outcome.faults), outcome

@@ -1,0 +1,357 @@
+"""Kill storaged at a named step under a load, start it again, and hold the store against what was
+acknowledged.
+
+What must hold, whatever the step: the store opens; nothing acknowledged is missing; every check is
+clean; what was not acknowledged is taken when it comes again, once; and no key was used for two
+recordings, no salt for two segments, no nonce for two frames. Where storaged can be killed, and how
+it is done: tests/support/crashpoints.py.
+"""
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import zmq
+
+from spanvault import messages as m
+from spanvault import wire
+from spanvault.chunk import NO_MEDIA
+from storaged.index import Index
+from storaged.record import parse_head
+from tests.support.vault import Client, Rig, call_id, chunk_keys, make_media
+
+MAGIC = b"\x89SVR\r\n\x1a\n"
+Chunks = Sequence[tuple[bytes, int, int]]
+
+
+class Step(NamedTuple):
+    """A place where storaged can be killed."""
+
+    name: str
+    nth: int = 1
+    within: bool = False
+
+    def __str__(self) -> str:
+        number = f" ({self.nth})" if self.nth > 1 else ""
+        return f"{'half of' if self.within else 'before'} {self.name}{number}"
+
+
+class Sent(NamedTuple):
+    """One message of a load, and what must be there once it is acknowledged."""
+
+    message: m.Batch | m.Import
+    chunks: Chunks = ()
+    bulk: tuple[bytes, ...] = ()
+
+
+class Load(NamedTuple):
+    """What storaged is given while it is killed.
+
+    prepare: makes the store that it starts with.  sent: one after the other, each acknowledged
+    before the next.
+    """
+
+    prepare: Callable[["Forked"], None]
+    sent: Sequence[Sent]
+
+
+# What comes next, whatever was killed: a call that nobody has heard of yet.
+AFTERWARDS = Sent(m.Batch("test", 99), [(call_id(99), 1, 0)])
+
+
+class Outcome(NamedTuple):
+    """What became of a store whose storaged was killed."""
+
+    step: Step
+    acknowledged: int  # messages, of those sent
+    faults: list[str]
+
+
+class Forked(Rig):
+    """A Rig whose daemons are forked from one process that has imported storaged already."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, commit_interval_s=0.05)
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.crashpoints"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        self.pid = 0
+
+    def launch(self, **plan: Any) -> None:
+        """Start a daemon; it need not get ready."""
+        for endpoint in (self.ingest, self.requests):
+            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+        self.pid = self._ask({"config": str(self.config), "folder": str(self.folder), **plan})
+
+    def end(self, number: int = signal.SIGKILL) -> int:
+        """Send the daemon a signal, give its exit status once it is gone."""
+        if not self.pid:
+            return 0
+        os.kill(self.pid, number)
+        pid, self.pid = self.pid, 0
+        return self._ask({"wait": pid})
+
+    def wait_for(self, endpoint: str) -> None:
+        """Until the daemon listens there, or has ended: a connection tried before costs more."""
+        ended, path = os.pidfd_open(self.pid), Path(endpoint.removeprefix("ipc://"))
+        while not path.exists() and not select.select([ended], [], [], 0.003)[0]:
+            pass
+        os.close(ended)
+
+    def wait_for_end(self, timeout_s: float) -> None:
+        """Until the daemon has died, at most so long."""
+        ended = os.pidfd_open(self.pid)
+        select.select([ended], [], [], timeout_s)
+        os.close(ended)
+
+    def close(self) -> None:
+        self.end()
+        super().close()
+        assert self._zygote.stdin
+        self._zygote.stdin.close()
+        self._zygote.wait(30)
+
+    def reset(self, template: Path) -> None:
+        """Put the store back as it was."""
+        shutil.rmtree(self.store, ignore_errors=True)
+        if template.exists():
+            shutil.copytree(template, self.store)
+
+    def _ask(self, asked: dict[str, Any]) -> int:
+        assert self._zygote.stdin
+        assert self._zygote.stdout
+        self._zygote.stdin.write(json.dumps(asked) + "\n")
+        self._zygote.stdin.flush()
+        return int(self._zygote.stdout.readline())
+
+
+class Sender:
+    """Sends a load's messages, and knows which were acknowledged."""
+
+    def __init__(self, rig: Forked, sent: Sequence[Sent]) -> None:
+        self._rig, self._sent = rig, sent
+        self.acknowledged: set[int] = set()
+
+    def send_all(self) -> None:
+        """Send what is not acknowledged yet, each once the one before is, until storaged ends."""
+        imports = any(isinstance(one.message, m.Import) for one in self._sent)
+        role, endpoint = (
+            ("operator", self._rig.requests) if imports else ("capture", self._rig.ingest)
+        )
+        self._rig.wait_for(endpoint)
+        client = Client(self._rig, role, endpoint)
+        try:
+            for number, one in enumerate(self._sent):
+                if number in self.acknowledged and not imports:
+                    continue  # a restore begins again from the first
+                media = make_media(one.chunks) if one.chunks else NO_MEDIA
+                client.send(one.message, media if not imports else None, *one.bulk)
+                if not self._answered(client, number):
+                    return
+                self.acknowledged.add(number)
+        finally:
+            client.socket.close(linger=0)
+            client.context.term()
+
+    def _answered(self, client: Client, number: int) -> bool:
+        """Whether it was acknowledged before storaged came to its end."""
+        ended = os.pidfd_open(self._rig.pid)
+        try:
+            poller = zmq.Poller()
+            poller.register(client.socket, zmq.POLLIN)
+            poller.register(ended, zmq.POLLIN)
+            while True:
+                ready = dict(poller.poll(20_000))
+                assert ready, f"no answer to message {number}"
+                if client.socket in ready:
+                    return self._fits(client.socket.recv_multipart(), number)
+                if not client.socket.poll(20):  # what was sent before the end still comes
+                    return False
+        finally:
+            os.close(ended)
+
+    def _fits(self, frames: list[bytes], number: int) -> bool:
+        sent = self._sent[number].message
+        if isinstance(sent, m.Import):
+            reply, _ = wire.decode_reply(frames)
+            assert isinstance(reply, m.Done), reply
+            return True
+        answer, _ = wire.decode_from_ingest(frames)
+        assert isinstance(answer, m.Acknowledge), answer
+        return sent.sequence in answer.sequences
+
+
+def steps_of(rig: Forked, load: Load, template: Path) -> list[Step]:
+    """Run a load through, and give every step that storaged took for it."""
+    rig.reset(template)
+    trace = rig.folder / "trace"
+    trace.unlink(missing_ok=True)
+    rig.launch(trace=str(trace))
+    sender = Sender(rig, load.sent)
+    sender.send_all()
+    assert len(sender.acknowledged) == len(load.sent)
+    rig.end()
+    found: list[Step] = []
+    counts: dict[str, int] = {}
+    for line in trace.read_text().splitlines():
+        name, half = line.split("\t")
+        counts[name] = counts.get(name, 0) + 1
+        found.append(Step(name, counts[name]))
+        if half:
+            found.append(Step(name, counts[name], within=True))
+    return found
+
+
+def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") -> Outcome:
+    """Kill storaged at a step of a load; start it again; say what is wrong with what is there."""
+    rig.reset(template)
+    sender = Sender(rig, load.sent)
+    rig.launch(kill=step.name, nth=step.nth, within=step.within, spoil=spoil)
+    sender.send_all()
+    acknowledged = set(sender.acknowledged)
+    rig.wait_for_end(2.0)
+    if (code := rig.end()) != -signal.SIGKILL:
+        return Outcome(step, len(acknowledged), [f"storaged ended by itself with code {code}"])
+    before = Remains.of(rig.store)
+    rig.launch(spoil=spoil)
+    rig.wait_for(rig.requests)
+    operator = Client(rig, "operator", rig.requests)
+    try:
+        found = stored(operator, load)
+        faults = [f"lost: {what}" for what in lost(load, acknowledged, found)]
+        sender.send_all()
+        Sender(rig, [AFTERWARDS]).send_all()
+        load = Load(load.prepare, [*load.sent, AFTERWARDS])
+        found = stored(operator, load)
+        everything = set(range(len(load.sent)))
+        faults += [f"not taken again: {what}" for what in lost(load, everything, found)]
+        faults += not_clean(operator, load, found)
+    finally:
+        operator.close()
+    rig.end()
+    return Outcome(step, len(acknowledged), faults + list(before.reused(Remains.of(rig.store))))
+
+
+Found = dict[bytes, tuple[m.GetReply, list[tuple[bytes, int, int, bytes]]]]
+
+
+def stored(operator: Client, load: Load) -> Found:
+    """Record and chunks of every call of a load that is there."""
+    found: Found = {}
+    for recording in sorted({one for sent in load.sent for one in _ids(sent)}):
+        reply, _ = operator.ask(m.Get(recording))
+        if not isinstance(reply, m.GetReply):
+            continue
+        chunks: list[tuple[bytes, int, int, bytes]] = []
+        cursor: int | None = 0
+        while cursor is not None and reply.size:
+            page, bulk = operator.ask(m.Fetch(recording, cursor))
+            assert isinstance(page, m.FetchReply), page
+            chunks += chunk_keys(wire.decode_media(bulk))
+            cursor = page.cursor
+        found[recording] = reply, chunks
+    return found
+
+
+def lost(load: Load, acknowledged: set[int], found: Found) -> Iterator[str]:
+    """What was acknowledged, and is not there as it was sent."""
+    for number in sorted(acknowledged):
+        sent = load.sent[number]
+        for chunk in sent.chunks:
+            said = chunk_keys(make_media([chunk]))[0]
+            if chunk[0] not in found or said not in found[chunk[0]][1]:
+                yield f"chunk {chunk[1:]} of {chunk[0].hex()[:8]}"
+        for call in sent.message.calls if isinstance(sent.message, m.Batch) else ():
+            if call.id not in found or found[call.id][0].call.revision < call.revision:
+                yield f"record {call.revision} of {call.id.hex()[:8]}"
+        if isinstance(sent.message, m.Import):
+            change = sent.message.change
+            if change.kind == "record" and change.id not in found:
+                yield f"record of {change.id.hex()[:8]}"
+
+
+def not_clean(operator: Client, load: Load, found: Found) -> Iterator[str]:
+    """Faults that a check finds, chunks that are there twice, recordings that should be sealed."""
+    final = {
+        call.id for sent in load.sent if isinstance(sent.message, m.Batch)
+        for call in sent.message.calls if call.final
+    }  # fmt: skip
+    for recording, (_, chunks) in found.items():
+        name = recording.hex()[:8]
+        if len(set(chunks)) != len(chunks):
+            yield f"{name}: chunks twice"
+        report, _ = operator.ask(m.Verify(recording))
+        if chunks and not isinstance(report, m.VerifyReply):
+            yield f"{name}: {report}"
+        elif chunks:
+            yield from (f"{name}: {fault}" for fault in report.faults)
+            if recording in final and not report.sealed:
+                yield f"{name}: not sealed"
+
+
+def _ids(sent: Sent) -> set[bytes]:
+    found = {chunk[0] for chunk in sent.chunks}
+    if isinstance(sent.message, m.Batch):
+        found |= {call.id for call in sent.message.calls}
+    elif sent.message.change.kind != "keys":
+        found.add(sent.message.change.id)
+    return found
+
+
+class Remains(NamedTuple):
+    """What a store uses of keys: segments by salt, and whose each key is."""
+
+    segments: list[tuple[bytes, bytes]]  # salt; all bytes of the segment, header and locator too
+    owners: dict[int, set[bytes]]  # key id: the recordings it seals
+
+    @classmethod
+    def of(cls, store: Path) -> "Remains":
+        """Read it off the files, without a key."""
+        segments: list[tuple[bytes, bytes]] = []
+        owners: dict[int, set[bytes]] = {}
+        for path in store.glob("pools/*/objects/*/*.svr*"):
+            for part in path.read_bytes().split(MAGIC)[1:]:
+                segment = MAGIC + part
+                segments.append((segment[56:72], segment))
+                key_id = int.from_bytes(segment[32:40], "little")
+                owners.setdefault(key_id, set()).add(segment[16:32])
+        for recording, key_id in _record_keys(store):
+            owners.setdefault(key_id, set()).add(recording)
+        return cls(segments, owners)
+
+    def reused(self, after: "Remains") -> Iterator[str]:
+        """Keys, salts and nonces that were used twice, before and after a crash together."""
+        salts = [salt for salt, _ in after.segments if len(salt) == 16]
+        if len(set(salts)) != len(salts):
+            yield "a salt was used twice"
+        kept = dict(after.segments)
+        for salt, segment in self.segments:
+            there = kept.get(salt, b"")
+            if not (there.startswith(segment) or segment.startswith(there)):
+                yield "a frame was sealed again under its nonce"
+        for key_id in self.owners.keys() | after.owners.keys():
+            whose = self.owners.get(key_id, set()) | after.owners.get(key_id, set())
+            if len(whose) > 1:
+                yield f"key {key_id} was given to {len(whose)} recordings"
+
+
+def _record_keys(store: Path) -> list[tuple[bytes, int]]:
+    """Key ids of the sealed records; none if the store was not even made."""
+    if not (store / "index" / "data.mdb").exists():
+        return []
+    tables = Index(store / "index")
+    try:
+        with tables.reading() as view:
+            rows = [(bytes(key), bytes(value)) for key, value in view.cursor(b"record")]
+    finally:
+        tables.close()
+    return [(call_id, parse_head(sealed).key_id) for call_id, sealed in rows]

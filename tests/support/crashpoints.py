@@ -1,0 +1,232 @@
+"""storaged in a process that can be told where to die, in place of `python -m storaged`.
+
+Nothing of it is in the product: before storaged begins, the system calls by which a store changes
+are wrapped, together with the index's transactions and the answers. Each is a step with a name,
+such as `rename keys/root` or `syncfs`; a run can be traced, and another killed (SIGKILL) before
+the n-th step of a name, or when half of what it writes is written. So the points at which a crash
+is tried are all that there are, not a list that somebody keeps.
+
+To be quick, one process imports storaged once and forks a daemon a line of its standard input (a
+Plan as JSON); it answers with the pid. `{"wait": PID}` answers with that daemon's exit status.
+Who drives it: tests/support/crashing.py.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from storaged import __main__, committer, files, index, ingest, serving
+
+# How a store changes: the call, and which of its arguments says what of.
+BY_PATH: Final = {"mkdir": 0, "unlink": 0, "rmdir": 0, "truncate": 0, "rename": 1, "replace": 1,
+                  "link": 1}  # fmt: skip
+BY_DESCRIPTOR: Final = ("write", "writev", "pwrite", "ftruncate", "fsync", "fdatasync")
+WRITES: Final = ("write", "writev", "pwrite")
+_NOT_STEPS: Final = re.compile(r"stderr|lock|log|i\.memory|\.\.|/|trace")
+_MAGIC: Final = b"\x89SVR"
+_FLAGS: Final = {0: "DATA", 1: "LAST"}
+
+
+class Plan(msgspec.Struct):
+    """One daemon. folder: names in steps are relative to it, and to `store` in it."""
+
+    config: str
+    folder: str
+    trace: str = ""  # a file that gets each step's name, a line each
+    kill: str = ""  # the step before which to die
+    nth: int = 1  # the first, second … of that name
+    within: bool = False  # die when half of it is done
+    spoil: str = ""  # a negative control: a name of SPOILERS
+
+
+class Steps:
+    """Counts the steps of this process; ends it at the one that was asked for."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._seen = plan, Counter[str]()
+        self._trace = open(plan.trace, "a", buffering=1) if plan.trace else None  # noqa: PTH123, SIM115
+        self._base = os.path.realpath(plan.folder)
+
+    def take(self, name: str, half: Callable[[], Any] | None = None) -> None:
+        """Note a step that begins now. half: does half of it."""
+        self._seen[name] += 1
+        if self._trace:
+            self._trace.write(f"{name}\t{'half' if half else ''}\n")
+        if (name, self._seen[name]) == (self._plan.kill, self._plan.nth):
+            if half and self._plan.within:
+                half()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def named(self, verb: str, path: Any) -> str:
+        """`verb path`, ids and numbers left out; nothing for what is no part of a store."""
+        path = os.path.relpath(os.path.realpath(os.fspath(path)), self._base)
+        path = path.removeprefix("store/")
+        if _NOT_STEPS.match(path):
+            return ""
+        path = re.sub(r"[0-9a-f]{32}", "ID", path)
+        path = re.sub(r"objects/[0-9a-f]{2}\b", "objects/XX", path)
+        return f"{verb} " + re.sub(r"page-\d+\.\d+", "page", path).removesuffix(".new")
+
+
+def arm(steps: Steps) -> None:
+    """Wrap everything by which a store changes."""
+    for call, argument in BY_PATH.items():
+        setattr(os, call, _by_path(steps, call, argument, getattr(os, call)))
+    for call in BY_DESCRIPTOR:
+        setattr(os, call, _by_descriptor(steps, call, getattr(os, call)))
+    os.open = _creating(steps, os.open)
+    files.syncfs = _plain(steps, "syncfs", files.syncfs)
+    index.Index.write = _transaction(steps, index.Index.write)  # type: ignore[method-assign]
+    ingest.Ingest._acknowledge = _plain(  # type: ignore[method-assign]
+        steps, "acknowledge", ingest.Ingest._acknowledge
+    )
+    serving.Serving._send = _plain(steps, "answer", serving.Serving._send)  # type: ignore[method-assign]
+
+
+def _plain(steps: Steps, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def step(*arguments: Any, **named: Any) -> Any:
+        steps.take(name)
+        return real(*arguments, **named)
+
+    return step
+
+
+def _by_path(steps: Steps, call: str, argument: int, real: Callable[..., Any]) -> Any:
+    def step(*arguments: Any, **named: Any) -> Any:
+        name = steps.named(call, arguments[argument])
+        if name and not (call == "mkdir" and os.path.exists(arguments[0])):  # noqa: PTH110
+            steps.take(name)
+        return real(*arguments, **named)
+
+    return step
+
+
+def _creating(steps: Steps, real: Callable[..., Any]) -> Any:
+    def step(path: Any, flags: int, *arguments: Any, **named: Any) -> Any:
+        new = flags & os.O_CREAT and not os.path.exists(path)  # noqa: PTH110
+        if new and (name := steps.named("create", path)):
+            steps.take(name)
+        return real(path, flags, *arguments, **named)
+
+    return step
+
+
+def _by_descriptor(steps: Steps, call: str, real: Callable[..., Any]) -> Any:
+    def step(descriptor: int, *arguments: Any) -> Any:
+        link = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
+        if link.startswith("/") and (name := steps.named(call, link)):
+            if call not in WRITES:
+                steps.take(name)
+            else:
+                data = arguments[0]
+                data = b"".join(data) if call == "writev" else bytes(data)
+                if link.endswith(".svr"):
+                    name += f" {_part(data)}"
+                half = data[: len(data) // 2]
+                given = [half] if call == "writev" else half
+                steps.take(name, lambda: real(descriptor, given, *arguments[1:]))
+        return real(descriptor, *arguments)
+
+    return step
+
+
+def _part(data: bytes) -> str:
+    """What of an object these bytes begin with."""
+    return "header" if data.startswith(_MAGIC) else _FLAGS.get(data[4], "?") if data[4:] else "?"
+
+
+def _transaction(steps: Steps, real: Callable[..., Any]) -> Any:
+    def write(self: index.Index, change: Callable[[Any], Any]) -> Any:
+        name = f"index {change.__qualname__.split('.<locals>')[0]}"
+
+        def filled(writing: Any) -> Any:
+            result = change(writing)
+            steps.take(f"{name}, filled")
+            return result
+
+        steps.take(f"{name}")
+        result = real(self, filled)
+        steps.take(f"{name}, done")
+        return result
+
+    return write
+
+
+# --- negative controls: a storaged that is wrong, and must be found out --------------------------
+
+
+def _hasty() -> None:
+    """Acknowledges before the commit."""
+    submit = committer.Committer.submit
+
+    def acknowledge_and_submit(self: Any, group: Any) -> None:
+        from storaged.writer import Counts
+
+        self.done.append(committer.Committed(group, Counts(0, 0, 0, 0)))
+        os.eventfd_write(self.wake_fd, 1)
+        submit(self, group)
+
+    committer.Committer.submit = acknowledge_and_submit  # type: ignore[method-assign]
+
+
+def _unreserved() -> None:
+    """Hands slots out without reserving them: after a restart, again."""
+    index.Index.reserve_keys = lambda self, number: None  # type: ignore[method-assign]
+
+
+def _unsalted() -> None:
+    """Salts are no fresh random bytes."""
+    real = os.urandom
+    os.urandom = lambda size: bytes(16) if size == 16 else real(size)
+
+
+def _unsynced() -> None:
+    """Nothing is synced but by LMDB itself."""
+    files.syncfs = lambda descriptor: None
+    os.fsync = lambda descriptor: None
+
+
+SPOILERS: Final = {"": lambda: None, "hasty": _hasty, "unreserved": _unreserved,
+                   "unsalted": _unsalted, "unsynced": _unsynced}  # fmt: skip
+
+
+def _become(plan: Plan) -> int:
+    """Be this daemon, in a process just forked."""
+    stderr = os.open(Path(plan.folder) / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(stderr, 2)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    os.dup2(2, 1)
+    SPOILERS[plan.spoil]()
+    arm(Steps(plan))
+    sys.argv = ["storaged", "--config", plan.config]
+    return __main__.main()
+
+
+def main() -> None:
+    """Fork daemons as asked, until standard input ends."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "wait" in asked:
+            _, status = os.waitpid(asked["wait"], 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+            continue
+        pid = os.fork()
+        if not pid:
+            code = 70
+            with contextlib.suppress(BaseException):
+                code = _become(msgspec.convert(asked, Plan))
+            os._exit(code)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    main()
