@@ -11,8 +11,9 @@ read back, frame by frame and byte by byte. Prints a table and one JSON line; ex
 row lost anything. 1 GbE of G.711 is 5,250 calls; 50 calls show what idling costs.
 
     python bench/live.py [--calls 50 1000 2500 5250] [--seconds 20] [--sample 10] [--impaired]
-                         [--workers 1] [--folder DIR]
+                         [--workers 1] [--folder DIR] [--silence 0]
 
+--silence: storaged is stopped for so many seconds in the midst of it, so that the spool is used.
 As root. A row takes a minute besides its seconds, and 50 KB of disk a call and second.
 """
 
@@ -21,6 +22,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -45,6 +47,7 @@ from tests.support.veth import veth
 INTERFACE: Final = "far"
 DAEMONS: Final = ("storaged", "replicator", "capture")
 REAL_TIME: Final = ("chrt", "--rr", "10")  # as spanvault-capture@.service
+TMPFS: Final = Path("/dev/shm")  # where the unit has /run
 WIRE: Final = ("chrt", "--rr", "20")  # a wire waits for nobody
 CALLS_A_SECOND: Final = 1000
 FAR_AWAY_S: Final = 100.0
@@ -178,8 +181,14 @@ def measure(given: argparse.Namespace, calls: int, sender: socket.socket) -> dic
     """Record so many calls on a new store."""
     folder = Path(tempfile.mkdtemp(prefix="spanvault-live-", dir=given.folder))
     settings = {"ring_mb": 256, "workers": given.workers}
+    memory = tempfile.TemporaryDirectory(prefix="spanvault-live-", dir=TMPFS)
     try:
-        with Appliance(folder / "a", INTERFACE, REAL_TIME, **settings) as appliance:
+        with (
+            memory as runtime,
+            Appliance(
+                folder / "a", INTERFACE, REAL_TIME, runtime_dir=Path(runtime), **settings
+            ) as appliance,
+        ):
             for name in DAEMONS:
                 appliance.start(name)
             with appliance.client() as client:
@@ -203,6 +212,8 @@ def record(
     until(lambda: capture_fields(client).get("calls") == calls, "all calls known", 60)
     usage = Usage(appliance)
     injector = inject(streams, given.seconds, *options)
+    time.sleep(2)
+    hold_up(appliance, given.silence)
     while injector.poll() is None:
         time.sleep(2)
         usage.look(capture_fields(client))
@@ -225,6 +236,15 @@ def record(
     }
 
 
+def hold_up(appliance: Appliance, seconds: float) -> None:
+    """storaged gets no CPU for a while."""
+    if seconds:
+        storaged = appliance.processes["storaged"]
+        storaged.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        storaged.send_signal(signal.SIGCONT)
+
+
 def stored(client: Client, truth: Truth, streams: int, sample: int) -> dict[str, Any]:
     """What came of the packets, held against the truth."""
     told = capture_fields(client)
@@ -238,7 +258,8 @@ def stored(client: Client, truth: Truth, streams: int, sample: int) -> dict[str,
         "frames_read": sum(count for count, _ in read),
         "false_frames": sum(wrong for _, wrong in read),
     }
-    lost = row["tp_drops"] or row["false_streams"] or row["false_frames"]
+    row["lost_batches"] = told["lost_batches"]
+    lost = row["tp_drops"] or row["lost_batches"] or row["false_streams"] or row["false_frames"]
     return {**row, "loss_free": not lost}
 
 
@@ -284,6 +305,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--impaired", action="store_true")
     parser.add_argument("--sample", type=int, default=10, help="read back every Nth recording")
+    parser.add_argument("--silence", type=float, default=0, help="seconds without storaged")
     parser.add_argument("--workers", type=int, default=1, help="capture's setting")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     given = parser.parse_args()

@@ -1,8 +1,10 @@
 """Keep the call table across a restart of the capture, unreadable to whoever takes the disk.
 
-The table is sealed under a random key that lives in the runtime folder only (a tmpfs under
-systemd): a crash or restart finds it again, a reboot or a stolen disk does not. The file is written
-beside and renamed, so it is always whole. What the table holds: capture.calls.
+It lies in the runtime folder, a tmpfs under systemd: it is written once a second by the loop that
+empties the ring, which must never wait for a disk. A crash or restart finds it again, a reboot does
+not. Where the folder is on a disk all the same, or is swapped to one, the table is sealed, though
+its key lies beside it. The file is written beside and renamed, so it is always whole. What the
+table holds: capture.calls.
 """
 
 import os
@@ -16,12 +18,11 @@ ASSOCIATED: Final = b"spanvault call table/1"
 
 
 class CallState:
-    """The sealed file and its key. Raises OSError as the disk does."""
+    """The sealed file and its key. Raises OSError where there is no room for them."""
 
-    def __init__(self, state_dir: Path, runtime_dir: Path) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def __init__(self, runtime_dir: Path) -> None:
         runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = state_dir / "calls.sealed"
+        self._path = runtime_dir / "calls.sealed"
         self._cipher = AESGCM(_key(runtime_dir / "calls.key"))
 
     def save(self, table: bytes) -> None:

@@ -108,6 +108,7 @@ class Courier:
     def close(self) -> None:
         """Leave the wire."""
         self.link.close()
+        self.outbox.close()
         if self._slots is not None:
             self._slots.close()
 

@@ -99,8 +99,10 @@ class Ear:
             decoded.append(self.decoder.admit(found))
             self._word.flooded += self.slow_path.dropped
         fast, *slow = decoded
-        self._word.dropped += block.dropped
-        self._packets(fast, block.dropped)
+        if block.dropped:
+            self._word.dropped += block.dropped
+            self.media.lost(block.dropped, int(block.time_ns.min()), int(block.time_ns.max()))
+        self._packets(fast)
         for part in slow:
             self._packets(part, among=len(fast.packets.ssrc) > 0)
         if len(block.time_ns):
@@ -142,10 +144,10 @@ class Ear:
         totals, types = self._totals()
         return Report(word, totals, types, media)
 
-    def _packets(self, decoded: Decoded, dropped: int = 0, among: bool = False) -> None:
+    def _packets(self, decoded: Decoded, among: bool = False) -> None:
         packets = decoded.packets
         self._word.datagrams += decoded.signalling
-        self._word.opened += self.media.receive(packets, decoded.endpoints, dropped, among)
+        self._word.opened += self.media.receive(packets, decoded.endpoints, among)
 
     def _flush(self, media: chunk.Media) -> None:
         if len(media.table):

@@ -71,6 +71,7 @@ class Link:
             # storaged has gone. A call's last record, queued by ZeroMQ for its successor, would
             # reach that before the media that has to go again: nothing leaves until it welcomes.
             self._outbox.handed_over, self._instance = False, None
+            self._outbox.storaged_gone()
         if not self.connected:
             return
         for sequence, frames in self._outbox.to_send():
@@ -102,6 +103,7 @@ class Link:
     def _welcome(self, message: Welcome) -> None:
         if message.instance != self._instance:
             self._instance = message.instance
+            self._outbox.storaged_gone()
             self._outbox.send_again()
             self._outbox.handed_over = False
             self._log.info("storaged is there", extra={"STORE": message.store_id})

@@ -26,14 +26,16 @@ class Live:
         self, settings: CaptureConfig, interface: str, life: Lifecycle, log: logging.Logger
     ) -> None:
         self._life, self._log, self._interface = life, log, interface
-        self._state = CallState(settings.state_dir, settings.runtime_dir)
+        self._state = CallState(settings.runtime_dir)
+        self._saved = True
         self._courier = Courier(settings, life, log)
         listen = Team if settings.workers > 1 else Alone
         self._hearing: Hearing = listen(settings, interface, log)
         self._calls, self._port = self._hearing.calls, self._hearing.port
         self._restore()
         self._dropped = 0
-        self._lost = (0, 0)  # interruptions of the link, frames that the card missed
+        # Interruptions of the link, frames that the card missed, batches that found no room.
+        self._lost = (0, 0, 0)
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -82,11 +84,12 @@ class Live:
             self._courier.tell(self._line(), self._fields())
 
     def _look(self) -> None:
-        """What the port did not hear, for want of room or of a link, is a loss of ours."""
+        """What was not heard, or not kept, for want of room or of a link, is a loss of ours."""
         if (dropped := self._port.drops()) > self._dropped:
             frames, self._dropped = dropped - self._dropped, dropped
             self._log.error("frames dropped by the capture", extra={"FRAMES": frames})
-        lost = self._port.interruptions, self._port.missed
+        lost_batches = self._courier.outbox.lost_batches
+        lost = self._port.interruptions, self._port.missed, lost_batches
         if lost != self._lost:
             self._lost = lost
             self._calls.dropped()
@@ -97,8 +100,18 @@ class Live:
         In that order: storaged must never know a call that a restart of ours would not.
         """
         if heard.ticked:
-            self._state.save(self._calls.snapshot())
+            self._save()
         self._courier.put(heard)
+
+    def _save(self) -> None:
+        """Save the call table. Without it recording goes on; a restart would begin calls anew."""
+        try:
+            self._state.save(self._calls.snapshot())
+            self._saved = True
+        except OSError as error:
+            if self._saved:
+                self._log.error("the call table cannot be saved", extra={"FAULT": str(error)})
+            self._saved = False
 
     def _stop(self) -> None:
         """Read what the ring still holds, flush, and wait for storaged for a while."""
@@ -108,7 +121,7 @@ class Live:
             self._turn()
         self._calls.settled(self._courier.drain(DRAIN_S))
         self._courier.put_away()
-        self._state.save(self._calls.snapshot())
+        self._save()
         self._courier.tell("stopped", self._fields(), now=True)
         self._courier.close()
         self._log.info("stopped", extra=self._journal_fields())

@@ -56,22 +56,32 @@ class Media:
         self._claimed: list[int] = []  # attached slots with packets among the waiting
         self._leaving: list[tuple[Held, int]] = []  # free once this has been flushed
         self._loss: list[tuple[int, int]] = []  # when the capture itself lost packets: from, to
+        self._loss_reaches_on = False  # to the next packet: it may lie between two seconds
+
+    def lost(self, frames: int, first_ns: int, last_ns: int) -> None:
+        """The capture had no room for so many frames before or among those of this time.
+
+        To be told before receive() is given that time's packets, if there are any.
+        """
+        self.counters["capture_dropped"] += frames
+        self._loss.append((first_ns, last_ns))
+        filling = self._filling
+        self._loss_reaches_on = not filling.count or first_ns > filling.last_ns
 
     def receive(
-        self, packets: Packets, endpoints: Endpoints, dropped: int = 0, among: bool = False
+        self, packets: Packets, endpoints: Endpoints, among: bool = False
     ) -> list[NewStream]:
         """Take a block's packets in; returns the streams heard for the first time.
 
         endpoints: source and destination of a packet, by its row.
-        dropped: frames that the capture had no room for meanwhile.
         among: the packets are of the same block as those received last.
         """
-        self.counters["capture_dropped"] += dropped
         if not len(packets.ssrc):
             return []
-        first, last = int(packets.time_ns.min()), int(packets.time_ns.max())
-        if dropped:
-            self._loss.append((first, last))
+        first = int(packets.time_ns.min())
+        if self._loss_reaches_on:
+            begin, end = self._loss[-1]
+            self._loss[-1], self._loss_reaches_on = (begin, max(end, first)), False
         fingerprint = self.streams.index.fingerprints(packets)
         slot = self.streams.index.find(fingerprint)
         stale = (slot < 0) | (packets.time_ns > self.streams.close_at_ns[slot])

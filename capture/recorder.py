@@ -82,9 +82,10 @@ class Recorder:
                 self.calls.dropped(slow=True)
         if block.dropped:
             self.calls.dropped()
+            self.media.lost(block.dropped, int(block.time_ns.min()), int(block.time_ns.max()))
         self._signalling(datagram for part in decoded for datagram in part.signalling)
         fast, *others = decoded
-        self._packets(fast, block.dropped)
+        self._packets(fast)
         for part in others:
             self._packets(part, among=len(fast.packets.ssrc) > 0)
         return self.tick(int(block.time_ns.max()))
@@ -145,9 +146,9 @@ class Recorder:
             self.calls.receive(datagram)
         self._obey()
 
-    def _packets(self, decoded: Decoded, dropped: int = 0, among: bool = False) -> None:
+    def _packets(self, decoded: Decoded, among: bool = False) -> None:
         """Media opens streams; a stream that is closed within the block opens the next."""
-        new = self.media.receive(decoded.packets, decoded.endpoints, dropped, among)
+        new = self.media.receive(decoded.packets, decoded.endpoints, among)
         while new:
             for stream in sorted(new, key=lambda stream: stream.time_ns):
                 self.calls.opened(stream)

@@ -2,15 +2,23 @@
 
 One file a batch, SEQUENCE.KEYID.sealed: the key id names the ingest key it was sealed to, so that
 spooled batches survive a change of that key. A file is written beside and renamed: what has the
-right name is whole. Sealing: spanvault.spool. Who decides what goes to disk: capture.outbox.
+right name is whole. What waits for the disk (seal, read, delete) bears any thread; what the folder
+holds is known by one. Sealing: spanvault.spool. Who decides what goes to disk: capture.outbox.
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from spanvault.spool import key_id, seal_batch
+
+
+class Lying(NamedTuple):
+    """One batch on disk."""
+
+    path: Path
+    size: int
 
 
 class Spool:
@@ -21,19 +29,41 @@ class Spool:
         self._folder = folder
         for torn in folder.glob("*.part"):
             torn.unlink()
-        self._files: dict[int, tuple[Path, int]] = {}
+        self._files: dict[int, Lying] = {}
         for path in sorted(folder.glob("*.sealed")):
             sequence, _, _ = path.name.partition(".")
             if sequence.isdecimal():
-                self._files[int(sequence)] = path, path.stat().st_size
-        self.bytes = sum(size for _, size in self._files.values())
+                self._files[int(sequence)] = Lying(path, path.stat().st_size)
+        self.bytes = sum(file.size for file in self._files.values())
+
+    # --- what the folder holds: for one thread --------------------------------------------------
 
     def sequences(self) -> list[int]:
         """The batches that lie here, oldest first."""
         return sorted(self._files)
 
-    def put(self, sequence: int, frames: Sequence[Any], ingest_key: bytes) -> None:
-        """Seal a batch's wire frames to storaged's public key and keep them."""
+    def put(self, sequence: int, file: Lying) -> None:
+        """A batch that was sealed lies here."""
+        self._files[sequence] = file
+        self.bytes += file.size
+
+    def file(self, sequence: int) -> Lying:
+        """Where one batch lies."""
+        return self._files[sequence]
+
+    def forget(self, sequence: int) -> Lying:
+        """A batch is not wanted any more: gives the file that is to be deleted."""
+        file = self._files.pop(sequence)
+        self.bytes -= file.size
+        return file
+
+    # --- what waits for the disk: for any thread -------------------------------------------------
+
+    def seal(self, sequence: int, frames: Sequence[Any], ingest_key: bytes) -> Lying:
+        """Seal a batch's wire frames to storaged's public key and write them.
+
+        Raises OSError, and ValueError if the key is none; then nothing is left behind.
+        """
         sealed = seal_batch(frames, ingest_key)
         path = self._folder / f"{sequence:020d}.{key_id(ingest_key)}.sealed"
         part = path.with_suffix(".part")
@@ -43,27 +73,21 @@ class Spool:
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        self._files[sequence] = path, len(sealed)
-        self.bytes += len(sealed)
+        return Lying(path, len(sealed))
 
-    def get(self, sequence: int) -> tuple[str, bytes]:
+    @staticmethod
+    def read(file: Lying) -> tuple[str, bytes]:
         """The key id and the sealed bytes of one batch."""
-        path, _ = self._files[sequence]
-        return path.name.split(".")[1], path.read_bytes()
+        return file.path.name.split(".")[1], file.path.read_bytes()
 
-    def size(self, sequence: int) -> int:
-        """Bytes of one sealed batch."""
-        return self._files[sequence][1]
-
-    def remove(self, sequence: int) -> None:
-        """Forget a batch that storaged has acknowledged."""
-        path, size = self._files.pop(sequence)
-        self.bytes -= size
-        path.unlink(missing_ok=True)
+    @staticmethod
+    def delete(file: Lying) -> None:
+        """Remove the file of a batch that storaged has."""
+        file.path.unlink(missing_ok=True)
 
     def sync(self) -> None:
         """Put everything through to the medium, names included."""
-        for path in [*(path for path, _ in self._files.values()), self._folder]:
+        for path in [*(file.path for file in self._files.values()), self._folder]:
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

@@ -27,7 +27,7 @@ class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: Path = Path("/etc/spanvault/keys/capture.key_secret")
     storaged_certificate: Path = Path("/etc/spanvault/keys/storaged.key")
     state_dir: Path = Path("/var/lib/spanvault-capture")  # spool, ingest key
-    runtime_dir: Path = Path("/run/spanvault-capture")  # key of the call table, gone with a reboot
+    runtime_dir: Path = Path("/run/spanvault-capture")  # call table, gone with a reboot
     ring_mb: Count = 256
     workers: Count = 1  # processes that share a port's flows
     outbox_mb: Count = 768  # kept in memory before batches go to the spool

@@ -42,7 +42,9 @@ class Conversation:
 
     def hear(self, sent: Sequence[Sent], dropped: int = 0) -> None:
         """One block of packets."""
-        self.opened(self.media.receive(packets(sent), endpoints, dropped))
+        if dropped:
+            self.media.lost(dropped, *_between(sent[0].at, sent[-1].at))
+        self.opened(self.media.receive(packets(sent), endpoints))
 
     def opened(self, new: list[NewStream]) -> None:
         self.new += new
@@ -338,6 +340,24 @@ def test_loss_in_the_capture_is_marked_and_not_the_networks() -> None:
     flags = np.concatenate([each.table["flags"] for each in talk.chunks])
     assert flags.tolist() == [0, CAPTURE_LOSS, 0]
     assert talk.media.counters["capture_dropped"] == 5
+
+
+def test_loss_among_frames_that_are_no_media_marks_the_media_around_it() -> None:
+    talk = Conversation()
+    talk.hear(steady(range(50)))
+    talk.media.lost(2, *_between(0.5, 0.6))
+    talk.hear(steady(range(50, 100), begin=1.1))
+    talk.media.lost(3, *_between(2.15, 2.16))  # between two seconds: it reaches to the next
+    talk.hear(steady(range(100, 150), begin=2.2))
+    talk.hear(steady(range(150, 200), begin=3.3))
+    talk.flush()
+    flags = np.concatenate([each.table["flags"] for each in talk.chunks])
+    assert flags.tolist() == [CAPTURE_LOSS, 0, CAPTURE_LOSS, 0]
+    assert talk.media.counters["capture_dropped"] == 5
+
+
+def _between(first: float, last: float) -> tuple[int, int]:
+    return EPOCH + round(first * SECOND), EPOCH + round(last * SECOND)
 
 
 # --- whose it is ---------------------------------------------------------------------------------

@@ -142,9 +142,9 @@ class Appliance:
         ingest, requests = f"ipc://{self._run / 'ingest'}", f"ipc://{self._run / 'requests'}"
         server = {"storaged_certificate": keys / "storaged.key"}
         self._write("capture", {
-            "name": "span", "storaged": ingest, "ring_mb": 32, **capture,
+            "name": "span", "storaged": ingest, "ring_mb": 32,
             "certificate": keys / "capture.key_secret", **server,
-            "state_dir": self.spool, "runtime_dir": self.folder / "runtime",
+            "state_dir": self.spool, "runtime_dir": self.folder / "runtime", **capture,
         })  # fmt: skip
         self._write("storaged", {
             "store": self.store, "ingest": ingest, "requests": requests,
