@@ -44,7 +44,7 @@ test: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/pytest --durations=15
+	.venv/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --durations=15
 
 FUZZ_SECONDS ?= 300
 
