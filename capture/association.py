@@ -50,6 +50,7 @@ class Association:
         the BYE."""
         self._patience_ns, self._grace_ns = patience_ns, grace_ns
         self._by_endpoint: dict[Endpoint, list[tuple[LiveCall, Binding]]] = {}
+        self._rtcp: dict[Endpoint, Endpoint] = {}  # where a=rtcp says so: to where RTP goes
 
     def __len__(self) -> int:
         return sum(len(entries) for entries in self._by_endpoint.values())
@@ -60,6 +61,9 @@ class Association:
             # Who named it first counts as owner: a proxy repeats what it passes on.
             same = known.endpoint == binding.endpoint and known.party == binding.party
             if same and known.until_ns is None:
+                if binding.rtcp_port != known.rtcp_port:
+                    known.rtcp_port = binding.rtcp_port
+                    self._listen(known)
                 if known.kind == binding.kind and known.codecs == binding.codecs:
                     return False
                 known.kind, known.codecs = binding.kind, {**known.codecs, **binding.codecs}
@@ -84,6 +88,19 @@ class Association:
                 self._by_endpoint[endpoint] = kept
             else:
                 self._by_endpoint.pop(endpoint, None)
+        for binding in call.bindings:
+            self._rtcp.pop(_rtcp_end(binding), None)
+
+    def media_ends(self, rtcp: Endpoint) -> Iterator[Endpoint]:
+        """Where RTP may go whose RTCP goes to, or comes from, this endpoint, likeliest first.
+
+        RFC 5761: the same one; RFC 3605: as SDP says; RFC 3550 §11: the port below.
+        """
+        yield rtcp
+        if rtcp in self._rtcp:
+            yield self._rtcp[rtcp]
+        if rtcp.port & 1:
+            yield rtcp._replace(port=rtcp.port - 1)
 
     def at(self, endpoint: Endpoint) -> list[tuple[LiveCall, Binding]]:
         """Who has named this endpoint, oldest first."""
@@ -148,8 +165,18 @@ class Association:
     def _insert(self, call: LiveCall, binding: Binding) -> None:
         entries = self._by_endpoint.setdefault(binding.endpoint, [])
         entries.append((call, binding))
+        self._listen(binding)
         if len(entries) > MAX_PER_ENDPOINT:
             entries.pop(0)
+
+    def _listen(self, binding: Binding) -> None:
+        """Note where its RTCP goes, if SDP says so."""
+        if binding.rtcp_port:
+            self._rtcp[_rtcp_end(binding)] = binding.endpoint
+
+
+def _rtcp_end(binding: Binding) -> Endpoint:
+    return binding.endpoint._replace(port=binding.rtcp_port or 0)
 
 
 def supersedes(newer: Binding, older: Binding) -> bool:

@@ -35,6 +35,7 @@ class Row:
     number: int = 0
     score: int = 0
     closed_ns: int | None = None
+    bye_ns: int | None = None  # when RTCP said that it ends
 
 
 class Attachments:
@@ -61,6 +62,8 @@ class Attachments:
         self._orphans: OrderedDict[int, Row] = OrderedDict()
         self._between: dict[tuple[bytes, bytes], dict[int, Row]] = {}  # orphans, by hosts
         self._by_endpoint: dict[Endpoint, dict[int, Row]] = {}
+        self._by_source: dict[tuple[Endpoint, int], Row] = {}  # the newest of an SSRC from there
+        self._by_target: dict[tuple[Endpoint, int], Row] = {}
 
     def opened(self, stream: NewStream) -> None:
         """Media heard a stream for the first time."""
@@ -69,6 +72,8 @@ class Attachments:
         row = self._rows[stream.row] = Row(stream)
         for endpoint in (stream.source, stream.destination):
             self._by_endpoint.setdefault(endpoint, {})[stream.row] = row
+        self._by_source[stream.source, stream.ssrc] = row
+        self._by_target[stream.destination, stream.ssrc] = row
         matches = self._association.matches(stream)
         self._witness.decided(Decision.OPENED, stream=stream, attached=bool(matches))
         if matches:
@@ -151,6 +156,16 @@ class Attachments:
         ends = (found.stream.source, found.stream.destination)
         calls = {call.id: call for end in ends for call, _ in self._association.at(end)}
         return [call for call in calls.values() if call is not found.call and row in call.rows]
+
+    def speaking(self, ssrc: int, source: Endpoint, destination: Endpoint) -> Row | None:
+        """The newest stream of an SSRC between the ends of which RTCP goes between these."""
+        for end in self._association.media_ends(source):
+            if (row := self._by_source.get((end, ssrc))) is not None:
+                return row
+        for end in self._association.media_ends(destination):  # NAT changed the source
+            if (row := self._by_target.get((end, ssrc))) is not None:
+                return row
+        return None
 
     # --- attaching --------------------------------------------------------------------------
 
@@ -268,7 +283,9 @@ class Attachments:
         """Whether a stream had ended by then; False where media has not got that far."""
         last_ns = self._totals(row.stream.row).last_ns
         known = time_ns - self.heard_ns < KNOWN_NS
-        return known and 0 < last_ns < min(self.heard_ns, time_ns) - SILENT_NS
+        # An RTCP BYE says at once what silence says after a while, unless RTP belies it.
+        wait_ns = 0 if row.bye_ns is not None and last_ns <= row.bye_ns else SILENT_NS
+        return known and 0 < last_ns < min(self.heard_ns, time_ns) - wait_ns
 
     def _named(self, row: Row, call: LiveCall) -> list[Binding]:
         ends = (row.stream.source, row.stream.destination)
@@ -295,6 +312,13 @@ class Attachments:
     def _remove(self, number: int) -> None:
         row = self._rows.pop(number)
         self._adopted(row)
+        stream = row.stream
+        for index, key in (
+            (self._by_source, (stream.source, stream.ssrc)),
+            (self._by_target, (stream.destination, stream.ssrc)),
+        ):
+            if index.get(key) is row:
+                del index[key]
         for endpoint in (row.stream.source, row.stream.destination):
             rows = self._by_endpoint.get(endpoint, {})
             rows.pop(number, None)

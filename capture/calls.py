@@ -17,6 +17,7 @@ from capture import sip
 from capture.association import Association
 from capture.attachment import Attachments
 from capture.calltable import RETRANSMITTED_NS, CallTable, begins_anew
+from capture.control import Control
 from capture.dialog import Dialog, Event
 from capture.livecall import LiveCall
 from capture.model import Attach, Close, Datagram, NewStream, StreamTotals
@@ -26,6 +27,7 @@ from capture.signalling import Signalling, begins_call, reveals_call
 from capture.sip import SipMessage
 from capture.timers import Timers
 from capture.witness import SILENT, Decision, Witness
+from spanvault import chunk
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 
@@ -58,6 +60,7 @@ class Calls:
             self._association, totals, patience_ns, self._grace_ns, self._count, witness
         )
         self._signalling = Signalling(self._association, self._attachments, self._count, witness)
+        self._control = Control(self._attachments, self._count)
         self._relations = Relations(self._table.get, witness)
         self._timers = Timers()
         self._without_sdp: set[bytes] = set()  # ids of calls begun before we listened
@@ -103,6 +106,11 @@ class Calls:
         """Media heard a stream for the first time, or anew after a Close."""
         self._attachments.opened(stream)
         self._collect()
+
+    def control(self, datagram: Datagram) -> None:
+        """Take RTCP in, once the media before it has been; it opens neither call nor stream."""
+        for call in self._control.receive(datagram):
+            self._table.changed(call)
 
     def dropped(self, slow: bool = False) -> None:
         """The capture itself lost frames: no record of a call that was up may hide it.
@@ -180,9 +188,15 @@ class Calls:
         self._over.clear()
         return records
 
+    def media(self) -> chunk.Media:
+        """The RTCP that is kept, since last asked: before the records that count it."""
+        return self._control.media()
+
     def released(self) -> list[int]:
         """Rows that media may forget, since last asked."""
         rows, self._attachments.released = self._attachments.released, []
+        for row in rows:
+            self._control.release(row)
         return rows
 
     def snapshot(self) -> bytes:

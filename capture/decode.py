@@ -1,8 +1,9 @@
 """Tell RTP, SIP and the rest apart in a block's UDP datagrams, by content, on any port.
 
-RTP headers become columns, without a loop over packets; SIP is rare and handed on datagram by
-datagram. That something looks like RTP proves little: capture.media asks signalling about each
-new stream. Sources: RFC 3550 §5.1, RFC 5761 §4 (RTCP beside RTP), RFC 7983 (first bytes).
+RTP headers become columns, without a loop over packets; SIP and RTCP are rare and handed on
+datagram by datagram, RTCP within bounds. That something looks like RTP proves little: capture.media
+asks signalling about each new stream.
+Sources: RFC 3550 §5.1, RFC 5761 §4 (RTCP beside RTP), RFC 7983 (first bytes).
 Headers around UDP: capture.network. Frames it refuses: capture.slowpath.
 """
 
@@ -14,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from capture.allowance import Allowance
 from capture.columns import rows
 from capture.model import Block, Datagram, Endpoint, Packets
 from capture.network import AHEAD, ROW, Datagrams, Network
@@ -30,6 +32,8 @@ SIZE: Final = 12  # bytes of an RTP header without CSRCs and extension
 VERSION, VERSION_2 = 0xC0, 0x80  # first: version 2 bits, padding, extension, CSRC count 4 bits
 PADDING, EXTENSION, CSRC_COUNT = 0x20, 0x10, 0x0F
 RTCP_FIRST, RTCP_LAST = 192, 223  # second, where RTP has marker and 7 bits of payload type
+RTCP_LEAST: Final = 8  # bytes: a header and an SSRC
+RTCP_PER_SECOND: Final = 10_000  # 10,000 streams send 2,000; more is somebody's flood
 STUN_COOKIE: Final = 0x2112A442
 ZRTP_FIRST: Final = 0x10
 DTLS: Final = (20, 63)  # of the first byte
@@ -45,6 +49,7 @@ class Decoded:
 
     packets: Packets
     signalling: list[Datagram]
+    control: list[Datagram]  # RTCP, by its looks
     refused: NDArray[np.int64]  # rows of the block that take the slow path
     datagrams: Datagrams  # what the packets came in, row by row
 
@@ -56,8 +61,12 @@ class Decoded:
 class Decoder:
     """Blocks in, columns out. counters: frames and datagrams by what they were."""
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(
+        self, seed: int | None = None, control_per_second: int | None = RTCP_PER_SECOND
+    ) -> None:
+        """control_per_second: RTCP datagrams that are handed on; None: all, for files can wait."""
         self.counters: Counter[str] = Counter()
+        self._control_allowed = Allowance(control_per_second)
         self._network = Network(self.counters, seed)
 
     def decode(self, block: Block) -> Decoded:
@@ -92,13 +101,14 @@ class Decoder:
         self._lengthen(udp, first, media, start)
         media &= start <= udp.end
         signalling: list[Datagram] = []
+        reports: list[Datagram] = []
         if not media.all():
             other = np.flatnonzero(plain & ~media)
-            self.counters["rtcp"] += int(np.count_nonzero((version_2 & control)[other]))
+            reports = self._control(udp, other[(version_2 & control)[other]], header)
             signalling = self._signalling(udp, other, header)
             keep = np.flatnonzero(media)
             udp, start = udp.select(keep), start[keep]
-        return Decoded(self._packets(udp, start), signalling, refused, udp)
+        return Decoded(self._packets(udp, start), signalling, reports, refused, udp)
 
     def _lengthen(
         self,
@@ -144,6 +154,21 @@ class Decoder:
         self.counters["bad_padding"] += len(padded) - int(right.sum())
         length[padded[right]] -= padding[right]
 
+    def _control(
+        self, udp: Datagrams, rows: NDArray[np.int64], header: NDArray[np.void]
+    ) -> list[Datagram]:
+        """The RTCP among datagrams of its first two bytes: those whose first length can be."""
+        self.counters["rtcp"] += len(rows)
+        size = (udp.end - udp.start)[rows]
+        words = header["sequence"][rows].astype(np.int64)
+        rows = rows[(size >= RTCP_LEAST) & (4 * (words + 1) <= size)]
+        if not len(rows):
+            return []
+        senders, _ = self._network.keys(udp.select(rows))
+        chosen = rows[self._control_allowed.choose(senders, udp.time_ns[rows])]
+        self.counters["rtcp_ignored"] += len(rows) - len(chosen)
+        return [_datagram(udp, row) for row in chosen.tolist()]
+
     def _signalling(
         self, udp: Datagrams, other: NDArray[np.int64], header: NDArray[np.void]
     ) -> list[Datagram]:
@@ -153,10 +178,7 @@ class Decoder:
         for row in other[PRINTABLE[first] & (size > len(SIP_VERSION))].tolist():
             payload = bytes(udp.data[udp.start[row] : udp.limit[row]])
             if SIP_VERSION in payload[:SIP_WITHIN]:
-                source, destination = udp.endpoints(row)
-                time_ns = int(udp.time_ns[row])
-                missing = int(udp.end[row] - udp.limit[row])
-                found.append(Datagram(time_ns, source, destination, payload, "udp", missing))
+                found.append(_datagram(udp, row))
         cookie = header["timestamp"][other] == STUN_COOKIE
         self.counters["sip"] += len(found)
         self.counters["stun"] += int(np.count_nonzero((first < 4) & cookie))
@@ -166,3 +188,11 @@ class Decoder:
         self.counters["zrtp"] += int(np.count_nonzero(first == ZRTP_FIRST))
         self.counters["not_rtp"] += len(other) - len(found)
         return found
+
+
+def _datagram(udp: Datagrams, row: int) -> Datagram:
+    """One of them, copied out of the block."""
+    source, destination = udp.endpoints(row)
+    payload = bytes(udp.data[udp.start[row] : udp.limit[row]])
+    missing = int(udp.end[row] - udp.limit[row])
+    return Datagram(int(udp.time_ns[row]), source, destination, payload, "udp", missing)

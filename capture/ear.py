@@ -59,6 +59,7 @@ class Word(msgspec.Struct, array_like=True):
     flooded: int = 0  # frames that the slow path had no time for
     counters: dict[str, int] = {}
     last: bool = False
+    control: list[Datagram] = []  # RTCP
 
 
 class Report(msgspec.Struct):
@@ -89,7 +90,7 @@ class Ear:
         """Whether there is more to tell than the time."""
         word = self._word
         lost = word.dropped or word.flooded
-        return self._counted or bool(word.datagrams or word.opened or lost)
+        return self._counted or bool(word.datagrams or word.opened or word.control or lost)
 
     def receive(self, block: Block) -> None:
         """Take a block in; what it brings is in the next report."""
@@ -147,6 +148,7 @@ class Ear:
     def _packets(self, decoded: Decoded, among: bool = False) -> None:
         packets = decoded.packets
         self._word.datagrams += decoded.signalling
+        self._word.control += decoded.control
         self._word.opened += self.media.receive(packets, decoded.endpoints, among)
 
     def _flush(self, media: chunk.Media) -> None:

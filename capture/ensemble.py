@@ -36,6 +36,7 @@ class Ensemble:
         self._ears = [_Told() for _ in range(ears)]
         self._datagrams: list[Datagram] = []  # not taken in yet
         self._opened: list[NewStream] = []
+        self._control: list[Datagram] = []  # RTCP
         self._now_ns = self._next_tick_ns = BEGINNING
         self._ticked = False  # records wait for the ears to have obeyed
 
@@ -44,6 +45,7 @@ class Ensemble:
         self._ears[ear].take(report)
         word = report.word
         self._datagrams += word.datagrams
+        self._control += word.control
         self._opened += [self._known(ear, stream) for stream in word.opened]
         if word.flooded:
             self.calls.dropped(slow=True)
@@ -69,7 +71,7 @@ class Ensemble:
         """The daemon stops, the calls go on: all ears have told their last word."""
         self._take_in(None)
         self.calls.renew()
-        return Heard(self.calls.records(), ticked=True)
+        return Heard(self.calls.records(), [self.calls.media()], ticked=True)
 
     def counters(self) -> dict[str, int]:
         """Everything counted by all, for status and journal."""
@@ -88,13 +90,16 @@ class Ensemble:
         return self._ears[ear].totals(own)
 
     def _take_in(self, until_ns: int | None) -> None:
-        """What was heard until a time, signalling first: its answers are dated."""
+        """What was heard until a time, signalling first: its answers are dated. RTCP last."""
         datagrams, self._datagrams = _due(self._datagrams, until_ns)
         opened, self._opened = _due(self._opened, until_ns)
+        control, self._control = _due(self._control, until_ns)
         for datagram in datagrams:
             self.calls.receive(datagram)
         for stream in opened:
             self.calls.opened(stream)
+        for datagram in control:
+            self.calls.control(datagram)
 
     def _tick(self) -> Heard:
         """Once a second; its records leave when every ear has done what was ordered until then."""
@@ -106,7 +111,8 @@ class Ensemble:
         if not self._ticked or any(each.busy for each in self._ears):
             return Heard()
         self._ticked = False
-        heard = Heard(self.calls.records(), ticked=True)
+        heard = Heard(media=[self.calls.media()], ticked=True)
+        heard.calls = self.calls.records()
         for row in self.calls.released():
             own, ear = divmod(row, len(self._ears))
             self._ears[ear].orders.release.append(own)

@@ -13,6 +13,7 @@ from capture.dialog import Dialog, State
 from capture.model import Endpoint, StreamTotals
 from capture.offer_answer import OfferAnswer, signalled_flags
 from spanvault.callline import main_codec
+from spanvault.chunk import EVENTS
 from spanvault.messages import Call, Codec, MediaKey, MediaKind, Party, Related, Stream
 from spanvault.payloadtypes import NOT_SOUND, STATIC, primary
 
@@ -31,6 +32,7 @@ class Binding(msgspec.Struct, array_like=True):
     since_ns: int
     owner: bytes  # address that sent the SDP: whose word it is
     until_ns: int | None = None
+    rtcp_port: int | None = None  # where its RTCP goes, if that is said (RFC 3605)
 
 
 class Referral(msgspec.Struct, array_like=True):
@@ -71,6 +73,7 @@ class LiveCall(msgspec.Struct, array_like=True):
     heard_ns: int = 0  # last signalling
     revision: int = 0
     recorded_ns: int = 0
+    beside: dict[int, Stream] = {}  # events and RTCP of its streams, by number
     slow: bool = False  # signalling of it came by the slow path: a flood there may touch it
 
     @property
@@ -82,6 +85,11 @@ class LiveCall(msgspec.Struct, array_like=True):
     def over(self) -> bool:
         """Whether it has ended."""
         return self.dialog.state is State.TERMINATED
+
+    @property
+    def secure(self) -> bool:
+        """Whether its media, and its RTCP with it, was agreed to be encrypted."""
+        return not signalled_flags(self.offer_answer).isdisjoint(("srtp_sdes", "srtp_dtls"))
 
     def relate(self, kind: str, call_id: str) -> bool:
         """Note another call. Returns whether that is news."""
@@ -118,6 +126,21 @@ class LiveCall(msgspec.Struct, array_like=True):
             if row is not None:
                 _copy_totals(stream, totals(row))
 
+    def put_beside(
+        self, stream: Stream, at: int, packets: int, first_ns: int, last_ns: int
+    ) -> None:
+        """Note what was heard of a stream's events or RTCP. at: chunk.EVENTS or CONTROL."""
+        beside = self.beside.get(stream.number + at)
+        if beside is None:
+            beside = self.beside[stream.number + at] = Stream(
+                stream.number + at, stream.party, "events" if at == EVENTS else "control",
+                stream.ssrc, stream.source, stream.destination, {},
+            )  # fmt: skip
+        beside.packets, beside.first_ns, beside.last_ns = packets, first_ns, last_ns
+        if stream.stored_in is not None and stream.stored_as is not None:
+            beside.stored_in, beside.stored_as = stream.stored_in, stream.stored_as + at
+        beside.codecs = stream.codecs if at == EVENTS else {}
+
     def record(self, capture: str, final: bool) -> Call:
         """The call as a message, one revision on. The streams' totals must be fresh."""
         self.revision += 1
@@ -137,10 +160,14 @@ class LiveCall(msgspec.Struct, array_like=True):
             # Copies: what was handed over must not change behind its owner's back.
             streams=[
                 msgspec.structs.replace(
-                    stream, codecs=dict(stream.codecs), payload_types=dict(stream.payload_types)
+                    stream,
+                    codecs=dict(stream.codecs),
+                    payload_types=dict(stream.payload_types),
+                    far_end=stream.far_end and msgspec.structs.replace(stream.far_end),
                 )
                 for stream in self.streams
             ],
+            beside=[msgspec.structs.replace(stream) for _, stream in sorted(self.beside.items())],
             keys=list(self.keys),
             revision=self.revision,
             final=final,

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from capture.calls import Calls
-from capture.decode import Decoded, Decoder
+from capture.decode import RTCP_PER_SECOND, Decoded, Decoder
 from capture.media import Media
 from capture.model import Attach, Block, Datagram, NewStream
 from capture.slowpath import FRAMES_PER_SECOND, SlowPath
@@ -58,7 +58,7 @@ class Recorder:
 
         witness: who is told of every decision.
         """
-        self.decoder = Decoder()
+        self.decoder = Decoder(control_per_second=None if slow_frames is None else RTCP_PER_SECOND)
         self.slow_path = SlowPath(slow_frames)
         self.media = Media(settings)
         self.calls = Calls(settings, self.media.totals, new_id, witness)
@@ -88,6 +88,9 @@ class Recorder:
         self._packets(fast)
         for part in others:
             self._packets(part, among=len(fast.packets.ssrc) > 0)
+        for part in decoded:
+            for datagram in part.control:
+                self.calls.control(datagram)
         return self.tick(int(block.time_ns.max()))
 
     def tick(self, now_ns: int) -> Heard:
@@ -166,7 +169,8 @@ class Recorder:
 
     def _heard(self, media: list[chunk.Media]) -> Heard:
         """What leaves at the end of a second, media before the records that count it."""
-        heard = Heard(self.calls.records(), media, ticked=True)
+        heard = Heard(media=[*media, self.calls.media()], ticked=True)
+        heard.calls = self.calls.records()
         for row in self.calls.released():
             self.media.release(row)
         return heard

@@ -197,8 +197,9 @@ class Signalling:
             return
         endpoint = Endpoint(media.address, media.port)
         binding = Binding(
-            endpoint, side, kind, media.codecs, datagram.time_ns, datagram.source.address
-        )
+            endpoint, side, kind, media.codecs, datagram.time_ns, datagram.source.address,
+            rtcp_port=media.rtcp_port,
+        )  # fmt: skip
         new = self._association.bind(call, binding)
         self._witness.decided(Decision.BOUND, call, binding=binding, new=new)
         if new:

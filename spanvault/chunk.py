@@ -43,6 +43,9 @@ CHUNK: Final = np.dtype(
     ]
 )
 CAPTURE_LOSS: Final = 1  # the capture itself dropped packets while this chunk was heard
+# Added to a stream's number: its telephone events, and its RTCP, are streams beside it.
+CONTROL: Final = 0x4000
+EVENTS: Final = 0x8000
 
 assert FRAME.itemsize == 20
 assert CHUNK.itemsize == 64

@@ -13,7 +13,7 @@ Outcome = Literal[
     "not_found", "failed", "in_progress", "unknown",
 ]  # fmt: skip
 Party = Literal["caller", "callee", "unknown"]
-MediaKind = Literal["audio", "video", "fax"]
+MediaKind = Literal["audio", "video", "fax", "events", "control"]
 RelationKind = Literal["transfer", "b2bua", "fork", "replaces"]
 
 
@@ -26,8 +26,24 @@ class Codec(msgspec.Struct, frozen=True):
     parameters: str = ""
 
 
+class FarEnd(msgspec.Struct):
+    """What those who hear a stream report of it: RTCP, RFC 3550 §6.4.1."""
+
+    reports: int = 0
+    lost: int = 0  # packets, as last reported; negative where copies came
+    worst: float = 0.0  # greatest part of the packets between two reports that was lost, 0 to 1
+    jitter: float = 0.0  # greatest, media clock units
+    round_trip_ms: float | None = None  # from where we listen to the far end and back, on average
+    round_trips: int = 0  # that it is the average of
+
+
 class Stream(msgspec.Struct):
-    """One RTP stream of a call: one SSRC from one source to one destination."""
+    """One RTP stream of a call: one SSRC from one source to one destination.
+
+    Its telephone events and its RTCP are kept as streams of their own beside it (Call.beside),
+    numbered spanvault.chunk.EVENTS or CONTROL above it. Packets of events count here, too: they
+    share the sequence numbers.
+    """
 
     number: int
     party: Party
@@ -46,6 +62,8 @@ class Stream(msgspec.Struct):
     jitter: float = 0.0  # media clock units, RFC 3550 §6.4.1
     stored_in: bytes | None = None  # the recording that holds it, where it is another call's
     stored_as: int | None = None  # and its number there
+    far_end: FarEnd | None = None
+    bye_ns: int | None = None  # when RTCP said that it ends
 
 
 class MediaKey(msgspec.Struct, frozen=True):
@@ -82,6 +100,7 @@ class Call(msgspec.Struct):
     flags: list[str] = []
     related: list[Related] = []
     streams: list[Stream] = []
+    beside: list[Stream] = []  # their telephone events and RTCP
     keys: list[MediaKey] = []  # of its SRTP, oldest first; storaged gives them with the media only
     revision: int = 0
     final: bool = False  # nothing more will come: the recording is sealed

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spanvault import wire
-from spanvault.chunk import CHUNK, FRAME, Media
+from spanvault.chunk import CHUNK, CONTROL, FRAME, Media
 from spanvault.messages import Batch, Call, Codec, Stream
 from storaged import record
 from storaged.sealing import LAST_MAX
@@ -175,6 +175,8 @@ def placeholder(recording_id: bytes, chunks: Gathered) -> Call:
     """
     streams: dict[int, Stream] = {}
     for row in chunks.rows[recording_id]:
+        if chunks.streams[row] >= CONTROL:
+            continue  # what lies beside a stream
         header, frames, _ = chunks.parts((row,))
         columns = np.frombuffer(frames, FRAME)
         number = chunks.streams[row]
@@ -185,7 +187,7 @@ def placeholder(recording_id: bytes, chunks: Gathered) -> Call:
                 first_ns=chunks.starts_ns[row],
             )  # fmt: skip
         _count(streams[number], columns)
-    started_ns = min(stream.first_ns for stream in streams.values())
+    started_ns = min(chunks.starts_ns[row] for row in chunks.rows[recording_id])
     return Call(
         recording_id, "", [], "", "", started_ns,
         outcome="unknown", flags=["record_missing"], streams=list(streams.values()), revision=-1,

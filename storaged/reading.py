@@ -158,7 +158,7 @@ class Reader:
 def sources_of(call: Call) -> list[Source]:
     """The call's own recording, then those of others that hold streams of it."""
     others: dict[bytes, dict[int, int]] = {}
-    for stream in call.streams:
+    for stream in (*call.streams, *call.beside):
         if stream.stored_in is not None and stream.stored_in != call.id:
             stored_as = stream.number if stream.stored_as is None else stream.stored_as
             others.setdefault(stream.stored_in, {})[stored_as] = stream.number

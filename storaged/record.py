@@ -14,7 +14,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from spanvault.messages import Call, Outcome, Stream
+from spanvault.messages import Call, FarEnd, Outcome, Stream
 
 MAGIC: Final = b"SVM1"
 NUMBER: Final = b"n"
@@ -68,7 +68,7 @@ def check_call(call: Call) -> None:
         _check_texts("key", key.suite)
         _check_numbers("key's length", range(MAX_KEY + 1), len(key.key))
         _check_numbers("key's mki", range(256), key.mki)
-    for stream in call.streams:
+    for stream in (*call.streams, *call.beside):
         _check_stream(stream)
     if (size := len(_encode(call))) > MAX_RECORD:
         raise ValueError(f"a call record of {size} bytes, at most {MAX_RECORD} are stored")
@@ -85,8 +85,11 @@ def _check_stream(stream: Stream) -> None:
         "stream's count", range(1 << 63), *stream.payload_types.values(),
         stream.packets, stream.lost, stream.duplicates, stream.late,
     )  # fmt: skip
-    if not math.isfinite(stream.jitter):
-        raise ValueError("a stream's jitter is no number")
+    _check_numbers("stream's BYE (ns)", _TIMES, stream.bye_ns or 0)
+    far = stream.far_end or FarEnd()
+    _check_numbers("far end's count", _TIMES, far.reports, far.lost, far.round_trips)
+    if not all(map(math.isfinite, (stream.jitter, far.worst, far.jitter, far.round_trip_ms or 0))):
+        raise ValueError("a stream's jitter, loss or round trip is no number")
     _check_texts("stream", stream.source, stream.destination)
     for codec in stream.codecs.values():
         _check_texts("codec", codec.name, codec.parameters)

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from spanvault.chunk import Chunk
+from spanvault.chunk import CONTROL, Chunk
 from spanvault.client import Page
 from spanvault.messages import MediaKey
 from spanvault.srtp import Opening
@@ -48,7 +48,8 @@ class Pages:
         return self._keep(cursor, self._fetch(cursor))
 
     def _keep(self, cursor: int, page: Page) -> list[Chunk]:
-        chunks = list(page.media.chunks())
+        # What lies beside a stream, its RTCP, is no part of what is heard or seen.
+        chunks = [one for one in page.media.chunks() if int(one.header["stream"]) < CONTROL]
         self._kept[cursor] = chunks
         self._sizes[cursor] = len(page.media.payload) + page.media.frames.nbytes
         while len(self._kept) > 1 and sum(self._sizes.values()) > self._room:

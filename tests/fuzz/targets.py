@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from capture import hep, sdp, sip, websocket
+from capture import hep, rtcp, sdp, sip, websocket
 from capture.decode import Decoder
 from capture.offload import segments
 from capture.recorder import Recorder
@@ -26,6 +26,7 @@ from spanvault.messages import Hello, Status, StatusReply, Welcome
 from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, udp_frame
 from tests.support.conversation import Wire
 from tests.support.frames import block, enhanced, interface, pcap, rtp, section
+from tests.support.rtcpforge import Block, description, goodbye, packet, sender_report
 from tests.support.wrapping import WRAPPINGS, wrapped
 
 DATA: Final = Path(__file__).parents[1] / "data"
@@ -256,6 +257,11 @@ def _joined(parts: Iterable[bytes]) -> bytes:
     return b"".join(struct.pack(">H", len(part)) + part for part in parts)
 
 
+def _rtcp(data: bytes) -> None:
+    rtcp.parse(data, cut=True)
+    rtcp.parse(data)
+
+
 def _websocket(data: bytes) -> None:
     websocket.begins(data)
     list(websocket.messages(bytearray(data), lambda name: None))
@@ -270,6 +276,10 @@ TARGETS: Final[dict[str, Target]] = {
     "hep": Target(lambda data: hep.packet(memoryview(data)), lambda: [
         outer.data[42:] for name in ("HEP2", "HEP3", "HEP3, compressed")
         for outer in WRAPPINGS[name].wrap(_call()[0])
+    ]),
+    "rtcp": Target(_rtcp, lambda: [
+        sender_report(1, [Block(2)]) + description((1, "name")) + goodbye(1, reason="gone"),
+        packet(207, 0, bytes(12), padding=4),
     ]),
     "offload": Target(segments, lambda: [b"".join(rtp(n, 160 * n) for n in range(12))]),
     "websocket": Target(_websocket, lambda: [b"\x81\x05hello\x89\0", b"\x81\x85\1\2\3\4hello"]),

@@ -1,0 +1,215 @@
+"""RTCP of the streams that calls hold: kept with the recording, and read for what it tells.
+
+Fed with datagrams, bounded for each stream. A datagram is kept as heard, beside the stream of
+whoever sent it, or else of one that it reports on; of streams without a call nothing is kept, and
+no stream is opened by RTCP. Encrypted RTCP is kept and not read.
+The round trip is what a listener in the middle can measure: from a sender report that passes by to
+the report that answers it, less what the answerer says it waited.
+Sources: RFC 3550 §6.4, §11, RFC 3711 §3.4. The bytes: capture.rtcp. Which stream it is of:
+capture.attachment.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capture import rtcp
+from capture.attachment import Attachments, Row
+from capture.livecall import LiveCall
+from capture.model import Datagram
+from spanvault import chunk
+from spanvault.messages import FarEnd
+
+MOST: Final = 64  # datagrams of one stream between two flushes; feedback for video comes in swarms
+REMEMBERED: Final = 8  # sender reports that an answer may come to
+LONGEST_NS: Final = 60_000_000_000  # a round trip; more is two clocks that met by chance
+COPY_NS: Final = 1_000_000_000  # the same bytes within so long are a copy, as of a mirror
+
+
+class Kept:
+    """What is kept of one stream's RTCP, and remembered to read the next."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Datagram] = []
+        self.packets = self.chunk_ns = self.first_ns = self.last_ns = 0
+        self.last = b""
+        self.sent_ns: dict[int, int] = {}  # sender reports, by the middle of their NTP time
+
+
+class Control:
+    """Reads RTCP for the call table. For one thread."""
+
+    def __init__(self, attachments: Attachments, count: Callable[[str], None]) -> None:
+        self._attachments, self._count = attachments, count
+        self._kept: dict[int, Kept] = {}  # by row
+        self._waiting: dict[int, Row] = {}
+
+    def receive(self, datagram: Datagram) -> Iterable[LiveCall]:
+        """Take a datagram in; the calls that it tells something of."""
+        row = self._speaker(datagram, _first_ssrc(datagram.payload))
+        if row is not None and row.call is not None and row.call.secure:
+            self._count("rtcp_encrypted")
+            return [row.call] if self._keep(row, datagram) else []
+        try:
+            packets = rtcp.parse(datagram.payload, cut=datagram.missing > 0)
+        except ValueError:
+            self._count("rtcp_unreadable")
+            return []
+        row = row or self._reported(datagram, packets)
+        if row is None or row.call is None:
+            self._count("rtcp_unmatched")
+            return []
+        if not self._keep(row, datagram):
+            return []
+        self._count("rtcp_read")
+        changed = {row.call.id: row.call}
+        for packet in packets:
+            changed |= {call.id: call for call in self._read(packet, datagram)}
+        return changed.values()
+
+    def media(self) -> chunk.Media:
+        """What was kept since last asked, as chunks."""
+        waiting, self._waiting = self._waiting, {}
+        packed = [_chunk(row, self._kept[row.stream.row]) for row in waiting.values() if row.call]
+        if not packed:
+            return chunk.NO_MEDIA
+        return chunk.Media(
+            np.concatenate([table for table, _, _ in packed]),
+            np.concatenate([frames for _, frames, _ in packed]),
+            memoryview(b"".join(payload for _, _, payload in packed)),
+        )
+
+    def release(self, row: int) -> None:
+        """The row is gone. What was kept of it must have left."""
+        self._kept.pop(row, None)
+        self._waiting.pop(row, None)
+
+    # --- whose it is ------------------------------------------------------------------------
+
+    def _speaker(self, datagram: Datagram, ssrc: int) -> Row | None:
+        """The stream that a source sends from here to there."""
+        return self._attachments.speaking(ssrc, datagram.source, datagram.destination)
+
+    def _heard(self, datagram: Datagram, ssrc: int) -> Row | None:
+        """The stream that the datagram's sender hears and reports on."""
+        return self._attachments.speaking(ssrc, datagram.destination, datagram.source)
+
+    def _reported(self, datagram: Datagram, packets: list[rtcp.Packet]) -> Row | None:
+        """Of one who sends nothing: a stream that it hears."""
+        reports = (report for packet in packets for report in _reports(packet))
+        return next((row for one in reports if (row := self._heard(datagram, one.ssrc))), None)
+
+    # --- what becomes of it -----------------------------------------------------------------
+
+    def _keep(self, row: Row, datagram: Datagram) -> bool:
+        """Put it beside the stream. False if it is a copy, or one too many."""
+        kept = self._kept.setdefault(row.stream.row, Kept())
+        if datagram.payload == kept.last and abs(datagram.time_ns - kept.last_ns) < COPY_NS:
+            self._count("rtcp_copies")
+            return False
+        if len(kept.waiting) >= MOST:
+            self._count("rtcp_ignored")
+            return False
+        kept.waiting.append(datagram)
+        kept.last = datagram.payload
+        kept.packets += 1
+        kept.first_ns, kept.last_ns = kept.first_ns or datagram.time_ns, datagram.time_ns
+        self._waiting[row.stream.row] = row
+        for call, index in self._listed(row):
+            call.put_beside(
+                call.streams[index], chunk.CONTROL, kept.packets, kept.first_ns, kept.last_ns
+            )
+        return True
+
+    def _read(self, packet: rtcp.Packet, datagram: Datagram) -> Iterator[LiveCall]:
+        """Note what one packet says; the calls it says it of."""
+        if isinstance(packet, rtcp.SenderReport):
+            self._sent(packet, datagram)
+        for report in _reports(packet):
+            row = self._heard(datagram, report.ssrc)
+            if row is not None:
+                trip_ns = self._round_trip(row, report, datagram.time_ns)
+                for call, index in self._listed(row):
+                    stream = call.streams[index]
+                    stream.far_end = stream.far_end or FarEnd()
+                    _note(stream.far_end, report, trip_ns)
+                    yield call
+        if isinstance(packet, rtcp.Goodbye):
+            for ssrc in packet.ssrcs:
+                row = self._speaker(datagram, ssrc)
+                if row is not None:
+                    row.bye_ns = datagram.time_ns
+                    for call, index in self._listed(row):
+                        call.streams[index].bye_ns = datagram.time_ns
+                        yield call
+
+    def _sent(self, report: rtcp.SenderReport, datagram: Datagram) -> None:
+        row = self._speaker(datagram, report.ssrc)
+        if row is not None:
+            sent_ns = self._kept.setdefault(row.stream.row, Kept()).sent_ns
+            sent_ns[report.ntp >> 16 & 0xFFFFFFFF] = datagram.time_ns
+            if len(sent_ns) > REMEMBERED:
+                del sent_ns[next(iter(sent_ns))]
+
+    def _round_trip(self, row: Row, report: rtcp.Report, time_ns: int) -> int | None:
+        kept = self._kept.get(row.stream.row)
+        sent_ns = kept.sent_ns.get(report.last_sr) if kept and report.last_sr else None
+        if sent_ns is None:
+            return None
+        trip_ns = time_ns - sent_ns - (report.delay * 1_000_000_000 >> 16)
+        # A little below 0 is how coarsely the answerer counts, or how we stamp.
+        return max(0, trip_ns) if -LONGEST_NS // 1000 < trip_ns < LONGEST_NS else None
+
+    def _listed(self, row: Row) -> Iterator[tuple[LiveCall, int]]:
+        """The calls that have part in a stream, and where they list it."""
+        if row.call is None:
+            return
+        number = row.stream.row
+        for call in (row.call, *self._attachments.sharers(number)):
+            if number in call.rows:
+                yield call, call.rows.index(number)
+
+
+def _first_ssrc(payload: bytes) -> int:
+    """Of SR, RR, SDES and BYE alike, in the clear even where the rest is not: RFC 3711 §3.4."""
+    return int.from_bytes(payload[4:8], "big")
+
+
+def _reports(packet: rtcp.Packet) -> tuple[rtcp.Report, ...]:
+    return packet.reports if isinstance(packet, rtcp.SenderReport | rtcp.ReceiverReport) else ()
+
+
+def _note(far_end: FarEnd, report: rtcp.Report, trip_ns: int | None) -> None:
+    far_end.reports += 1
+    far_end.lost = report.lost
+    far_end.worst = max(far_end.worst, report.fraction / 256)
+    far_end.jitter = max(far_end.jitter, float(report.jitter))
+    if trip_ns is not None:
+        far_end.round_trips += 1
+        before = far_end.round_trip_ms or 0.0
+        far_end.round_trip_ms = before + (trip_ns / 1e6 - before) / far_end.round_trips
+
+
+def _chunk(row: Row, kept: Kept) -> tuple[NDArray[np.void], NDArray[np.void], bytes]:
+    """The datagrams that wait, as one chunk: table, frames, payload."""
+    datagrams, kept.waiting = kept.waiting, []
+    frames = np.zeros(len(datagrams), chunk.FRAME)
+    before = kept.packets - len(datagrams)
+    for at, datagram in enumerate(datagrams):
+        flags = chunk.TRUNCATED if datagram.missing else 0
+        frames[at] = (
+            65536 + before + at, 0, datagram.time_ns, datagram.payload[1], flags,
+            len(datagram.payload),
+        )  # fmt: skip
+    payload = b"".join(datagram.payload for datagram in datagrams)
+    table = np.zeros(1, chunk.CHUNK)
+    assert row.call is not None
+    table["recording_id"], table["stream"] = np.void(row.call.id), row.number + chunk.CONTROL
+    table["ssrc"], table["frames"] = row.stream.ssrc, len(frames)
+    table["payload_bytes"] = len(payload)
+    start_ns = max(int(frames["arrival_ns"].min()), kept.chunk_ns + 1)
+    kept.chunk_ns = start_ns
+    table["start_ns"], table["packets"] = start_ns, kept.packets
+    return table, frames, payload
