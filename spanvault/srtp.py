@@ -189,21 +189,9 @@ class _CounterMode:
 class _F8(_CounterMode):
     """AES in f8 mode with HMAC-SHA1: RFC 3711 §4.1.2."""
 
-    def __init__(self, key: bytes, suite: Suite) -> None:
-        super().__init__(key, suite)
-        mask = self._salt.ljust(suite.key, b"\x55")
-        self._masked = algorithms.AES(_xor(self._key, mask))
-
     def _decrypt(self, header: bytes, rollovers: int, sealed: bytes) -> bytes:
         start = b"\0" + header[1:12] + rollovers.to_bytes(4, "big")
-        first = block = _block(self._masked, start)
-        opened = b""
-        previous = bytes(16)
-        for number in range(-(-len(sealed) // 16)):
-            block = _xor(_xor(first, number.to_bytes(16, "big")), previous)
-            previous = _block(self._cipher, block)
-            opened += _xor(sealed[16 * number : 16 * number + 16], previous)
-        return opened
+        return f8(self._key, self._salt, start, sealed)
 
 
 class _Gcm:
@@ -235,6 +223,19 @@ def derive(master: bytes, salt: bytes, label: int, size: int) -> bytes:
     """A session key of `size` bytes: RFC 3711 §4.3.1, §4.3.3, with a derivation rate of 0."""
     start = (int.from_bytes(salt, "big") ^ label << 48) << 16
     return _keystream(algorithms.AES(master), start, bytes(size))
+
+
+def f8(key: bytes, salt: bytes, start: bytes, data: bytes) -> bytes:
+    """AES in f8 mode, its own inverse: RFC 3711 §4.1.2. start: the 16 bytes that it calls IV."""
+    cipher = algorithms.AES(key)
+    first = _block(algorithms.AES(_xor(key, salt.ljust(len(key), b"\x55"))), start)
+    out = b""
+    previous = bytes(16)
+    for number in range(-(-len(data) // 16)):
+        block = _xor(_xor(first, number.to_bytes(16, "big")), previous)
+        previous = _block(cipher, block)
+        out += _xor(data[16 * number : 16 * number + 16], previous)
+    return out
 
 
 def _keystream(cipher: algorithms.AES, start: int, data: bytes) -> bytes:

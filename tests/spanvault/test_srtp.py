@@ -129,6 +129,19 @@ def test_keys_of_192_and_256_bits_are_derived_as_in_rfc_6188():
     assert srtp.derive(master, salt, 2, 14).hex() == "fa31791685ca444a9e07c6c64e93"
 
 
+def test_f8_is_that_of_rfc_3711():
+    """Its appendix B.2."""
+    sealed = srtp.f8(
+        bytes.fromhex("234829008467be186c3de14aae72d62c"),
+        bytes.fromhex("32f2870d"),
+        bytes.fromhex("006e5cba50681de55c621599d462564a"),
+        b"pseudorandomness is the next best thing",
+    )
+    assert sealed.hex() == (
+        "019ce7a26e7854014a6366aa95d4eefd1ad4172a14f9faf455b7f1d4b62bd08f562c0eef7c4802"
+    )
+
+
 def test_a_call_that_changes_its_key_is_opened_on_both_sides_of_the_change():
     old, new = key_of(LIBRARY[0]), key_of(LIBRARY[1])
     frames, payloads = heard(100, 100)

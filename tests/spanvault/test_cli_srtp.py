@@ -1,0 +1,129 @@
+"""SRTP with keys in SDP through the whole product: sealed by the phones, heard by us."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from spanvault.sdes import SUITES
+from tests.conformance.recorded import Recorded
+from tests.support.callgen import (
+    ANSWERED_NS,
+    PACKET_NS,
+    SECOND,
+    START_NS,
+    Dialogue,
+    Frame,
+    Phone,
+    around,
+    phones,
+    rtp,
+    udp_frame,
+    write_pcap,
+)
+from tests.support.srtpsender import Sender, secure_sdp
+from tests.support.voices import heard, likeness, payloads
+
+SECONDS = 4.0
+CHANGE = 100  # the packet that a new key begins with, in a call that changes it
+ROLLS_OVER = 65_500  # a sequence number that is near its end
+
+
+def spoken(
+    begins_ns: int, speaker: Phone, listener: Phone, senders: list[Sender]
+) -> Iterator[Frame]:
+    """A voice, 20 ms a packet; the second sender takes over at CHANGE."""
+    for number, payload in enumerate(payloads(speaker.samples)):
+        sender = senders[min(number // CHANGE, len(senders) - 1)]
+        packet = rtp(ROLLS_OVER + number, 160 * number, speaker.ssrc, payload)
+        yield udp_frame(
+            begins_ns + number * PACKET_NS,
+            (speaker.address, speaker.rtp_port),
+            (listener.address, listener.rtp_port),
+            sender.seal(packet),
+        )
+
+
+def secure_call(number: int, name: str, suites: list[str]) -> list[Frame]:
+    """A call of two phones, each with keys of its own; a re-INVITE for each suite but the first."""
+    caller, callee = phones(SECONDS, number)
+    start_ns = START_NS + 20 * number * SECOND
+    talk_ns = start_ns + ANSWERED_NS
+    sides = [(caller, callee), (callee, caller)]
+    senders = [[Sender(suite) for suite in suites] for _ in sides]
+    media = [
+        frame
+        for (speaker, listener), keys in zip(sides, senders, strict=True)
+        for frame in spoken(talk_ns, speaker, listener, keys)
+    ]
+    bodies = [
+        (secure_sdp(caller, ours), secure_sdp(callee, theirs))
+        for ours, theirs in zip(*senders, strict=True)
+    ]
+    media += reinvite(caller, callee, name, talk_ns + CHANGE * PACKET_NS, bodies[1:])
+    return around(media, start_ns, caller, callee, name, bodies[0], SECONDS + 0.1)
+
+
+def reinvite(
+    caller: Phone, callee: Phone, name: str, at_ns: int, bodies: Iterable[tuple[str, str]]
+) -> Iterator[Frame]:
+    words, ms = Dialogue(caller, callee, name), SECOND // 1000
+    for offer, answer in bodies:
+        yield words.request(at_ns - 300 * ms, "INVITE", 2, offer)
+        yield words.response(at_ns - 200 * ms, "200 OK", "2 INVITE", answer)
+        yield words.request(at_ns - 190 * ms, "ACK", 2)
+
+
+CALLS = {
+    **{suite: [suite] for suite in SUITES},
+    "a new key": ["AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_80"],
+    "another suite": ["AES_256_CM_HMAC_SHA1_32", "AEAD_AES_256_GCM"],
+}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    folder = tmp_path_factory.mktemp("srtp")
+    calls = [secure_call(n, name, suites) for n, (name, suites) in enumerate(CALLS.items())]
+    return replayed(folder, calls)
+
+
+def replayed(folder: Path, calls: list[list[Frame]]) -> Recorded:
+    write_pcap(folder / "calls.pcap", [frame for frames in calls for frame in frames])
+    return Recorded(folder / "calls.pcap", folder)
+
+
+def sides(recorded: Recorded, call: dict[str, Any]) -> list[NDArray[np.int16]]:
+    rate, sound = recorded.sound(call["recording_id"])
+    assert rate == 8000
+    return [sound[:, 0], sound[:, 1]]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_both_sides_are_heard(recorded: Recorded, name: str):
+    (call,) = [one for one in recorded.calls if one["call_ids"] == [name]]
+    assert call["flags"] == ["srtp_sdes"]
+    for phone, side in zip(
+        phones(SECONDS, list(CALLS).index(name)), sides(recorded, call), strict=True
+    ):
+        alike, later_s = likeness(side, heard(phone.samples))
+        assert alike > 0.99
+        assert abs(later_s) < 0.01
+
+
+def test_a_key_that_is_not_the_phones_gives_silence(tmp_path: Path):
+    """The signalling of one call around the media of another: its keys open nothing."""
+    frames = secure_call(0, "mine", ["AEAD_AES_128_GCM"])
+    others = secure_call(0, "other", ["AEAD_AES_128_GCM"])
+    mixed = [
+        mine if b"SIP/2.0" in mine.data else other
+        for mine, other in zip(frames, others, strict=True)
+    ]
+    recorded = replayed(tmp_path, [mixed])
+    (call,) = recorded.calls
+    for side in sides(recorded, call):
+        assert len(side) > 3.9 * 8000
+        assert not side.any()
