@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from capture.allowance import Allowance
 from capture.columns import rows
 from capture.model import Block, Datagram, Endpoint, Packets
-from capture.network import AHEAD, ROW, Datagrams, Network
+from capture.network import AHEAD, ROW, Datagrams, Network, Refused
 
 RTP: Final = np.dtype(
     {  # within a datagram's header row
@@ -50,7 +50,7 @@ class Decoded:
     packets: Packets
     signalling: list[Datagram]
     control: list[Datagram]  # RTCP, by its looks
-    refused: NDArray[np.int64]  # rows of the block that take the slow path
+    refused: Refused  # takes the slow path
     datagrams: Datagrams  # what the packets came in, row by row
 
     def endpoints(self, row: int) -> tuple[Endpoint, Endpoint]:
@@ -73,12 +73,12 @@ class Decoder:
         """Decode a block. Raises nothing: whatever it is, it is counted."""
         datagrams, plain, refused = self._network.decode(block)
         self.counters["frames"] += len(block.start)
-        self.counters["refused"] += len(refused)
+        self.counters["refused"] += refused.count
         return self._tell_apart(datagrams, plain, refused)
 
     def admit(self, datagrams: Sequence[Datagram]) -> Decoded:
         """Take in what the slow path made of refused frames."""
-        nothing = np.empty(0, np.int64)
+        nothing = Refused(np.empty(0, np.int64))
         udp = [each for each in datagrams if each.transport == "udp"]
         plain = np.ones(len(udp), np.bool_)
         decoded = self._tell_apart(self._network.admit(udp), plain, nothing)
@@ -88,9 +88,7 @@ class Decoder:
         decoded.signalling.sort(key=lambda datagram: datagram.time_ns)
         return decoded
 
-    def _tell_apart(
-        self, udp: Datagrams, plain: NDArray[np.bool_], refused: NDArray[np.int64]
-    ) -> Decoded:
+    def _tell_apart(self, udp: Datagrams, plain: NDArray[np.bool_], refused: Refused) -> Decoded:
         header = udp.header.view(RTP)
         first, second = header["first"], header["second"]
         control = second - np.uint8(RTCP_FIRST) <= RTCP_LAST - RTCP_FIRST  # wraps below

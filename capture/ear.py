@@ -95,8 +95,8 @@ class Ear:
     def receive(self, block: Block) -> None:
         """Take a block in; what it brings is in the next report."""
         decoded = [self.decoder.decode(block)]
-        if len(decoded[0].refused):
-            found = self.slow_path.receive(block, decoded[0].refused)
+        if (refused := decoded[0].refused).count:
+            found = self.slow_path.receive(block, refused.rows, refused.inner)
             decoded.append(self.decoder.admit(found))
             self._word.flooded += self.slow_path.dropped
         fast, *slow = decoded

@@ -39,6 +39,28 @@ class Block:
     dropped: int = 0  # frames the kernel had no room for, since the block before
     vlan: NDArray[np.int32] | None = None  # tag that the card or kernel took off, -1 for none
 
+    def select(self, rows: NDArray[np.int64]) -> "Block":
+        """Some of its frames, uncopied; frames dropped before the block do not count in them."""
+        return self.within(rows, self.start[rows], self.start[rows] + self.length[rows])
+
+    def within(
+        self,
+        rows: NDArray[np.int64],
+        start: NDArray[np.int64],
+        end: NDArray[np.int64],
+        link_type: int | None = None,
+    ) -> "Block":
+        """What lies in some of its frames, as frames. start, end: int64[len(rows)], in data.
+
+        link_type: of what lies there, if not the same.
+        """
+        length = end - start
+        cut = self.original[rows] - self.length[rows]
+        return Block(
+            self.data, start, length, length + cut, self.time_ns[rows],
+            self.link_type if link_type is None else link_type,
+        )  # fmt: skip
+
     def part(self, start: int, end: int) -> "Block":
         """Some of its frames, uncopied; frames dropped before the block count in its first part."""
         rows = slice(start, end)

@@ -1,9 +1,9 @@
 """From frames to UDP datagrams, all frames of a block at once: link, IPv4, IPv6 and UDP headers.
 
 What is rare or takes a loop is refused, for capture.slowpath: fragments, IP options and extension
-headers, TCP, tunnels, odd link types, merged datagrams. IP and UDP lengths are believed, not the
-frame's: Ethernet pads short frames. Checksums are never verified: the kernel leaves them to the
-card.
+headers, TCP, odd link types, merged datagrams. Tunnels are peeled off first (capture.unwrap). IP
+and UDP lengths are believed, not the frame's: Ethernet pads short frames. Checksums are never
+verified: the kernel leaves them to the card.
 Sources: RFC 791, 768, 8200; IEEE 802.1Q; LINKTYPE_ values of libpcap. Contents: capture.decode.
 """
 
@@ -27,6 +27,7 @@ from capture.tunnels import (
     LARGEST_UDP,
     TUNNEL_PORTS,
 )
+from capture.unwrap import BY_ETHER_TYPE, MAY_CARRY, unwrap
 
 # Link type: bytes before the IP header, and where the EtherType lies (None: the IP version tells).
 LINKS: Final[dict[int, tuple[int, int | None]]] = {
@@ -41,6 +42,7 @@ LINKS: Final[dict[int, tuple[int, int | None]]] = {
     229: (0, None),  # IPv6
     276: (20, 0),  # Linux cooked, v2
 }
+RAW_IP: Final = 101
 IPV4, IPV6 = 0x0800, 0x86DD
 TAGS: Final = (0x8100, 0x88A8, 0x9100, 0x9200)  # 802.1Q, 802.1ad and what switches used before
 MAX_TAGS: Final = 4
@@ -92,6 +94,19 @@ SLOW_NEXT_HEADERS: Final = SLOW_PROTOCOLS | _among([FRAGMENT, *EXTENSIONS], 256)
 
 
 @dataclass(slots=True)
+class Refused:
+    """What of a block is for the slow path. rows: of its frames; inner: packets in others."""
+
+    rows: NDArray[np.int64]
+    inner: Block | None = None  # of IP packets
+
+    @property
+    def count(self) -> int:
+        """How many both are."""
+        return len(self.rows) + (len(self.inner.start) if self.inner else 0)
+
+
+@dataclass(slots=True)
 class Datagrams:
     """UDP datagrams as columns of n, in order of arrival. Offsets are into data."""
 
@@ -108,6 +123,11 @@ class Datagrams:
         """Some of them. which: int64[m], rows."""
         columns = (getattr(self, name)[which] for name in self.__slots__[1:])
         return Datagrams(self.data, *columns)
+
+    def put(self, row: NDArray[np.int64], inner: "Datagrams") -> None:
+        """Have others in place of those at these rows, which stay of their frame and time."""
+        for name in ("header", "six", "start", "end", "limit"):
+            getattr(self, name)[row] = getattr(inner, name)
 
     def endpoints(self, row: int) -> tuple[Endpoint, Endpoint]:
         """Source and destination of one of them."""
@@ -129,16 +149,16 @@ class Network:
             secrets.randbits(128) if seed is None else seed
         ).integers(0, 1 << 64, 4, np.uint64, endpoint=False) | np.uint64(1)
 
-    def decode(self, block: Block) -> tuple[Datagrams, Flags, NDArray[np.int64]]:
+    def decode(self, block: Block) -> tuple[Datagrams, Flags, Refused]:
         """The UDP datagrams of a block, and the frames that were refused.
 
         Returns a row for each frame, the mask of those that are plain UDP (the others hold
-        nonsense: leaving them in costs less than taking them out twice), and int64[m], the rows
-        for the slow path. Everything else is counted.
+        nonsense: leaving them in costs less than taking them out twice), and what is for the slow
+        path. Everything else is counted.
         """
         if block.link_type not in LINKS:
             nothing = np.zeros(len(block.start), np.bool_)
-            return _as_they_are(block), nothing, np.arange(len(block.start))
+            return _as_they_are(block), nothing, Refused(np.arange(len(block.start)))
         inner, header = _headers(block)
         plain = _plain(header)
         six = _behind_tags(block.data, inner, header, plain)
@@ -153,12 +173,11 @@ class Network:
         )  # fmt: skip
         if len(six):
             _put_ipv6(datagrams, plain, six, inner[six], frame_end[six])
-        self._leave_merged(datagrams, plain)
         _leave_tunnels(datagrams, plain)
-        refused = np.flatnonzero(~plain)
-        if len(refused):
-            within = inner[refused] <= frame_end[refused]
-            refused = refused[self._slow(columns[refused], within)]
+        self._leave_merged(datagrams, plain)
+        refused = Refused(np.flatnonzero(~plain))
+        if len(refused.rows):
+            refused = self._peel(block, inner, frame_end, datagrams, plain)
         return datagrams, plain, refused
 
     def admit(self, datagrams: Sequence[Datagram]) -> Datagrams:
@@ -205,19 +224,45 @@ class Network:
             self.counters["oversized"] += int(np.count_nonzero(plain[merged]))
             plain[merged] = False
 
-    def _slow(self, header: NDArray[Any], within: Flags) -> Flags:
+    def _peel(
+        self, block: Block, start: NDArray[np.int64], end: NDArray[np.int64],
+        datagrams: Datagrams, plain: Flags,
+    ) -> Refused:  # fmt: skip
+        """Put what is in tunnels in place of what carries it. start, end: what is behind the link.
+
+        Returns what is not plain even then, and not worthless.
+        """
+        row = np.flatnonzero(~plain)
+        header = datagrams.header[row].view(HEADER)
+        kind = np.where(start[row] <= end[row], header["kind"], 0)
+        carrier = np.flatnonzero(_may_carry(kind, header))
+        at, begins = row[carrier], start[row[carrier]]
+        peeled, innermost, stop = unwrap(block.data, BY_ETHER_TYPE[kind[carrier]], begins, end[at])
+        peeled &= innermost > begins
+        if not peeled.any():
+            return Refused(row[self._slow(kind, header)])
+        inner = block.within(at[peeled], innermost[peeled], stop[peeled], RAW_IP)
+        found, plain[at[peeled]], refused = self.decode(inner)
+        datagrams.put(at[peeled], found)
+        self.counters["tunnelled"] += len(found.start)
+        outer = np.ones(len(row), np.bool_)
+        outer[carrier[peeled]] = False
+        slow = self._slow(kind[outer], header[outer])
+        return Refused(row[outer][slow], inner.select(refused.rows))
+
+    def _slow(self, kind: NDArray[Any], header: NDArray[Any]) -> Flags:
         """Of frames that are not plain UDP, those the slow path can do something with.
 
-        header: HEADER[n].  within: whether there is anything behind the frame's link header.
+        kind: [n], their EtherTypes, 0 where there is nothing behind it.  header: HEADER[n].
         """
-        kind = np.where(within, header["kind"], 0)
         four, six = kind == IPV4, kind == IPV6
         known: Flags = four & SLOW_PROTOCOLS[header["protocol"]]
         known |= six & SLOW_NEXT_HEADERS[header["next"]]
-        odd = SLOW_ETHERTYPES[kind]
+        odd: Flags = SLOW_ETHERTYPES[kind]
         self.counters["other_ip"] += int(np.count_nonzero((four | six) & ~known))
         self.counters["not_ip"] += int(np.count_nonzero(~(four | six | odd)))
-        return known | odd
+        known |= odd
+        return known
 
     def _fold(self, address: NDArray[np.uint64], port: NDArray[Any]) -> NDArray[np.uint64]:
         """Keys of IPv6 endpoints. address: uint64[n, 2]."""
@@ -243,6 +288,14 @@ def _headers(block: Block) -> tuple[NDArray[np.int64], NDArray[np.void]]:
     elif at != before - 2:
         header.view(HEADER)["kind"] = rows(block.data, block.start + at, 2).view(">u2")
     return inner, header
+
+
+def _may_carry(kind: NDArray[Any], header: NDArray[Any]) -> Flags:
+    """Which of these frames may be tunnels. kind: [n], EtherTypes.  header: HEADER[n]."""
+    found: Flags = SLOW_ETHERTYPES[kind]
+    found |= (kind == IPV4) & MAY_CARRY[header["protocol"]]
+    found |= (kind == IPV6) & MAY_CARRY[header["next"]]
+    return found
 
 
 def _plain(header: NDArray[np.void]) -> Flags:

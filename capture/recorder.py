@@ -75,8 +75,8 @@ class Recorder:
 
     def _stretch(self, block: Block) -> Heard:
         decoded = [self.decoder.decode(block)]
-        if len(decoded[0].refused):
-            slow = self.slow_path.receive(block, decoded[0].refused)
+        if (refused := decoded[0].refused).count:
+            slow = self.slow_path.receive(block, refused.rows, refused.inner)
             decoded.append(self.decoder.admit(slow))
             if self.slow_path.dropped:
                 self.calls.dropped(slow=True)

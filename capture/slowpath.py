@@ -1,4 +1,4 @@
-"""The frames the vectorised decoder refused, one by one: tunnels, fragments, options, TCP.
+"""The frames the vectorised decoder refused, one by one: fragments, options, TCP, odd tunnels.
 
 What comes out are datagrams as if they had been plain: SIP for the dialogs, RTP for the streams.
 Bounded: a flood of odd frames is counted and dropped, never allowed to starve the ring; how many
@@ -13,7 +13,6 @@ from struct import unpack_from
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from capture import dissect
 from capture.allowance import Allowance
@@ -22,7 +21,7 @@ from capture.model import Block, Datagram, Endpoint
 from capture.offload import segments
 from capture.packet import Packet
 from capture.tcp import TcpStreams
-from capture.triage import outline, without_other_tcp
+from capture.triage import Frames, outline, without_other_tcp
 from capture.tunnels import LARGEST_UDP, LINK_TYPES, peel, tunnelled
 
 TCP: Final = 6
@@ -46,14 +45,41 @@ class SlowPath:
         self._tcp = TcpStreams(self._count)
         self._allowance = Allowance(frames_per_second)
 
-    def receive(self, block: Block, rows: Iterable[int]) -> list[Datagram]:
+    def receive(
+        self, block: Block, rows: Iterable[int], inner: Block | None = None
+    ) -> list[Datagram]:
         """The UDP datagrams and whole SIP messages in these frames of a block, in their order.
 
-        rows: indices into the block's columns. Raises nothing: what cannot be read is counted.
+        rows: indices into the block's columns. inner: what others of its frames carried, likewise.
+        Raises nothing: what cannot be read is counted.
         """
+        parts = [outline(block, np.fromiter(rows, np.int64))]
+        if inner is not None:
+            parts.append(outline(inner, np.arange(len(inner.start))))
+        parts = [without_other_tcp(part, self._tcp, self._count) for part in parts]
+        found: list[Datagram] = []
+        for frames, chosen in zip(parts, self._allowed(block, parts), strict=True):
+            found += self._loop(frames.block, chosen)
+        return found
+
+    def _allowed(self, block: Block, parts: list[Frames]) -> list[list[int]]:
+        """The rows of each part that there is time for."""
+        count = [len(part.row) for part in parts]
+        times = np.concatenate([part.block.time_ns[part.row] for part in parts])
+        senders = np.concatenate([part.senders() for part in parts])
+        cost = 1 if block.link_type in LINK_TYPES else 1 + dissect.FRAMES_EACH
+        beside = len(block.start) - len(times)
+        chosen = self._allowance.choose(senders, times, cost, beside)
+        self.dropped = len(times) - len(chosen)
+        self._count("flood_dropped", self.dropped)
+        cuts = np.searchsorted(chosen, np.cumsum(count)[:-1])
+        row = np.concatenate([part.row for part in parts])[chosen]
+        return [each.tolist() for each in np.split(row, cuts)]
+
+    def _loop(self, block: Block, rows: Iterable[int]) -> list[Datagram]:
         found: list[Datagram] = []
         data = block.data.data
-        for row in self._worthwhile(block, np.fromiter(rows, np.int64)):
+        for row in rows:
             time_ns, start = int(block.time_ns[row]), int(block.start[row])
             frame = data[start : start + int(block.length[row])]
             try:
@@ -61,17 +87,6 @@ class SlowPath:
             except ValueError:
                 self.counters["frames_unreadable"] += 1
         return found
-
-    def _worthwhile(self, block: Block, rows: NDArray[np.int64]) -> list[int]:
-        frames = without_other_tcp(outline(block, rows), self._tcp, self._count)
-        cost = 1 if block.link_type in LINK_TYPES else 1 + dissect.FRAMES_EACH
-        beside = len(block.start) - len(frames.row)
-        times = block.time_ns[frames.row]
-        chosen = self._allowance.choose(frames.senders(), times, cost, beside)
-        self.dropped = len(frames.row) - len(chosen)
-        self._count("flood_dropped", self.dropped)
-        which: list[int] = frames.row[chosen].tolist()
-        return which
 
     def _frame(self, frame: memoryview, link_type: int, time_ns: int) -> list[Datagram]:
         self.counters["frames"] += 1

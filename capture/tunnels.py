@@ -31,6 +31,7 @@ ETHER_TYPES: Final[Mapping[int, Kind]] = {
     0x88BE: "erspan2", 0x22EB: "erspan3", 0x880B: "ppp",
 }  # fmt: skip
 IP_PROTOCOLS: Final[Mapping[int, Kind]] = {4: "ip", 41: "ip", 47: "gre", 137: "mpls"}
+PPP_PROTOCOLS: Final[Mapping[int, Kind]] = {0x21: "ip", 0x57: "ip", 0x281: "mpls"}
 # UDP ports whose datagrams carry frames. A decoder of plain UDP must leave these to the slow path.
 TUNNEL_PORTS: Final[Mapping[int, Kind]] = {
     2152: "gtp", 4789: "vxlan", 8472: "vxlan", 6081: "geneve", 9060: "hep", 37008: "tzsp",
@@ -133,7 +134,7 @@ def _ppp(data: memoryview, start: int, end: int) -> Next:
         protocol, start = data[start], start + 1
     else:
         protocol, start = unpack_from("!H", data, start)[0], start + 2
-    kind = {0x21: "ip", 0x57: "ip", 0x281: "mpls"}.get(protocol)
+    kind = PPP_PROTOCOLS.get(protocol)
     if kind is None:
         raise ValueError(f"PPP protocol {protocol:#06x} carries no IP")
     return Next(kind, start, end)

@@ -141,7 +141,7 @@ def test_an_impossible_padding_count_leaves_the_payload_as_it_is() -> None:
 def test_what_cannot_be_rtp_is_not(packet: bytes) -> None:
     decoded = decode(ethernet(ipv4(udp(packet))))
     assert not len(decoded.packets.ssrc)
-    assert not len(decoded.refused)
+    assert not decoded.refused.count
 
 
 def test_rtcp_is_told_by_its_second_byte_and_only_by_it() -> None:
@@ -207,7 +207,7 @@ def test_what_takes_the_slow_path_is_told_by_row() -> None:
         ethernet(ipv4(udp(rtp(), 1, 4789))),  # no VXLAN
     ]
     decoded = decode(*frames)
-    assert decoded.refused.tolist() == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert decoded.refused.rows.tolist() == [1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert decoded.packets.frame.tolist() == [0, 5, 11]
 
 
@@ -221,13 +221,13 @@ def test_what_carries_no_call_is_counted_and_left() -> None:
     ]
     decoder = Decoder()
     decoded = decoder.decode(block(frames))
-    assert not len(decoded.refused)
+    assert not decoded.refused.count
     assert decoder.counters["not_ip"] == 3
     assert decoder.counters["other_ip"] == 2
 
 
 def test_a_link_type_we_do_not_know_is_refused_altogether() -> None:
-    assert decode(b"abc", b"def", link_type=195).refused.tolist() == [0, 1]
+    assert decode(b"abc", b"def", link_type=195).refused.rows.tolist() == [0, 1]
 
 
 def test_merged_packets_are_noticed() -> None:

@@ -44,8 +44,10 @@ class Table:
         for block in blocks(path):
             decoded = self._decoder.decode(block)
             self._take(decoded)
-            if len(decoded.refused):
-                self._take(self._decoder.admit(self._slow.receive(block, decoded.refused)))
+            if (refused := decoded.refused).count:
+                self._take(
+                    self._decoder.admit(self._slow.receive(block, refused.rows, refused.inner))
+                )
             self.frames += len(block.start)
             self._media.tick(int(block.time_ns.max())).check()
         self._media.flush().check()

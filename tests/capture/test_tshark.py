@@ -85,8 +85,8 @@ def seen_by_us(path: Path) -> tuple[list[Rtp], list[Sip]]:
         decoded = decoder.decode(block)
         rtp += _packets(decoded)
         datagrams = list(decoded.signalling)
-        if len(decoded.refused):
-            other = decoder.admit(slow_path.receive(block, decoded.refused))
+        if (refused := decoded.refused).count:
+            other = decoder.admit(slow_path.receive(block, refused.rows, refused.inner))
             rtp += _packets(other)
             datagrams += other.signalling
         for datagram in sorted(datagrams):

@@ -109,7 +109,7 @@ def _frames(data: bytes) -> None:
     taken = block(frames, _link(data))
     decoder, slow = Decoder(seed=1), SlowPath()
     decoded = decoder.decode(taken)
-    decoder.admit(slow.receive(taken, decoded.refused.tolist()))
+    decoder.admit(slow.receive(taken, decoded.refused.rows, decoded.refused.inner))
 
 
 def parted() -> list[bytes]:
