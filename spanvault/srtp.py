@@ -12,6 +12,7 @@ import hmac
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ ENCRYPTION, AUTHENTICATION, SALT = 0, 1, 2  # labels, RFC 3711 §4.3.1
 AUTHENTICATION_KEY: Final = 20
 ROLLOVERS: Final = 64  # counters that are tried: 24 hours of 20 ms packets
 PATIENCE: Final = 100  # packets of a key that do not open before its counter is sought no more
+SEARCHES: Final = 20_000  # for a counter, in one call: some seconds, whatever its SDP named
 
 
 _POLICY = pylibsrtp.Policy
@@ -52,6 +54,7 @@ class Opening:
     def __init__(self, keys: Sequence[MediaKey]) -> None:
         self.warnings: Counter[str] = Counter()
         self._keys = keys
+        self._effort = Effort()
         self._streams: dict[tuple[int, int], Stream] = {}
 
     def open(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -61,7 +64,7 @@ class Opening:
     def _chunk(self, chunk: Chunk) -> Chunk:
         number, ssrc = int(chunk.header["stream"]), int(chunk.header["ssrc"])
         if (number, ssrc) not in self._streams:
-            self._streams[number, ssrc] = Stream(ssrc, self._keys)
+            self._streams[number, ssrc] = Stream(ssrc, self._keys, self._effort)
         sealed = [bytes(payload) for payload in chunk.payloads()]
         opened = self._streams[number, ssrc].open(chunk.frames, sealed)
         if shut := sum(payload is None for payload in opened):
@@ -72,15 +75,23 @@ class Opening:
         return Chunk(chunk.header, frames, memoryview(b"".join(payloads)))
 
 
+@dataclass
+class Effort:
+    """What is left to be spent on one call's rollover counters, by all of its streams and keys."""
+
+    searches: int = SEARCHES
+
+
 class Stream:
     """One stream, opened packet by packet in the order of its sequence.
 
     keys: oldest first; as spanvault.sdes reads them, else KeyError or ValueError.
     """
 
-    def __init__(self, ssrc: int, keys: Sequence[MediaKey]) -> None:
+    def __init__(self, ssrc: int, keys: Sequence[MediaKey], effort: Effort | None = None) -> None:
         self._ssrc = ssrc
-        self._openers = [_Opener(ssrc, key) for key in reversed(keys)]
+        effort = effort or Effort()
+        self._openers = [_Opener(ssrc, key, effort) for key in reversed(keys)]
 
     def open(self, frames: NDArray[np.void], payloads: Sequence[bytes]) -> list[bytes | None]:
         """The payloads as sent; None where no key opens one. frames: FRAME[n]."""
@@ -106,8 +117,9 @@ class Stream:
 class _Opener:
     """One key of one stream: libsrtp, and what it cannot do."""
 
-    def __init__(self, ssrc: int, key: MediaKey) -> None:
+    def __init__(self, ssrc: int, key: MediaKey, effort: Effort) -> None:
         suite = SUITES[key.suite]
+        self._effort = effort
         self._mki = key.mki
         self._tag = suite.tag
         self._library = _session(ssrc, key) if key.suite in PROFILES else None
@@ -142,7 +154,7 @@ class _Opener:
             payload = self._own.open(header, (heard + self._before) % (1 << 32), sealed)
             if payload is not None:
                 return payload
-        if self._failed >= PATIENCE:
+        if self._failed >= PATIENCE or not self._effort.searches:
             return None
         for rollovers in range(ROLLOVERS):
             payload = self._own.open(header, rollovers, sealed)
@@ -150,6 +162,7 @@ class _Opener:
                 self._before = rollovers - heard
                 return payload
         self._failed += 1
+        self._effort.searches -= 1
         return None
 
 

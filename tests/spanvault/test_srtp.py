@@ -170,6 +170,15 @@ def test_without_the_key_nothing_is_given():
     assert srtp.Stream(SSRC, [key_of(LIBRARY[0])]).open(frames, [b""] * 5) == [None] * 5
 
 
+def test_keys_that_open_nothing_cost_a_call_no_more_than_its_effort():
+    suite, effort = "AES_CM_128_HMAC_SHA1_80", srtp.Effort(searches=30)
+    frames, payloads = heard(0, 20)
+    sealed = by_library(key_of(suite), frames, payloads)
+    for ssrc in range(5):
+        srtp.Stream(ssrc, [key_of(suite)], effort).open(frames, sealed)
+    assert effort.searches == 0
+
+
 def test_a_packet_that_was_changed_is_empty_and_told():
     key = key_of(LIBRARY[0])
     frames, payloads = heard(1, 5)
