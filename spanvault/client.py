@@ -7,7 +7,6 @@ Messages: messages.py, WIRE.md §6. A store of one's own without running daemons
 import errno
 import socket as sockets
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
 import zmq
@@ -79,12 +78,7 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from spanvault import init
@@ -52,12 +51,7 @@ class Appliance:
     def __enter__(self) -> "Appliance":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name in list(self.processes):
             self.kill(name)
         shutil.rmtree(self._run, ignore_errors=True)

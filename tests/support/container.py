@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 REPOSITORY = Path(__file__).parents[2]
 PREFIX = Path("/opt/spanvault")
@@ -51,12 +50,7 @@ class Container:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end()
 
     def run(self, *command: str, check: bool = True) -> str:

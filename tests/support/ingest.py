@@ -6,7 +6,6 @@ Every payload and number it makes can be told from all others, so that a test ca
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -95,12 +94,7 @@ class Ingest:
     def __enter__(self) -> "Ingest":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close(linger=0)
         self._context.term()
 
