@@ -24,7 +24,7 @@ from capture.model import Attach, Close, Datagram, NewStream, StreamTotals
 from capture.offer_answer import OfferAnswer
 from capture.relations import Relations, outcome_behind
 from capture.signalling import Signalling, begins_call, reveals_call
-from capture.sip import SipMessage
+from capture.sip import COMPACT, SipMessage
 from capture.timers import Timers
 from capture.witness import SILENT, Decision, Witness
 from spanvault import chunk
@@ -32,6 +32,7 @@ from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 
 SECOND_NS: Final = 1_000_000_000
+MAX_KEPT: Final = 8  # values of one header that are kept with a call
 REPORT_NS: Final = 60 * SECOND_NS  # a long call's record is renewed so often
 FRESHENED: Final = 500  # calls whose totals are renewed a second, in what a restart finds
 TIDY_NS: Final = 5 * SECOND_NS
@@ -267,7 +268,18 @@ class Calls:
             caller_host=caller,
             callee_host=callee,
             invite_target=callee,
+            dialled=message.request_user,
+            headers=self._kept_headers(message),
         )
+
+    def _kept_headers(self, message: SipMessage) -> dict[str, list[str]]:
+        """The headers that the settings name, for storaged's rules."""
+        found: dict[str, list[str]] = {}
+        for name in self._settings.headers:
+            long = COMPACT.get(name.lower(), name.lower())
+            if values := message.headers.get(long):
+                found[long] = values[:MAX_KEPT]
+        return found
 
     def _make_room(self) -> None:
         while (call := self._table.crowded) is not None:

@@ -47,10 +47,13 @@ class Courier:
         return time.monotonic() - self._moved_s
 
     def put(self, heard: Heard) -> None:
-        """Take what was heard: the media first, so that a last record seals all of it."""
+        """Take what was heard: a call's first records, so that its media finds its pool; then the
+        media; then last records, so that they seal all of it.
+        """
+        self.outbox.add([call for call in heard.calls if not call.final], NO_MEDIA)
         for media in heard.media:
             self.outbox.add([], media)
-        self.outbox.add(heard.calls, NO_MEDIA)
+        self.outbox.add([call for call in heard.calls if call.final], NO_MEDIA)
 
     def pump(self, wait_ms: int = 0) -> list[bytes]:
         """Send and receive. Returns the ids of calls whose last record is safe."""

@@ -4,6 +4,7 @@ What changes it: capture.calls (signalling), capture.attachment (streams), captu
 leaves: the call record, spanvault.messages.Call.
 """
 
+import ipaddress
 from collections.abc import Callable
 from typing import Final
 
@@ -75,6 +76,8 @@ class LiveCall(msgspec.Struct, array_like=True):
     recorded_ns: int = 0
     beside: dict[int, Stream] = {}  # events and RTCP of its streams, by number
     slow: bool = False  # signalling of it came by the slow path: a flood there may touch it
+    dialled: str = ""  # user of the Request-URI of the first INVITE
+    headers: dict[str, list[str]] = {}  # of that INVITE, those that are to be kept
 
     @property
     def ended_ns(self) -> int | None:
@@ -169,9 +172,16 @@ class LiveCall(msgspec.Struct, array_like=True):
             ],
             beside=[msgspec.structs.replace(stream) for _, stream in sorted(self.beside.items())],
             keys=list(self.keys),
+            dialled=self.dialled,
+            hosts=[str(ipaddress.ip_address(host)) for host in self._hosts() if host],
+            headers=self.headers,
             revision=self.revision,
             final=final,
         )
+
+    def _hosts(self) -> tuple[bytes | None, bytes]:
+        """Whom the first INVITE went between."""
+        return self.caller_host, self.invite_target
 
     def _signalled_flags(self) -> set[str]:
         flags = signalled_flags(self.offer_answer)

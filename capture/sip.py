@@ -93,6 +93,11 @@ class SipMessage:
         return _party(self.first("to") or "")
 
     @cached_property
+    def request_user(self) -> str:
+        """The user in the Request-URI: what was dialled; "" where there is none."""
+        return _party(f"<{self.uri}>").user if "@" in self.uri or self.uri[:4] == "tel:" else ""
+
+    @cached_property
     def branch(self) -> str:
         """The topmost Via's branch, which names the transaction on this hop."""
         found = _BRANCH.search(self.first("via") or "")

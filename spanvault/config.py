@@ -8,11 +8,14 @@ import os
 import re
 import socket
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
+
+from spanvault.rules import PoolName, Rule
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -38,6 +41,16 @@ class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bye_grace_s: Positive = 2.0  # RTP after BYE still belongs to the call
     unmatched_s: Positive = 30.0  # RTP without signalling is kept so long for a call to claim it
     unmatched_mb: Count = 64
+    headers: list[str] = []  # SIP headers kept with the call, for the rules of pools
+
+
+class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One [pools.NAME] of etc/storaged.toml."""
+
+    path: Path | None = None  # its own directory; by default STORE/pools/NAME
+    unlock_key: Path | None = None  # tried at each start; the store's own is tried in any case
+    recipients: list[Path] = []  # public keys that a new pool is sealed to; by default the store's
+    keep_days: Count | None = None  # told by `spanvault status`; nothing deletes by it yet
 
 
 class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +66,15 @@ class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         None  # a second key that opens the store; its half stays on paper
     )
     commit_interval_s: Positive = 2.0
-    pools: dict[str, Path] = {}  # a pool's own directory; by default STORE/pools/NAME
+    pools: dict[PoolName, PoolConfig] = {}
+    default_pool: PoolName = "base"
+    rules: list[Rule] = []
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a rule whose pool is not there."""
+        for pool in (self.default_pool, *(rule.pool for rule in self.rules)):
+            if pool != "base" and pool not in self.pools:
+                raise ValueError(f"pool '{pool}' has rules and no [pools.{pool}]")
 
 
 class TargetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,20 +147,37 @@ def credential(path: Path) -> Path:
 def _explain(path: Path, text: str, kind: type[msgspec.Struct], fault: str) -> str:
     """Say where in the file msgspec's complaint belongs, and which keys there are."""
     unknown = re.search(r"unknown field `([^`]+)`", fault)
-    place = re.search(r"at `\$\.?([^`]*)`", fault)
-    keys = [part for part in re.split(r"[.\[\]0-9]+", place[1] if place else "") if part]
-    key = unknown[1] if unknown else keys[-1] if keys else ""
-    line = next(
-        (
-            number
-            for number, row in enumerate(text.splitlines(), 1)
-            if key and re.match(rf"\s*(\[+\s*)?[\"']?{re.escape(key)}[\"']?\s*[=\].]", row)
-        ),
-        None,
-    )
+    place = re.search(r"`\$\.?([^`]*)`", fault)
+    parts = re.findall(r"[^.\[\]]+", place[1]) if place else []
+    keys = [part for part in parts if not part.isdigit() and part != "..."]
+    line = _line_of(text, parts, unknown[1] if unknown else "") or _line_with(text, fault)
     where = f"{path}:{line}" if line else f"{path}"
     if unknown:
-        owner = TargetConfig if "targets" in keys else kind
+        owner = {"targets": TargetConfig, "rules": Rule, "pools": PoolConfig}.get(
+            keys[0] if keys else "", kind
+        )
         known = ", ".join(owner.__struct_fields__)
-        return f"{where}: unknown key '{key}'. Known here: {known}"
+        return f"{where}: unknown key '{unknown[1]}'. Known here: {known}"
     return f"{where}: {fault}"
+
+
+def _line_with(text: str, fault: str) -> int | None:
+    """The first line that holds the value that a complaint quotes."""
+    quoted = re.search(r"'([^']+)'", fault)
+    rows = enumerate(text.splitlines(), 1)
+    return next((number for number, row in rows if quoted and f'"{quoted[1]}"' in row), None)
+
+
+def _line_of(text: str, parts: Sequence[str], unknown: str) -> int | None:
+    """The line of a place in the settings such as `rules`, `1`, `pool`; as near as there is one."""
+    rows = list(enumerate(text.splitlines(), 1))
+    keys = [part for part in parts if not part.isdigit() and part != "..."]
+    if len(parts) > 1 and parts[1].isdigit():
+        heads = [n for n, row in rows if re.match(rf"\s*\[\[\s*{re.escape(parts[0])}\s*\]\]", row)]
+        if int(parts[1]) < len(heads):
+            begin, end = heads[int(parts[1])], [*heads, len(rows) + 1][int(parts[1]) + 1]
+            rows, keys = rows[begin - 1 : end - 1], keys[1:] or keys
+    key = unknown or (keys[-1] if keys else "")
+    pattern = rf"\s*(\[+[^]=]*)?[\"']?\b{re.escape(key)}\b[\"']?\s*[=\].]"
+    found = (number for number, row in rows if key and re.match(pattern, row))
+    return next(found, rows[0][0] if rows and len(parts) > 1 and parts[1].isdigit() else None)

@@ -102,6 +102,9 @@ class Call(msgspec.Struct):
     streams: list[Stream] = []
     beside: list[Stream] = []  # their telephone events and RTCP
     keys: list[MediaKey] = []  # of its SRTP, oldest first; storaged gives them with the media only
+    dialled: str = ""  # user of the first INVITE's Request-URI
+    hosts: list[str] = []  # addresses of that INVITE's two ends
+    headers: dict[str, list[str]] = {}  # of it, those that the capture was told to keep; lower case
     revision: int = 0
     final: bool = False  # nothing more will come: the recording is sealed
 
@@ -223,10 +226,14 @@ class Search(Message):
 
 
 class SearchReply(Message):
-    """A page of calls; `cursor` asks for the next, None is the end."""
+    """A page of calls; `cursor` asks for the next, None is the end.
+
+    locked: pools whose calls were left out, whether any would have been found or not.
+    """
 
     calls: list[Call]
     cursor: bytes | None = None
+    locked: list[str] = []
 
 
 class Get(Message):

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import lmdb
@@ -17,10 +18,12 @@ import lmdb
 from spanvault.lifecycle import name_thread
 from storaged.faults import Fault
 from storaged.gathering import Group
+from storaged.sorting import Sorter
 from storaged.writer import Counts, Writer
 
 log = logging.getLogger(__name__)
 RETRY_S: Final = 1.0
+IDLE_S: Final = 1.0  # between two looks whether there is idle work
 _REMEDIES: Final = {
     errno.ENOSPC: "Free space on the store's volume, or enlarge it; recording resumes by itself.",
     errno.EDQUOT: "Raise the quota of storaged's user; recording resumes by itself.",
@@ -37,10 +40,13 @@ class Committed(NamedTuple):
 
 
 class Committer:
-    """Commits one group at a time. submit() only when it is idle."""
+    """Commits one group at a time. submit() only when it is idle.
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    idle: work to do while there is no group, some at a time; tells whether more is left.
+    """
+
+    def __init__(self, writer: Writer | Sorter, idle: Callable[[], bool] = lambda: False) -> None:
+        self._writer, self._idle = writer, idle
         self._group: Group | None = None
         self._changed = threading.Condition()
         self._stopping = False
@@ -90,9 +96,21 @@ class Committer:
             os.eventfd_write(self.wake_fd, 1)
 
     def _next(self) -> Group | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._group is not None or self._stopping)
-            return None if self._stopping else self._group
+        more = True
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._group is not None or self._stopping, 0.0 if more else IDLE_S
+                )
+                if self._stopping or self._group is not None:
+                    return None if self._stopping else self._group
+            try:
+                more = self._idle()
+            except lmdb.PanicError:
+                raise
+            except (OSError, lmdb.Error, Fault) as error:
+                more = False
+                self._fail(error)
 
     def _commit(self, group: Group) -> Counts | None:
         """Try until it is done; None if the daemon ends before."""

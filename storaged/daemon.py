@@ -5,40 +5,36 @@ requests (storaged.serving). Systemd's side: spanvault.lifecycle.
 """
 
 import contextlib
-import errno
 import logging
 import os
-import resource
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 import zmq
 
-from spanvault import keyfile, memory, transport
+from spanvault import memory, rules, transport
 from spanvault.config import StoragedConfig
 from spanvault.lifecycle import Lifecycle
 from spanvault.slots import Memories
-from storaged import index
+from storaged import opening
 from storaged.accesslog import AccessLog
 from storaged.committer import Committer
 from storaged.faults import Fault
-from storaged.index import KEYS_CHANGED, Index
+from storaged.index import Index
 from storaged.ingest import Ingest
 from storaged.keyring import Keyring
-from storaged.layout import TIERS, Store
-from storaged.pool import Pool
+from storaged.layout import Store
+from storaged.opening import Opener
 from storaged.requests import Desk
 from storaged.serving import Serving
-from storaged.writer import Writer
+from storaged.sorting import Sorter
+from storaged.vaults import Vault
 
 log = logging.getLogger(__name__)
-POOL: Final = "base"
 _TURN_MS: Final = 500  # the watchdog and the status line want a turn
 _DRAIN_S: Final = 20.0
-_SPARE_FILES: Final = 512  # descriptors kept for everything that is no object
 
 
 class Daemon:
@@ -48,18 +44,25 @@ class Daemon:
         self, settings: StoragedConfig, life: Lifecycle, store: Store, ring: Keyring, tables: Index
     ) -> None:
         self._life, self._store, self._index = life, store, tables
-        self._pool = _open_pool(settings.pools.get(POOL, store.pool(POOL)), tables)
+        opener = Opener(settings, store, ring, tables)
+        self._vaults = opener.all()
         self._access = _open_access_log(store)
-        self._writer = Writer(tables, ring, self._pool, time.time_ns)
+        self._sorter = Sorter(
+            tables, self._vaults, time.time_ns,
+            lambda call: rules.place(call, settings.rules, settings.default_pool),
+            settings.default_pool,
+        )  # fmt: skip
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         clients = transport.Clients(settings.clients)
         self._authenticator = transport.authenticate(self._context, clients)
         certificate = transport.load_certificate(settings.certificate)
         self._socket = transport.listen(self._context, settings.ingest, certificate)
-        desk = Desk(store, tables, ring, self._pool, self._access, time.time_ns, self.state)
+        desk = Desk(
+            store, tables, self._vaults, self._access, time.time_ns, self.state, opener.pool
+        )
         requests = transport.listen(self._context, settings.requests, certificate)
         self._serving = Serving(requests, clients, desk)
-        self._committer = Committer(self._writer)
+        self._committer = Committer(self._sorter, self._sorter.drain)
         self._memories = Memories(settings.ingest)
         self._ingest = Ingest(
             self._socket, clients, self._committer, ring, store.refused, os.urandom(8).hex(),
@@ -87,7 +90,7 @@ class Daemon:
         self._authenticator.stop()
         self._context.term()
         self._access.close()
-        self._pool.close()
+        self._vaults.close()
 
     def state(self) -> tuple[str, dict[str, Any]]:
         """One line for people, and the fields of a StatusReply. Any thread."""
@@ -96,17 +99,16 @@ class Daemon:
         since_s = self._committer.committed_s
         age_s = None if since_s is None else round(time.monotonic() - since_s, 1)
         fault = self._committer.fault
-        growing = self._writer.growing
+        growing = self._sorter.growing
         line = f"recording {growing} calls; {calls:,} stored"
         line += "" if age_s is None else f"; committed {age_s:.1f} s ago"
-        pool = {
-            "path": str(self._pool.objects.parent),
-            "free_bytes": self._pool.free_bytes(),
-            "state": fault or "ok",
-        }
+        for vault in self._vaults:
+            if vault.fault or vault.locked:
+                line += f"; pool {vault.name} {vault.fault or 'is locked'}"
         fields = {
             "calls": calls, "recording": growing, "committed_s_ago": age_s,
-            "pools": {self._pool.name: pool}, "ingest": dict(self._ingest.counts),
+            "pools": {vault.name: _pool_fields(vault, fault) for vault in self._vaults},
+            "ingest": dict(self._ingest.counts),
             "feed_position": self._index.position,
         }  # fmt: skip
         return (f"not recording: {fault}" if fault else line), fields
@@ -152,22 +154,28 @@ class Daemon:
         self._ingest.tick(time.monotonic_ns())
 
 
+def _pool_fields(vault: Vault, fault: str | None) -> dict[str, Any]:
+    """What a StatusReply tells of a pool."""
+    state = fault or vault.fault or ("locked" if vault.locked else "ok")
+    return {
+        "path": str(vault.pool.objects.parent), "free_bytes": vault.pool.free_bytes(),
+        "state": state, "waiting": len(vault.intake), "waiting_bytes": vault.intake.size,
+    }  # fmt: skip
+
+
 @contextlib.contextmanager
 def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Keyring, Index]]:
     """Lock, unlock and open the store. Raises Fault or ValueError, with a remedy."""
-    private_key = _unlock_key(settings.unlock_key)
-    recipients = [keyfile.public_of(private_key)]
-    if settings.recovery_public is not None:
-        recipients.append(keyfile.load(settings.recovery_public))
+    private_key = opening.unlock_key(settings.unlock_key)
     store = Store(settings.store)
-    store.open(recipients)
+    store.open(opening.recipients_of(settings))
     try:
         ring = Keyring(store.keys, private_key)
         if store.store_id != ring.store_id:  # killed while it became the store of a replica
             store.write_format(ring.store_id)
         tables = _open_index(store)
         try:
-            _announce_keys(tables, ring)
+            opening.announce_keys(tables, ring.names())
             yield store, ring, tables
         finally:
             tables.close()
@@ -183,17 +191,6 @@ def run(settings: StoragedConfig, life: Lifecycle) -> None:
             daemon.run()
         finally:
             daemon.close()
-
-
-def _unlock_key(path: Path) -> bytes:
-    """Read the unlock key. Raises Fault: without it nothing can be opened."""
-    try:
-        return keyfile.load(path)
-    except ValueError as error:
-        hint = (
-            "Set unlock_key in storaged.toml to the store's unlock key; `spanvault init` makes one."
-        )
-        raise Fault("locked", str(error), hint) from None
 
 
 def _open_index(store: Store) -> Index:
@@ -215,24 +212,6 @@ def _open_index(store: Store) -> Index:
         ) from None
 
 
-def _open_pool(folder: Path, tables: Index) -> Pool:
-    """Open the pool's folder, made if the store is new. Raises Fault if it is gone."""
-    with tables.reading() as view:
-        new = not view.count(b"state")
-    try:
-        # An unmounted volume leaves an empty folder behind: recordings must not begin to fill it.
-        if not new and not (folder / "objects").is_dir():
-            raise FileNotFoundError(errno.ENOENT, "missing, and there are recordings")
-        return Pool(POOL, folder, TIERS[POOL], max(64, _raise_file_limit() - _SPARE_FILES))
-    except OSError as error:
-        raise Fault(
-            "unavailable",
-            f"{error.filename or folder / 'objects'}: the pool cannot be opened ({error.strerror})",
-            "Mount the pool's volume, or put the folder back with its owner. If it is lost, make "
-            "its folder `objects` anew (mkdir -m 700) and restore the store from a replica.",
-        ) from None
-
-
 def _open_access_log(store: Store) -> AccessLog:
     """Open the access log. Raises Fault if its folder is gone."""
     try:
@@ -244,26 +223,3 @@ def _open_access_log(store: Store) -> AccessLog:
             "Put the folder `log` back, with its owner. If it is lost, make it anew "
             "(mkdir -m 700): the log then begins again, which an auditor will ask about.",
         ) from None
-
-
-def _announce_keys(tables: Index, ring: Keyring) -> None:
-    """Tell the feed of key files that it does not know: those of a new store, or of a crash."""
-
-    def announce(writing: index.Writing) -> None:
-        for name in ring.names():
-            if writing.get(b"fed", KEYS_CHANGED + name.encode()) is None:
-                writing.announce(KEYS_CHANGED, name.encode())
-
-    with tables.reading() as view:
-        known = all(view.get(b"fed", KEYS_CHANGED + name.encode()) for name in ring.names())
-    if not known:
-        tables.write(announce)
-
-
-def _raise_file_limit() -> int:
-    """As many open files as the system lets us have: one a growing recording."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 1 << 16) if hard != resource.RLIM_INFINITY else 1 << 16
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -7,6 +7,7 @@ that cost more than the ciphers. Pure: no clock, no file.
 Source of the order of writing: FORMAT.md §8. Who writes a group: storaged.writer.
 """
 
+import copy
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from spanvault.messages import Batch, Call, Codec, Stream
 from storaged import record
 from storaged.sealing import LAST_MAX
 
+BATCH_MAX: Final = 32 << 20
 _CHUNK: Final = CHUNK.itemsize
 _FRAME: Final = FRAME.itemsize
 _WORDS: Final = _CHUNK // 8  # a row of the chunk table as u64; the first two are the recording id
@@ -34,6 +36,13 @@ class Group:
         self.calls: dict[bytes, Call] = {}
         self.origins: dict[Any, list[int]] = {}  # sequences to acknowledge, by sender
         self.bytes = 0
+
+    @classmethod
+    def of(cls, calls: Iterable[Call]) -> "Group":
+        """These calls alone, of a group that was taken in."""
+        part = cls()
+        part.calls = {call.id: call for call in calls}
+        return part
 
     def __bool__(self) -> bool:
         return bool(self.origins)
@@ -79,6 +88,27 @@ class Gathered:
         self.starts_ns: list[int] = table["start_ns"].tolist()
         self.sizes: list[int] = (frame_bytes + table["payload_bytes"] + _CHUNK).tolist()
         self.rows = _rows(table)
+
+    @property
+    def count(self) -> int:
+        """How many chunks there are."""
+        return sum(map(len, self.rows.values()))
+
+    def only(self, recording_ids: Iterable[bytes]) -> "Gathered":
+        """The chunks of these recordings alone; nothing is copied."""
+        part = copy.copy(self)
+        part.rows = {one: self.rows[one] for one in recording_ids if one in self.rows}
+        return part
+
+    def batches(self) -> Iterator[Media]:
+        """The chunks as batches, each of at most about BATCH_MAX bytes."""
+        rows = [row for each in self.rows.values() for row in each]
+        for run in self.runs(rows, BATCH_MAX):
+            parts = self.parts(run)
+            table, frames, packets = (b"".join(parts[at::3]) for at in range(3))
+            yield Media(
+                np.frombuffer(table, CHUNK), np.frombuffer(frames, FRAME), memoryview(packets)
+            )
 
     def parts(self, rows: Sequence[int]) -> list[memoryview]:
         """Header, frames and payload of each of these chunks: as they lie side by side at rest."""

@@ -97,7 +97,8 @@ class Growing:
             key_id = self._unused.pop()
         else:
             key_id, changed = self._keyring.take(
-                lambda: self._index.reserved_keys, self._index.reserve_keys
+                lambda: self._index.reserved_keys(self._pool.tier),
+                lambda number: self._index.reserve_keys(number, self._pool.tier),
             )
             self.new_keys += changed
         self._taken.append(key_id)

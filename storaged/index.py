@@ -17,7 +17,17 @@ import msgspec
 from spanvault.messages import Call, Receipt
 from storaged import record
 
-TABLES: Final = (b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt")
+TABLES: Final = (
+    b"meta",
+    b"record",
+    b"state",
+    b"open",
+    b"time",
+    b"feed",
+    b"fed",
+    b"receipt",
+    b"placed",
+)
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
 
 OBJECT: Final = 1  # bits of State.bits: a file of media exists
@@ -38,6 +48,11 @@ _U64: Final = struct.Struct("<Q")
 _POSITION: Final = struct.Struct(">Q")
 _SIGN: Final = 1 << 63
 R = TypeVar("R")
+
+
+def reserved(tier: int) -> bytes:
+    """The counter of a pool's slots that may be in use."""
+    return RESERVED + (f"/{tier}".encode() if tier else b"")
 
 
 class State(NamedTuple):
@@ -134,15 +149,14 @@ class Index:
             self._growing = False
             self._calm.notify_all()
 
-    def reserve_keys(self, number: int) -> None:
-        """Make it durable that key ids below number may be in use."""
-        self.write(lambda writing: writing.set_number(RESERVED, number))
+    def reserve_keys(self, number: int, tier: int = 0) -> None:
+        """Make it durable that key ids of a pool below number may be in use."""
+        self.write(lambda writing: writing.set_number(reserved(tier), number))
 
-    @property
-    def reserved_keys(self) -> int:
-        """Key ids from here on have never been handed out."""
+    def reserved_keys(self, tier: int = 0) -> int:
+        """Key ids of a pool from here on have never been handed out."""
         with self.reading() as view:
-            return view.number(RESERVED)
+            return view.number(reserved(tier))
 
 
 class View:
@@ -173,6 +187,11 @@ class View:
             return None
         key_id, size, sha256, revision, tier, bits, _ = _STATE.unpack(value)
         return State(key_id, size, sha256, revision, tier, bits)
+
+    def placed(self, call_id: bytes) -> int | None:
+        """The tier of a call that waits in a pool's intake; None if none does."""
+        value = self.get(b"placed", call_id)
+        return value[0] if value else None
 
     def committed(self, call_id: bytes) -> int | None:
         """Acknowledged bytes of an unsealed object."""

@@ -142,7 +142,7 @@ class Ingest:
         if len(bulk) != 1:
             raise ValueError(f"a sealed batch takes 1 frame, {len(bulk)} came")
         inner, media = wire.decode_to_ingest(
-            spool.open_batch(bulk[0], self._keyring.ingest_private)
+            spool.open_batch(bulk[0], self._keyring.ingest_key(message.key_id))
         )
         if not isinstance(inner, Batch) or inner.sequence != message.sequence:
             raise ValueError("the sealed batch is not the one its envelope names")

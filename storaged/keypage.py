@@ -26,6 +26,7 @@ PAGE_KEY: Final = 1  # kinds of wrapped secret
 INGEST_KEY: Final = 2
 INDEX_KEY: Final = 3
 SIGNING_KEY: Final = 4
+INTAKE_KEY: Final = 5  # public: another pool's, by its tier
 
 _HPKE_X25519: Final = 1  # kind of envelope
 _ROOT: Final = struct.Struct("<8s16sIBBH")  # magic, store id, epoch, tier, 0, envelopes

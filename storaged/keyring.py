@@ -23,6 +23,7 @@ from storaged.keypage import (
     DEK_BYTES,
     INDEX_KEY,
     INGEST_KEY,
+    INTAKE_KEY,
     PAGE_KEY,
     SIGNING_KEY,
     SLOTS,
@@ -52,21 +53,29 @@ def page_name(page: int, generation: int) -> str:
     return f"page-{page:06d}.{generation}"
 
 
-def create(folder: Path, store_id: bytes, recipients: Iterable[bytes]) -> None:
-    """Make the keys of a new store: root, ingest, index, signing. recipients: public keys."""
+def create(folder: Path, store_id: bytes, recipients: Iterable[bytes], tier: int = 0) -> bytes:
+    """Make the keys of a new pool: root, ingest, index, signing. recipients: public keys.
+
+    Returns the ingest key's public half.
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     secrets = {Name(kind, 0): os.urandom(32) for kind in (INGEST_KEY, INDEX_KEY, SIGNING_KEY)}
     data = keypage.serialize_root(
-        store_id, 1, 0, os.urandom(32), list(recipients), secrets, _nonces(len(secrets))
+        store_id, 1, tier, os.urandom(32), list(recipients), secrets, _nonces(len(secrets))
     )
     files.replace(folder / ROOT, data)
+    return keyfile.public_of(secrets[Name(INGEST_KEY, 0)])
 
 
 class Keyring:
-    """The opened keys. dek() may be asked from any thread; take() and drop() from the writer's."""
+    """The opened keys of a pool. dek() may be asked from any thread; take() and drop() from the
+    writer's.
 
-    def __init__(self, folder: Path, private_key: bytes) -> None:
-        self._folder, self._private_key = folder, private_key
+    prefix: what the names of its key files begin with in the feed.
+    """
+
+    def __init__(self, folder: Path, private_key: bytes, prefix: str = "") -> None:
+        self._folder, self._private_key, self._prefix = folder, private_key, prefix
         self._lock = threading.Lock()
         self._open()
 
@@ -117,8 +126,20 @@ class Keyring:
 
     @property
     def ingest_private(self) -> bytes:
-        """X25519: opens what captures spooled."""
-        return self._root.secrets[Name(INGEST_KEY, 0)]
+        """X25519: opens what captures spool from now on."""
+        return self._ingest_keys()[-1]
+
+    def ingest_key(self, key_id: str) -> bytes:
+        """The private ingest key of this id, be it an older one. Raises ValueError: it is gone."""
+        for key in reversed(self._ingest_keys()):
+            if spool.key_id(keyfile.public_of(key)) == key_id:
+                return key
+        raise ValueError("sealed to an ingest key that is not this store's, or was destroyed")
+
+    def _ingest_keys(self) -> list[bytes]:
+        """Oldest first."""
+        names = sorted(name for name in self._root.secrets if name.kind == INGEST_KEY)
+        return [self._root.secrets[name] for name in names]
 
     @property
     def ingest_public(self) -> bytes:
@@ -134,6 +155,16 @@ class Keyring:
     def index_key(self) -> bytes:
         """HMAC key of the index's tokens."""
         return self._root.secrets[Name(INDEX_KEY, 0)]
+
+    def intake_key(self, tier: int) -> bytes | None:
+        """The public ingest key of another pool, which this one's root vouches for."""
+        return self._root.secrets.get(Name(INTAKE_KEY, tier))
+
+    def vouch(self, tier: int, public_key: bytes) -> list[str]:
+        """Name another pool's public ingest key in our root. Returns names of changed files."""
+        with self._lock:
+            self._put_secret(Name(INTAKE_KEY, tier), public_key)
+        return self._named([ROOT])
 
     @property
     def signing_key(self) -> Ed25519PrivateKey:
@@ -156,7 +187,8 @@ class Keyring:
 
     def names(self) -> list[str]:
         """The key files, pages before the root: the order in which a replica needs them."""
-        return [page_name(*page) for page in sorted(self._generations.items())] + [ROOT]
+        pages = [page_name(*page) for page in sorted(self._generations.items())]
+        return self._named([*pages, ROOT])
 
     def dek(self, key_id: int) -> bytes:
         """The DEK in a slot. Raises Fault: destroyed, unknown, or its page is damaged."""
@@ -208,7 +240,8 @@ class Keyring:
             gone = self._rekey(left) if left else []
         generations = {page: self._generations[page] for page in by_page}
         names = [page_name(page, generations[page]) for page in left]
-        return Dropped(self.epoch, generations, [*names, ROOT] if left else [], gone)
+        changed = self._named([*names, ROOT] if left else [])
+        return Dropped(self.epoch, generations, changed, self._named(gone))
 
     def replace_root(self, data: bytes, store_id: str) -> None:
         """Put another store's root in place of ours, if the unlock key opens it. Raises Fault."""
@@ -266,17 +299,23 @@ class Keyring:
     def _add_page(self, page: int) -> list[str]:
         key, deks = os.urandom(32), os.urandom(SLOTS * DEK_BYTES)
         name = page_name(page, 0)
-        sealed = keypage.seal_page(page, 0, 0, self.store_id, deks, key, os.urandom(12))
+        sealed = keypage.seal_page(
+            page, 0, self._root.tier, self.store_id, deks, key, os.urandom(12)
+        )
         files.replace(self._folder / name, sealed)
-        secrets = {**self._root.secrets, Name(PAGE_KEY, page): key}
+        with self._lock:
+            self._put_secret(Name(PAGE_KEY, page), key)
+            self._generations[page] = 0
+            self._pages[page] = deks
+        return self._named([name, ROOT])
+
+    def _put_secret(self, name: Name, secret: bytes) -> None:
+        """Write the root file anew with one more secret, under the same root key."""
+        secrets = {**self._root.secrets, name: secret}
         data = keypage.replace_secrets(self._data, self._root, secrets, _nonces(len(secrets)))
         self._put_root(data)
         files.destroy(self._folder, [ROOT_OLD])
-        with self._lock:
-            self._data, self._root = data, self._root._replace(secrets=secrets)
-            self._generations[page] = 0
-            self._pages[page] = deks
-        return [name, ROOT]
+        self._data, self._root = data, self._root._replace(secrets=secrets)
 
     def _holds(self, page: int, slots: list[int]) -> bool:
         """Whether one of these DEKs is still there."""
@@ -309,9 +348,21 @@ class Keyring:
                 deks[slot * DEK_BYTES : (slot + 1) * DEK_BYTES] = bytes(DEK_BYTES)
             generation = self._generations[page] + 1
             key = secrets[Name(PAGE_KEY, page, generation)]
-            yield page_name(page, generation), keypage.seal_page(
-                page, generation, 0, self.store_id, bytes(deks), key, os.urandom(12)
-            )  # fmt: skip
+            yield (
+                page_name(page, generation),
+                keypage.seal_page(
+                    page,
+                    generation,
+                    self._root.tier,
+                    self.store_id,
+                    bytes(deks),
+                    key,
+                    os.urandom(12),
+                ),
+            )
+
+    def _named(self, names: list[str]) -> list[str]:
+        return [self._prefix + name for name in names]
 
     def _replace_root(self, secrets: dict[Name, bytes]) -> None:
         """Write a root file under a new root key."""

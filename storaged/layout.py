@@ -15,12 +15,12 @@ from storaged.faults import Fault
 
 FORMAT: Final = "spanvault store"
 VERSION: Final = 1
-TIERS: Final = {"base": 0, "core": 1, "sensitive": 2}  # pools, and their number in headers
 _OURS: Final = {
     "lock",
     "keys",
     "index",
     "pools",
+    "intake",
     "refused",
     "log",
     "format.json",
@@ -35,6 +35,7 @@ class Store:
         self.folder = folder
         self.keys, self.index = folder / "keys", folder / "index"
         self.refused, self.log = folder / "refused", folder / "log"
+        self.intake = folder / "intake"
         self._lock = -1
 
     @property

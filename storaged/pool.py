@@ -57,6 +57,11 @@ class Pool:
         """Make everything appended so far durable, names included. Raises OSError."""
         files.syncfs(self._descriptor)
 
+    @property
+    def device(self) -> int:
+        """The file system it is on."""
+        return os.fstat(self._descriptor).st_dev
+
     def free_bytes(self) -> int:
         """Space left for us on the pool's filesystem."""
         about = os.fstatvfs(self._descriptor)

@@ -15,9 +15,8 @@ from spanvault.messages import Call, VerifyReply
 from storaged import walk
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State
-from storaged.keyring import Keyring
-from storaged.pool import Pool
 from storaged.sealing import DATA
+from storaged.vaults import Vault, Vaults
 
 PAGE_BYTES: Final = 1 << 20
 _LAYOUTS_KEPT: Final = 64
@@ -43,8 +42,8 @@ class Page(NamedTuple):
 class Reader:
     """Reads objects for one thread of requests."""
 
-    def __init__(self, index: Index, keyring: Keyring, pool: Pool) -> None:
-        self._index, self._keyring, self._pool = index, keyring, pool
+    def __init__(self, index: Index, vaults: Vaults) -> None:
+        self._index, self._vaults = index, vaults
         self._layouts: OrderedDict[tuple[bytes, int, bytes], walk.Layout] = OrderedDict()
 
     def fetch(self, call: Call, cursor: int) -> Page:
@@ -72,15 +71,15 @@ class Reader:
         state, size = self._extent(recording_id)
         if state is None or not state.bits & OBJECT:
             raise Fault("not_found", "there is no recording of this id")
-        sealed = bool(state.bits & SEALED)
+        sealed, vault = bool(state.bits & SEALED), self._vaults.of(state.tier)
         try:
-            with self._pool.reading(recording_id, None if sealed else size) as data:
-                return (yield from self._verify(recording_id, state, data))
+            with vault.pool.reading(recording_id, None if sealed else size) as data:
+                return (yield from self._verify(recording_id, state, data, vault))
         except OSError as error:
             raise Fault("corrupt", f"the object cannot be read ({error.strerror})", _HINT) from None
 
     def _verify(
-        self, recording_id: bytes, state: State, data: walk.Bytes
+        self, recording_id: bytes, state: State, data: walk.Bytes, vault: Vault
     ) -> walk.Steps[VerifyReply]:
         digest: bytes = (yield from walk.digesting(data, len(data))).digest()
         faults: list[str] = []
@@ -89,7 +88,7 @@ class Reader:
         try:
             layout = yield from walk.walking(data)
             frames = len(layout.places)
-            faults = yield from walk.checking(data, layout, self._keyring.dek)
+            faults = yield from walk.checking(data, layout, vault.dek)
             if layout.headers[0][1].recording_id != recording_id:
                 faults.append("the object is another recording's")
             if layout.end < len(data) and not layout.faults:
@@ -119,12 +118,12 @@ class Reader:
             return Page(NO_MEDIA, None, [])
         chunks: list[Chunk] = []
         damaged: list[str] = []
-        total = 0
+        total, vault = 0, self._vaults.of(state.tier)
         try:
-            with self._pool.reading(source.recording_id, size) as data:
+            with vault.pool.reading(source.recording_id, size) as data:
                 layout = self._layout(source.recording_id, size, state.sha256, data)
                 damaged += layout.faults if offset == 0 else []
-                opener = walk.Opener(data, layout, self._keyring.dek)
+                opener = walk.Opener(data, layout, vault.dek)
                 for place in layout.places:
                     if place.flag != DATA or place.offset < offset:
                         continue

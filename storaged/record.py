@@ -62,7 +62,8 @@ def check_call(call: Call) -> None:
     _check_numbers("call's revision", range(1 << 31), call.revision)
     _check_texts(
         "call", call.capture, *call.call_ids, call.caller, call.callee, call.end_reason or "",
-        *call.flags, *(other.call_id for other in call.related),
+        *call.flags, *(other.call_id for other in call.related), call.dialled, *call.hosts,
+        *call.headers, *(value for values in call.headers.values() for value in values),
     )  # fmt: skip
     for key in call.keys:
         _check_texts("key", key.suite)

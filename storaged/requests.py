@@ -14,6 +14,7 @@ import msgspec
 from spanvault import messages as m
 from spanvault import wire
 from spanvault.chunk import Media
+from spanvault.rules import POOLS
 from spanvault.transport import Identity
 from storaged import index as tables
 from storaged import policy, record
@@ -21,12 +22,11 @@ from storaged.accesslog import AccessLog
 from storaged.committer import explain
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, View
-from storaged.keyring import Keyring
 from storaged.layout import Store
-from storaged.pool import Pool
 from storaged.reading import Reader
 from storaged.restoring import Restorer
 from storaged.search import search
+from storaged.vaults import Vault, Vaults
 from storaged.walk import Steps, finish
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,14 @@ class Desk:
     """Answers requests. For one thread."""
 
     def __init__(
-        self, store: Store, index: Index, keyring: Keyring, pool: Pool, access: AccessLog,
+        self, store: Store, index: Index, vaults: Vaults, access: AccessLog,
         clock_ns: Callable[[], int], state: Callable[[], tuple[str, dict[str, Any]]],
+        open_pool: Callable[[str], Vault],
     ) -> None:  # fmt: skip
-        self._store, self._index, self._keyring, self._pool = store, index, keyring, pool
+        self._store, self._index, self._vaults = store, index, vaults
         self._access, self._clock_ns, self._state = access, clock_ns, state
-        self._reader = Reader(index, keyring, pool)
-        self._restorer = Restorer(store, index, keyring, pool, clock_ns)
+        self._reader = Reader(index, vaults)
+        self._restorer = Restorer(store, index, vaults, clock_ns, open_pool)
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
             m.Status: self._status,
@@ -168,7 +169,7 @@ class Desk:
 
     def _subject(self, request: Any) -> dict[str, Any]:
         """What a request was about. Numbers and Call-IDs as the index's tokens."""
-        key = self._keyring.index_key
+        key = self._vaults.base.keyring.index_key
         if isinstance(request, m.Search):
             subject: dict[str, Any] = {
                 "since_ns": request.since_ns,
@@ -210,9 +211,11 @@ class Desk:
         return Answer(m.Done())
 
     def _search(self, request: m.Search, _: list[Any]) -> Answer:
+        keys = [vault.keyring.index_key for vault in self._vaults if not vault.locked]
         with self._index.reading() as view:
-            calls, cursor = search(view, request, self._keyring.index_key, self._open_call)
-        return Answer(m.SearchReply([_without_keys(call) for call in calls], cursor))
+            calls, cursor = search(view, request, keys, self._open_call)
+        found = [_without_keys(call) for call in calls]
+        return Answer(m.SearchReply(found, cursor, self._vaults.locked))
 
     def _get(self, request: m.Get, _: list[Any]) -> Answer:
         with self._index.reading() as view:
@@ -221,7 +224,8 @@ class Desk:
         assert state is not None
         sealed = bool(state.bits & SEALED)
         size = state.size if sealed else committed
-        return Answer(m.GetReply(_without_keys(call), sealed, size, self._pool.name, receipts))
+        pool = POOLS[state.tier]
+        return Answer(m.GetReply(_without_keys(call), sealed, size, pool, receipts))
 
     def _fetch(self, request: m.Fetch, _: list[Any]) -> Answer:
         with self._index.reading() as view:
@@ -255,7 +259,7 @@ class Desk:
         if not 0 <= request.offset <= state.size or request.size <= 0:
             raise Fault("invalid", "offset or size out of range")
         end = min(state.size, request.offset + min(request.size, PART_BYTES))
-        with self._pool.reading(request.id) as data:
+        with self._vaults.of(state.tier).pool.reading(request.id) as data:
             return Answer(m.ReadObjectReply(state.size), [data[request.offset : end]])
 
     def _receipt(self, request: m.Receipt, _: list[Any]) -> Answer:
@@ -276,17 +280,31 @@ class Desk:
     def _call(self, view: View, call_id: bytes) -> m.Call:
         """A call that must be there. Raises Fault."""
         sealed = view.get(b"record", call_id) if len(call_id) == 16 else None
-        if sealed is None:
+        state = view.state(call_id) if sealed is not None else None
+        if sealed is None or state is None:
+            tier = view.placed(call_id) if len(call_id) == 16 else None
+            if tier is not None:
+                self._waiting(tier)
             raise Fault("not_found", "there is no call of this id", "Ids are listed by a search.")
         try:
-            dek = self._keyring.dek(record.parse_head(sealed).key_id)
+            dek = self._vaults.of(state.tier).dek(record.parse_head(sealed).key_id)
             return record.open_call(call_id, sealed, dek)
         except ValueError as error:
             raise Fault("corrupt", str(error), "Restore it from a replica.") from None
 
+    def _waiting(self, tier: int) -> None:
+        """Raise Fault for a call that lies in a pool's intake."""
+        vault = self._vaults.of(tier)
+        _ = vault.keyring  # if it is locked, that says who must unlock it
+        hint = "Try again in a moment." if not vault.fault else vault.fault
+        raise Fault("unavailable", f"the call is still being taken into pool {vault.name}", hint)
+
     def _open_call(self, view: View, call_id: bytes) -> m.Call | None:
         """A call for a search; one that cannot be opened is left out, and said so in the log."""
+        state = view.state(call_id)
         try:
+            if state is not None and self._vaults.of(state.tier).locked:
+                return None
             return self._call(view, call_id)
         except Fault as fault:
             if fault.code == "locked":
@@ -306,16 +324,13 @@ class Desk:
         state = view.state(what)
         if state is None:
             return None
+        pool = POOLS[state.tier]
         if kind == tables.RECORD_CHANGED:
             sealed = view.get(b"record", what) or b""
-            return m.Change(
-                position, "record", what, self._pool.name, size=len(sealed), data=sealed
-            )
+            return m.Change(position, "record", what, pool, size=len(sealed), data=sealed)
         if not state.bits & SEALED or not state.bits & OBJECT:
             return None  # goes on in a new segment: it is announced again when that ends
-        return m.Change(
-            position, "object", what, self._pool.name, size=state.size, sha256=state.sha256.hex()
-        )
+        return m.Change(position, "object", what, pool, size=state.size, sha256=state.sha256.hex())
 
 
 def _without_keys(call: m.Call) -> m.Call:

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Final
 
 from spanvault.messages import Call, Change, Import
+from spanvault.rules import TIERS
 from storaged import files, record
 from storaged import index as tables
 from storaged.faults import Fault
-from storaged.index import FINAL, IMPORTING, OBJECT, RESERVED, SEALED, Index, State, Writing
+from storaged.index import FINAL, IMPORTING, OBJECT, SEALED, Index, State, Writing, reserved
 from storaged.keypage import SLOTS
-from storaged.keyring import ROOT, Keyring
-from storaged.layout import TIERS, Store
-from storaged.pool import Pool
+from storaged.keyring import ROOT
+from storaged.layout import Store
 from storaged.sealing import HEADER_BYTES, Header
+from storaged.vaults import BASE, Vault, Vaults
 
-_KEY_FILE: Final = re.compile(r"root|page-[0-9]{6}\.[0-9]{1,5}")
+_KEY_FILE: Final = re.compile(r"(?:(core|sensitive)/)?(root|page-([0-9]{6})\.[0-9]{1,5})")
 _NOT_EMPTY: Final = "Restore into an empty store: name a new folder."
 
 
@@ -31,10 +32,12 @@ class Restorer:
     """Takes imports. For the thread of requests."""
 
     def __init__(
-        self, store: Store, index: Index, keyring: Keyring, pool: Pool, clock_ns: Callable[[], int]
-    ) -> None:
-        self._store, self._index, self._keyring, self._pool = store, index, keyring, pool
-        self._clock_ns = clock_ns
+        self, store: Store, index: Index, vaults: Vaults, clock_ns: Callable[[], int],
+        open_pool: Callable[[str], Vault],
+    ) -> None:  # fmt: skip
+        self._store, self._index, self._vaults = store, index, vaults
+        self._keyring = vaults.base.keyring
+        self._clock_ns, self._open_pool = clock_ns, open_pool
 
     def take(self, wanted: Import, bulk: bytes) -> None:
         """Make one change our own. Raises Fault: not empty, damaged, out of order; OSError."""
@@ -72,20 +75,34 @@ class Restorer:
     def _keys(self, wanted: Import) -> None:
         """A key file. With the root this becomes the replica's store: our keys sealed nothing."""
         name, data = wanted.change.name, wanted.change.data
-        if not _KEY_FILE.fullmatch(name):
+        if not (found := _KEY_FILE.fullmatch(name)):
             raise Fault("invalid", f"{name[:64]!r} is no name of a key file")
+        pool, page = found[1], found[3]
         if name == ROOT:
             self._keyring.replace_root(data, wanted.store_id)
             self._store.write_format(self._keyring.store_id)
         else:
-            files.replace(self._store.keys / name, data)
-        self._index.write(lambda writing: _took_keys(writing, name))
+            path = self._store.keys / name
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            files.replace(path, data)
+        self._index.write(lambda writing: _took_keys(writing, name, TIERS[pool or BASE], page))
+        self._open_pools()
+
+    def _open_pools(self) -> None:
+        """Open the pools that base's root names and whose own root is here."""
+        with self._index.reading() as view:
+            if not view.number(IMPORTING):
+                return
+        for pool, tier in TIERS.items():
+            known = self._keyring.intake_key(tier) and (self._store.keys / pool / ROOT).exists()
+            if known:
+                self._vaults.add(self._open_pool(pool))
 
     def _record(self, wanted: Import) -> None:
         change = wanted.change
         try:
             key_id = record.parse_head(change.data).key_id
-            call = self._open(change.id, change.data)
+            call = self._open(change.id, change.data, _tier(change))
             if call.id != change.id:
                 raise ValueError("it is another call's")
         except ValueError as error:
@@ -98,24 +115,24 @@ class Restorer:
             if state is not None and state.revision >= call.revision:
                 return
             stored = writing.get(b"record", call.id)
-            old = self._open(call.id, stored) if stored else None
-            writing.put_record(call, change.data, old, self._keyring.index_key)
+            old = self._open(call.id, stored, state.tier) if stored and state else None
+            key = self._vaults.of(_tier(change)).keyring.index_key
+            writing.put_record(call, change.data, old, key)
             state = state or State(key_id, 0, bytes(32), -1, _tier(change), 0)
             bits = state.bits | (FINAL if call.final else 0)
             writing.put_state(call.id, state._replace(revision=call.revision, bits=bits))
 
         self._index.write(put)
 
-    def _open(self, call_id: bytes, sealed: bytes) -> Call:
-        return record.open_call(
-            call_id, sealed, self._keyring.dek(record.parse_head(sealed).key_id)
-        )
+    def _open(self, call_id: bytes, sealed: bytes, tier: int) -> Call:
+        dek = self._vaults.of(tier).dek(record.parse_head(sealed).key_id)
+        return record.open_call(call_id, sealed, dek)
 
     def _object(self, wanted: Import, bulk: bytes) -> None:
         change = wanted.change
         if len(change.id) != 16 or wanted.offset < 0 or wanted.offset + len(bulk) > change.size:
             raise Fault("invalid", "this part does not lie within the object")
-        path = self._pool.path(change.id)
+        path = self._vaults.of(_tier(change)).pool.path(change.id)
         part = path.with_suffix(".part")
         path.parent.mkdir(mode=0o700, exist_ok=True)
         there = part.stat().st_size if part.exists() else 0
@@ -183,14 +200,14 @@ def _put_object(change: Change, header: Header) -> Callable[[Writing], None]:
     return put
 
 
-def _took_keys(writing: Writing, name: str) -> None:
+def _took_keys(writing: Writing, name: str, tier: int, page: str | None) -> None:
     """Announce a key file to our own replicas; a page's slots count as used."""
     writing.announce(tables.KEYS_CHANGED, name.encode())
     if name == ROOT:
         writing.set_number(IMPORTING, 1)
-    else:
-        behind = (int(name[5:11]) + 1) * SLOTS
-        writing.set_number(RESERVED, max(writing.number(RESERVED), behind))
+    elif page is not None:
+        behind = (int(page) + 1) * SLOTS
+        writing.set_number(reserved(tier), max(writing.number(reserved(tier)), behind))
 
 
 def _tier(change: Change) -> int:

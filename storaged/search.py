@@ -4,7 +4,8 @@ The narrowest table is walked backwards (a token's calls, or all calls by time);
 time are decided on the row; only what is left is opened. FORMAT.md §7.
 """
 
-from collections.abc import Callable, Iterator
+import heapq
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from spanvault.messages import Call, Search
@@ -20,11 +21,12 @@ OpenCall = Callable[[View, bytes], Call | None]
 
 
 def search(
-    view: View, wanted: Search, index_key: bytes, open_call: OpenCall
+    view: View, wanted: Search, index_keys: Sequence[bytes], open_call: OpenCall
 ) -> tuple[list[Call], bytes | None]:
     """A page of calls and the cursor to go on from (None: that was all).
 
     A page may be short, even empty, though more follows: looking goes on with the cursor.
+    index_keys: of the pools that are open.
     Raises Fault for an impossible limit or cursor.
     """
     if not 1 <= wanted.limit <= MAX_LIMIT:
@@ -32,7 +34,7 @@ def search(
     if wanted.cursor is not None and len(wanted.cursor) != 24:
         raise Fault("invalid", "the cursor is none of ours", "Begin the search again.")
     calls: list[Call] = []
-    for looked_at, row in enumerate(_rows(view, wanted, index_key)):
+    for looked_at, row in enumerate(_rows(view, wanted, index_keys)):
         if looked_at == MAX_ROWS:
             return calls, _before(row.key)
         if not _row_fits(row, wanted):
@@ -45,20 +47,23 @@ def search(
     return calls, None
 
 
-def _rows(view: View, wanted: Search, index_key: bytes) -> Iterator[TimeRow]:
+def _rows(view: View, wanted: Search, index_keys: Sequence[bytes]) -> Iterator[TimeRow]:
     """Candidates, newest first, from below the cursor down to `since`."""
     stop = _key(wanted.since_ns) if wanted.since_ns is not None else bytes(24)
     below = _key(wanted.until_ns) if wanted.until_ns is not None else _END
     if wanted.cursor is not None:
         below = min(below, wanted.cursor)
     if wanted.call_id is not None:
-        name = record.token(index_key, record.CALL_ID, wanted.call_id)
+        kind, text = record.CALL_ID, wanted.call_id
     elif wanted.number is not None:
-        name = record.token(index_key, record.NUMBER, wanted.number)
+        kind, text = record.NUMBER, wanted.number
     else:
         yield from _by_time(view.cursor(b"time"), below, stop)
         return
-    for key in _by_token(view.cursor(b"token"), name, below, stop):
+    # Each pool has tokens of its own: who opens one learns nothing of another's numbers.
+    names = [record.token(index_key, kind, text) for index_key in index_keys]
+    found = [_by_token(view.cursor(b"token"), name, below, stop) for name in names]
+    for key in heapq.merge(*found, reverse=True):
         if row := view.time_row(key):
             yield row
 

@@ -68,9 +68,12 @@ class Writer:
         """Recordings whose media is not sealed yet, as far as this process met them."""
         return len(self._recordings)
 
-    def commit(self, group: Group) -> Counts:
-        """Make a group durable. Raises OSError, lmdb.Error, Fault: then nothing of it counts."""
-        chunks = Gathered(group.batches)
+    def commit(self, group: Group, chunks: Gathered | None = None) -> Counts:
+        """Make a group durable. Raises OSError, lmdb.Error, Fault: then nothing of it counts.
+
+        chunks: its media, if that is sorted already, or only a part of it is this pool's.
+        """
+        chunks = Gathered(group.batches) if chunks is None else chunks
         touched = {**dict.fromkeys(chunks.rows), **dict.fromkeys(group.calls)}
         try:
             self._recordings.look_up(touched)
@@ -88,7 +91,7 @@ class Writer:
             self._undo(touched)
             raise
         self._settle(group, seals, after)
-        return Counts(stored, len(chunks.sizes) - stored, len(seals), group.bytes)
+        return Counts(stored, chunks.count - stored, len(seals), group.bytes)
 
     def _states(self, group: Group, grown: dict[bytes, Recording]) -> dict[bytes, State | None]:
         """The committed rows of calls with news, and of media that is new or was final before.

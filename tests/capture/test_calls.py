@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.conversation import ALICE, BOB, Leg, sdp, sounds, talk
+from tests.support.conversation import ALICE, BOB, Leg, Wire, sdp, sounds, talk
 
 
 def test_a_plain_call(wire):
@@ -243,3 +243,15 @@ def test_a_call_that_comes_alive_after_we_gave_up_goes_on_as_another(wire):
     leg.cseq = 5
     leg.request("INVITE", "caller", ALICE)
     assert [call.end_reason for call in wire.end()] == ["timeout", "capture_end"]
+
+
+def test_what_the_rules_of_pools_ask_for_is_kept_with_the_call():
+    wire = Wire(headers=["X-Class", "Diversion", "f"])
+    leg = Leg(wire, hosts=("10.0.0.1:5060", "[2001:db8::2]:5060"))
+    leg.request("INVITE", "caller", ALICE, "x-class: Legal", "X-CLASS: second", "X-Other: no")
+    wire.collect()
+    [call] = wire.history
+    assert call.dialled == "1002"
+    assert call.hosts == ["10.0.0.1", "2001:db8::2"]
+    assert call.headers["x-class"] == ["Legal", "second"]
+    assert set(call.headers) == {"x-class", "from"}

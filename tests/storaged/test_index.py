@@ -25,7 +25,7 @@ def numbers(parts: Parts, **wanted: object) -> list[int]:
             page, cursor = search(
                 view,
                 Search(**wanted, cursor=cursor),  # type: ignore[arg-type]
-                parts.keyring.index_key,
+                [parts.keyring.index_key],
                 parts.writer._stored_call,
             )
         found += page
@@ -114,7 +114,7 @@ def test_long_search_gives_way_and_goes_on(ten, monkeypatch):
 @pytest.mark.parametrize("wanted", [{"limit": 0}, {"limit": 1001}, {"cursor": b"x"}])
 def test_impossible_search(ten, wanted):
     with pytest.raises(Fault), ten.index.reading() as view:
-        search(view, Search(**wanted), b"", lambda view, one: None)
+        search(view, Search(**wanted), [b""], lambda view, one: None)
 
 
 def test_new_revision_is_found_by_its_new_number_only(ten):

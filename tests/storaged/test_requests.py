@@ -30,8 +30,8 @@ class Counter:
         self.store.write_format(parts.keyring.store_id)
         self.access = AccessLog(self.store.log / "access.log")
         self.desk = Desk(
-            self.store, parts.index, parts.keyring, parts.pool, self.access, time.time_ns,
-            lambda: ("fine", {}),
+            self.store, parts.index, parts.vaults, self.access, time.time_ns,
+            lambda: ("fine", {}), parts.open_pool,
         )  # fmt: skip
 
     def ask(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Any:

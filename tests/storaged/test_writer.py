@@ -21,7 +21,7 @@ ONE, TWO = call_id(1), call_id(2)
 
 def stored(parts: Parts, recording: bytes) -> list[tuple[int, int]]:
     """(stream, second) of what can be read back, payloads compared."""
-    reader = Reader(parts.index, parts.keyring, parts.pool)
+    reader = Reader(parts.index, parts.vaults)
     page = reader.fetch(make_call(0, id=recording), 0)
     assert page.cursor is None
     assert not page.damaged
@@ -71,7 +71,7 @@ def test_final_record_seals(parts):
     assert bits(parts, ONE) == OBJECT | SEALED | FINAL
     with parts.index.reading() as view:
         assert view.committed(ONE) is None
-    report = Reader(parts.index, parts.keyring, parts.pool).verify(ONE)
+    report = Reader(parts.index, parts.vaults).verify(ONE)
     assert (report.sealed, report.frames, report.faults) == (True, 2, [])
 
 
@@ -79,7 +79,7 @@ def test_final_record_after_a_restart_seals(parts):
     parts.commit([(ONE, 1, 0)])
     again = parts.again()
     assert again.commit(calls=[make_call(1)]).sealed == 1
-    assert Reader(again.index, again.keyring, again.pool).verify(ONE).faults == []
+    assert Reader(again.index, again.vaults).verify(ONE).faults == []
     assert stored(again, ONE) == [(1, 0)]
 
 
@@ -95,7 +95,7 @@ def test_late_chunk_of_a_sealed_recording_opens_a_segment(parts):
     parts.commit([(ONE, 1, 1)], [make_call(1)])
     assert parts.commit([(ONE, 1, 0)]).sealed == 1
     assert stored(parts, ONE) == [(1, 1), (1, 0)]
-    report = Reader(parts.index, parts.keyring, parts.pool).verify(ONE)
+    report = Reader(parts.index, parts.vaults).verify(ONE)
     assert (report.sealed, report.faults) == (True, [])
 
 
@@ -109,7 +109,7 @@ def test_late_chunk_is_sealed_though_a_crash_cut_off_its_sealing(parts, monkeypa
     again = parts.again()
     assert again.commit([(ONE, 1, 1)]).sealed == 1
     assert stored(again, ONE) == [(1, 0), (1, 1)]
-    report = Reader(again.index, again.keyring, again.pool).verify(ONE)
+    report = Reader(again.index, again.vaults).verify(ONE)
     assert (report.sealed, report.faults) == (True, [])
 
 
@@ -174,7 +174,7 @@ def test_crash_at_any_point_loses_nothing_acknowledged(parts, monkeypatch, point
     assert stored(again, ONE) == [(1, 0), (1, 1)]
     assert stored(again, TWO) == [(1, 0)]
     for recording in (ONE, TWO):
-        report = Reader(again.index, again.keyring, again.pool).verify(recording)
+        report = Reader(again.index, again.vaults).verify(recording)
         assert (report.sealed, report.faults) == (True, [])
 
 
@@ -198,7 +198,7 @@ def test_failed_commit_leaves_what_was_acknowledged(parts, monkeypatch):
     for _ in range(300):
         with pytest.raises(OSError, match="No space"):
             parts.commit([(TWO, 1, 0)])
-    assert parts.index.reserved_keys == 256
+    assert parts.index.reserved_keys() == 256
     room[0] = 1 << 30
     parts.commit([(ONE, 1, 1), (TWO, 1, 0)])
     assert stored(parts, ONE) == [(1, 0), (1, 1)]
@@ -228,7 +228,7 @@ def test_object_that_was_never_acknowledged_is_gone_on_with(parts):
     again = parts.again()
     again.commit([(ONE, 1, 0), (ONE, 1, 1)], [make_call(1)])
     assert stored(again, ONE) == [(1, 0), (1, 1)]
-    assert Reader(again.index, again.keyring, again.pool).verify(ONE).faults == []
+    assert Reader(again.index, again.vaults).verify(ONE).faults == []
 
 
 def test_file_cut_within_its_header_is_begun_anew(parts):
@@ -295,7 +295,7 @@ def test_recordings_forgotten_for_want_of_memory_go_on(parts, monkeypatch):
     counts = parts.commit([(one, 1, second) for one in recordings for second in (0, 1)])
     assert (counts.chunks, counts.duplicates) == (30, 30)
     assert all(stored(parts, one) == [(1, 0), (1, 1)] for one in recordings)
-    report = Reader(parts.index, parts.keyring, parts.pool).verify(recordings[0])
+    report = Reader(parts.index, parts.vaults).verify(recordings[0])
     assert (report.sealed, report.faults) == (False, [])
 
 

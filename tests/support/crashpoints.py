@@ -180,7 +180,7 @@ def _hasty() -> None:
 
 def _unreserved() -> None:
     """Hands slots out without reserving them: after a restart, again."""
-    index.Index.reserve_keys = lambda self, number: None  # type: ignore[method-assign]
+    index.Index.reserve_keys = lambda self, number, tier=0: None  # type: ignore[method-assign]
 
 
 def _unsalted() -> None:

@@ -19,11 +19,16 @@ import zmq
 from spanvault import keyfile, transport, wire
 from spanvault import messages as m
 from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Media
+from spanvault.rules import TIERS
 from storaged import keyring as keys
+from storaged import vaults
 from storaged.gathering import Group
 from storaged.index import Index
+from storaged.intake import Intake
 from storaged.keyring import Keyring
+from storaged.layout import Store
 from storaged.pool import Pool
+from storaged.vaults import Vault, Vaults
 from storaged.writer import Writer
 
 SECOND = 1_000_000_000
@@ -104,6 +109,11 @@ class Parts:
         (folder / "pools").mkdir(exist_ok=True)
         self.pool = Pool("base", folder / "pools" / "base", 0, 8)
         self.writer = Writer(self.index, self.keyring, self.pool, time.time_ns)
+        intake = Intake(folder / "intake" / "base")
+        self.vaults = Vaults(
+            Vault(self.pool, folder / "keys", intake, lambda: self.keyring.ingest_public,
+                  self.keyring)
+        )  # fmt: skip
         self._sequence = 0
 
     def commit(
@@ -115,6 +125,13 @@ class Parts:
         media = make_media(chunks) if chunks else NO_MEDIA
         group.add(b"test", m.Batch("test", self._sequence, list(calls)), media)
         return self.writer.commit(group)
+
+    def open_pool(self, name: str) -> Vault:
+        """A pool besides base, sealed to the same key. It stays locked where that does not fit."""
+        pool = Pool(name, self.folder / "pools" / name, TIERS[name], 8)
+        key = keyfile.load(self.folder / "unlock.key")
+        vaults.make(Store(self.folder), self.keyring, pool, [keyfile.public_of(key)])
+        return vaults.open_vault(Store(self.folder), self.keyring, pool, [key])
 
     def again(self) -> "Parts":
         """As after a crash and a restart: nothing of this process is left but what is on disk."""

@@ -1,0 +1,111 @@
+"""What waits for a pool that cannot take it now: locked, or its own disk is full or failing.
+
+Each batch is one file, sealed to the pool's public ingest key just as a capture's spool is, synced
+before it is acknowledged. Whoever has the store and not the pool's keys can add to it and cannot
+read it. FORMAT.md §5.5. Who fills and empties it: storaged.sorting.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from spanvault import spool, wire
+from spanvault.chunk import NO_MEDIA, Media
+from spanvault.messages import Batch, Call
+from storaged import files
+
+log = logging.getLogger(__name__)
+SUFFIX: Final = ".sealed"
+_CALLS_BYTES: Final = 8 << 20  # of call records in a file; a wire header has at most 16 MiB
+
+
+class Intake:
+    """The folder of one pool. For the writer's thread; counts may be read by any."""
+
+    def __init__(self, folder: Path) -> None:
+        for made in (folder.parent, folder):
+            made.mkdir(mode=0o700, exist_ok=True)
+        self._folder = folder
+        for torn in folder.glob("*.new"):
+            torn.unlink()
+        self._files = {path: path.stat().st_size for path in sorted(folder.glob("*" + SUFFIX))}
+        self._next = 1 + max((int(path.name.split(".")[0]) for path in self._files), default=0)
+
+    def __len__(self) -> int:
+        """Files that wait."""
+        return len(self._files)
+
+    @property
+    def size(self) -> int:
+        """Their bytes together."""
+        return sum(list(self._files.values()))
+
+    @property
+    def device(self) -> int:
+        """The file system it is on."""
+        return self._folder.stat().st_dev
+
+    def put(self, calls: Iterable[Call], media: Iterable[Media], public_key: bytes) -> None:
+        """Keep calls and media, synced. Raises OSError: then some of it may be kept, twice later"""
+        for some in _portions(calls):
+            self._put(some, NO_MEDIA, public_key)
+        for each in media:
+            self._put([], each, public_key)
+
+    def open_first(self, private_key: Callable[[str], bytes]) -> tuple[Path, Batch, Media] | None:
+        """The oldest batch; None if none waits. private_key: finds an ingest key by its id.
+
+        A file that does not open is set aside, and said so. Raises OSError, Fault.
+        """
+        while self._files:
+            path = next(iter(self._files))
+            try:
+                key = private_key(path.name.split(".")[1])
+                return path, *_open(path.read_bytes(), key)
+            except ValueError as error:
+                log.error("A batch of the intake does not open, it was set aside",
+                          extra={"FILE": str(path), "FAULT": str(error)})  # fmt: skip
+                path.rename(path.with_suffix(".damaged"))
+                del self._files[path]
+        return None
+
+    def remove(self, path: Path) -> None:
+        """Forget a batch that has become part of recordings."""
+        path.unlink(missing_ok=True)
+        self._files.pop(path, None)
+
+    def _put(self, calls: list[Call], media: Media, public_key: bytes) -> None:
+        number = self._next
+        self._next += 1
+        frames: list[Any] = wire.encode_media(Batch("intake", number, calls), media)
+        sealed = spool.seal_batch(frames, public_key)
+        path = self._folder / f"{number:012d}.{spool.key_id(public_key)}{SUFFIX}"
+        try:
+            files.replace(path, sealed)
+        except OSError:
+            path.with_name(path.name + ".new").unlink(missing_ok=True)
+            raise
+        self._files[path] = len(sealed)
+
+
+def _open(sealed: bytes, private_key: bytes) -> tuple[Batch, Media]:
+    """Raises ValueError."""
+    batch, bulk = wire.decode_to_ingest(spool.open_batch(sealed, private_key))
+    if not isinstance(batch, Batch):
+        raise ValueError("the file holds no batch")
+    return batch, wire.decode_media(bulk)
+
+
+def _portions(calls: Iterable[Call]) -> list[list[Call]]:
+    """Calls in lists that each fit into a wire header."""
+    portions: list[list[Call]] = []
+    size = _CALLS_BYTES
+    for call in calls:
+        encoded = sum(memoryview(frame).nbytes for frame in wire.encode(Batch("", 0, [call])))
+        if size + encoded > _CALLS_BYTES:
+            portions.append([])
+            size = 0
+        portions[-1].append(call)
+        size += encoded
+    return portions

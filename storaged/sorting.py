@@ -1,0 +1,175 @@
+"""A group's calls and media to the pools they belong to.
+
+A call's pool is decided once, by the rules, on the first record that comes of it; media without any
+record enters the default pool. A pool that is locked, or whose own disk takes nothing, gets its
+part through its intake: sealed, synced, acknowledged, and made recordings of as soon as it can.
+Committing to one pool: storaged.writer. Rules: spanvault.rules.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from spanvault.messages import Call
+from spanvault.rules import TIERS
+from storaged.gathering import Gathered, Group
+from storaged.index import Index, Writing
+from storaged.keyring import Keyring
+from storaged.vaults import Vault, Vaults
+from storaged.writer import Counts, Writer
+
+log = logging.getLogger(__name__)
+_REMEMBERED: Final = 50_000  # calls whose pool is known without looking
+_AT_ONCE: Final = 8  # files of an intake between two groups
+_NOTHING: Final = Counts(0, 0, 0, 0)
+
+
+class Sorter:
+    """Everything that changes objects, of all pools. For one thread.
+
+    place: gives the name of the pool for a call's first record.
+    """
+
+    def __init__(
+        self, index: Index, vaults: Vaults, clock_ns: Callable[[], int],
+        place: Callable[[Call], str], default: str,
+    ) -> None:  # fmt: skip
+        self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
+        self._place, self._default = place, TIERS[default]
+        self._writers: dict[int, tuple[Keyring, Writer]] = {}
+        self._tiers: dict[bytes, int] = {}
+
+    @property
+    def growing(self) -> int:
+        """Recordings whose media is not sealed yet, as far as this process met them."""
+        return sum(writer.growing for _, writer in list(self._writers.values()))
+
+    def commit(self, group: Group) -> Counts:
+        """Make a group durable. Raises OSError, lmdb.Error, Fault: then it must come again."""
+        self.drain()
+        chunks = Gathered(group.batches)
+        if len(self._vaults) == 1:
+            return self._commit(self._vaults.base, group, chunks)
+        counts = _NOTHING
+        # Base first: if it fails nothing else was done, so no intake grows with each new try.
+        for tier, ids in sorted(self._split(group, chunks).items()):
+            part = chunks.only(ids)
+            calls = Group.of(group.calls[one] for one in ids if one in group.calls)
+            done = self._commit(self._vaults.of(tier), calls, part)
+            counts = Counts(*(a + b for a, b in zip(counts, done, strict=True)))
+        for call in group.calls.values():
+            if call.final:
+                self._tiers.pop(call.id, None)
+        return counts._replace(bytes=group.bytes)
+
+    def drain(self) -> bool:
+        """Make recordings of some of what waits for pools that are open. Whether more is left."""
+        more = False
+        for vault in self._vaults:
+            for _ in range(_AT_ONCE):
+                if not self._drain_one(vault):
+                    break
+            more |= bool(len(vault.intake)) and not vault.locked
+        return more
+
+    # --- which pool ----------------------------------------------------------------------------
+
+    def _split(self, group: Group, chunks: Gathered) -> dict[int, list[bytes]]:
+        """Ids of calls and recordings by tier."""
+        parts: dict[int, list[bytes]] = {}
+        touched = dict.fromkeys((*chunks.rows, *group.calls))
+        self._look_up(one for one in touched if one not in self._tiers)
+        for one in touched:
+            tier = self._tiers.get(one)
+            if tier is None and (call := group.calls.get(one)) is not None:
+                tier = self._tiers[one] = TIERS[self._place(call)]
+            parts.setdefault(self._default if tier is None else tier, []).append(one)
+        return parts
+
+    def _look_up(self, unknown: Iterable[bytes]) -> None:
+        """Recall what was decided before a restart."""
+        if len(self._tiers) > _REMEMBERED:
+            self._tiers.clear()
+        with self._index.reading() as view:
+            for one in unknown:
+                state = view.state(one)
+                tier = state.tier if state else view.placed(one)
+                if tier is not None:
+                    self._tiers[one] = tier
+
+    # --- into it -------------------------------------------------------------------------------
+
+    def _commit(self, vault: Vault, group: Group, chunks: Gathered) -> Counts:
+        with vault.held:
+            if vault.locked or len(vault.intake):
+                return self._set_aside(vault, group, chunks)
+            try:
+                counts = self._writer(vault).commit(group, chunks)
+            except OSError as error:
+                if vault.pool.device == vault.intake.device:
+                    raise  # its intake is no better off
+                self._tell(vault, f"the pool's disk takes nothing ({error.strerror})")
+                return self._set_aside(vault, group, chunks)
+            self._tell(vault, None)
+            return counts
+
+    def _set_aside(self, vault: Vault, group: Group, chunks: Gathered) -> Counts:
+        """Into the intake, and where these calls are, so that later media finds them."""
+        new = [one for one in (*chunks.rows, *group.calls) if not self._is_placed(one)]
+        if new:
+            self._index.write(lambda writing: _put_placed(writing, new, vault.tier))
+        vault.intake.put(group.calls.values(), chunks.batches(), vault.intake_key)
+        return Counts(chunks.count, 0, 0, group.bytes)
+
+    def _is_placed(self, call_id: bytes) -> bool:
+        with self._index.reading() as view:
+            return view.placed(call_id) is not None or view.state(call_id) is not None
+
+    def _drain_one(self, vault: Vault) -> bool:
+        """One file of an intake into its pool. False if there is none, or it cannot be done now."""
+        with vault.held:
+            if vault.locked or not len(vault.intake):
+                return False
+            found = vault.intake.open_first(vault.keyring.ingest_key)
+            if found is None:
+                return False
+            path, batch, media = found
+            group = Group()
+            group.add(None, batch, media)
+            try:
+                self._writer(vault).commit(group, Gathered(group.batches))
+            except OSError as error:
+                self._tell(vault, f"the pool's disk takes nothing ({error.strerror})")
+                return False
+            ids = {call.id for call in batch.calls} | set(Gathered(group.batches).rows)
+            self._index.write(lambda writing: _forget_placed(writing, ids))
+            vault.intake.remove(path)
+            self._tell(vault, None)
+            return True
+
+    def _writer(self, vault: Vault) -> Writer:
+        """The writer on a pool's keys as they were opened last."""
+        ring = vault.keyring
+        known = self._writers.get(vault.tier)
+        if known is None or known[0] is not ring:
+            known = ring, Writer(self._index, ring, vault.pool, self._clock_ns)
+            self._writers[vault.tier] = known
+        return known[1]
+
+    def _tell(self, vault: Vault, fault: str | None) -> None:
+        if fault and fault != vault.fault:
+            log.error("A pool takes no writes, its recordings wait in its intake",
+                      extra={"POOL": vault.name, "FAULT": fault})  # fmt: skip
+        elif vault.fault and not fault:
+            log.info("The pool takes writes again", extra={"POOL": vault.name})
+        vault.fault = fault
+
+
+def _put_placed(writing: Writing, ids: Iterable[bytes], tier: int) -> None:
+    for one in ids:
+        writing.put(b"placed", one, bytes((tier,)))
+
+
+def _forget_placed(writing: Writing, ids: Iterable[bytes]) -> None:
+    for one in ids:
+        writing.delete(b"placed", one)

@@ -1,0 +1,183 @@
+"""The pools with their keys: which there are, which are open, which are locked.
+
+A pool other than base has a root of its own under keys/POOL, sealed to its own recipients. While it
+is locked nothing of it can be read, yet it records: its public ingest key stands in base's root,
+and what comes is sealed to that (storaged.intake). FORMAT.md §5.4.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from spanvault.rules import POOLS, TIERS
+from storaged import keyring
+from storaged.faults import Fault
+from storaged.intake import Intake
+from storaged.keyring import ROOT, Keyring
+from storaged.layout import Store
+from storaged.pool import Pool
+
+log = logging.getLogger(__name__)
+BASE: Final = "base"
+_PATIENCE_S: Final = 10.0  # for a commit to end before a pool is locked
+
+
+class Vault:
+    """One pool and its keys. A thread that writes holds `held`, so that keys do not go meanwhile.
+
+    keys: the folder of its key files.  public_key: X25519, what its intake is sealed to.
+    """
+
+    def __init__(
+        self, pool: Pool, keys: Path, intake: Intake, public_key: Callable[[], bytes],
+        ring: Keyring | None = None,
+    ) -> None:  # fmt: skip
+        self.pool, self.name, self.tier = pool, pool.name, pool.tier
+        self.intake, self._keys, self._public_key, self._ring = intake, keys, public_key, ring
+        self.fault: str | None = None  # one line, while the pool's own disk takes nothing
+        self.held = threading.RLock()
+
+    @property
+    def locked(self) -> bool:
+        """Whether its keys are not here."""
+        return self._ring is None
+
+    @property
+    def keyring(self) -> Keyring:
+        """Its keys. Raises Fault while it is locked."""
+        ring = self._ring
+        if ring is None:
+            raise Fault(
+                "locked",
+                f"pool {self.name} is locked",
+                f"Its key holders unlock it: spanvault keys unlock {self.name}",
+            )
+        return ring
+
+    def dek(self, key_id: int) -> bytes:
+        """The DEK in a slot of this pool. Raises Fault: locked, destroyed, unknown, damaged."""
+        return self.keyring.dek(key_id)
+
+    @property
+    def intake_key(self) -> bytes:
+        """The public key that its intake is sealed to."""
+        return self._public_key()
+
+    def unlock(self, private_key: bytes) -> None:
+        """Open the pool's keys. Raises Fault: the root is not sealed to this key, or damaged."""
+        ring = Keyring(self._keys, private_key, f"{self.name}/")
+        if ring.ingest_public != self.intake_key:
+            # Whoever changed the disk: what is sealed to a stranger's key must not go on.
+            raise Fault(
+                "corrupt",
+                f"{self._keys / ROOT}: not the root that base's root vouches for",
+                "Restore the keys folder from a replica.",
+            )
+        self._ring = ring
+
+    def lock(self) -> None:
+        """Let the keys go. Raises Fault for base, or while a commit does not end."""
+        if self.name == BASE:
+            raise Fault("invalid", "base cannot be locked alone", "Stop storaged instead.")
+        if not self.held.acquire(timeout=_PATIENCE_S):
+            raise Fault("unavailable", "a commit is under way and does not end", "Try again.")
+        try:
+            self._ring = None
+        finally:
+            self.held.release()
+
+    def key_files(self) -> list[str]:
+        """Names of its key files as the feed tells them, pages before the root."""
+        if self._ring is not None:
+            return self._ring.names()
+        pages = sorted(path.name for path in self._keys.glob("page-??????.*[0-9]"))
+        return [f"{self.name}/{name}" for name in (*pages, ROOT)]
+
+
+class Vaults:
+    """All pools of a store. of() may be asked from any thread."""
+
+    def __init__(self, base: Vault) -> None:
+        self.base = base
+        self._by_tier = {base.tier: base}
+
+    def __iter__(self) -> Iterator[Vault]:
+        return iter(sorted(self._by_tier.values(), key=lambda vault: vault.tier))
+
+    def __len__(self) -> int:
+        return len(self._by_tier)
+
+    def add(self, vault: Vault) -> None:
+        """Take another pool in."""
+        self._by_tier = {**self._by_tier, vault.tier: vault}
+
+    def of(self, tier: int) -> Vault:
+        """The pool with a number. Raises Fault if the store has none."""
+        try:
+            return self._by_tier[tier]
+        except KeyError:
+            name = POOLS[tier] if 0 <= tier < len(POOLS) else "of that name"
+            raise Fault(
+                "locked",
+                f"pool {name} is not set up here",
+                f"Put [pools.{name}] into storaged.toml, with its folder, and restart storaged.",
+            ) from None
+
+    def named(self, name: str) -> Vault:
+        """The pool of a name. Raises Fault."""
+        return self.of(TIERS.get(name, -1))
+
+    @property
+    def locked(self) -> list[str]:
+        """Names of the pools whose keys are not here."""
+        return [vault.name for vault in self if vault.locked]
+
+    def close(self) -> None:
+        """Close the pools' files."""
+        for vault in self:
+            vault.pool.close()
+
+
+def make(store: Store, base: Keyring, pool: Pool, recipients: Iterable[bytes]) -> list[str]:
+    """Make a pool's keys, unless base's root vouches for them already.
+
+    A root that it does not vouch for is what a crash left of this. Returns changed key files.
+    """
+    if base.intake_key(pool.tier) is not None:
+        return []
+    folder = store.keys / pool.name
+    public = keyring.create(folder, base.store_id, recipients, pool.tier)
+    log.info("A pool was made", extra={"POOL": pool.name})
+    return [f"{pool.name}/{ROOT}", *base.vouch(pool.tier, public)]
+
+
+def open_vault(
+    store: Store, base: Keyring, pool: Pool, private_keys: Iterable[bytes]
+) -> Vault:  # fmt: skip
+    """A pool other than base, unlocked if one of these keys opens it."""
+    intake = Intake(store.intake / pool.name)
+
+    def public_key() -> bytes:
+        key = base.intake_key(pool.tier)
+        if key is None:
+            raise Fault(
+                "corrupt", f"base's root vouches for no pool {pool.name}",
+                "Restore the keys folder from a replica.",
+            )  # fmt: skip
+        return key
+
+    vault = Vault(pool, store.keys / pool.name, intake, public_key)
+    try_keys(vault, private_keys)
+    return vault
+
+
+def try_keys(vault: Vault, private_keys: Iterable[bytes]) -> None:
+    """Unlock a pool with the first key that fits; it stays locked if none does."""
+    for private_key in private_keys:
+        with contextlib.suppress(Fault):
+            vault.unlock(private_key)
+            return
+    log.warning("A pool is locked", extra={"POOL": vault.name})
