@@ -62,7 +62,7 @@ bench: setup
 
 install: packages units
 	@$(FIND_PYTHON); test -x $(PREFIX)/bin/python || "$$python" -m venv $(PREFIX)
-	$(PREFIX)/bin/pip install -q --disable-pip-version-check -c requirements.txt .
+	$(PREFIX)/bin/pip install -q --disable-pip-version-check -c requirements.txt '.[explain]'
 	systemd-sysusers $(LIBDIR)/sysusers.d/spanvault.conf
 	systemd-tmpfiles --create $(LIBDIR)/tmpfiles.d/spanvault.conf
 	systemctl daemon-reload

@@ -129,10 +129,13 @@ class Signalling:
 
     def _reinvite(self, call: LiveCall, datagram: Datagram, tag: str) -> bool:
         """An INVITE inside a dialog: the call was answered, whether we heard it or not."""
-        if call.dialog.state in (State.CONFIRMED, State.TERMINATED):
+        before = call.dialog.state
+        if before in (State.CONFIRMED, State.TERMINATED):
+            self._witness.decided(
+                Decision.MOVED, call, event=Event.INVITE, before=before, after=before
+            )
             return False
         _confirm(call, tag)
-        before = call.dialog.state
         call.dialog.confirm(datagram.time_ns)
         self._witness.decided(
             Decision.MOVED, call, event=Event.ANSWER, before=before, after=State.CONFIRMED

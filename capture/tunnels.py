@@ -59,6 +59,24 @@ def peel(data: memoryview, kind: Kind) -> Packet:
     raise ValueError(f"more than {MAX_DEPTH} headers around one packet")
 
 
+def layers(data: memoryview, link_type: int) -> list[Kind]:
+    """The headers of a frame down to the innermost IP packet, as far as they can be read."""
+    kind, found = LINK_TYPES.get(link_type), list[Kind]()
+    at = Next(kind, 0, len(data)) if kind else None
+    while at is not None and len(found) < MAX_DEPTH:
+        found.append(at.kind)
+        try:
+            inner = DECAPSULATORS[at.kind](data, at.start, at.end)
+            if isinstance(inner, Packet):
+                following = None if inner.fragment else tunnelled(inner)
+                data, at = inner.payload, following
+            else:
+                at = inner
+        except ValueError:
+            break
+    return found
+
+
 def tunnelled(packet: Packet) -> Next | None:
     """What a whole IP packet carries if that is a tunnel, else None. Raises ValueError."""
     kind = IP_PROTOCOLS.get(packet.protocol)

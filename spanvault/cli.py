@@ -14,7 +14,7 @@ import typer
 
 from spanvault import __version__
 from spanvault.client import RequestFailed
-from spanvault.commands import care, install, listing, replay, restore, sound
+from spanvault.commands import care, explain, install, listing, replay, restore, sound
 from spanvault.commands.output import (
     FAILED,
     INTERRUPTED,
@@ -38,8 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    replay.replay, listing.calls, listing.show, sound.export, care.verify, care.status,
-    restore.restore, care.check, install.init,
+    replay.replay, listing.calls, listing.show, sound.export, explain.explain, care.verify,
+    care.status, restore.restore, care.check, install.init,
 ):  # fmt: skip
     app.command()(command)
 

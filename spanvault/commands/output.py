@@ -6,7 +6,7 @@ Which fields a call has: spanvault.callline.
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -121,12 +121,14 @@ def media_words(call: Call) -> str:
     return ", ".join(word + (f" ×{count}" if count > 1 else "") for word, count in seen.items())
 
 
-def calls_table(calls: Iterable[Call], width: int) -> Table:
-    """Calls for people. width: columns of the terminal."""
+def calls_table(
+    calls: Iterable[Call], width: int, title: str = "ID", name: Callable[[Call], str] = short
+) -> Table:
+    """Calls for people. width: columns of the terminal.  title, name: what the first one shows."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     wide = width >= NARROW
-    for name in ("ID", "Started", "Caller", "Callee", "Outcome"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("ID", "Started", "Outcome"))
+    for head in (title, "Started", "Caller", "Callee", "Outcome"):
+        table.add_column(head, overflow="fold", no_wrap=head in ("ID", "Started", "Outcome"))
     table.add_column("Talk", justify="right")
     if wide:
         table.add_column("Media", overflow="fold")
@@ -134,7 +136,7 @@ def calls_table(calls: Iterable[Call], width: int) -> Table:
     for call in calls:
         started = local_time(call.started_ns)
         row = [
-            Text(short(call)),
+            Text(_cell(name(call))),
             Text(started if wide else started[5:16]),
             Text(_cell(call.caller)),
             Text(_cell(call.callee)),

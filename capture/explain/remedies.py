@@ -1,0 +1,72 @@
+"""What an administrator can do: a remedy in words for each flag of a call and each count.
+
+Flags: docs/calls.md. Counts: those of the capture core, by the names it counts under.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from spanvault.explained import Count
+from spanvault.messages import Call
+
+FLAGS: Final = {
+    "no_media": "Answered without any RTP: is the path of the media mirrored, or only the PBX?",
+    "one_way": "Only one party was heard: is the mirror set to both directions of the port?",
+    "started_mid_call": "The capture began during the call, or its INVITE took another way.",
+    "ambiguous_media": "No SDP was heard and several streams fit: capture the call's beginning.",
+    "sip_cut": "The capture kept only the beginning of messages: tcpdump -s 0.",
+    "sip_tls": "A hop of its signalling is encrypted: mirror a plain hop, too.",
+    "srtp_no_key": "SRTP without a key that can be used: change the phones' SRTP suite.",
+    "srtp_dtls": "The keys never cross the wire (DTLS): record where the PBX terminates it.",
+    "zrtp": "The phones may encrypt end to end (ZRTP): switch it off to record.",
+    "fax": "T.38 is not RTP and not recorded: a fax server keeps faxes.",
+    "hold": "On hold: silence or music on hold is what was sent.",
+    "capture_loss": "The capture itself lost frames: see `spanvault status`.",
+}
+# By counter: what it counts, and what can be done.
+COUNTS: Final = {
+    "sip_unreadable": (
+        "damaged SIP messages and keep-alives",
+        "If calls are missing: is the capture cut (snap length), or a hop garbling them?",
+    ),
+    "sdp_unreadable": ("damaged session descriptions", "Is a hop garbling them?"),
+    "sip_late": ("late copies of messages of calls that were over", ""),
+    "call_id_abused": ("INVITEs under one Call-ID, too many for calls", "Look at who sends them."),
+    "calls_evicted": ("calls given up for want of room", "Split the file (editcap -c)."),
+    "streams_over_limit": ("streams beyond what one call may have", "Look at who sends them."),
+    "slow_sip_tls_segments": (
+        "segments of SIP over TLS, which cannot be read: its calls are missing",
+        "Mirror a hop that is plain, too.",
+    ),
+    "dtls": ("DTLS packets: media keys are agreed upon unheard", "Record where the PBX ends it."),
+    "zrtp": ("ZRTP packets: media may be encrypted end to end", "Switch ZRTP off to record."),
+    "stun": ("STUN packets (ICE)", ""),
+    "rtcp": ("RTCP packets", ""),
+    "slow_fragments_expired": (
+        "fragments whose other parts never came",
+        'A capture filter by port loses them: add "or ip[6:2] & 0x1fff != 0".',
+    ),
+    "slow_fragments_cut": ("fragments cut by the snap length", "tcpdump -s 0."),
+    "slow_frames_unreadable": ("frames whose headers could not be read", ""),
+    "bad_padding": ("RTP packets with impossible padding", ""),
+    "clock_steps": ("times that the capture's clock was set", "Merge files in order (mergecap)."),
+}  # fmt: skip
+
+
+def remedies(call: Call) -> list[str]:
+    """What can be done about what is flagged of a call."""
+    return [f"{flag}: {FLAGS[flag]}" for flag in call.flags if flag in FLAGS]
+
+
+def counts(counters: Mapping[str, int], apart: Counter[str]) -> list[Count]:
+    """What was counted, worth a line. apart: SIP messages that are of no call, by method."""
+    found = [
+        Count(what, counters[name], remedy)
+        for name, (what, remedy) in COUNTS.items()
+        if counters.get(name)
+    ]
+    if total := apart.total():
+        methods = ", ".join(f"{method} {count}" for method, count in apart.most_common(6))
+        found.append(Count(f"SIP messages outside of calls ({methods})", total))
+    return found

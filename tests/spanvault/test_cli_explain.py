@@ -1,0 +1,109 @@
+"""`spanvault explain`: ladders that fit, documents for programs, and words for every fault."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spanvault.commands.ladder import ladder
+from spanvault.explained import Explained, Flow, Step
+from spanvault.messages import Call
+from tests.conformance.recorded import SPANVAULT
+from tests.support.callgen import START_NS, answered, phones, write_pcap
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample.pcap"
+
+
+def explain(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [SPANVAULT, "explain", *map(str, arguments)],
+        env={**os.environ, "TZ": "UTC", "COLUMNS": "100", **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_overview_lists_calls_and_what_was_counted() -> None:
+    done = explain(SAMPLE, COLUMNS="140")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if line]
+    assert [line[0] for line in lines if line[0].startswith("sample")] == [
+        "sample-1@spanvault.example",
+        "sample-2@spanvault.example",
+    ]
+    assert ["RTP", "streams", "2", "of", "calls,", "0", "of", "none"] in lines
+    assert "\x1b" not in done.stdout
+
+
+def test_a_ladder_shows_who_sent_what_and_what_followed() -> None:
+    done = explain(SAMPLE, "sample-1", "--no-tshark")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"10\.20\.0\.10 +10\.20\.0\.11", done.stdout)
+    assert re.search(r" 0\.000 +│─+ INVITE sip:4989777000@10\.20\.0\.11 ─+►│", done.stdout)
+    assert re.search(r" 1\.000 +│◄─+ 200 OK \(INVITE\) ─+│", done.stdout)
+    assert re.search(r" 1\.050 +│═+ RTP PCMA, 400 packets, 8\.0 s ═+►│", done.stdout)
+    assert "· answered" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_documents_one_a_line() -> None:
+    done = explain(SAMPLE, "sample-1", "--json", "--no-tshark")
+    call, summary = map(json.loads, done.stdout.splitlines())
+    assert (call["kind"], call["call"]["outcome"]) == ("call", "answered")
+    assert call["steps"][0]["time_at"] == "2026-11-18T11:06:40.000000Z"
+    assert call["flows"][0]["ssrc"] == "0x5a000000"
+    assert (summary["kind"], summary["found"], summary["tshark"]) == ("summary", True, "")
+    assert '"keys"' not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "words"),
+    [
+        ((SAMPLE, "nobody@"), {}, 1, "no call of the capture has a Call-ID"),
+        (("missing.pcap",), {}, 1, "missing.pcap: no such file"),
+        ((Path(__file__),), {}, 1, "not a capture file"),
+        ((SAMPLE, "sample-1"), {"PATH": "/nonexistent"}, 0, "apt install tshark"),
+    ],
+)  # fmt: skip
+def test_faults_say_what_to_do(
+    arguments: tuple[Any, ...], variables: dict[str, str], code: int, words: str
+) -> None:
+    done = explain(*arguments, **variables)
+    assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+
+
+def test_names_from_the_wire_steer_no_terminal(tmp_path: Path) -> None:
+    frames = answered(START_NS, *phones(0.1), "evil\x1b[2Jcall")
+    write_pcap(tmp_path / "evil.pcap", frames)
+    done = explain(tmp_path / "evil.pcap", "evil", "--no-tshark")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def document(hosts: int) -> Explained:
+    steps = [
+        Step(
+            START_NS + number, "INVITE sip:" + "x" * 150, f"10.0.0.{number % hosts}:5060",
+            f"10.0.0.{(number + 1) % hosts}:5060", "udp", "audio " * 40, ["because " * 30],
+        )
+        for number in range(8)
+    ]  # fmt: skip
+    flow = Flow("10.0.0.0:1", "10.0.0.1:2", 7, START_NS, START_NS, 9, 1, 0, "PCMA/8000")
+    flow.differences = ["packets: 9, tshark 8"]
+    call = Call(b"", "", ["c"], "a", "b", START_NS)
+    return Explained(call, 8, [*steps, Step(START_NS, "timed out")], 3, [flow])
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3, 9])
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
+def test_no_line_is_longer_than_the_terminal(hosts: int, width: int) -> None:
+    lines = [line for line, _ in ladder(document(hosts), width)]
+    assert max(map(len, lines)) <= max(40, width)
+    assert sum("≠" in line for line in lines) == 1
+    assert any("3 more messages" in line for line in lines)
