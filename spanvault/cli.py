@@ -14,7 +14,16 @@ import typer
 
 from spanvault import __version__
 from spanvault.client import RequestFailed
-from spanvault.commands import care, explain, install, listing, replay, restore, sound
+from spanvault.commands import (
+    care,
+    erasing,
+    explain,
+    install,
+    listing,
+    replay,
+    restore,
+    sound,
+)
 from spanvault.commands.output import (
     FAILED,
     INTERRUPTED,
@@ -39,9 +48,10 @@ app = typer.Typer(
 )
 for command in (
     replay.replay, listing.calls, listing.show, sound.export, explain.explain, care.verify,
-    care.status, restore.restore, care.check, install.init,
+    care.status, restore.restore, care.check, install.init, erasing.erase, erasing.erasures,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(erasing.certificate, name="certificate")
 
 
 def _version(asked: bool) -> None:

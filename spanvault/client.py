@@ -15,6 +15,13 @@ from spanvault.chunk import NO_MEDIA, Media
 from spanvault.config import OperatorConfig
 from spanvault.messages import (
     Call,
+    Certify,
+    CertifyReply,
+    Erase,
+    EraseReply,
+    Erasure,
+    Erasures,
+    ErasuresReply,
     Failure,
     Fetch,
     FetchReply,
@@ -34,6 +41,7 @@ from spanvault.wire import decode_media, decode_reply, encode
 
 TIMEOUT_S: Final = 20.0
 VERIFY_TIMEOUT_S: Final = 600.0  # a long recording is read from disk in one go
+ERASE_TIMEOUT_S: Final = 600.0  # thousands of keys, behind a commit that is under way
 
 R = TypeVar("R", bound=Message)
 
@@ -143,6 +151,25 @@ class Client:
     def verify(self, call_id: bytes) -> VerifyReply:
         """Check one recording by hash and tag."""
         return self.request(Verify(call_id), VerifyReply, VERIFY_TIMEOUT_S)[0]
+
+    def erase(self, ids: Sequence[bytes], reason: str, *, unfinished: bool) -> EraseReply:
+        """Erase calls for good: all of them, or none."""
+        wanted = Erase(list(ids), reason, unfinished)
+        return self.request(wanted, EraseReply, ERASE_TIMEOUT_S)[0]
+
+    def erasures(self, call_id: bytes | None = None) -> Iterator[Erasure]:
+        """Erasures, newest first; or the one that a call went with."""
+        wanted = Erasures(call_id)
+        while True:
+            page, _ = self.request(wanted, ErasuresReply)
+            yield from page.erasures
+            if page.cursor is None:
+                return
+            wanted = Erasures(cursor=page.cursor)
+
+    def certificate(self, call_id: bytes) -> str:
+        """The certificate of an erased call: JSON."""
+        return self.request(Certify(call_id), CertifyReply)[0].document
 
     def _connected(self) -> "zmq.Socket[bytes]":
         if self._socket is None:

@@ -188,7 +188,9 @@ class Refuse(Message):
 class Failure(Message):
     """A request that was not carried out: what, and what to do."""
 
-    code: Literal["invalid", "denied", "not_found", "corrupt", "locked", "full", "unavailable"]
+    code: Literal[
+        "invalid", "denied", "not_found", "erased", "corrupt", "locked", "full", "unavailable"
+    ]
     error: str
     hint: str = ""
 
@@ -294,17 +296,19 @@ class Feed(Message):
     position: int
     limit: int = 500
     wait_ms: int = 0
+    target: str = ""  # for which place: what it holds must be erased there, too
 
 
 class Change(msgspec.Struct):
     """One change that a replica must make its own.
 
     kind: `object` (a sealed recording: read it with ReadObject), `record` (a call record: its
-    ciphertext is `data`), `keys` (a file of sealed key material: `name`, `data`).
+    ciphertext is `data`), `keys` (a file of sealed key material: `name`, `data`), `erase` (an
+    Erasure, as MessagePack in `data`; `id` is its own).
     """
 
     position: int
-    kind: Literal["object", "record", "keys"]
+    kind: Literal["object", "record", "keys", "erase"]
     id: bytes = b""
     pool: str = ""
     name: str = ""
@@ -346,6 +350,104 @@ class Receipt(Message):
     verified_ns: int
 
 
+class Erase(Message):
+    """Destroy the keys of calls and their recordings, for good: all of them, or none."""
+
+    ids: list[bytes]
+    reason: str  # stays for ever, also at the targets: it should name nobody
+    unfinished: bool = False  # also calls whose end has not come; what still comes is let go
+
+
+class EraseReply(Message):
+    """What was erased. already: ids that had been before; pending: targets that must follow."""
+
+    erasure: bytes
+    erased: int
+    already: list[bytes] = []
+    pending: list[str] = []
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """Where a recording was copied to before it was erased."""
+
+    target: str
+    verified_ns: int
+
+
+class ErasedRecording(msgspec.Struct, frozen=True):
+    """What stays known of an erased call: nothing that names anybody."""
+
+    id: bytes
+    pool: str
+    key_ids: list[int]
+    size: int  # of the sealed object; 0 without one
+    sha256: str  # of the same, hex; empty without one
+    copies: list[Copy] = []
+
+
+class RekeyedPage(msgspec.Struct, frozen=True):
+    """A page of keys that lost some: its generation before and after."""
+
+    pool: str
+    page: int
+    before: int
+    after: int
+
+
+class ErasureReceipt(Message):
+    """A target followed an erasure. Signed (spanvault.certificate). Answered by Done."""
+
+    erasure: bytes
+    target: str
+    at_ns: int
+    grade: str
+    signer: bytes = b""  # Ed25519 public key, 32 bytes
+    signature: bytes = b""
+
+
+class Erasure(msgspec.Struct):
+    """One batch of erased calls."""
+
+    id: bytes  # 16 bytes that sort by time
+    at_ns: int
+    who: str
+    reason: str
+    recordings: list[ErasedRecording]
+    pages: list[RekeyedPage] = []
+    epochs: dict[str, int] = {}  # of each pool's root since then
+    refused: int = 0  # refused batches that held some of it, destroyed
+    done: bool = False
+    receipts: list[ErasureReceipt] = []
+    pending: list[str] = []  # targets that have not confirmed
+
+
+class Erasures(Message):
+    """Ask for erasures, newest first; of one call only if its `id` is given."""
+
+    id: bytes | None = None
+    limit: int = 20
+    cursor: bytes | None = None
+
+
+class ErasuresReply(Message):
+    """A page of erasures; `cursor` asks for the next, None is the end."""
+
+    erasures: list[Erasure]
+    cursor: bytes | None = None
+
+
+class Certify(Message):
+    """Ask for the certificate of an erased call."""
+
+    id: bytes
+
+
+class CertifyReply(Message):
+    """The certificate: a JSON document, signed (spanvault.certificate)."""
+
+    document: str
+
+
 class Import(Message):
     """Put a replica's change into an empty store. An `object`'s bytes follow as one frame.
 
@@ -359,10 +461,11 @@ class Import(Message):
 
 Request = (
     Status | Search | Get | Fetch | Verify | Feed | ReadObject | Receipt | Import | Health
+    | Erase | ErasureReceipt | Erasures | Certify
 )  # fmt: skip
 Reply = (
     Failure | Done | StatusReply | SearchReply | GetReply | FetchReply | VerifyReply
-    | FeedReply | ReadObjectReply
+    | FeedReply | ReadObjectReply | EraseReply | ErasuresReply | CertifyReply
 )  # fmt: skip
 ToIngest = Hello | Batch | Sealed | Health
 FromIngest = Welcome | Acknowledge | Refuse

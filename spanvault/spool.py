@@ -39,18 +39,23 @@ def seal_batch(frames: Sequence[Any], public_key: bytes) -> bytes:
     return SUITE.encrypt(b"".join(parts), X25519PublicKey.from_public_bytes(public_key), INFO)
 
 
+def open_plain(ciphertext: bytes | memoryview, private_key: bytes) -> bytes:
+    """What was sealed, frames and lengths in one. Raises ValueError as open_batch() does."""
+    try:
+        return SUITE.decrypt(
+            bytes(ciphertext), X25519PrivateKey.from_private_bytes(private_key), INFO
+        )
+    except InvalidTag:
+        raise ValueError("spooled batch: does not open with this ingest key") from None
+
+
 def open_batch(ciphertext: bytes | memoryview, private_key: bytes) -> list[bytes | memoryview]:
     """Give back the wire frames, frame 1 included, that seal_batch was given.
 
     private_key: X25519, 32 bytes.  Raises ValueError if the key is another one, or the bytes
     were changed or cut.
     """
-    try:
-        plain = SUITE.decrypt(
-            bytes(ciphertext), X25519PrivateKey.from_private_bytes(private_key), INFO
-        )
-    except InvalidTag:
-        raise ValueError("spooled batch: does not open with this ingest key") from None
+    plain = open_plain(ciphertext, private_key)
     view, at, frames = memoryview(plain), 0, [memoryview(PROTOCOL)]
     while at < len(view):
         if len(view) - at < _LENGTH.size:

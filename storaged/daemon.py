@@ -21,6 +21,7 @@ from spanvault.slots import Memories
 from storaged import opening
 from storaged.accesslog import AccessLog
 from storaged.committer import Committer
+from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.index import Index
 from storaged.ingest import Ingest
@@ -57,8 +58,10 @@ class Daemon:
         self._authenticator = transport.authenticate(self._context, clients)
         certificate = transport.load_certificate(settings.certificate)
         self._socket = transport.listen(self._context, settings.ingest, certificate)
+        eraser = Eraser(store, tables, self._vaults, self._sorter.forget, time.time_ns)
+        eraser.finish()
         desk = Desk(
-            store, tables, self._vaults, self._access, time.time_ns, self.state, opener.pool
+            store, tables, self._vaults, self._access, eraser, time.time_ns, self.state, opener.pool
         )
         requests = transport.listen(self._context, settings.requests, certificate)
         self._serving = Serving(requests, clients, desk)

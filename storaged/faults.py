@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-Code = Literal["invalid", "denied", "not_found", "corrupt", "locked", "full", "unavailable"]
+Code = Literal[
+    "invalid", "denied", "not_found", "erased", "corrupt", "locked", "full", "unavailable"
+]
 
 
 class Fault(Exception):

@@ -10,7 +10,7 @@ Source of the order of writing: FORMAT.md §8. Who writes a group: storaged.writ
 import copy
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -63,6 +63,12 @@ class Group:
         self.origins.setdefault(origin, []).append(batch.sequence)
         self.bytes += size + media.table.nbytes
 
+    def without(self, recording_ids: Container[bytes]) -> "Group":
+        """This group, less what it has of these calls' records."""
+        rest = copy.copy(self)
+        rest.calls = {one: self.calls[one] for one in self.calls if one not in recording_ids}
+        return rest
+
 
 class Gathered:
     """The chunks of a group, those of a recording side by side, in the order in which they came.
@@ -109,6 +115,12 @@ class Gathered:
             yield Media(
                 np.frombuffer(table, CHUNK), np.frombuffer(frames, FRAME), memoryview(packets)
             )
+
+    def without(self, recording_ids: Container[bytes]) -> "Gathered":
+        """These chunks, less those of these recordings."""
+        rest = copy.copy(self)
+        rest.rows = {one: self.rows[one] for one in self.rows if one not in recording_ids}
+        return rest
 
     def parts(self, rows: Sequence[int]) -> list[memoryview]:
         """Header, frames and payload of each of these chunks: as they lie side by side at rest."""

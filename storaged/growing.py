@@ -73,13 +73,20 @@ class Growing:
         one.turn = self._turn
         return one
 
-    def look_up(self, recording_ids: Iterable[bytes]) -> None:
-        """Read the rows of those that are not known, in one transaction, for the group at hand."""
+    def look_up(self, recording_ids: Iterable[bytes]) -> set[bytes]:
+        """Read the rows of those that are not known, in one transaction, for the group at hand.
+
+        Gives those that were erased.
+        """
         unknown = [one for one in recording_ids if one not in self._known]
+        erased = set()
         if unknown:
             with self._index.reading() as view:
                 for one in unknown:
                     self._rows[one] = view.state(one), view.committed(one) or 0
+                    if view.erased(one):
+                        erased.add(one)
+        return erased
 
     def state(self, recording_id: bytes) -> State | None:
         """The committed row of one that is known or was looked up."""
@@ -158,10 +165,9 @@ class Growing:
 
     def _set_aside(self, recording_id: bytes, error: Exception, committed: int) -> None:
         """Move what cannot be gone on with out of the way; if nothing in it counted, remove it."""
-        path = self._pool.path(recording_id)
         if not committed:
             self._pool.cut(recording_id, 0)
             return
         log.error("A recording cannot be gone on with, it was set aside",
                   extra={"RECORDING_ID": recording_id.hex(), "FAULT": str(error)})  # fmt: skip
-        path.rename(path.with_name(f"{path.stem}.{self._clock_ns()}.damaged"))
+        self._pool.set_aside(recording_id)

@@ -18,16 +18,10 @@ from spanvault.messages import Call, Receipt
 from storaged import record
 
 TABLES: Final = (
-    b"meta",
-    b"record",
-    b"state",
-    b"open",
-    b"time",
-    b"feed",
-    b"fed",
-    b"receipt",
-    b"placed",
-)
+    b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
+    b"erasure", b"erased", b"unfinished", b"confirmed", b"target",
+)  # fmt: skip
+MULTIPLE: Final = (b"token", b"shared")  # with several values a key, all of one length
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
 
 OBJECT: Final = 1  # bits of State.bits: a file of media exists
@@ -37,6 +31,7 @@ FINAL: Final = 4  # the record is the capture's last word
 OBJECT_CHANGED: Final = b"o"
 RECORD_CHANGED: Final = b"r"
 KEYS_CHANGED: Final = b"k"
+ERASED: Final = b"e"
 
 IMPORTING: Final = b"importing"  # counters of table meta
 RESERVED: Final = b"reserved"
@@ -89,7 +84,7 @@ class Index:
         self._env = lmdb.open(
             str(folder),
             map_size=map_bytes,
-            max_dbs=16,
+            max_dbs=32,
             max_readers=2048,
             writemap=False,
             mode=0o600,
@@ -100,7 +95,8 @@ class Index:
         self._calm = threading.Condition()
         self._readers, self._growing = 0, False
         self.tables = {name: self._env.open_db(name) for name in TABLES}
-        self.tables[b"token"] = self._env.open_db(b"token", dupsort=True, dupfixed=True)
+        for name in MULTIPLE:
+            self.tables[name] = self._env.open_db(name, dupsort=True, dupfixed=True)
         with self.reading() as view:
             self.position = view.number(b"position")
 
@@ -211,6 +207,15 @@ class View:
             more = cursor.next()
         return found
 
+    def erased(self, call_id: bytes) -> bytes | None:
+        """The erasure that a call went with, if it was erased."""
+        return self.get(b"erased", call_id)
+
+    def sharing(self, recording_id: bytes) -> list[bytes]:
+        """The other calls that have streams in this recording."""
+        cursor = self.cursor(b"shared")
+        return [bytes(one) for one in cursor.iternext_dup()] if cursor.set_key(recording_id) else []
+
     def time_row(self, key: bytes) -> TimeRow | None:
         """The row of a time key."""
         value = self.get(b"time", key)
@@ -261,8 +266,39 @@ class Writing(View):
                 self.put(b"token", name, key)
         outcome = record.OUTCOMES.index(call.outcome)
         self.put(b"time", key, _TIME.pack(record.duration_ms(call), outcome, int(call.final), 0))
+        held = record.recordings_of(call)
+        for recording_id in (record.recordings_of(old) if old else set()) - held:
+            self.delete(b"shared", recording_id, call.id)
+        for recording_id in held:
+            self.put(b"shared", recording_id, call.id)
         self.put(b"record", call.id, sealed)
         self.announce(RECORD_CHANGED, call.id)
+
+    def remove_call(self, call_id: bytes, call: Call | None, index_key: bytes) -> None:
+        """Remove every row that tells of a call. call: its record; None if that does not open."""
+        if call is not None:
+            self._delete_tokens(call, index_key)
+            for recording_id in record.recordings_of(call):
+                self.delete(b"shared", recording_id, call_id)
+        else:
+            self._delete_by_scan(call_id)
+        for table in (b"record", b"state", b"open"):
+            self.delete(table, call_id)
+        for receipt in self.receipts(call_id):
+            self.delete(b"receipt", call_id + receipt.target.encode())
+        for kind in (OBJECT_CHANGED, RECORD_CHANGED):
+            self.withdraw(kind, call_id)
+
+    def _delete_by_scan(self, call_id: bytes) -> None:
+        """Remove what leads to a call whose record cannot be opened: all rows are looked at."""
+        for table, part in ((b"token", 1), (b"time", 0), (b"shared", 1)):
+            rows = [
+                row
+                for item in self.cursor(table)
+                if (row := tuple(map(bytes, item)))[part].endswith(call_id)
+            ]
+            for key, value in rows:
+                self.delete(table, key, value if table in MULTIPLE else b"")
 
     def _delete_tokens(self, old: Call, index_key: bytes) -> None:
         stale = time_key(old.started_ns, old.id)
@@ -274,6 +310,12 @@ class Writing(View):
         """Set the receipt of one copy."""
         key = receipt.id + receipt.target.encode()
         self.put(b"receipt", key, msgspec.msgpack.encode(receipt))
+
+    def withdraw(self, kind: bytes, what: bytes) -> None:
+        """Take a thing out of the feed."""
+        if at := self.get(b"fed", kind + what):
+            self.delete(b"feed", at)
+            self.delete(b"fed", kind + what)
 
     def announce(self, kind: bytes, what: bytes) -> None:
         """Put a change at the feed's end. What was announced of the same thing before goes."""

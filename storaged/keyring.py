@@ -44,8 +44,7 @@ class Dropped(NamedTuple):
 
     epoch: int  # of the root that does not name the old pages any more
     generations: dict[int, int]  # of each page whose DEKs went, now
-    files: list[str]  # that are new or changed, pages before the root
-    gone: list[str]  # that were overwritten and removed
+    files: list[str]  # that hold them now, pages before the root
 
 
 def page_name(page: int, generation: int) -> str:
@@ -127,17 +126,17 @@ class Keyring:
     @property
     def ingest_private(self) -> bytes:
         """X25519: opens what captures spool from now on."""
-        return self._ingest_keys()[-1]
+        return self.ingest_keys()[-1]
 
     def ingest_key(self, key_id: str) -> bytes:
         """The private ingest key of this id, be it an older one. Raises ValueError: it is gone."""
-        for key in reversed(self._ingest_keys()):
+        for key in reversed(self.ingest_keys()):
             if spool.key_id(keyfile.public_of(key)) == key_id:
                 return key
         raise ValueError("sealed to an ingest key that is not this store's, or was destroyed")
 
-    def _ingest_keys(self) -> list[bytes]:
-        """Oldest first."""
+    def ingest_keys(self) -> list[bytes]:
+        """The private ingest keys, oldest first."""
         names = sorted(name for name in self._root.secrets if name.kind == INGEST_KEY)
         return [self._root.secrets[name] for name in names]
 
@@ -237,11 +236,11 @@ class Keyring:
         with self._lock:
             self._finish_drop()
             left = {page: slots for page, slots in by_page.items() if self._holds(page, slots)}
-            gone = self._rekey(left) if left else []
+            if left:
+                self._rekey(left)
         generations = {page: self._generations[page] for page in by_page}
-        names = [page_name(page, generations[page]) for page in left]
-        changed = self._named([*names, ROOT] if left else [])
-        return Dropped(self.epoch, generations, changed, self._named(gone))
+        names = [page_name(*page) for page in generations.items()]
+        return Dropped(self.epoch, generations, self._named([*names, ROOT]))
 
     def replace_root(self, data: bytes, store_id: str) -> None:
         """Put another store's root in place of ours, if the unlock key opens it. Raises Fault."""
@@ -322,8 +321,8 @@ class Keyring:
         deks = self._page(page)
         return any(any(deks[slot * DEK_BYTES : (slot + 1) * DEK_BYTES]) for slot in slots)
 
-    def _rekey(self, by_page: dict[int, list[int]]) -> list[str]:
-        """Give these pages a new generation without these DEKs. Gives the names that went."""
+    def _rekey(self, by_page: dict[int, list[int]]) -> None:
+        """Give these pages a new generation without these DEKs."""
         secrets, old = dict(self._root.secrets), []
         for page in by_page:
             generation = self._generations[page]
@@ -336,7 +335,6 @@ class Keyring:
             self._generations[page] += 1
             self._pages.pop(page, None)
         files.destroy(self._folder, [*old, ROOT_OLD])
-        return old
 
     def _without(
         self, by_page: dict[int, list[int]], secrets: dict[Name, bytes]

@@ -11,17 +11,19 @@ from spanvault.transport import Role
 MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
     "capture": frozenset({m.Health}),
     # No Import: whoever holds the replicator's key could make a fresh store use keys of his own.
-    "replicator": frozenset({m.Status, m.Health, m.Feed, m.ReadObject, m.Receipt}),
+    "replicator": frozenset(
+        {m.Status, m.Health, m.Feed, m.ReadObject, m.Receipt, m.ErasureReceipt}
+    ),
     "operator": frozenset(
         {
             m.Status, m.Health, m.Search, m.Get, m.Fetch, m.Verify, m.Feed, m.ReadObject,
-            m.Receipt, m.Import,
+            m.Receipt, m.Import, m.Erase, m.ErasureReceipt, m.Erasures, m.Certify,
         }
     ),
 }  # fmt: skip
 
 # What a person learns from: its line in the access log is on disk before the reply leaves.
-REVEALING: Final[frozenset[type[m.Message]]] = frozenset({m.Search, m.Get, m.Fetch})
+REVEALING: Final[frozenset[type[m.Message]]] = frozenset({m.Search, m.Get, m.Fetch, m.Erase})
 # What must work on a full disk, or nobody could find out that it is full.
 WITHOUT_LOG: Final[frozenset[type[m.Message]]] = frozenset({m.Status, m.Health})
 

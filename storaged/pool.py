@@ -7,6 +7,7 @@ storaged.sealing. When it is synced and acknowledged: storaged.writer.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,26 @@ class Pool:
             os.truncate(path, size)
         else:
             path.unlink(missing_ok=True)
+
+    def set_aside(self, recording_id: bytes) -> None:
+        """Move an object out of the way that cannot be gone on with. Raises OSError."""
+        self.forget(recording_id)
+        *_, free = self._aside(recording_id)
+        self.path(recording_id).rename(free)
+
+    def paths(self, recording_id: bytes) -> list[Path]:
+        """Every file there is of a recording: the object, those set aside, a part of an import."""
+        path = self.path(recording_id)
+        *aside, _ = self._aside(recording_id)
+        return [one for one in (path, path.with_suffix(".part")) if one.exists()] + aside
+
+    def _aside(self, recording_id: bytes) -> Iterator[Path]:
+        """The names of what was set aside, and the first that is free."""
+        path = self.path(recording_id)
+        for number in count():
+            yield (aside := path.with_suffix(f".{number}.damaged"))
+            if not aside.exists():
+                return
 
     def forget(self, recording_id: bytes) -> None:
         """Close an object's file."""

@@ -137,6 +137,11 @@ def open_call(call_id: bytes, data: bytes, dek: bytes) -> Call:
     return decode_call(plain)
 
 
+def recordings_of(call: Call) -> set[bytes]:
+    """The recordings of other calls that hold streams of this one."""
+    return {stream.stored_in for stream in call.streams if stream.stored_in not in (None, call.id)}
+
+
 def token(index_key: bytes, kind: bytes, text: str) -> bytes:
     """What a number or Call-ID is looked up by. kind: NUMBER or CALL_ID. TOKEN_BYTES bytes."""
     normal = unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")

@@ -4,6 +4,7 @@ Who may ask: storaged.policy. Media and checks: storaged.reading. Imports: stora
 Sockets, and requests that wait: storaged.serving. Protocol: WIRE.md §6.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -16,10 +17,11 @@ from spanvault import wire
 from spanvault.chunk import Media
 from spanvault.rules import POOLS
 from spanvault.transport import Identity
+from storaged import certifying, erasures, policy, record
 from storaged import index as tables
-from storaged import policy, record
 from storaged.accesslog import AccessLog
 from storaged.committer import explain
+from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, View
 from storaged.layout import Store
@@ -55,14 +57,15 @@ class Desk:
     """Answers requests. For one thread."""
 
     def __init__(
-        self, store: Store, index: Index, vaults: Vaults, access: AccessLog,
+        self, store: Store, index: Index, vaults: Vaults, access: AccessLog, eraser: Eraser,
         clock_ns: Callable[[], int], state: Callable[[], tuple[str, dict[str, Any]]],
         open_pool: Callable[[str], Vault],
     ) -> None:  # fmt: skip
-        self._store, self._index, self._vaults = store, index, vaults
+        self._store, self._index, self._vaults, self._eraser = store, index, vaults, eraser
         self._access, self._clock_ns, self._state = access, clock_ns, state
         self._reader = Reader(index, vaults)
         self._restorer = Restorer(store, index, vaults, clock_ns, open_pool)
+        self._targets: set[bytes] = set()  # that the index knows of
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
             m.Status: self._status,
@@ -73,6 +76,9 @@ class Desk:
             m.ReadObject: self._read_object,
             m.Receipt: self._receipt,
             m.Import: self._import,
+            m.ErasureReceipt: self._erasure_receipt,
+            m.Erasures: self._erasures,
+            m.Certify: self._certify,
         }
 
     def answer(self, who: Identity, request: Any, bulk: list[Any]) -> Answer:
@@ -82,7 +88,11 @@ class Desk:
     def answering(self, who: Identity, request: Any, bulk: list[Any]) -> Steps[Answer]:
         """answer() in steps of some milliseconds, so that a long one holds up no other."""
         if policy.may_ask(who.role, request):
-            answer = yield from self._carry_out(who, request, bulk)
+            self._meet_target(who, request)
+            if isinstance(request, m.Erase):
+                answer = yield from self._erase(who, request)
+            else:
+                answer = yield from self._carry_out(who, request, bulk)
         else:
             answer = Answer(
                 m.Failure(
@@ -135,6 +145,8 @@ class Desk:
 
     def _carry_out(self, who: Identity, request: Any, bulk: list[Any]) -> Steps[Answer]:
         try:
+            if isinstance(request, m.Erase):
+                return Answer((yield from self._eraser.erasing(str(who), request)))
             if isinstance(request, m.Verify):
                 return Answer((yield from self._reader.verifying(request.id)))
             if isinstance(request, m.Health):
@@ -149,17 +161,31 @@ class Desk:
             hint = "Look at the journal of spanvault-storaged, and report it."
             return Answer(m.Failure("unavailable", "a fault of storaged itself", hint))
 
-    def _logged(self, who: Identity, request: Any, answer: Answer) -> Answer:
+    def _erase(self, who: Identity, request: m.Erase) -> Steps[Answer]:
+        """What cannot be undone is in the log before it is begun."""
+        try:
+            self._write_down(who, request, "begun")
+        except OSError as error:
+            hint = "Nothing is erased that cannot be logged: free space on the store's volume."
+            return Answer(m.Failure("full", f"access log: {error.strerror}", hint))
+        return (yield from self._carry_out(who, request, []))
+
+    def _write_down(self, who: Identity, request: Any, result: str) -> None:
         kind = type(request)
         entry = {
             "at_ns": self._clock_ns(),
             "who": str(who),
             "kind": kind.__name__.lower() if request is not None else "unreadable",
             **self._subject(request),
-            "result": answer.reply.code if isinstance(answer.reply, m.Failure) else "ok",
+            "result": result,
         }
+        self._access.append(entry, sync=kind in policy.REVEALING)
+
+    def _logged(self, who: Identity, request: Any, answer: Answer) -> Answer:
+        kind = type(request)
+        result = answer.reply.code if isinstance(answer.reply, m.Failure) else "ok"
         try:
-            self._access.append(entry, sync=kind in policy.REVEALING)
+            self._write_down(who, request, result)
         except OSError as error:
             if kind in policy.WITHOUT_LOG:
                 return answer
@@ -185,9 +211,13 @@ class Desk:
             return {name: value for name, value in subject.items() if value is not None}
         if isinstance(request, m.Feed):
             return {"position": request.position}
+        if isinstance(request, m.Erase):
+            return {"ids": [one.hex()[:32] for one in request.ids], "reason": request.reason[:500]}
+        if isinstance(request, m.ErasureReceipt):
+            return {"erasure": request.erasure.hex()[:32], "target": request.target[:200]}
         if isinstance(request, m.Import):
             return {"id": request.change.id.hex()[:32], "change": request.change.kind}
-        return {"id": request.id.hex()[:32]} if hasattr(request, "id") else {}
+        return {"id": request.id.hex()[:32]} if getattr(request, "id", None) is not None else {}
 
     # --- one handler a message -----------------------------------------------------------------
 
@@ -263,17 +293,44 @@ class Desk:
             return Answer(m.ReadObjectReply(state.size), [data[request.offset : end]])
 
     def _receipt(self, request: m.Receipt, _: list[Any]) -> Answer:
-        if len(request.target.encode()) > 200:
-            raise Fault("invalid", "the target's name is over 200 bytes", "Use a shorter one.")
+        _check_target(request.target)
         with self._index.reading() as view:
             if view.state(request.id) is None:
                 raise Fault("not_found", "there is no call of this id")
         self._index.write(lambda writing: writing.put_receipt(request))
         return Answer(m.Done())
 
+    def _erasure_receipt(self, request: m.ErasureReceipt, _: list[Any]) -> Answer:
+        _check_target(request.target)
+        with self._index.reading() as view:
+            if len(request.erasure) != 16 or erasures.find(view, request.erasure) is None:
+                raise Fault("not_found", "there was no such erasure")
+        self._index.write(lambda writing: erasures.confirm(writing, request))
+        return Answer(m.Done())
+
+    def _erasures(self, request: m.Erasures, _: list[Any]) -> Answer:
+        with self._index.reading() as view:
+            return Answer(certifying.listed(view, request))
+
+    def _certify(self, request: m.Certify, _: list[Any]) -> Answer:
+        with self._index.reading() as view:
+            text = certifying.certify(view, request.id, self._vaults.base.keyring, self._clock_ns())
+        return Answer(m.CertifyReply(text))
+
     def _import(self, request: m.Import, bulk: list[Any]) -> Answer:
         self._restorer.take(request, bytes(bulk[0]) if bulk else b"")
         return Answer(m.Done())
+
+    def _meet_target(self, who: Identity, request: Any) -> None:
+        """Remember each place that the feed is copied to: what it holds must be erased there."""
+        if not isinstance(request, m.Feed) or who.role != "replicator":
+            return
+        name = (request.target or str(who)).encode()[:200]
+        if name in self._targets:
+            return
+        with contextlib.suppress(OSError, lmdb.Error):  # tried again with its next question
+            self._index.write(lambda writing: writing.put(b"target", name, b""))
+            self._targets.add(name)
 
     # --- what they share -----------------------------------------------------------------------
 
@@ -282,6 +339,8 @@ class Desk:
         sealed = view.get(b"record", call_id) if len(call_id) == 16 else None
         state = view.state(call_id) if sealed is not None else None
         if sealed is None or state is None:
+            if len(call_id) == 16 and view.erased(call_id):
+                raise certifying.explain(certifying.erasure_of(view, call_id))
             tier = view.placed(call_id) if len(call_id) == 16 else None
             if tier is not None:
                 self._waiting(tier)
@@ -315,6 +374,8 @@ class Desk:
 
     def _change(self, view: View, position: int, kind: bytes, what: bytes) -> m.Change | None:
         """A line of the feed as a replica needs it; None for what is gone since."""
+        if kind == tables.ERASED:
+            return erasures.change(view, position, what)
         if kind == tables.KEYS_CHANGED:
             try:
                 data = (self._store.keys / what.decode()).read_bytes()
@@ -331,6 +392,11 @@ class Desk:
         if not state.bits & SEALED or not state.bits & OBJECT:
             return None  # goes on in a new segment: it is announced again when that ends
         return m.Change(position, "object", what, pool, size=state.size, sha256=state.sha256.hex())
+
+
+def _check_target(name: str) -> None:
+    if not name or len(name.encode()) > 200:
+        raise Fault("invalid", "a target's name has 1 to 200 bytes", "Use a shorter one.")
 
 
 def _without_keys(call: m.Call) -> m.Call:

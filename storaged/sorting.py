@@ -72,6 +72,11 @@ class Sorter:
             more |= bool(len(vault.intake)) and not vault.locked
         return more
 
+    def forget(self, recording_ids: Iterable[bytes]) -> None:
+        """Know nothing of these any more: they were erased. All pools must be held."""
+        for _, writer in self._writers.values():
+            writer.forget(recording_ids)
+
     # --- which pool ----------------------------------------------------------------------------
 
     def _split(self, group: Group, chunks: Gathered) -> dict[int, list[bytes]]:

@@ -68,6 +68,11 @@ class Writer:
         """Recordings whose media is not sealed yet, as far as this process met them."""
         return len(self._recordings)
 
+    def forget(self, recording_ids: Iterable[bytes]) -> None:
+        """Know nothing of these any more: they were erased."""
+        for recording_id in recording_ids:
+            self._recordings.forget(recording_id)
+
     def commit(self, group: Group, chunks: Gathered | None = None) -> Counts:
         """Make a group durable. Raises OSError, lmdb.Error, Fault: then nothing of it counts.
 
@@ -76,7 +81,10 @@ class Writer:
         chunks = Gathered(group.batches) if chunks is None else chunks
         touched = {**dict.fromkeys(chunks.rows), **dict.fromkeys(group.calls)}
         try:
-            self._recordings.look_up(touched)
+            if erased := self._recordings.look_up(touched):
+                # What a spool still held is acknowledged, so that it goes there too.
+                log.info("What came of erased calls was let go", extra={"CALLS": len(erased)})
+                group, chunks = group.without(erased), chunks.without(erased)
             grown, stored = self._append_all(chunks)
             states = self._states(group, grown)
             calls, keys = self._newer_calls(group, chunks, states)

@@ -13,6 +13,7 @@ from spanvault import wire
 from spanvault.transport import Identity
 from storaged import accesslog, policy
 from storaged.accesslog import AccessLog
+from storaged.erasing import Eraser
 from storaged.layout import Store
 from storaged.requests import Answer, Desk
 from tests.support.vault import START, Parts, call_id, chunk_keys, make_call
@@ -29,8 +30,12 @@ class Counter:
         self.store.log.mkdir(exist_ok=True)
         self.store.write_format(parts.keyring.store_id)
         self.access = AccessLog(self.store.log / "access.log")
+        self.store.refused.mkdir(exist_ok=True)
+        self.eraser = Eraser(
+            self.store, parts.index, parts.vaults, parts.writer.forget, time.time_ns
+        )
         self.desk = Desk(
-            self.store, parts.index, parts.vaults, self.access, time.time_ns,
+            self.store, parts.index, parts.vaults, self.access, self.eraser, time.time_ns,
             lambda: ("fine", {}), parts.open_pool,
         )  # fmt: skip
 
@@ -189,7 +194,9 @@ def request_of(kind: type) -> Any:
         m.Status: m.Status(), m.Search: m.Search(), m.Get: m.Get(ONE), m.Fetch: m.Fetch(ONE),
         m.Verify: m.Verify(ONE), m.Feed: m.Feed(0), m.ReadObject: m.ReadObject(ONE, 0, 1),
         m.Receipt: m.Receipt(ONE, "t", 0, "", 0), m.Import: m.Import("00" * 16, change),
-        m.Health: m.Health("capture", "ok"),
+        m.Health: m.Health("capture", "ok"), m.Erase: m.Erase([ONE], "asked for"),
+        m.ErasureReceipt: m.ErasureReceipt(ONE, "t", 0, ""), m.Erasures: m.Erasures(),
+        m.Certify: m.Certify(ONE),
     }[kind]  # fmt: skip
 
 

@@ -1,0 +1,301 @@
+"""Erase calls: their keys are destroyed, and with them every copy that anybody has of them.
+
+Order, so that a crash at any moment leaves either nothing done or something that the next start
+completes (FORMAT.md §12): the intent, and every row about the calls, in one transaction; the keys,
+all with one new root; the files; the end, in another transaction, which tells the replicas.
+The rows: storaged.erasures. Keys: storaged.keyring. The certificate: storaged.certifying.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import lmdb
+import msgspec
+
+from spanvault import spool
+from spanvault.messages import (
+    Call,
+    Copy,
+    Erase,
+    ErasedRecording,
+    EraseReply,
+    Erasure,
+    RekeyedPage,
+)
+from storaged import erasures, files, record
+from storaged import index as tables
+from storaged.faults import Fault
+from storaged.index import FINAL, SEALED, Index, State, View, Writing
+from storaged.keypage import DEK_BYTES, SLOTS
+from storaged.keyring import Dropped, page_name
+from storaged.layout import Store
+from storaged.sealing import HEADER_BYTES, Header
+from storaged.vaults import BASE, Vault, Vaults
+from storaged.walk import Steps
+
+log = logging.getLogger(__name__)
+MOST: Final = 5000  # calls of one batch
+MAX_REASON: Final = 500  # characters
+_TURN_S: Final = 0.01  # at waiting for a commit to end before other requests get their turn
+
+
+class _Doomed(NamedTuple):
+    """A call that is to go. call: its record, if it opens."""
+
+    state: State
+    call: Call | None
+    erased: ErasedRecording
+
+
+class Eraser:
+    """Erases calls, one batch at a time. For the thread of requests.
+
+    forget: makes the committer's thread know nothing of some recordings; all pools are held then.
+    """
+
+    def __init__(
+        self, store: Store, index: Index, vaults: Vaults,
+        forget: Callable[[Sequence[bytes]], None], clock_ns: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self._store, self._index, self._vaults = store, index, vaults
+        self._forget, self._clock_ns = forget, clock_ns
+
+    def erasing(self, who: str, wanted: Erase) -> Steps[EraseReply]:
+        """Erase a batch, in steps. Raises Fault, and does nothing, unless all of it can go.
+
+        Raises OSError, lmdb.Error if the disk fails: what was begun is then gone for everyone, and
+        is completed by the next batch or at the next start.
+        """
+        ids = _checked(wanted)
+        with contextlib.ExitStack() as held:
+            for vault in self._vaults:
+                while not vault.held.acquire(timeout=_TURN_S):
+                    yield
+                held.callback(vault.held.release)
+            self._complete_all()
+            return self._erase(who, wanted, ids)
+
+    def finish(self) -> None:
+        """Complete what a crash interrupted, before anything else is written.
+
+        A disk that fails must not stop recording.
+        """
+        try:
+            self._complete_all()
+        except (OSError, lmdb.Error, Fault) as error:
+            log.error("An interrupted erasure cannot be completed yet",
+                      extra={"FAULT": str(error)})  # fmt: skip
+
+    def _complete_all(self) -> None:
+        with self._index.reading() as view:
+            begun = erasures.unfinished(view)
+        for erasure in begun:
+            if not any(self._vaults.named(page.pool).locked for page in erasure.pages):
+                self._complete(erasure)
+
+    def _erase(self, who: str, wanted: Erase, ids: list[bytes]) -> EraseReply:
+        with self._index.reading() as view:
+            already = [one for one in ids if view.erased(one)]
+            new = [one for one in ids if not view.erased(one)]
+            doomed = [self._look_at(view, one) for one in new]
+            _check_ended(doomed, wanted)
+            _check_shared(view, doomed, set(ids))
+            pending = erasures.targets(view)
+        if not doomed:
+            with self._index.reading() as view:
+                before = erasures.find(view, view.erased(ids[0]) or b"")
+            assert before is not None
+            return EraseReply(before.id, 0, already, before.pending)
+        at_ns = self._clock_ns()
+        erasure = Erasure(
+            at_ns.to_bytes(8, "big") + os.urandom(8), at_ns, who, wanted.reason.strip(),
+            [one.erased for one in doomed], self._pages(doomed),
+        )  # fmt: skip
+        self._forget(new)
+        self._index.write(lambda writing: self._begin(writing, erasure, doomed))
+        self._complete(erasure)
+        return EraseReply(erasure.id, len(doomed), already, pending)
+
+    def _look_at(self, view: View, call_id: bytes) -> _Doomed:
+        """What there is of a call. Raises Fault: nothing."""
+        state = view.state(call_id)
+        tier = view.placed(call_id)
+        if state is None and tier is not None:
+            self._vaults.of(tier).keyring.names()  # says that it is locked
+        if state is None:
+            raise Fault(
+                "not_found",
+                f"there is no call {call_id.hex()[:32]}",
+                "Nothing was erased: name calls that a search lists.",
+            )
+        vault = self._vaults.of(state.tier)
+        sealed = view.get(b"record", call_id)
+        key_ids = {state.key_id, *_keys_of_files(vault, call_id)}
+        call = None
+        if sealed is not None:
+            with contextlib.suppress(ValueError):  # damaged
+                key_id = record.parse_head(sealed).key_id
+                key_ids.add(key_id)
+                call = record.open_call(call_id, sealed, _dek(vault, key_id))
+        for key_id in key_ids:
+            _dek(vault, key_id)
+        copies = [Copy(one.target, one.verified_ns) for one in view.receipts(call_id)]
+        has_object = bool(state.bits & SEALED)
+        return _Doomed(state, call, ErasedRecording(
+            call_id, vault.name, sorted(key_ids), state.size if has_object else 0,
+            state.sha256.hex() if has_object else "", copies,
+        ))  # fmt: skip
+
+    def _pages(self, doomed: Sequence[_Doomed]) -> list[RekeyedPage]:
+        pages = {
+            (one.erased.pool, key_id // SLOTS) for one in doomed for key_id in one.erased.key_ids
+        }
+        return [
+            RekeyedPage(pool, page, self._vaults.named(pool).keyring.generation(page), -1)
+            for pool, page in sorted(pages)
+        ]
+
+    def _begin(self, writing: Writing, erasure: Erasure, doomed: Sequence[_Doomed]) -> None:
+        """The intent; tokens can only be found while the records still open."""
+        erasures.begin(writing, erasure)
+        for one in doomed:
+            key = self._vaults.named(one.erased.pool).keyring.index_key
+            writing.remove_call(one.erased.id, one.call, key)
+
+    def _complete(self, erasure: Erasure) -> None:
+        """Destroy keys and files of what was begun, as often as it takes."""
+        dropped = {name: self._destroy(name, erasure) for name in _pools(erasure)}
+        pages = [
+            msgspec.structs.replace(page, after=dropped[page.pool].generations[page.page])
+            for page in erasure.pages
+        ]
+        done = msgspec.structs.replace(
+            erasure, pages=pages, epochs={name: one.epoch for name, one in dropped.items()},
+            refused=self._destroy_refused([one.id for one in erasure.recordings]), done=True,
+        )  # fmt: skip
+
+        def end(writing: Writing) -> None:
+            for name in _gone(done):
+                writing.withdraw(tables.KEYS_CHANGED, name.encode())
+            for name in (name for one in dropped.values() for name in one.files):
+                writing.announce(tables.KEYS_CHANGED, name.encode())
+            erasures.end(writing, done)
+
+        self._index.write(end)
+        log.info("Calls were erased", extra={"ERASURE": erasure.id.hex(),
+                                             "CALLS": len(erasure.recordings)})  # fmt: skip
+
+    def _destroy(self, pool: str, erasure: Erasure) -> Dropped:
+        """Keys first: without them the files of a pool are noise."""
+        vault = self._vaults.named(pool)
+        doomed = [one for one in erasure.recordings if one.pool == pool]
+        dropped = vault.keyring.drop(key_id for one in doomed for key_id in one.key_ids)
+        for one in doomed:
+            for path in vault.pool.paths(one.id):
+                path.unlink()
+        vault.pool.sync()
+        return dropped
+
+    def _destroy_refused(self, ids: Sequence[bytes]) -> int:
+        """Destroy refused batches that hold something of these calls: they have another key."""
+        found = [
+            path.name for path in self._store.refused.iterdir() if self._mentions(path, ids)
+        ]  # fmt: skip
+        files.destroy(self._store.refused, found)
+        return len(found)
+
+    def _mentions(self, path: Path, ids: Sequence[bytes]) -> bool:
+        """Whether an id occurs in a refused batch, however malformed that is."""
+        keys = self._vaults.base.keyring.ingest_keys()
+        frames = _opened(path.read_bytes(), keys)
+        for frame in list(frames):
+            frames += _opened(frame, keys)  # it was refused as it came from a spool: sealed twice
+        return any(one in frame for frame in frames for one in ids)
+
+
+def _opened(sealed: bytes, keys: Sequence[bytes]) -> list[bytes]:
+    """What was sealed to one of these keys; nothing if to none: then nobody can open it."""
+    for key in keys:
+        with contextlib.suppress(ValueError):
+            return [spool.open_plain(sealed, key), *map(bytes, spool.open_batch(sealed, key)[1:])]
+    return []
+
+
+def _keys_of_files(vault: Vault, call_id: bytes) -> Iterator[int]:
+    """The keys that a call's files name: one that was set aside may have another."""
+    for path in vault.pool.paths(call_id):
+        with contextlib.suppress(ValueError, Fault), path.open("rb") as file:
+            key_id = Header.parse(file.read(HEADER_BYTES)).key_id
+            _dek(vault, key_id)  # a damaged header may name one that never was
+            yield key_id
+
+
+def _dek(vault: Vault, key_id: int) -> bytes:
+    """A key; zeros if it is destroyed already. Raises Fault: nobody could destroy it."""
+    try:
+        return vault.dek(key_id)
+    except Fault as fault:
+        if fault.code != "not_found":
+            raise
+        return bytes(DEK_BYTES)
+
+
+def _pools(erasure: Erasure) -> list[str]:
+    return sorted({page.pool for page in erasure.pages})
+
+
+def _gone(erasure: Erasure) -> Iterator[str]:
+    """Names of the key files that are no more, as the feed tells them."""
+    for page in erasure.pages:
+        prefix = "" if page.pool == BASE else f"{page.pool}/"
+        for generation in range(page.before, page.after):
+            yield prefix + page_name(page.page, generation)
+
+
+def _checked(wanted: Erase) -> list[bytes]:
+    """The ids, each once. Raises Fault."""
+    ids = list(dict.fromkeys(wanted.ids))
+    if not ids or len(ids) > MOST or any(len(one) != 16 for one in ids):
+        raise Fault("invalid", f"{len(ids)} ids of calls", f"Name 1 to {MOST}, 16 bytes each.")
+    if not wanted.reason.strip() or len(wanted.reason) > MAX_REASON:
+        raise Fault(
+            "invalid", "an erasure needs its reason",
+            f"Give one of at most {MAX_REASON} characters; it should name nobody.",
+        )  # fmt: skip
+    return ids
+
+
+def _check_ended(doomed: Sequence[_Doomed], wanted: Erase) -> None:
+    """Raise Fault for a call that may go on."""
+    going_on = [one for one in doomed if not one.state.bits & FINAL]
+    if going_on and not wanted.unfinished:
+        raise Fault(
+            "invalid",
+            f"call {going_on[0].erased.id.hex()} has not ended ({len(going_on)} such)",
+            "Nothing was erased. Wait for the end; or, with --unfinished, erase what there is, and "
+            "whatever still comes of it is let go.",
+        )
+
+
+def _check_shared(view: View, doomed: Sequence[_Doomed], ids: set[bytes]) -> None:
+    """Raise Fault if a call outside the batch has media in common with one in it.
+
+    The same sound would stay with the other call, or be taken from it: neither must go unsaid.
+    """
+    for one in doomed:
+        others = set(view.sharing(one.erased.id))
+        if one.call is not None:
+            others |= record.recordings_of(one.call)
+        left = sorted(
+            other for other in others - ids if view.state(other) and not view.erased(other)
+        )
+        if left:
+            raise Fault(
+                "invalid",
+                f"call {one.erased.id.hex()} has media in common with {left[0].hex()}",
+                "Nothing was erased. Such calls can only go together: name both.",
+            )

@@ -1,0 +1,94 @@
+"""The index's rows about erasures: tombstones, batches, who has to follow and who has.
+
+A tombstone stays for ever: what still comes of an erased call is let go, and nobody can say that
+it never was. It names nobody. FORMAT.md §7, §12. Who erases: storaged.erasing. Pure but for LMDB.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from spanvault.messages import Change, Erasure, ErasureReceipt
+from storaged import index as tables
+from storaged.index import View, Writing
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_erasure: Final = msgspec.msgpack.Decoder(Erasure)
+_receipt: Final = msgspec.msgpack.Decoder(ErasureReceipt)
+
+
+def begin(writing: Writing, erasure: Erasure) -> None:
+    """Note what is going to be erased: from here on the calls are gone for everyone."""
+    for one in erasure.recordings:
+        writing.put(b"erased", one.id, erasure.id)
+    writing.put(b"erasure", erasure.id, _encode(erasure))
+    writing.put(b"unfinished", erasure.id, b"")
+
+
+def end(writing: Writing, erasure: Erasure) -> None:
+    """Note that it was carried out, and tell the replicas."""
+    writing.put(b"erasure", erasure.id, _encode(erasure))
+    writing.delete(b"unfinished", erasure.id)
+    writing.announce(tables.ERASED, erasure.id)
+
+
+def adopt(writing: Writing, erasure: Erasure) -> None:
+    """Take over an erasure from a replica: of it this store never had anything."""
+    begin(writing, erasure)
+    end(writing, erasure)
+
+
+def confirm(writing: Writing, receipt: ErasureReceipt) -> None:
+    """Note that a target followed."""
+    writing.put(b"confirmed", receipt.erasure + receipt.target.encode(), _encode(receipt))
+
+
+def unfinished(view: View) -> list[Erasure]:
+    """Those that were begun and not carried out, oldest first."""
+    return [_load(view, bytes(key)) for key in view.cursor(b"unfinished").iternext(values=False)]
+
+
+def find(view: View, erasure_id: bytes) -> Erasure | None:
+    """An erasure with its receipts, and the targets that are missing."""
+    if view.get(b"erasure", erasure_id) is None:
+        return None
+    erasure = _load(view, erasure_id)
+    cursor, key = view.cursor(b"confirmed"), erasure.id
+    more = cursor.set_range(key)
+    while more and cursor.key()[:16] == key:
+        erasure.receipts.append(_receipt.decode(cursor.value()))
+        more = cursor.next()
+    confirmed = {receipt.target for receipt in erasure.receipts}
+    erasure.pending = [name for name in targets(view) if name not in confirmed]
+    return erasure
+
+
+def newest_first(view: View, before: bytes | None) -> Iterator[Erasure]:
+    """All erasures, or those older than a cursor."""
+    cursor: Any = view.cursor(b"erasure")
+    more = cursor.prev() if before and cursor.set_range(before) else cursor.last()
+    while more:
+        found = find(view, bytes(cursor.key()))
+        assert found is not None
+        yield found
+        more = cursor.prev()
+
+
+def targets(view: View) -> list[str]:
+    """Every place that the feed was ever asked for: what it holds must be erased, too."""
+    return [bytes(key).decode() for key in view.cursor(b"target").iternext(values=False)]
+
+
+def change(view: View, position: int, erasure_id: bytes) -> Change | None:
+    """An erasure as a replica is told of it."""
+    data = view.get(b"erasure", erasure_id)
+    if data is None:
+        return None
+    return Change(position, "erase", erasure_id, size=len(data), data=data)
+
+
+def _load(view: View, erasure_id: bytes) -> Erasure:
+    data = view.get(b"erasure", erasure_id)
+    assert data is not None
+    return _erasure.decode(data)
