@@ -24,6 +24,7 @@ from storaged.writer import Counts, Writer
 log = logging.getLogger(__name__)
 RETRY_S: Final = 1.0
 IDLE_S: Final = 1.0  # between two looks whether there is idle work
+LEISURE: Final = 5  # parts of rest to one of reading what was begun before a restart
 _REMEDIES: Final = {
     errno.ENOSPC: "Free space on the store's volume, or enlarge it; recording resumes by itself.",
     errno.EDQUOT: "Raise the quota of storaged's user; recording resumes by itself.",
@@ -96,21 +97,30 @@ class Committer:
             os.eventfd_write(self.wake_fd, 1)
 
     def _next(self) -> Group | None:
-        more = True
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._group is not None or self._stopping, 0.0 if more else IDLE_S
-                )
-                if self._stopping or self._group is not None:
-                    return None if self._stopping else self._group
+        """The next group. Meanwhile there is idle work, and objects are read, at leisure."""
+        pause_s = 0.0
+        while not self._wanted(pause_s):
             try:
-                more = self._idle()
+                pause_s = 0.0 if self._idle() else self._read_next()
             except lmdb.PanicError:
                 raise
             except (OSError, lmdb.Error, Fault) as error:
-                more = False
+                pause_s = IDLE_S
                 self._fail(error)
+        return None if self._stopping else self._group
+
+    def _wanted(self, patience_s: float) -> bool:
+        """Whether there is a group, or an end; waits for it."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self._group is not None or self._stopping, patience_s
+            )
+
+    def _read_next(self) -> float:
+        """Read one recording that goes on from before a restart. Gives the seconds to rest."""
+        began_s = time.monotonic()
+        more = self._writer.read_next()
+        return min(IDLE_S, LEISURE * (time.monotonic() - began_s)) if more else IDLE_S
 
     def _commit(self, group: Group) -> Counts | None:
         """Try until it is done; None if the daemon ends before."""

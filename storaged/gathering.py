@@ -185,7 +185,10 @@ def _rows(table: NDArray[np.void]) -> dict[bytes, range]:
 
 
 class Have:
-    """Which chunks of one recording are stored: 8 bytes each."""
+    """Which chunks of one recording are stored: 8 bytes each.
+
+    Of a recording that was not read, those from the latest chunk of each stream on; see knows().
+    """
 
     __slots__ = ("_starts",)
 
@@ -193,6 +196,15 @@ class Have:
         self._starts: dict[int, array[int]] = {}
         for stream, start_ns in chunks:
             self.add(stream, start_ns)
+
+    def knows(self, stream: int, start_ns: int) -> bool:
+        """Whether add() can tell, though not all that is stored was noted: it is new enough."""
+        starts = self._starts.get(stream)
+        return starts is None or start_ns >= starts[0]
+
+    def latest(self) -> list[tuple[int, int]]:
+        """The latest chunk start of each stream."""
+        return [(stream, starts[-1]) for stream, starts in self._starts.items()]
 
     def add(self, stream: int, start_ns: int) -> bool:
         """Note a chunk. False if it was there already."""

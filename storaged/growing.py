@@ -1,22 +1,26 @@
 """The recordings that grow: what this process knows of each, and how it goes on with one it did not
 write itself.
 
-A recording is found by reading its object once, after a restart or when it was forgotten; what
-cannot be gone on with is set aside, and recording goes on. FORMAT.md §9. Groups, and the order of
-writing: storaged.writer. Reading an object: storaged.walk.
+A recording that was begun before a restart, or was forgotten, goes on from its row in the index;
+its object is read when there is time, or when it must be. What cannot be gone on with is set aside,
+and recording goes on. FORMAT.md §9. Groups, and the order of writing: storaged.writer. Reading an
+object: storaged.resuming, storaged.walk.
 """
 
+import contextlib
 import errno
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from storaged import walk
+from storaged import resuming, walk
 from storaged.faults import Fault
 from storaged.gathering import Have
 from storaged.index import SEALED, Index, State
 from storaged.keyring import Keyring
 from storaged.pool import Pool
+from storaged.resuming import Reach
 from storaged.sealing import ObjectWriter
 
 log = logging.getLogger(__name__)
@@ -26,10 +30,11 @@ _REMEMBERED: Final = 20_000  # recordings kept in memory though nothing was adde
 class Recording:
     """One recording that grows.
 
-    state: its row as it was last committed; None while there is none.
+    state: its row as it was last committed; None while there is none. read: whether its object was
+    read, or written by this process from the beginning: else it cannot be sealed.
     """
 
-    __slots__ = ("have", "key_id", "sealed", "state", "turn", "writer")
+    __slots__ = ("have", "key_id", "read", "sealed", "state", "turn", "writer")
 
     def __init__(
         self, key_id: int, state: State | None = None, writer: ObjectWriter | None = None
@@ -38,6 +43,7 @@ class Recording:
         self.state = state
         self.writer = writer
         self.have = Have()
+        self.read = True
         self.sealed = False
         self.turn = 0  # the last group that it had to do with
 
@@ -50,7 +56,8 @@ class Growing:
     ) -> None:
         self._index, self._keyring, self._pool, self._clock_ns = index, keyring, pool, clock_ns
         self._known: dict[bytes, Recording] = {}
-        self._rows: dict[bytes, tuple[State | None, int]] = {}  # state, acknowledged bytes
+        self._rows: dict[bytes, tuple[State | None, Reach | int]] = {}
+        self._unread: deque[bytes] = deque()  # recordings to be read when there is time
         self._turn = 0  # counts groups
         self._taken: list[int] = []  # slots that the group at hand took
         self._unused: list[int] = []  # slots that a group took which then came to nothing
@@ -83,10 +90,39 @@ class Growing:
         if unknown:
             with self._index.reading() as view:
                 for one in unknown:
-                    self._rows[one] = view.state(one), view.committed(one) or 0
+                    self._rows[one] = view.state(one), view.reach(one)
                     if view.erased(one):
                         erased.add(one)
         return erased
+
+    def read(self, recording_id: bytes) -> Recording:
+        """A recording whose object must be known whole. Raises OSError, Fault."""
+        one = self._known[recording_id]
+        if not one.read:
+            try:
+                self._read(recording_id, one)
+            except (ValueError, Fault, OSError) as error:
+                assert one.writer is not None
+                one = self._begun_anew(recording_id, one.state, error, one.writer.size)
+                self._known[recording_id] = one
+        return one
+
+    def read_next(self) -> bool:
+        """Read the object of one recording that was not; between groups. False if all are."""
+        while self._unread:
+            recording_id = self._unread.popleft()
+            one = self._known.get(recording_id)
+            if one is None or one.read:
+                continue
+            try:
+                self._read(recording_id, one)
+            except (ValueError, Fault, OSError) as error:  # dealt with when the recording ends
+                log.warning(
+                    "A recording that goes on cannot be read yet",
+                    extra={"RECORDING_ID": recording_id.hex(), "FAULT": str(error)},
+                )
+            return True
+        return False
 
     def state(self, recording_id: bytes) -> State | None:
         """The committed row of one that is known or was looked up."""
@@ -131,28 +167,62 @@ class Growing:
             self.forget(recording_id)
 
     def _find(self, recording_id: bytes) -> Recording:
-        state, committed = self._rows[recording_id]
-        if state and state.bits & SEALED:
+        state, reach = self._rows[recording_id]
+        sealed = state is not None and bool(state.bits & SEALED)
+        committed = reach.size if isinstance(reach, Reach) else reach
+        if state is not None and sealed:
             committed = state.size
         try:
+            if isinstance(reach, Reach) and not sealed:
+                with contextlib.suppress(ValueError, Fault):  # told of when it is read whole
+                    return self._go_on(recording_id, state, reach)
             return self._resume(recording_id, state, committed)
         except FileNotFoundError:
             return Recording(state.key_id if state else self.take_key(), state)
         except (ValueError, Fault, OSError) as error:
-            if isinstance(error, OSError) and error.errno != errno.EIO:
-                raise
-            # One object that is damaged, or whose key is, must not stop all others.
-            self._set_aside(recording_id, error, committed)
-            return Recording(self.take_key(), state)
+            return self._begun_anew(recording_id, state, error, committed)
+
+    def _begun_anew(
+        self, recording_id: bytes, state: State | None, error: Exception, committed: int
+    ) -> Recording:
+        """In place of one that cannot be gone on with. Raises the error if that may pass."""
+        if isinstance(error, OSError) and error.errno != errno.EIO:
+            raise error
+        # One object that is damaged, or whose key is, must not stop all others.
+        self._set_aside(recording_id, error, committed)
+        return Recording(self.take_key(), state)
+
+    def _go_on(self, recording_id: bytes, state: State | None, reach: Reach) -> Recording:
+        """Go on with an object that another process wrote, without having read it."""
+        with self._pool.reading(recording_id) as data:
+            size = len(data)
+            found = resuming.go_on(data, recording_id, reach, self._keyring.dek)
+        if found.end < size:
+            self._pool.cut(recording_id, found.end)
+        one = Recording(found.writer.key_id, state, found.writer)
+        one.have, one.read = found.have, False
+        self._unread.append(recording_id)
+        return one
+
+    def _read(self, recording_id: bytes, one: Recording) -> None:
+        """Make up for it."""
+        assert one.writer is not None
+        with self._pool.reading(recording_id, one.writer.size) as data:
+            faults = resuming.read(data, one.writer, one.have, self._keyring.dek)
+        one.read = True
+        self._tell(recording_id, faults)
+
+    def _tell(self, recording_id: bytes, faults: Iterable[str]) -> None:
+        for fault in faults:
+            log.error("Damage in a recording that goes on",
+                      extra={"RECORDING_ID": recording_id.hex(), "FAULT": fault})  # fmt: skip
 
     def _resume(self, recording_id: bytes, state: State | None, committed: int) -> Recording:
-        """Go on with an object that another process wrote."""
+        """Go on with an object that another process wrote: read it whole."""
         with self._pool.reading(recording_id) as data:
             size = len(data)
             found = walk.resume(data, committed, self._keyring.dek)
-        for fault in found.faults:
-            log.error("Damage in a recording that goes on",
-                      extra={"RECORDING_ID": recording_id.hex(), "FAULT": fault})  # fmt: skip
+        self._tell(recording_id, found.faults)
         if found.end < size:
             self._pool.cut(recording_id, found.end)
         one = Recording(found.writer.key_id, state, found.writer)

@@ -16,6 +16,7 @@ import msgspec
 
 from spanvault.messages import Call, Receipt
 from storaged import record
+from storaged.resuming import Reach
 
 TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
@@ -40,6 +41,8 @@ _STATE: Final = struct.Struct("<QQ32siBBH")
 _TIME_KEY: Final = struct.Struct(">Q16s")
 _TIME: Final = struct.Struct("<IBBH")
 _U64: Final = struct.Struct("<Q")
+_REACH: Final = struct.Struct("<QQIHH")
+_LATEST: Final = struct.Struct("<Hq")
 _POSITION: Final = struct.Struct(">Q")
 _SIGN: Final = 1 << 63
 R = TypeVar("R")
@@ -192,7 +195,12 @@ class View:
     def committed(self, call_id: bytes) -> int | None:
         """Acknowledged bytes of an unsealed object."""
         value = self.get(b"open", call_id)
-        return _U64.unpack(value)[0] if value else None
+        return _U64.unpack_from(value)[0] if value else None
+
+    def reach(self, call_id: bytes) -> Reach | int:
+        """How far an unsealed object reaches; its acknowledged bytes if no more is known of it."""
+        value = self.get(b"open", call_id)
+        return _parse_reach(value) if value else 0
 
     def count(self, table: bytes) -> int:
         """Rows of a table."""
@@ -251,9 +259,9 @@ class Writing(View):
         """Set a recording's row."""
         self.put(b"state", call_id, _STATE.pack(*state, 0))
 
-    def put_committed(self, sizes: Iterable[tuple[bytes, int]]) -> None:
-        """Set how much of unsealed objects is acknowledged: (call id, bytes) each."""
-        rows = [(call_id, _U64.pack(size)) for call_id, size in sizes]
+    def put_committed(self, objects: Iterable[tuple[bytes, Reach | int]]) -> None:
+        """Set how far unsealed objects are acknowledged: (call id, reach or bytes) each."""
+        rows = [(call_id, _serialize_reach(reach)) for call_id, reach in objects]
         self.txn.cursor(db=self.tables[b"open"]).putmulti(rows)
 
     def put_record(self, call: Call, sealed: bytes, old: Call | None, index_key: bytes) -> None:
@@ -330,6 +338,21 @@ class Writing(View):
 def _searched_by(call: Call) -> tuple[Any, ...]:
     """What a call's tokens are made of, and what they lead to."""
     return call.started_ns, call.caller, call.callee, call.call_ids
+
+
+def _serialize_reach(reach: Reach | int) -> bytes:
+    if isinstance(reach, int):
+        return _U64.pack(reach)
+    *fixed, latest = reach
+    return _REACH.pack(*fixed, len(latest)) + b"".join(_LATEST.pack(*each) for each in latest)
+
+
+def _parse_reach(value: bytes) -> Reach | int:
+    if len(value) == _U64.size:
+        return int(_U64.unpack(value)[0])
+    size, header, sequence, segments, streams = _REACH.unpack_from(value)
+    latest = _LATEST.iter_unpack(value[_REACH.size : _REACH.size + streams * _LATEST.size])
+    return Reach(size, header, sequence, segments, tuple(latest))
 
 
 def parse_time_row(key: bytes, value: bytes) -> TimeRow:

@@ -224,8 +224,8 @@ class ObjectWriter:
     """
 
     __slots__ = (
-        "_key", "_sequence", "digest", "entries", "key_id", "next_segment", "recording_id",
-        "segments", "size", "tier",
+        "_key", "digest", "entries", "key_id", "next_segment", "recording_id", "segments",
+        "sequence", "size", "tier",
     )  # fmt: skip
 
     def __init__(self, recording_id: bytes, key_id: int, tier: int) -> None:
@@ -236,7 +236,7 @@ class ObjectWriter:
         self.entries = bytearray()  # ENTRY rows; 32 bytes a frame, for hours
         self.digest: Any = hashlib.sha256()
         self._key: SegmentKey | None = None
-        self._sequence = 0
+        self.sequence = 0  # of the next frame in the segment
 
     @property
     def in_segment(self) -> bool:
@@ -249,7 +249,7 @@ class ObjectWriter:
             self.recording_id, self.key_id, dek,
             tier=self.tier, segment=self.next_segment, created_ns=created_ns, salt=salt,
         )  # fmt: skip
-        self._sequence = 0
+        self.sequence = 0
         self.next_segment += 1
         self.segments.append(self.size)
         return self._given(header.serialize())
@@ -257,7 +257,7 @@ class ObjectWriter:
     def data(self, chunks: Sequence[bytes | memoryview], first_ns: int, last_ns: int) -> bytes:
         """A DATA frame. chunks: parts of packed chunks, at most CHUNK_MAX bytes together."""
         assert self._key is not None
-        self.add_entry(self.size, self.next_segment - 1, self._sequence, first_ns, last_ns)
+        self.add_entry(self.size, self.next_segment - 1, self.sequence, first_ns, last_ns)
         return self._given(self._frame(DATA, b"".join(chunks)))
 
     def add_entry(
@@ -268,7 +268,7 @@ class ObjectWriter:
 
     def last(self, record: bytes) -> bytes:
         """The LAST frame and its locator. Afterwards only a new segment can go on."""
-        locator = Locator(self.segments[-1], self.size, self._sequence)
+        locator = Locator(self.segments[-1], self.size, self.sequence)
         trailer = Trailer(self.segments, np.frombuffer(bytes(self.entries), ENTRY), record)
         frame = self._frame(LAST, trailer.serialize())
         self._key = None
@@ -276,8 +276,8 @@ class ObjectWriter:
 
     def _frame(self, flag: int, plain: bytes) -> bytes:
         assert self._key is not None
-        frame = self._key.seal(self._sequence, flag, plain)
-        self._sequence += 1
+        frame = self._key.seal(self.sequence, flag, plain)
+        self.sequence += 1
         return frame
 
     def _given(self, data: bytes) -> bytes:

@@ -77,6 +77,14 @@ class Sorter:
         for _, writer in self._writers.values():
             writer.forget(recording_ids)
 
+    def read_next(self) -> bool:
+        """Read an object that goes on and was not read yet; between groups. False: all are."""
+        for vault in self._vaults:
+            with vault.held:
+                if not vault.locked and self._writer(vault).read_next():
+                    return True
+        return False
+
     # --- which pool ----------------------------------------------------------------------------
 
     def _split(self, group: Group, chunks: Gathered) -> dict[int, list[bytes]]:

@@ -89,12 +89,21 @@ def finish(steps: "Steps[R]") -> R:
             return result
 
 
+def behind(data: Bytes, header_at: int, header: Header, at: int, sequence: int) -> Layout:
+    """What lies behind a byte of which it is known: in which segment, and which frame is next."""
+    walker = _Walker(data, header_at, header)
+    walker.skip_to(at, sequence)
+    while walker.step():
+        pass
+    return walker.layout()
+
+
 class _Walker:
     """Where walk() is, and what it has found."""
 
-    def __init__(self, data: Bytes) -> None:
-        self._data, self._at, self._sequence = data, HEADER_BYTES, 0
-        self._headers = [(0, Header.parse(data[:HEADER_BYTES]))]
+    def __init__(self, data: Bytes, header_at: int = 0, header: Header | None = None) -> None:
+        self._data, self._at, self._sequence = data, header_at + HEADER_BYTES, 0
+        self._headers = [(header_at, header or Header.parse(data[:HEADER_BYTES]))]
         self._places: list[Place] = []
         self._faults: list[str] = []
         self._sealed = False
@@ -102,6 +111,10 @@ class _Walker:
     def layout(self) -> Layout:
         end = min(self._at, len(self._data))
         return Layout(self._headers, self._places, self._sealed, end, self._faults[:_MAX_FAULTS])
+
+    def skip_to(self, at: int, sequence: int) -> None:
+        """Go on at a frame further behind in the segment."""
+        self._at, self._sequence = at, sequence
 
     def step(self) -> bool:
         """Take the next header or frame, or skip what is neither. False at the end."""
@@ -201,13 +214,16 @@ class Opener:
         self._dek = find_key(layout.headers[0][1].key_id)
         self._keys: dict[int, SegmentKey] = {}
 
+    def check_key(self, segment: int) -> SegmentKey:
+        """The key of a segment. Raises ValueError if its header was made with another."""
+        if segment not in self._keys:
+            self._keys[segment] = SegmentKey.open(self._layout.headers[segment][1], self._dek)
+        return self._keys[segment]
+
     def open(self, place: Place) -> bytes:
         """The plaintext of a frame. Raises ValueError, naming frame and bytes."""
         try:
-            if place.segment not in self._keys:
-                header = self._layout.headers[place.segment][1]
-                self._keys[place.segment] = SegmentKey.open(header, self._dek)
-            return self._keys[place.segment].open_frame(
+            return self.check_key(place.segment).open_frame(
                 place.sequence, place.flag, self._data[place.start : place.end]
             )
         except ValueError as error:
@@ -301,9 +317,17 @@ def resume(data: Bytes, committed: int, find_key: FindKey) -> Resumed:
         end = max(end, behind)
     writer.segments = [offset for offset, _ in layout.headers if offset < end]
     writer.next_segment = layout.headers[len(writer.segments) - 1][1].segment + 1
+    writer.sequence = next_sequence(layout, end)
     writer.size = end
     writer.digest = digest_of(data, end)
     return Resumed(writer, end, sealed, have, faults)
+
+
+def next_sequence(layout: Layout, end: int) -> int:
+    """Of the frame that would follow at `end` in the segment there."""
+    segment = sum(offset < end for offset, _ in layout.headers) - 1
+    numbers = [one.sequence for one in layout.places if one.segment == segment and one.end <= end]
+    return max(numbers, default=-1) + 1
 
 
 def digest_of(data: Bytes, size: int) -> Any:

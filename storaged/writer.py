@@ -15,13 +15,14 @@ import lmdb
 
 from spanvault.messages import Call
 from storaged import index as tables
-from storaged import record
+from storaged import record, resuming
 from storaged.faults import Fault
 from storaged.gathering import Gathered, Group, placeholder
 from storaged.growing import Growing, Recording
 from storaged.index import FINAL, OBJECT, SEALED, Index, State, View, Writing
 from storaged.keyring import Keyring
 from storaged.pool import Pool
+from storaged.resuming import Reach
 from storaged.sealing import CHUNK_MAX, ObjectWriter
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class Writer:
             grown, stored = self._append_all(chunks)
             states = self._states(group, grown)
             calls, keys = self._newer_calls(group, chunks, states)
-            seals = self._seal_all(group, states)
+            seals = self._seal_all(group, states, grown)
             with self._index.reading() as view:
                 old = {call.id: self._stored_call(view, call.id) for call in calls}
             if grown or seals:
@@ -115,6 +116,10 @@ class Writer:
             states[call_id] = self._recordings.state(call_id)
         return states
 
+    def read_next(self) -> bool:
+        """Read an object that goes on and was not read yet; between groups. False: all are."""
+        return self._recordings.read_next()
+
     # --- the objects ---------------------------------------------------------------------------
 
     def _append_all(self, chunks: Gathered) -> tuple[dict[bytes, Recording], int]:
@@ -123,7 +128,11 @@ class Writer:
         stored = 0
         streams, starts_ns = chunks.streams, chunks.starts_ns
         for recording_id, rows in chunks.rows.items():
-            one = grown[recording_id] = self._recordings.find(recording_id)
+            one = self._recordings.find(recording_id)
+            all_new = (one.have.knows(streams[row], starts_ns[row]) for row in rows)
+            if not one.read and not all(all_new):
+                one = self._recordings.read(recording_id)
+            grown[recording_id] = one
             add = one.have.add
             fresh = [row for row in rows if add(streams[row], starts_ns[row])]
             if fresh:
@@ -149,7 +158,9 @@ class Writer:
         self._pool.append(recording_id, writer.begin(dek, self._clock_ns(), os.urandom(16)))
         one.sealed = False
 
-    def _seal_all(self, group: Group, states: dict[bytes, State | None]) -> dict[bytes, _Seal]:
+    def _seal_all(
+        self, group: Group, states: dict[bytes, State | None], grown: dict[bytes, Recording]
+    ) -> dict[bytes, _Seal]:
         """End the objects whose call has its last word, now or before."""
         seals = {}
         for recording_id, state in states.items():
@@ -161,6 +172,10 @@ class Writer:
                 continue  # no media, or sealed and nothing new
             one = self._recordings.find(recording_id)
             if one.writer is None or one.sealed:
+                continue
+            one = self._recordings.read(recording_id)
+            if one.writer is None:  # it cannot be read, and was set aside
+                grown.pop(recording_id, None)
                 continue
             if call is None or not call.final:
                 with self._index.reading() as view:
@@ -252,18 +267,18 @@ class Writer:
 
     def _grow(self, writing: Writing, commit: _Commit, after: dict[bytes, State]) -> None:
         """Note how far the objects reach that go on. after: gets the rows that change by it."""
-        sizes: list[tuple[bytes, int]] = []
+        objects: list[tuple[bytes, Reach | int]] = []
         for recording_id, one in commit.grown.items():
             if one.sealed:
                 continue  # in this commit, or nothing but duplicates came for it
             state = after.get(recording_id, one.state)
             assert one.writer is not None
             assert state is not None
-            sizes.append((recording_id, one.writer.size))
+            objects.append((recording_id, resuming.reach(one.writer, one.have)))
             bits = (state.bits | OBJECT) & ~SEALED
             if bits != state.bits or one.key_id != state.key_id:
                 after[recording_id] = state._replace(bits=bits, key_id=one.key_id)
-        writing.put_committed(sizes)
+        writing.put_committed(objects)
 
     def _put_sealed(
         self, writing: Writing, recording_id: bytes, state: State, seal: _Seal

@@ -29,6 +29,9 @@ class Disk:
             raise self.errors.pop(0)
         return Counts(1, 0, 0, group.bytes)
 
+    def read_next(self) -> bool:
+        return False
+
 
 def group(sequence: int = 1) -> Group:
     made = Group()
