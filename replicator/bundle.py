@@ -34,14 +34,14 @@ def serialize(changes: Sequence[Change]) -> bytes:
 
 
 def described(change: Change) -> Change:
-    """The change as a bundle keeps it: with digest and size, data only for a record."""
+    """The change as a bundle keeps it: with digest and size, data for a record or an erasure."""
     if change.kind == "object":
         return change
     return msgspec.structs.replace(
         change,
         size=len(change.data),
         sha256=hashlib.sha256(change.data).hexdigest(),
-        data=change.data if change.kind == "record" else b"",
+        data=b"" if change.kind == "keys" else change.data,
     )
 
 
@@ -82,6 +82,9 @@ def _entry(data: bytes, number: int) -> Change:
         change = _decoder.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ValueError(f"entry {number}: {error}") from None
-    if change.kind == "record" and hashlib.sha256(change.data).hexdigest() != change.sha256:
+    if (
+        change.kind in ("record", "erase")
+        and hashlib.sha256(change.data).hexdigest() != change.sha256
+    ):
         raise ValueError(f"entry {number}: its SHA-256 is another")
     return change

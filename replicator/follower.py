@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from replicator import merging
 from replicator.plan import (
     AskFeed,
@@ -19,6 +21,7 @@ from replicator.plan import (
     CopyBundle,
     CopyKeys,
     CopyObject,
+    EraseCopies,
     Fault,
     Merge,
     Plan,
@@ -30,7 +33,8 @@ from replicator.report import Progress
 from replicator.source import Refused, Source, Stopped, StoreError
 from replicator.state import StateFolder
 from replicator.targets import Space, Target, TargetError
-from spanvault.messages import Receipt
+from spanvault import certificate
+from spanvault.messages import Erasure, ErasureReceipt, Receipt
 
 log = logging.getLogger(__name__)
 SECOND: Final = 1_000_000_000
@@ -116,9 +120,11 @@ class Follower(threading.Thread):
                 self._plan.claimed(time.time_ns())
             case CopyKeys() | CopyBundle() | CopyObject():
                 self._copy(step)
+            case EraseCopies():
+                self._erase(step)
 
     def _ask_feed(self, position: int) -> None:
-        reply = self._source.feed(position)
+        reply = self._source.feed(position, target=self._target_name)
         try:
             self._plan.fed(reply, time.time_ns())
         except ValueError as error:
@@ -126,7 +132,7 @@ class Follower(threading.Thread):
 
     def _ask_head(self, position: int) -> None:
         try:
-            head = self._source.feed(position, wait_ms=0, limit=1).head
+            head = self._source.feed(position, wait_ms=0, limit=1, target=self._target_name).head
         except StoreError:
             head = None  # what stands still is the target; the store's absence is told in its turn
         self._plan.head_is(head, time.time_ns())
@@ -143,6 +149,27 @@ class Follower(threading.Thread):
                     self._give_receipt(step)
         except ValueError as error:  # an id or a name that no replica can hold
             raise Refused(str(error), "The feed names it; look at storaged's journal.") from error
+        self._plan.copied(step)
+
+    def _erase(self, step: EraseCopies) -> None:
+        """Follow an erasure and say so, signed; it is put off while the new root is missing."""
+        try:
+            erasure = msgspec.msgpack.decode(step.change.data, type=Erasure)
+            followed = self._replica.erase(erasure)
+        except ValueError as error:  # no erasure, or an id or a name that no replica can hold
+            raise Refused(str(error), "The feed names it; look at storaged's journal.") from error
+        self._plan.erased(one.id for one in erasure.recordings)
+        if not followed:
+            self._plan.put_off(step, "the new root key has not come yet")
+            return
+        receipt = ErasureReceipt(
+            erasure.id, self._target_name, time.time_ns(), self._replica.target.grade
+        )
+        facts = certificate.receipt_facts(self._plan.mark.store_id, receipt)
+        receipt.signer, receipt.signature = certificate.sign(
+            certificate.RECEIPT, facts, self._state.signing_key()
+        )
+        self._source.erasure_receipt(receipt)
         self._plan.copied(step)
 
     def _parts(self, step: CopyObject) -> Iterator[bytes]:
@@ -169,7 +196,7 @@ class Follower(threading.Thread):
         self._copied_bytes += change.size
 
     def _refused(self, step: Step, error: Refused) -> None:
-        if not isinstance(step, CopyKeys | CopyBundle | CopyObject):
+        if not isinstance(step, CopyKeys | CopyBundle | CopyObject | EraseCopies):
             self._plan.store_failed(str(error), error.hint, time.time_ns())
             return
         name = step.change.id.hex() or step.change.name if not isinstance(step, CopyBundle) else ""
@@ -212,7 +239,7 @@ class Follower(threading.Thread):
             self._plan.mark.position,
             self._plan.lag(),
             self._plan.fault,
-            len(self._plan.mark.aside),
+            sum(aside.change.kind == "object" for aside in self._plan.mark.aside),
             self._copied,
             self._copied_bytes,
             self._space,

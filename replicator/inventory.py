@@ -8,8 +8,10 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from replicator.layout import Positions
-from spanvault.messages import Change
+from spanvault.messages import Change, Erasure
 
 
 class Version(NamedTuple):
@@ -28,6 +30,8 @@ class Inventory:
         self.keys: dict[str, list[Version]] = {}
         self.objects: dict[bytes, list[Version]] = {}
         self.records = 0
+        self.erasures: list[Change] = []
+        self._erased: set[bytes] = set()
 
     def present(self, identity: bytes, size: int) -> list[Version]:
         """The versions of a recording that have the size of its file, the newest last.
@@ -44,12 +48,39 @@ class Inventory:
     def add(self, change: Change) -> None:
         """Take note of the next change, in the order of positions."""
         version = Version(change.position, change.size, change.sha256, change.pool)
+        if change.id in self._erased and change.kind == "object":
+            return
         if change.kind == "keys":
             self.keys.setdefault(change.name, []).append(version)
         elif change.kind == "object":
             self.objects.setdefault(change.id, []).append(version)
-        else:
+        elif change.kind == "erase":
+            self.erasures.append(change)
+            self._forget(change)
+        elif change.id not in self._erased:
             self.records += 1
+
+    def erased(self, identity: bytes) -> bool:
+        """Whether a call was erased: what bundles and files say of it does not count."""
+        return identity in self._erased
+
+    def old_page(self, name: str) -> bool:
+        """Whether a key page has a later generation: it may be gone."""
+        page, _, generation = name.rpartition(".")
+        return generation.isdecimal() and any(
+            other.rpartition(".")[0] == page and int(other.rpartition(".")[2]) > int(generation)
+            for other in self.keys
+            if other.rpartition(".")[2].isdecimal()
+        )
+
+    def _forget(self, change: Change) -> None:
+        try:
+            erasure = msgspec.msgpack.decode(change.data, type=Erasure)
+        except ValueError:
+            return  # the store it is imported into says so
+        for one in erasure.recordings:
+            self._erased.add(one.id)
+            self.objects.pop(one.id, None)
 
 
 def in_order(

@@ -4,6 +4,7 @@ Names only, no I/O. What the files hold: LAYOUT.md; the records' bundles: replic
 """
 
 import re
+import struct
 from typing import Final, NamedTuple
 
 from replicator.targets.base import check_name
@@ -15,6 +16,7 @@ KEYS: Final = "keys"
 ROOT: Final = "root"  # the key file that all others hang on: storaged/FORMAT.md
 VERSION: Final = 1
 
+_ROOT_EPOCH: Final = struct.Struct("<8s16sI")  # magic, store id, epoch: FORMAT.md §5.1
 _OBJECT: Final = re.compile(rf"{OBJECTS}/([0-9a-f]{{2}})/([0-9a-f]{{30}}\1)\.svr")
 _BUNDLE: Final = re.compile(rf"{RECORDS}/(\d+)-(\d+)\.bundle")
 
@@ -38,6 +40,13 @@ def recording_id(name: str) -> bytes | None:
     """The id in an object's name; None for a file that is none."""
     found = _OBJECT.fullmatch(name)
     return bytes.fromhex(found[2]) if found else None
+
+
+def root_epoch(data: bytes) -> int:
+    """The epoch in a root key file's clear head; 0 for one that is cut or none."""
+    if len(data) < _ROOT_EPOCH.size or not data.startswith(b"SVRROOT1"):
+        return 0
+    return int(_ROOT_EPOCH.unpack_from(data)[2])
 
 
 def bundle_name(positions: Positions) -> str:

@@ -5,6 +5,7 @@ Fed with the feed's replies and with what became of each step; answers with the 
 - Of several changes to one file in a page only the last is copied: the store has no older bytes.
 - The bundle goes first (it says what the target should hold), then keys, then recordings: so no
   file is ever there that no bundle can vouch for, and a restore can name what is missing.
+- Erasures come last: the new root key must be there before the old ones go.
 - Each page leaves a small bundle; from time to time they are merged, or a restore after years
   would have to open millions of files.
 - What the store itself cannot give (a damaged recording) is set aside, shown, and tried again
@@ -14,6 +15,7 @@ No clock, socket or file. Carrying steps out: replicator.follower; keeping marks
 """
 
 from collections import deque
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -87,6 +89,12 @@ class CopyObject(NamedTuple):
     change: Change
 
 
+class EraseCopies(NamedTuple):
+    """Follow an erasure: away with what the target has of it, and a receipt."""
+
+    change: Change
+
+
 class Merge(NamedTuple):
     """Make few large bundles out of many small ones."""
 
@@ -97,7 +105,7 @@ class Wait(NamedTuple):
     until_ns: int
 
 
-Copy = CopyKeys | CopyBundle | CopyObject
+Copy = CopyKeys | CopyBundle | CopyObject | EraseCopies
 Step = AskFeed | AskHead | Claim | Copy | Merge | Wait
 
 
@@ -188,7 +196,7 @@ class Plan:
         """The step was carried out and its checksum read back."""
         self._target_works()
         self._store_answered()
-        if isinstance(step, CopyObject):
+        if isinstance(step, CopyObject | EraseCopies):
             self._set_aside(step.change.id, None)
         self._bundles += isinstance(step, CopyBundle)
         self._done(step)
@@ -202,6 +210,17 @@ class Plan:
         if isinstance(step, CopyObject):
             self._set_aside(step.change.id, Aside(step.change, reason))
         self._done(step)
+
+    def put_off(self, step: EraseCopies, reason: str) -> None:
+        """The target has not got the new root key yet: at the end of the feed it has."""
+        self._set_aside(step.change.id, Aside(step.change, reason))
+        self._aside_due_ns = 0
+        self._done(step)
+
+    def erased(self, recording_ids: Iterable[bytes]) -> None:
+        """These are gone from the store: they are not tried again."""
+        for recording_id in recording_ids:
+            self._set_aside(recording_id, None)
 
     def store_failed(self, text: str, hint: str, now_ns: int) -> None:
         """The store is away or does not serve us. The step stays."""
@@ -267,7 +286,10 @@ class Plan:
     def _retry_aside(self, now_ns: int) -> None:
         if self.mark.aside and now_ns >= self._aside_due_ns:
             self._aside_due_ns = now_ns + ASIDE * self._retry_ns
-            self._steps.extend(CopyObject(aside.change) for aside in self.mark.aside)
+            self._steps.extend(
+                EraseCopies(aside.change) if aside.change.kind == "erase"
+                else CopyObject(aside.change) for aside in self.mark.aside
+            )  # fmt: skip
 
     def _store_answered(self) -> None:
         if self.fault and not self._failures:
@@ -285,7 +307,8 @@ def _steps(changes: list[Change]) -> list[Copy]:
     latest = {(change.kind, change.id, change.name): change for change in changes}
     keys = [CopyKeys(change) for change in latest.values() if change.kind == "keys"]
     objects = [CopyObject(change) for change in latest.values() if change.kind == "object"]
-    return [CopyBundle(changes), *keys, *objects]
+    erased = [EraseCopies(change) for change in changes if change.kind == "erase"]
+    return [CopyBundle(changes), *keys, *objects, *erased]
 
 
 def _changes(step: Copy) -> list[Change]:

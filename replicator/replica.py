@@ -12,7 +12,7 @@ import msgspec
 
 from replicator import bundle, layout
 from replicator.targets import Missing, Target, TargetError
-from spanvault.messages import Change
+from spanvault.messages import Change, Erasure
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -74,8 +74,35 @@ class Replica:
         self._check(name, change.sha256)
 
     def put_keys(self, change: Change) -> None:
-        """Keep a file of sealed keys. Raises ValueError for a name that no target can keep."""
-        self._put(layout.keys_name(change.name), change.data)
+        """Keep a file of sealed keys; of one that it replaces nothing stays.
+
+        Raises ValueError for a name that no target can keep.
+        """
+        self._put(layout.keys_name(change.name), change.data, supplant=True)
+
+    def erase(self, erasure: Erasure) -> bool:
+        """Follow an erasure; False if the new root key is not here yet.
+
+        The recordings go, and the key pages that the new root does not name. The records of
+        the calls stay in their bundles: what they were sealed under is gone with the pages.
+        """
+        for pool, epoch in erasure.epochs.items():
+            if self._epoch(pool) < epoch:
+                return False
+        for page in erasure.pages:
+            for generation in range(page.before, page.after):
+                name = f"page-{page.page:06d}.{generation}"
+                self.target.destroy(layout.keys_name(_in_pool(page.pool, name)))
+        for one in erasure.recordings:
+            self.target.remove(layout.object_name(one.id))
+        return True
+
+    def _epoch(self, pool: str) -> int:
+        """That of a pool's root key file at the target; 0 if there is none."""
+        try:
+            return layout.root_epoch(self.read(layout.keys_name(_in_pool(pool, layout.ROOT))))
+        except Missing:
+            return 0
 
     def put_bundle(self, changes: list[Change]) -> str:
         """Keep some of the feed, by position; gives the bundle's name."""
@@ -100,11 +127,11 @@ class Replica:
         """A file that fits into memory: keys, or a bundle. Raises Missing."""
         return b"".join(self.target.read(name))
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _put(self, name: str, data: bytes, *, supplant: bool = False) -> None:
         digest = hashlib.sha256(data).hexdigest()
         if self.target.exists(name) and self.target.sha256(name) == digest:
             return
-        self.target.put(name, [data])
+        (self.target.supplant if supplant else self.target.put)(name, [data])
         self._check(name, digest)
 
     def _check(self, name: str, expected: str) -> None:
@@ -116,6 +143,11 @@ class Replica:
 
     def _error(self, operation: str, cause: str, hint: str) -> TargetError:
         return TargetError(operation, self.target.place, cause, hint)
+
+
+def _in_pool(pool: str, name: str) -> str:
+    """A key file's name as the feed tells it: base's lie at the top."""
+    return name if pool == "base" else f"{pool}/{name}"
 
 
 DAMAGED = "Compare it with LAYOUT.md, or give the replicator an empty place."

@@ -46,6 +46,7 @@ class Restore:
         inventory = self._take_inventory()
         present = self._present(inventory)
         self._import_keys(inventory)
+        self._import_erasures(inventory)
         self._import_records(inventory)
         self._import_objects(present)
         self._tell(
@@ -75,6 +76,8 @@ class Restore:
             if identity is None:
                 continue
             missing.discard(identity)
+            if inventory.erased(identity):
+                continue  # the target had not followed yet
             try:
                 present[identity] = inventory.present(identity, entry.size)
             except ValueError as error:
@@ -100,6 +103,8 @@ class Restore:
             raise self._hopeless("no bundle names the root key")
         for done, (name, versions) in enumerate(sorted(inventory.keys.items()), 1):
             place = f"{layout.KEYS}/{name}"
+            if inventory.old_page(name) and not self._replica.target.exists(place):
+                continue  # gone with what was erased
             self._guarded(place, partial(self._import_key, name, versions), refusal_ends=True)
             if name == layout.ROOT and place in self._faults:
                 raise self._hopeless(f"{place}: {self._faults[place]}")
@@ -118,10 +123,17 @@ class Restore:
         )
         self._source.import_change(Import(self._store_id, change))
 
+    def _import_erasures(self, inventory: Inventory) -> None:
+        """Tombstones first: of what was erased nothing may come back."""
+        for change in inventory.erasures:
+            message = Import(self._store_id, change)
+            name = f"erasure at position {change.position}"
+            self._guarded(name, partial(self._source.import_change, message))
+
     def _import_records(self, inventory: Inventory) -> None:
         done = 0
         for change in self._changes():
-            if change.kind == "record":
+            if change.kind == "record" and not inventory.erased(change.id):
                 name = f"record of call {change.id.hex()} at position {change.position}"
                 message = Import(self._store_id, change)
                 self._guarded(name, partial(self._source.import_change, message))

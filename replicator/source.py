@@ -17,6 +17,7 @@ from spanvault.config import ReplicatorConfig
 from spanvault.messages import (
     Change,
     Done,
+    ErasureReceipt,
     Failure,
     Feed,
     FeedReply,
@@ -72,10 +73,15 @@ class Source:
         self._socket: zmq.Socket[bytes] | None = None
 
     def feed(
-        self, position: int, wait_ms: int = FEED_WAIT_MS, limit: int = FEED_LIMIT
+        self,
+        position: int,
+        wait_ms: int = FEED_WAIT_MS,
+        limit: int = FEED_LIMIT,
+        target: str = "",
     ) -> FeedReply:
-        """What changed behind a position. Raises StoreError, Stopped."""
-        reply, _ = self._ask(Feed(position, limit, wait_ms), FeedReply, timeout_s=QUICK_TIMEOUT_S)
+        """What changed behind a position, for a target. Raises StoreError, Stopped."""
+        question = Feed(position, limit, wait_ms, target)
+        reply, _ = self._ask(question, FeedReply, timeout_s=QUICK_TIMEOUT_S)
         return reply
 
     def read_object(self, change: Change) -> Iterator[bytes]:
@@ -96,6 +102,10 @@ class Source:
 
     def receipt(self, receipt: Receipt) -> None:
         """Tell the store of a verified copy. Raises StoreError, Refused, Stopped."""
+        self._ask(receipt, Done)
+
+    def erasure_receipt(self, receipt: ErasureReceipt) -> None:
+        """Tell the store that a target followed. Raises StoreError, Refused, Stopped."""
         self._ask(receipt, Done)
 
     def health(self, health: Health) -> None:

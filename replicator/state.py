@@ -6,15 +6,18 @@ Both are caches of the truth at the targets: lost, everything is compared and re
 
 import fcntl
 import os
+import threading
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from replicator.plan import Mark
 from spanvault.messages import Receipt
 
 RECEIPTS: Final = "receipts.jsonl"
+SIGNING_KEY: Final = "signing.key"  # Ed25519, private: 32 bytes
 
 
 class StateFolder:
@@ -34,6 +37,8 @@ class StateFolder:
                 "Give the replicator's user a writable folder"
             ) from None
         self.folder = folder
+        self._signing = threading.Lock()
+        self._signing_key: Ed25519PrivateKey | None = None
         self._end_torn_line()
 
     def mark_path(self, target: str) -> Path:
@@ -62,11 +67,34 @@ class StateFolder:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        _sync_folder(self.folder)
+
+    def signing_key(self) -> Ed25519PrivateKey:
+        """What receipts of erasures are signed with; made when it is first needed.
+
+        Raises OSError.
+        """
+        with self._signing:
+            if self._signing_key is None:
+                self._signing_key = self._load_signing_key()
+            return self._signing_key
+
+    def _load_signing_key(self) -> Ed25519PrivateKey:
+        path = self.folder / SIGNING_KEY
+        if not path.exists():
+            part = path.with_suffix(".new")
+            part.unlink(missing_ok=True)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(Ed25519PrivateKey.generate().private_bytes_raw())
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(path)
+            _sync_folder(self.folder)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+        except ValueError as error:
+            raise OSError(f"{path}: no Ed25519 key ({error}); remove it") from None
 
     def append_receipt(self, receipt: Receipt) -> None:
         """Add a line to receipts.jsonl, durably."""
@@ -99,3 +127,11 @@ class StateFolder:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 self._append(b"\n")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from spanvault.messages import Call, Change, Import
+import msgspec
+
+from spanvault.messages import Call, Change, Erasure, Import
 from spanvault.rules import TIERS
-from storaged import files, record
+from storaged import erasures, files, record
 from storaged import index as tables
 from storaged.faults import Fault
 from storaged.index import FINAL, IMPORTING, OBJECT, SEALED, Index, State, Writing, reserved
@@ -48,6 +50,10 @@ class Restorer:
             self._keys(wanted)
         elif not importing:
             raise Fault("locked", "the root key has not come yet", "An import brings keys first.")
+        elif wanted.change.kind == "erase":
+            self._erasure(wanted.change)
+        elif self._was_erased(wanted.change.id):
+            return
         elif wanted.change.kind == "record":
             self._record(wanted)
         else:
@@ -97,6 +103,23 @@ class Restorer:
             known = self._keyring.intake_key(tier) and (self._store.keys / pool / ROOT).exists()
             if known:
                 self._vaults.add(self._open_pool(pool))
+
+    def _was_erased(self, call_id: bytes) -> bool:
+        with self._index.reading() as view:
+            return len(call_id) == 16 and view.erased(call_id) is not None
+
+    def _erasure(self, change: Change) -> None:
+        """Tombstones: what they name is not taken, whatever a replica still has of it."""
+        try:
+            erasure = msgspec.msgpack.decode(change.data, type=Erasure)
+            if not erasure.done or any(len(one.id) != 16 for one in erasure.recordings):
+                raise ValueError("it is not complete")
+        except ValueError as error:
+            raise Fault("corrupt", f"erasure: {error}", "Restore from another replica.") from None
+        with self._index.reading() as view:
+            if any(view.state(one.id) for one in erasure.recordings):
+                raise Fault("invalid", "what was erased is here", "Begin anew in an empty folder.")
+        self._index.write(lambda writing: erasures.adopt(writing, erasure))
 
     def _record(self, wanted: Import) -> None:
         change = wanted.change

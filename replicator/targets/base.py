@@ -79,6 +79,16 @@ class Target(Protocol):
     def remove(self, name: str) -> None:
         """Forget a file; one that is not there is no error."""
 
+    def destroy(self, name: str) -> None:
+        """remove(), after its bytes were overwritten where they lie, as far as the place can."""
+
+    def supplant(self, name: str, parts: Iterable[bytes | memoryview]) -> int:
+        """put(), after which what was there before is destroyed as by destroy()."""
+
+    @property
+    def grade(self) -> str:
+        """How surely a destroyed file is gone, in words for a certificate."""
+
     def space(self) -> Space:
         """How much there is, and how much is left."""
 

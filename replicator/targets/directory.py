@@ -21,6 +21,7 @@ from replicator.targets.base import (
     TargetError,
     check_name,
 )
+from spanvault.certificate import OVERWRITTEN
 
 TEMPORARY: Final = ".part"  # a folder for files on their way; the leading dot is no valid name
 
@@ -52,7 +53,7 @@ class DirectoryTarget:
             if not temporary.is_dir():
                 temporary.mkdir()
             for left in temporary.iterdir():
-                left.unlink()
+                _destroy(left)  # it may be what a supplant() left of an old key file
 
     def put(self, name: str, parts: Iterable[bytes | memoryview]) -> int:
         """See Target."""
@@ -121,6 +122,34 @@ class DirectoryTarget:
                 path.unlink()
                 _sync_folder(path.parent)
 
+    def destroy(self, name: str) -> None:
+        """See Target."""
+        path = self._path(name)
+        with self._naming("destroy", path):
+            if path.exists():
+                _destroy(path)
+                _sync_folder(path.parent)
+
+    def supplant(self, name: str, parts: Iterable[bytes | memoryview]) -> int:
+        """See Target. The old file stays under a second name until it is overwritten."""
+        path = self._path(name)
+        old = self.folder / TEMPORARY / (name.replace("/", ",") + ".old")
+        with self._naming("write", path):
+            old.unlink(missing_ok=True)
+            if path.exists():
+                old.hardlink_to(path)
+                _sync_folder(old.parent)
+        size = self.put(name, parts)
+        with self._naming("destroy", path):
+            if old.exists():
+                _destroy(old)
+        return size
+
+    @property
+    def grade(self) -> str:
+        """See Target."""
+        return OVERWRITTEN
+
     def space(self) -> Space:
         """See Target."""
         with self._naming("measure", self.folder):
@@ -181,6 +210,16 @@ def _write_all(file: int, part: bytes | memoryview) -> int:
     while left:
         left = left[os.write(file, left) :]
     return memoryview(part).nbytes
+
+
+def _destroy(path: Path) -> None:
+    """Overwrite a file where it lies, sync it, remove it. Best effort on flash, and on a share."""
+    with path.open("r+b", buffering=0) as file:
+        left = path.stat().st_size
+        while left > 0:
+            left -= _write_all(file.fileno(), os.urandom(min(left, PART_BYTES)))
+        os.fsync(file.fileno())  # before the name goes: else it might never be written
+    path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from replicator.plan import (
     CopyBundle,
     CopyKeys,
     CopyObject,
+    EraseCopies,
     Mark,
     Merge,
     Plan,
@@ -314,3 +315,43 @@ def test_whatever_happens_the_position_passes_only_what_is_dealt_with(
         assert passed <= copied | aside
     assert plan.mark.position == len(changes)
     assert plan.lag().changes == 0
+
+
+def test_erasure_comes_after_the_keys_it_needs_and_after_the_recordings() -> None:
+    plan = Plan(FRESH, RETRY)
+    plan.claimed(0)
+    erase = Change(3, "erase", id=b"e" * 16)
+    plan.fed(page(recording(1), keys(2), erase), 0)
+    steps = []
+    while not isinstance(step := plan.next(0), AskFeed):
+        steps.append(type(step))
+        plan.copied(step)
+    assert steps == [CopyBundle, CopyKeys, CopyObject, EraseCopies]
+
+
+def test_erasure_whose_root_is_not_there_is_tried_again_at_the_feed_s_end() -> None:
+    plan = Plan(FRESH, RETRY)
+    plan.claimed(0)
+    erase = Change(1, "erase", id=b"e" * 16)
+    plan.fed(page(erase), 0)
+    plan.copied(plan.next(0))
+    plan.put_off(plan.next(0), "no root yet")
+    assert (plan.mark.position, [one.change for one in plan.mark.aside]) == (1, [erase])
+    plan.fed(page(keys(2)), 0)
+    for _ in range(2):
+        plan.copied(plan.next(0))
+    plan.fed(page(position=2), 0)
+    again = plan.next(SECOND)
+    assert again == EraseCopies(erase)
+    plan.copied(again)
+    assert plan.mark.aside == ()
+
+
+def test_recording_set_aside_is_not_asked_for_once_it_is_erased() -> None:
+    plan = Plan(FRESH, RETRY)
+    plan.claimed(0)
+    plan.fed(page(recording(1)), 0)
+    plan.copied(plan.next(0))
+    plan.refused(plan.next(0), "gone", 0)
+    plan.erased([recording(1).id])
+    assert plan.mark.aside == ()

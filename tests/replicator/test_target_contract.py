@@ -175,3 +175,18 @@ def test_a_name_that_leaves_the_place_is_refused(target: Target, name: str) -> N
 
 def test_plain_names_pass() -> None:
     assert check_name("keys/page-000001") == "keys/page-000001"
+
+
+def test_what_is_destroyed_is_gone(target: Target) -> None:
+    target.put(NAME, [b"secret" * 1000])
+    target.destroy(NAME)
+    assert not target.exists(NAME)
+    target.destroy(NAME)
+    assert target.grade
+
+
+def test_supplanted_file_leaves_nothing_of_itself(target: Target, make: Make) -> None:
+    for text in (b"old", b"new"):
+        assert target.supplant("keys/root", [text]) == 3
+    assert whole(target, "keys/root") == b"new"
+    assert [entry.name for entry in target.list("keys")] == ["keys/root"]
