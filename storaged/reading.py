@@ -48,12 +48,19 @@ class Reader:
 
     def fetch(self, call: Call, cursor: int) -> Page:
         """The media behind a cursor, about PAGE_BYTES of it. Raises Fault."""
+        return walk.finish(self.fetching(call, cursor))
+
+    def fetching(self, call: Call, cursor: int) -> walk.Steps[Page]:
+        """fetch() in steps of some milliseconds: the structure of a day's recording takes long.
+
+        Once a key is at hand there is no step more: whoever destroys it meanwhile can rely on it.
+        """
         sources = sources_of(call)
         number, offset = cursor >> _SOURCE_BITS, cursor & ((1 << _SOURCE_BITS) - 1)
         if not 0 <= number < len(sources):
             raise Fault("invalid", f"cursor {cursor} is none of ours", "Begin at cursor 0.")
         while number < len(sources):
-            page = self._fetch_from(sources[number], call.id, offset)
+            page = yield from self._fetch_from(sources[number], call.id, offset)
             if page.cursor is not None:
                 return page._replace(cursor=(number << _SOURCE_BITS) + page.cursor)
             number, offset = number + 1, 0
@@ -111,7 +118,7 @@ class Reader:
             return state, 0
         return state, state.size if state.bits & SEALED else committed or 0
 
-    def _fetch_from(self, source: Source, call_id: bytes, offset: int) -> Page:
+    def _fetch_from(self, source: Source, call_id: bytes, offset: int) -> walk.Steps[Page]:
         """A page out of one object. Its cursor is an offset there, None at the end."""
         state, size = self._extent(source.recording_id)
         if state is None or not size:
@@ -121,7 +128,7 @@ class Reader:
         total, vault = 0, self._vaults.of(state.tier)
         try:
             with vault.pool.reading(source.recording_id, size) as data:
-                layout = self._layout(source.recording_id, size, state.sha256, data)
+                layout = yield from self._layout(source.recording_id, size, state.sha256, data)
                 damaged += layout.faults if offset == 0 else []
                 opener = walk.Opener(data, layout, vault.dek)
                 for place in layout.places:
@@ -143,12 +150,12 @@ class Reader:
 
     def _layout(
         self, recording_id: bytes, size: int, sha256: bytes, data: walk.Bytes
-    ) -> walk.Layout:
+    ) -> walk.Steps[walk.Layout]:
         """An object's structure; kept, so that the pages of one recording find it once."""
         key = (recording_id, size, sha256)
         layout = self._layouts.get(key)
         if layout is None:
-            layout = self._layouts[key] = walk.walk(data)
+            layout = self._layouts[key] = yield from walk.walking(data)
             if len(self._layouts) > _LAYOUTS_KEPT:
                 self._layouts.popitem(last=False)
         return layout

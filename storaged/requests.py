@@ -27,7 +27,7 @@ from storaged.index import OBJECT, SEALED, Index, View
 from storaged.layout import Store
 from storaged.reading import Reader
 from storaged.restoring import Restorer
-from storaged.search import search
+from storaged.search import MAX_ROWS, STEP_ROWS, search
 from storaged.vaults import Vault, Vaults
 from storaged.walk import Steps, finish
 
@@ -69,9 +69,7 @@ class Desk:
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
             m.Status: self._status,
-            m.Search: self._search,
             m.Get: self._get,
-            m.Fetch: self._fetch,
             m.Feed: self._feed,
             m.ReadObject: self._read_object,
             m.Receipt: self._receipt,
@@ -149,6 +147,10 @@ class Desk:
                 return Answer((yield from self._eraser.erasing(str(who), request)))
             if isinstance(request, m.Verify):
                 return Answer((yield from self._reader.verifying(request.id)))
+            if isinstance(request, m.Search):
+                return (yield from self._searching(request))
+            if isinstance(request, m.Fetch):
+                return (yield from self._fetching(request))
             if isinstance(request, m.Health):
                 return self._take_health(who, request)
             return self._handlers[type(request)](request, bulk)
@@ -240,10 +242,22 @@ class Desk:
             raise Fault("invalid", str(error), "Send fewer fields.") from None
         return Answer(m.Done())
 
-    def _search(self, request: m.Search, _: list[Any]) -> Answer:
-        keys = [vault.keyring.index_key for vault in self._vaults if not vault.locked]
-        with self._index.reading() as view:
-            calls, cursor = search(view, request, keys, self._open_call)
+    def _searching(self, request: m.Search) -> Steps[Answer]:
+        """A page, some rows of it at a time: a view that is held long would fill the index."""
+        calls: list[m.Call] = []
+        cursor, left = request.cursor, MAX_ROWS
+        while True:
+            keys = [vault.keyring.index_key for vault in self._vaults if not vault.locked]
+            more = msgspec.structs.replace(request, cursor=cursor, limit=request.limit - len(calls))
+            with self._index.reading() as view:
+                # What was erased since it was found is not given out.
+                calls = [call for call in calls if view.erased(call.id) is None]
+                found, cursor = search(view, more, keys, self._open_call, STEP_ROWS)
+            calls += found
+            left -= STEP_ROWS
+            if cursor is None or len(calls) >= request.limit or left <= 0:
+                break
+            yield
         found = [_without_keys(call) for call in calls]
         return Answer(m.SearchReply(found, cursor, self._vaults.locked))
 
@@ -257,10 +271,10 @@ class Desk:
         pool = POOLS[state.tier]
         return Answer(m.GetReply(_without_keys(call), sealed, size, pool, receipts))
 
-    def _fetch(self, request: m.Fetch, _: list[Any]) -> Answer:
+    def _fetching(self, request: m.Fetch) -> Steps[Answer]:
         with self._index.reading() as view:
             call = self._call(view, request.id)
-        page = self._reader.fetch(call, request.cursor)
+        page = yield from self._reader.fetching(call, request.cursor)
         keys = [] if request.cursor else call.keys
         return Answer(m.FetchReply(page.cursor, page.damaged, keys), media=page.media)
 

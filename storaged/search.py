@@ -14,19 +14,22 @@ from storaged.faults import Fault
 from storaged.index import TimeRow, View, parse_time_row, time_key
 
 MAX_LIMIT: Final = 1000
-MAX_ROWS: Final = 200_000  # rows looked at for one page: bounds how long others wait
+MAX_ROWS: Final = 200_000  # rows looked at for one page
+STEP_ROWS: Final = 2000  # of these, before others get their turn; some 5 ms
+_OPENED: Final = 20  # rows that opening one record counts for
 _END: Final = b"\xff" * 24
 
 OpenCall = Callable[[View, bytes], Call | None]
 
 
 def search(
-    view: View, wanted: Search, index_keys: Sequence[bytes], open_call: OpenCall
-) -> tuple[list[Call], bytes | None]:
+    view: View, wanted: Search, index_keys: Sequence[bytes], open_call: OpenCall,
+    most_rows: int | None = None,
+) -> tuple[list[Call], bytes | None]:  # fmt: skip
     """A page of calls and the cursor to go on from (None: that was all).
 
     A page may be short, even empty, though more follows: looking goes on with the cursor.
-    index_keys: of the pools that are open.
+    index_keys: of the pools that are open. most_rows: to be looked at, else MAX_ROWS.
     Raises Fault for an impossible limit or cursor.
     """
     if not 1 <= wanted.limit <= MAX_LIMIT:
@@ -34,11 +37,14 @@ def search(
     if wanted.cursor is not None and len(wanted.cursor) != 24:
         raise Fault("invalid", "the cursor is none of ours", "Begin the search again.")
     calls: list[Call] = []
-    for looked_at, row in enumerate(_rows(view, wanted, index_keys)):
-        if looked_at == MAX_ROWS:
+    looked_at, most = 0, MAX_ROWS if most_rows is None else most_rows
+    for row in _rows(view, wanted, index_keys):
+        if looked_at >= most:
             return calls, _before(row.key)
+        looked_at += 1
         if not _row_fits(row, wanted):
             continue
+        looked_at += _OPENED
         call = open_call(view, row.id)
         if call is not None and _call_fits(call, wanted):
             calls.append(call)

@@ -16,7 +16,7 @@ import zmq
 
 from spanvault import wire
 from spanvault.lifecycle import name_thread
-from spanvault.messages import Erase, Failure, Feed, Verify
+from spanvault.messages import Erase, Failure, Feed, Fetch, Search, Verify
 from spanvault.transport import Clients, Identity
 from storaged.requests import Answer, Desk
 from storaged.walk import Steps
@@ -123,6 +123,9 @@ class Serving:
         elif waits:
             until_s = time.monotonic() + min(request.wait_ms, _MAX_WAIT_MS) / 1000
             self._waiting.append(_Waiting(route, who, request, until_s))
+        elif isinstance(request, Search | Fetch) and self._under_way(who) >= UNDER_WAY:
+            # Seldom long enough to be worth a refusal: these end before the next one is taken.
+            self._send(route, self._desk.answer(who, request, bulk).frames())
         else:
             self._step(_Long(route, who, self._desk.answering(who, request, bulk)))
 

@@ -5,11 +5,13 @@ Source of the blocks: render.py.
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
-import av
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import av
 
 
 class Format(NamedTuple):
@@ -33,6 +35,8 @@ def write(blocks: Iterable[NDArray[np.int16]], rate: int, name: str, target: Bin
 
     A length in the header (WAV, FLAC) is only right where target can seek. Raises OSError.
     """
+    import av
+
     form = FORMATS[name]
     samples = 0
     sink = _Target(target)
@@ -79,7 +83,9 @@ class _Target:
         return getattr(self._target, name)
 
 
-def _frame(block: NDArray[np.int16], rate: int, position: int) -> av.AudioFrame:
+def _frame(block: NDArray[np.int16], rate: int, position: int) -> "av.AudioFrame":
+    import av
+
     frame = av.AudioFrame.from_ndarray(block.reshape(1, -1), "s16", "stereo")
     frame.sample_rate, frame.pts = rate, position
     return frame

@@ -1,18 +1,21 @@
 """Codecs with a memory: FFmpeg's decoders through PyAV, fed one frame at a time.
 
 They read what anybody may have sent, in C: this module is only run in a process of its own
-(decoding.py), which may die. Which codec takes which decoder: codecs.py.
+(decoding.py), which may die. Which codec takes which decoder: codecs.py. FFmpeg is loaded when it
+is used: a command that only lists calls does not wait a quarter of a second for it.
 """
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import av
 import numpy as np
 
 from spanvault.audio.framing import Split, every
 from spanvault.audio.plain import SILENCE, Samples
+
+if TYPE_CHECKING:
+    import av
 
 MAX_FRAMES: Final = 500  # of a packet; a byte may stand for 30 ms of silence
 
@@ -36,6 +39,8 @@ class Foreign:
     def __init__(
         self, name: str, rate: int, split: Split, silence: int = 0, skip: int = 0, **settings: Any
     ) -> None:
+        import av
+
         self.rate, self._split, self._skip = rate, split, skip
         self._silent = np.zeros(silence, np.int16)
         context: Any = av.CodecContext.create(name, "r")
@@ -54,6 +59,8 @@ class Foreign:
         return np.concatenate(parts) if parts else SILENCE
 
     def _frame(self, frame: bytes) -> list[Samples]:
+        import av
+
         if not frame:
             return [self._silent]
         try:
@@ -65,7 +72,7 @@ class Foreign:
         return [to_mono(sound)[self._skip :] for sound in sounds]
 
 
-def to_mono(frame: av.AudioFrame) -> Samples:
+def to_mono(frame: "av.AudioFrame") -> Samples:
     """An FFmpeg frame of any sample format as int16[n]."""
     channels = frame.layout.nb_channels
     data = frame.to_ndarray()

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-import av
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +91,8 @@ class Lane:
         """The next second at the output rate."""
         if self._resampler is None:
             return self._take()
+        import av
+
         while len(self._resampled) < self._output:
             frame = av.AudioFrame.from_ndarray(self._take()[None, :], "s16", "mono")
             frame.sample_rate = self.rate
@@ -120,6 +121,8 @@ def unknown(number: int) -> Codec:
 
 
 def _resampler(rate: int, output: int) -> Any:
+    import av
+
     return av.AudioResampler("s16", "mono", output) if rate != output else None
 
 

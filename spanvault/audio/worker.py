@@ -52,4 +52,6 @@ class Worker:
 
 def main() -> None:
     """What the process does."""
+    import av  # noqa: F401 - here: the decoders' own import finds no files to be opened any more
+
     sandbox.serve(Worker().answer)

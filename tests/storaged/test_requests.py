@@ -90,6 +90,54 @@ def test_call_that_is_not_there(counter, request_):
     assert counter.ask(request_).code == "not_found"
 
 
+def in_turns(counter: Counter, request: Any, between: Any = lambda: None) -> tuple[Any, int]:
+    """The reply, and how often others could have had their turn before it."""
+    steps, turns = counter.desk.answering(OPERATOR, request, []), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value.reply, turns
+        turns += 1
+        between()
+
+
+def test_a_long_search_gives_way_and_gives_one_whole_page(counter, monkeypatch):
+    monkeypatch.setattr("storaged.requests.STEP_ROWS", 2)
+    calls = [make_call(number) for number in range(10)]
+    counter.parts.commit(calls=calls)
+    found, turns = in_turns(counter, m.Search(outcome="busy"))
+    assert (found.calls, found.cursor) == ([], None)
+    assert turns >= 4
+    found, turns = in_turns(counter, m.Search(limit=7))
+    assert [call.id for call in found.calls] == [call.id for call in reversed(calls[3:])]
+    assert turns >= 6
+    rest, _ = in_turns(counter, m.Search(cursor=found.cursor))
+    assert [call.id for call in rest.calls] == [call.id for call in reversed(calls[:3])]
+
+
+def test_what_is_erased_while_a_search_gives_way_is_not_given_out(counter, monkeypatch):
+    monkeypatch.setattr("storaged.requests.STEP_ROWS", 1)
+    counter.parts.commit(calls=[make_call(number) for number in range(3)])
+    newest = call_id(2)
+
+    def erase() -> None:
+        counter.parts.index.write(lambda writing: writing.put(b"erased", newest, bytes(16)))
+
+    found, turns = in_turns(counter, m.Search(), erase)
+    assert turns
+    assert [call.id for call in found.calls] == [call_id(1), call_id(0)]
+
+
+def test_finding_the_frames_of_a_long_recording_gives_way(counter, monkeypatch):
+    monkeypatch.setattr("storaged.walk._FRAMES_A_STEP", 2)
+    for second in range(8):
+        counter.parts.commit([(ONE, 1, second)])
+    reply, turns = in_turns(counter, m.Fetch(ONE))
+    assert (reply.cursor, reply.faults) == (None, [])
+    assert turns >= 3
+
+
 def test_fetch_pages_through_a_long_recording(counter, monkeypatch):
     monkeypatch.setattr("storaged.reading.PAGE_BYTES", 1000)
     keys = [(ONE, stream, second) for second in range(6) for stream in (1, 2)]
