@@ -13,8 +13,9 @@ import msgspec
 from capture.dialog import Dialog, State
 from capture.model import Endpoint, StreamTotals
 from capture.offer_answer import OfferAnswer, signalled_flags
+from capture.siprec import Metadata
 from spanvault.callline import main_codec
-from spanvault.chunk import EVENTS
+from spanvault.chunk import CONTROL, EVENTS
 from spanvault.messages import Call, Codec, MediaKey, MediaKind, Party, Related, Stream
 from spanvault.payloadtypes import NOT_SOUND, STATIC, primary
 
@@ -78,6 +79,8 @@ class LiveCall(msgspec.Struct, array_like=True):
     slow: bool = False  # signalling of it came by the slow path: a flood there may touch it
     dialled: str = ""  # user of the Request-URI of the first INVITE
     headers: dict[str, list[str]] = {}  # of that INVITE, those that are to be kept
+    siprec: Metadata | None = None
+    labels: dict[str, str] = {}  # of its m= lines, by endpoint, where metadata names them
 
     @property
     def ended_ns(self) -> int | None:
@@ -147,37 +150,61 @@ class LiveCall(msgspec.Struct, array_like=True):
     def record(self, capture: str, final: bool) -> Call:
         """The call as a message, one revision on. The streams' totals must be fresh."""
         self.revision += 1
+        streams, beside = self._streams()
+        caller, callee = self._speakers()
         return Call(
             id=self.id,
             capture=capture,
             call_ids=[self.call_id],
-            caller=self.caller,
-            callee=self.callee,
+            caller=caller,
+            callee=callee,
             started_ns=self.started_ns,
             answered_ns=self.dialog.answered_ns,
             ended_ns=self.dialog.ended_ns,
             outcome=self.dialog.outcome,
             end_reason=self.dialog.end_reason,
-            flags=sorted(self.flags | self._signalled_flags() | self._media_flags()),
+            flags=sorted(self.flags | self._signalled_flags() | self._media_flags(streams)),
             related=list(self.related),
-            # Copies: what was handed over must not change behind its owner's back.
-            streams=[
-                msgspec.structs.replace(
-                    stream,
-                    codecs=dict(stream.codecs),
-                    payload_types=dict(stream.payload_types),
-                    far_end=stream.far_end and msgspec.structs.replace(stream.far_end),
-                )
-                for stream in self.streams
-            ],
-            beside=[msgspec.structs.replace(stream) for _, stream in sorted(self.beside.items())],
+            streams=streams,
+            beside=beside,
             keys=list(self.keys),
+            siprec=self.siprec.told() if self.siprec else None,
             dialled=self.dialled,
             hosts=[str(ipaddress.ip_address(host)) for host in self._hosts() if host],
             headers=self.headers,
             revision=self.revision,
             final=final,
         )
+
+    def _streams(self) -> tuple[list[Stream], list[Stream]]:
+        """Copies, as what was handed over must not change behind its owner's back."""
+        sides = self.siprec.parties() if self.siprec else {}
+        parties = {
+            stream.number: sides.get(self._label(stream), stream.party) for stream in self.streams
+        }
+        streams = [
+            msgspec.structs.replace(
+                stream,
+                party=parties[stream.number],
+                codecs=dict(stream.codecs),
+                payload_types=dict(stream.payload_types),
+                far_end=stream.far_end and msgspec.structs.replace(stream.far_end),
+            )
+            for stream in self.streams
+        ]
+        beside = [
+            msgspec.structs.replace(stream, party=parties.get(number % CONTROL, stream.party))
+            for number, stream in sorted(self.beside.items())
+        ]
+        return streams, beside
+
+    def _label(self, stream: Stream) -> str:
+        return self.labels.get(stream.destination) or self.labels.get(stream.source, "")
+
+    def _speakers(self) -> tuple[str, str]:
+        """Caller and callee; of a recording client's leg the first two it recorded."""
+        names = self.siprec.names() if self.siprec else []
+        return (names[0], names[1]) if len(names) > 1 else (self.caller, self.callee)
 
     def _hosts(self) -> tuple[bytes | None, bytes]:
         """Whom the first INVITE went between."""
@@ -189,9 +216,9 @@ class LiveCall(msgspec.Struct, array_like=True):
             flags.add("srtp_no_key")
         return flags
 
-    def _media_flags(self) -> set[str]:
+    def _media_flags(self, streams: list[Stream]) -> set[str]:
         """What only the streams can tell."""
-        heard = [stream for stream in self.streams if stream.packets]
+        heard = [stream for stream in streams if stream.packets]
         flags = set()
         answered_ns = self.dialog.answered_ns
         if self.dialog.outcome == "answered":

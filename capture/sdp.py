@@ -1,9 +1,9 @@
 """Session descriptions: which media, where to, in which codecs, how protected.
 
 Only what a recorder needs is read; a line that makes no sense spoils itself, not the description.
-Sources: RFC 8866; RFC 3605 (rtcp), 5761 (rtcp-mux), 4568
-(crypto), 5763 (fingerprint), 6189 (zrtp-hash), 3264 §6 (port 0), §8.4 (hold). Who means what by
-it: capture.offer_answer.
+Sources: RFC 8866; RFC 3605 (rtcp), 5761 (rtcp-mux), 4568 (crypto), 4574 (label), 5763
+(fingerprint), 6189 (zrtp-hash), 3264 §6 (port 0), §8.4 (hold). Who means what by it:
+capture.offer_answer.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ MAX_SIZE: Final = 64 << 10
 MAX_MEDIA: Final = 32
 MAX_CODECS: Final = 64
 MAX_KEYS: Final = 16  # of one m= line
+MAX_LABEL: Final = 256
 
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
 DIRECTIONS: Final[tuple[Direction, ...]] = ("sendrecv", "sendonly", "recvonly", "inactive")
@@ -57,6 +58,7 @@ class Media(msgspec.Struct, array_like=True):
     fingerprint: bool = False  # DTLS-SRTP, RFC 5763
     zrtp: bool = False
     keys: list[MediaKey] = []  # those of a=crypto that can be used
+    label: str = ""  # what others call this line by: RFC 4574
 
     @property
     def accepted(self) -> bool:
@@ -130,6 +132,7 @@ class _Section:
         self.zrtp: bool = base.zrtp if base else False
         self.crypto = self.rtcp_mux = False
         self.keys: list[MediaKey] = []
+        self.label = ""
         self.rtcp_port: int | None = None
         self.names: dict[int, tuple[str, int, int]] = {}
         self.parameters: dict[int, str] = {}
@@ -158,6 +161,8 @@ class _Section:
         elif name == "crypto":
             self.crypto = True
             self._keys(value)
+        elif name == "label":
+            self.label = value[:MAX_LABEL]
         else:
             self._flag(name)
 
@@ -201,6 +206,7 @@ def _media(session: _Section, lines: list[str]) -> Media | None:
         fingerprint=section.fingerprint,
         zrtp=section.zrtp,
         keys=section.keys,
+        label=section.label,
     )
 
 

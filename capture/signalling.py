@@ -9,7 +9,7 @@ Sources: RFC 3261 §12.1 (dialog ids), §9 (CANCEL), §13.2.2.4 (forks), §17.1.
 from collections.abc import Callable
 from typing import Final
 
-from capture import sdp
+from capture import sdp, siprec
 from capture.association import Association
 from capture.attachment import Attachments
 from capture.dialog import Event, State, event_of
@@ -81,12 +81,30 @@ class Signalling:
         if message.is_request and message.method == "INVITE" and not message.to.tag:
             _remember(call, message)
         changed = self._move(call, message, datagram, tag)
+        if message.recording_metadata is not None:
+            changed |= self._recorded(call, message.recording_metadata)
         body = message.sdp
         if body is not None:
             self._describe(call, message, datagram, side, tag, body)
         elif message.status is not None and message.status >= 300:
             call.offer_answer.refuse(tag, message.cseq)
+        if call.siprec is not None:
+            call.labels |= siprec.labelled(call.offer_answer)
         return changed
+
+    def _recorded(self, call: LiveCall, document: bytes) -> bool:
+        """A recording client says whom it recorded. Returns whether it could be read."""
+        try:
+            told = siprec.parse(document)
+        except ValueError as error:
+            self._count("siprec_unreadable")
+            self._witness.decided(Decision.SIPREC_UNREADABLE, call, fault=str(error))
+            return False
+        call.siprec = call.siprec or siprec.Metadata()
+        call.siprec.merge(told)
+        call.flags.add("siprec")
+        self._witness.decided(Decision.SIPREC, call, told=call.siprec.told())
+        return True
 
     # --- the dialog -------------------------------------------------------------------------
 
@@ -182,7 +200,8 @@ class Signalling:
             self._unbind(call, media, datagram.time_ns)
 
     def _flag(self, call: LiveCall, change: Change) -> None:
-        if change.role == "answer" and change.reoffer:
+        # A recording client only ever sends: to its server, sendonly is no hold.
+        if change.role == "answer" and change.reoffer and call.siprec is None:
             if call.held != call.offer_answer.held:
                 self._witness.decided(Decision.HELD, call, held=call.offer_answer.held)
             call.held = call.offer_answer.held

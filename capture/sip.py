@@ -24,6 +24,8 @@ MAX_VALUE: Final = 4096  # characters of one header; patterns that search it tak
 MAX_CALL_ID: Final = 1024
 MAX_USER: Final = 256
 MAX_PARTS: Final = 16
+SDP: Final = frozenset({"application/sdp"})
+METADATA: Final = frozenset({"application/rs-metadata+xml", "application/rs-metadata"})
 
 COMPACT: Final = {
     "i": "call-id", "f": "from", "t": "to", "v": "via", "m": "contact", "l": "content-length",
@@ -85,17 +87,19 @@ class SipMessage:
     @cached_property
     def from_(self) -> Party:
         """From; all empty where it is missing or beyond repair."""
-        return _party(self.first("from") or "")
+        return parse_party(self.first("from") or "")
 
     @cached_property
     def to(self) -> Party:
         """To; all empty where it is missing or beyond repair."""
-        return _party(self.first("to") or "")
+        return parse_party(self.first("to") or "")
 
     @cached_property
     def request_user(self) -> str:
         """The user in the Request-URI: what was dialled; "" where there is none."""
-        return _party(f"<{self.uri}>").user if "@" in self.uri or self.uri[:4] == "tel:" else ""
+        return (
+            parse_party(f"<{self.uri}>").user if "@" in self.uri or self.uri[:4] == "tel:" else ""
+        )
 
     @cached_property
     def branch(self) -> str:
@@ -113,7 +117,7 @@ class SipMessage:
     def refer_to(self) -> Party | None:
         """Where a REFER sends the other party."""
         value = self.first("refer-to")
-        return _party(value) if value else None
+        return parse_party(value) if value else None
 
     @cached_property
     def refer_replaces(self) -> Replaces | None:
@@ -138,8 +142,13 @@ class SipMessage:
     @cached_property
     def sdp(self) -> bytes | None:
         """The session description, also out of a multipart body; None where there is none."""
-        found = _find_sdp(self.first("content-type") or "", self.body)
+        found = _find(SDP, self.first("content-type") or "", self.body)
         return _whole_words(found) if found and self.cut else found
+
+    @cached_property
+    def recording_metadata(self) -> bytes | None:
+        """What a session recording client says of the recorded session: RFC 7865 §5."""
+        return None if self.cut else _find(METADATA, self.first("content-type") or "", self.body)
 
 
 def parse(payload: bytes, *, datagram: bool = True, cut: bool = False) -> SipMessage:
@@ -231,7 +240,8 @@ def _body(body: bytes, content_length: str, datagram: bool) -> bytes:
     return body[:length]
 
 
-def _party(value: str) -> Party:
+def parse_party(value: str) -> Party:
+    """From, To and their like; what cannot be read of it is empty."""
     if quoted := _DISPLAY.match(value):
         value = value[quoted.end() :]
     try:
@@ -239,12 +249,12 @@ def _party(value: str) -> Party:
     except _REFUSED as error:
         _let_go(error)
         user, tag, text = salvage_address(value)
-        return Party(_plain(user), tag, text)
+        return Party(plain(user), tag, text)
     tag = address.parameters.get("tag") or ""
     uri = address.uri
     # RFC 3261 §19.1.6: behind a semicolon in the user part come a telephone number's parameters.
     user = uri.user.partition(";")[0] if uri.user else uri.host
-    return Party(_plain(user), tag, str(uri))
+    return Party(plain(user), tag, str(uri))
 
 
 def _let_go(error: Exception) -> None:
@@ -252,7 +262,7 @@ def _let_go(error: Exception) -> None:
     error.__traceback__ = error.__context__ = None
 
 
-def _plain(user: str) -> str:
+def plain(user: str) -> str:
     """A name for people's eyes: no control characters (escapes may hide any), not endless."""
     return _CONTROL.sub("", user)[:MAX_USER]
 
@@ -282,15 +292,16 @@ def parse_replaces(value: str) -> Replaces | None:
     return Replaces(call_id, parameters.get("to-tag") or "", parameters.get("from-tag") or "")
 
 
-def _find_sdp(content_type: str, body: bytes, depth: int = 0) -> bytes | None:
+def _find(wanted: frozenset[str], content_type: str, body: bytes, depth: int = 0) -> bytes | None:
+    """The first part of a body that is of a wanted type; it may be the body itself."""
     kind = content_type.partition(";")[0].strip().lower()
     if not body.strip() or depth > 3:
         return None
-    if kind == "application/sdp":
+    if kind in wanted:
         return body
     if not kind:
         # No Content-Type survived; a body that begins as a session description is one.
-        return body if body.lstrip()[:3] == b"v=0" else None
+        return body if wanted is SDP and body.lstrip()[:3] == b"v=0" else None
     if not kind.startswith("multipart/"):
         return None
     boundary = re.search(r'boundary\s*=\s*(?:"([^"]+)"|([^\s;]+))', content_type, re.I)
@@ -298,7 +309,7 @@ def _find_sdp(content_type: str, body: bytes, depth: int = 0) -> bytes | None:
         return None
     marker = b"--" + (boundary[1] or boundary[2]).encode("utf-8", "replace")
     for part in body.split(marker, MAX_PARTS + 1)[1 : MAX_PARTS + 1]:
-        found = _find_sdp(*_part(part), depth + 1)
+        found = _find(wanted, *_part(part), depth + 1)
         if found is not None:
             return found
     return None

@@ -31,6 +31,8 @@ class Decision(StrEnum):
     UNBOUND = "unbound"  # binding: Binding: the other side refused the line
     HELD = "held"  # held: bool
     RELATED = "related"  # kind, call_id
+    SIPREC = "siprec"  # told: Siprec: whom a recording client has recorded
+    SIPREC_UNREADABLE = "siprec_unreadable"  # fault: str
     # Of a call, by time or want of room.
     EXPIRED = "expired"  # at_ns
     STOPPED = "stopped"  # reason

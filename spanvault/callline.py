@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from spanvault.messages import Call, Codec, Stream
 from spanvault.payloadtypes import NOT_SOUND, primary
 
@@ -59,6 +61,7 @@ def call_line(call: Call, decodable: Decodable) -> dict[str, Any]:
         "end_reason": call.end_reason,
         "flags": call.flags,
         "related": [{"kind": other.kind, "call_id": other.call_id} for other in call.related],
+        "siprec": msgspec.to_builtins(call.siprec),
         "channels": channels,
     }
 

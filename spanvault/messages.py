@@ -81,6 +81,22 @@ class Related(msgspec.Struct, frozen=True):
     call_id: str
 
 
+class Participant(msgspec.Struct, frozen=True):
+    """One who took part in a recorded session: RFC 7865 §6.5. party: the side its sound is on."""
+
+    aor: str  # address of record: "sip:alice@example.com"
+    name: str
+    party: Party = "unknown"
+
+
+class Siprec(msgspec.Struct, frozen=True):
+    """What a recording client told of the session that it has recorded: RFC 7865."""
+
+    sessions: list[str]  # ids of communication sessions
+    groups: list[str]  # and of groups they belong to
+    participants: list[Participant]
+
+
 class Call(msgspec.Struct):
     """One call attempt, whole; a later revision replaces an earlier one.
 
@@ -105,6 +121,7 @@ class Call(msgspec.Struct):
     dialled: str = ""  # user of the first INVITE's Request-URI
     hosts: list[str] = []  # addresses of that INVITE's two ends
     headers: dict[str, list[str]] = {}  # of it, those that the capture was told to keep; lower case
+    siprec: Siprec | None = None  # of a recording client's leg: caller and callee are its speakers
     revision: int = 0
     final: bool = False  # nothing more will come: the recording is sealed
 

@@ -65,6 +65,11 @@ def check_call(call: Call) -> None:
         *call.flags, *(other.call_id for other in call.related), call.dialled, *call.hosts,
         *call.headers, *(value for values in call.headers.values() for value in values),
     )  # fmt: skip
+    if call.siprec is not None:
+        _check_texts(
+            "call", "", *call.siprec.sessions, *call.siprec.groups,
+            *(text for each in call.siprec.participants for text in (each.aor, each.name)),
+        )  # fmt: skip
     for key in call.keys:
         _check_texts("key", key.suite)
         _check_numbers("key's length", range(MAX_KEY + 1), len(key.key))

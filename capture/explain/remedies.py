@@ -31,6 +31,7 @@ COUNTS: Final = {
         "If calls are missing: is the capture cut (snap length), or a hop garbling them?",
     ),
     "sdp_unreadable": ("damaged session descriptions", "Is a hop garbling them?"),
+    "siprec_unreadable": ("damaged SIPREC metadata", "Its calls bear the names of the leg."),
     "sip_late": ("late copies of messages of calls that were over", ""),
     "call_id_abused": ("INVITEs under one Call-ID, too many for calls", "Look at who sends them."),
     "calls_evicted": ("calls given up for want of room", "Split the file (editcap -c)."),

@@ -161,6 +161,11 @@ SENTENCES: Final[dict[Decision, Callable[..., str]]] = {
     Decision.UNBOUND: _unbound,
     Decision.NOT_BOUND: _not_bound,
     Decision.HELD: lambda _, held: "on hold" if held else "resumed: no longer on hold",
+    Decision.SIPREC: lambda _, told: (
+        "SIPREC: a recording client's leg; it recorded "
+        + ", ".join(f"{each.aor or each.name} ({each.party})" for each in told.participants)
+    ),
+    Decision.SIPREC_UNREADABLE: lambda _, fault: f"SIPREC metadata is unreadable: {fault}",
     Decision.RELATED: lambda _, kind, call_id: f"belongs with call {call_id} ({kind})",
     Decision.EXPIRED: lambda _, **__: "given up: nothing was heard of it for too long",
     Decision.STOPPED: lambda _, reason: f"ended by the capture: {reason}",

@@ -13,14 +13,18 @@ from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from capture import hep, rtcp, sdp, sip, websocket
+import msgspec
+
+from capture import hep, rtcp, sdp, sip, siprec, websocket
 from capture.decode import Decoder
+from capture.explain.__main__ import Explainer
 from capture.offload import segments
 from capture.recorder import Recorder
 from capture.slowpath import SlowPath
 from capture.sources import files
 from capture.tunnels import LINK_TYPES, peel
-from spanvault import chunk, wire
+from spanvault import chunk, config, sdes, wire
+from spanvault.audio import red
 from spanvault.config import CaptureConfig
 from spanvault.messages import Hello, Status, StatusReply, Welcome
 from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, udp_frame
@@ -262,6 +266,51 @@ def _rtcp(data: bytes) -> None:
     rtcp.parse(data)
 
 
+def _siprec(data: bytes) -> None:
+    found = siprec.parse(data)
+    found.merge(siprec.parse(data))
+    found.told(), found.names()
+
+
+def metadata() -> list[bytes]:
+    """RFC 7865's elements, and a draft's."""
+    head = b'<recording xmlns="urn:ietf:params:xml:ns:recording:1"><session session_id="s"/>'
+    return [
+        head
+        + b"""<participant participant_id="p"><nameID aor="sip:a@b"><name>A</name></nameID>
+        </participant><stream stream_id="m"><label>1</label></stream>
+        <participantstreamassoc participant_id="p"><send>m</send></participantstreamassoc>
+        </recording>""",
+        head
+        + b"""<participant id="p"/><stream id="m"><label>1</label></stream>
+        <participantstreamassoc><participant>p</participant><stream>m</stream>
+        </participantstreamassoc></recording>""",
+    ]
+
+
+def _sdes(data: bytes) -> None:
+    sdes.parse(data.decode("utf-8", "replace"))
+
+
+def _config(data: bytes) -> None:
+    path = _file(data)
+    for kind in set(config.FILES.values()):
+        with suppress(ValueError):
+            config.load(path, kind)
+
+
+def settings() -> list[bytes]:
+    """The samples."""
+    return [path.read_bytes() for path in sorted((DATA.parents[1] / "etc").glob("*.toml"))]
+
+
+def _explain(data: bytes) -> None:
+    """A file through the account of it; the first four bytes are the Call-ID asked for."""
+    path = _file(data[4:])
+    for each in Explainer(path, data[:4].decode("latin-1") or None, tshark=False).documents():
+        msgspec.json.encode(each)
+
+
 def _websocket(data: bytes) -> None:
     websocket.begins(data)
     list(websocket.messages(bytearray(data), lambda name: None))
@@ -282,6 +331,13 @@ TARGETS: Final[dict[str, Target]] = {
         packet(207, 0, bytes(12), padding=4),
     ]),
     "offload": Target(segments, lambda: [b"".join(rtp(n, 160 * n) for n in range(12))]),
+    "siprec": Target(_siprec, metadata),
+    "sdes": Target(_sdes, lambda: [
+        f"1 {name} inline:{'A' * 80}|2^20|1:4".encode() for name in sdes.SUITES
+    ]),
+    "red": Target(red.parse, lambda: [b"\x88\0\x28\x05\x08hello there", b"\x08plain"]),
+    "config": Target(_config, settings),
+    "explain": Target(_explain, lambda: [b"fuzz" + each for each in captures()]),
     "websocket": Target(_websocket, lambda: [b"\x81\x05hello\x89\0", b"\x81\x85\1\2\3\4hello"]),
     "capture": Target(_capture, captures),
     "edited": Target(_edited, edits),
