@@ -190,9 +190,8 @@ def _unsalted() -> None:
 
 
 def _unsynced() -> None:
-    """Nothing is synced but by LMDB itself."""
+    """Objects are written, and not synced before the index says that they are there."""
     files.syncfs = lambda descriptor: None
-    os.fsync = lambda descriptor: None
 
 
 SPOILERS: Final = {"": lambda: None, "hasty": _hasty, "unreserved": _unreserved,

@@ -1,0 +1,156 @@
+"""The disk is full, read-only or failing: recording stops, says so, and loses nothing.
+
+On a real ext4 whose disk the test serves itself (tests/support/fusedisk.py), under the pool alone
+and under the whole store. What is acknowledged stays; what is not is kept and tried again, and goes
+by itself where the disk can be mended without a restart.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spanvault import messages as m
+from spanvault import wire
+from tests.support.crashing import Forked, Load, Sent, lost, not_clean, stored
+from tests.support.fusedisk import WORKS, WRITES_FAIL, Disk
+from tests.support.vault import Client, call_id, make_call, make_media
+
+ONE, TWO = call_id(1), call_id(2)
+POOL = "base"
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
+    pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="needs /dev/fuse"),
+    pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="needs loop devices"),
+]
+
+
+# Begun and ended: no file of it stays open.
+FIRST = Sent(m.Batch("test", 1, [make_call(1, id=ONE)]), [(ONE, 1, 0)])
+# More than the few blocks that a full disk still finds.
+SECOND = Sent(
+    m.Batch("test", 2, [make_call(2, id=TWO)]), [(TWO, 1, second) for second in range(400)]
+)
+
+
+class Bench:
+    """storaged on a disk that a test breaks, with what it was sent."""
+
+    def __init__(self, rig: Forked, disk: Disk) -> None:
+        self.rig, self.disk = rig, disk
+        self._capture: Client | None = None
+        self.start()
+
+    def start(self) -> None:
+        """storaged anew, and a capture that has found it."""
+        self.rig.launch()
+        self.rig.wait_for(self.rig.requests)
+        self.operator = self.rig.client("operator")
+        self.capture = self.rig.capture()
+
+    def send(self, sent: Sent) -> None:
+        self.capture.send(sent.message, make_media(sent.chunks))
+
+    def acknowledged(self, seconds: float) -> list[int]:
+        """The sequences of the next answer; none if there is none for so long."""
+        answer = self.capture.receive(wire.decode_from_ingest, seconds)
+        return answer[0].sequences if answer else []
+
+    def alarm(self, words: str) -> m.StatusReply:
+        """Wait until status says so of the pool."""
+        end = time.monotonic() + 20
+        while True:
+            status, _ = self.operator.ask(m.Status())
+            if words in status.fields["pools"][POOL]["state"]:
+                return status
+            assert time.monotonic() < end, status
+            time.sleep(0.05)
+
+    def faults(self, *sent: Sent) -> list[str]:
+        """What is wrong with what must be there."""
+        load = Load(lambda _: None, sent)
+        found = stored(self.operator, load)
+        return [
+            *lost(load, set(range(len(sent))), found),
+            *not_clean(self.operator, load, found),
+        ]
+
+
+@pytest.fixture(params=["pool", "store"])
+def bench(request) -> Iterator[Bench]:
+    folder = Path(tempfile.mkdtemp(prefix="sv-"))
+    rig = Forked(folder)
+    mounted = rig.store if request.param == "store" else folder / "pool"
+    if request.param == "pool":
+        with rig.config.open("a") as file:
+            file.write(f"[pools]\n{POOL} = '{mounted}'\n")
+    with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(Disk(folder / "disk", 24, mounted))
+        stack.callback(rig.close)
+        made = Bench(rig, disk)
+        made.send(FIRST)
+        assert made.acknowledged(20) == [1]
+        yield made
+    shutil.rmtree(folder)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", 0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_full_disk_stops_recording_and_space_regained_resumes_by_itself(bench):
+    filler = bench.disk.mounted / "keys" / "filler"
+    filler = filler if filler.parent.is_dir() else bench.disk.mounted / "filler"
+    fill(filler)
+    bench.send(SECOND)
+    status = bench.alarm("No space left on device")
+    assert "Free space" in status.fields["pools"][POOL]["state"]
+    assert status.state.startswith("not recording")
+    assert bench.acknowledged(0.3) == []
+    assert "No space left on device" in bench.rig.messages
+    filler.unlink()
+    assert bench.acknowledged(20) == [2]
+    assert bench.faults(FIRST, SECOND) == []
+    assert bench.operator.ask(m.Status())[0].fields["pools"][POOL]["state"] == "ok"
+
+
+@pytest.mark.parametrize("bench", ["pool"], indirect=True)
+def test_read_only_volume_is_named_and_recording_resumes_when_it_is_writable(bench):
+    subprocess.run(["mount", "-o", "remount,ro", bench.disk.mounted], check=True)
+    bench.send(SECOND)
+    status = bench.alarm("read-only")
+    assert "mount it writable" in status.fields["pools"][POOL]["state"]
+    assert bench.faults(FIRST) == []
+    subprocess.run(["mount", "-o", "remount,rw", bench.disk.mounted], check=True)
+    assert bench.acknowledged(20) == [2]
+    assert bench.faults(FIRST, SECOND) == []
+
+
+def test_failing_disk_acknowledges_nothing_and_keeps_what_was_acknowledged(bench):
+    bench.disk.mood(WRITES_FAIL)
+    bench.send(SECOND)
+    assert bench.acknowledged(3) == []
+    for sign in ("Input/output error", "Read-only file system"):
+        if sign in bench.rig.messages:
+            break
+    else:
+        pytest.fail(bench.rig.messages)
+    bench.rig.end()
+    bench.disk.unmount()
+    bench.disk.mood(WORKS)
+    bench.disk.mount()
+    bench.start()
+    assert bench.faults(FIRST) == []
+    bench.send(SECOND)
+    assert bench.acknowledged(20) == [2]
+    assert bench.faults(FIRST, SECOND) == []

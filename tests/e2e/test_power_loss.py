@@ -1,0 +1,167 @@
+"""The power fails at random moments of one run: what was acknowledged by then is there.
+
+storaged records onto an ext4 whose disk logs every write and flush. Afterwards the log is replayed
+up to a moment, what no flush covered is dropped or torn by chance, and that disk is mounted and
+given to storaged: it must start, hold everything that had been acknowledged at that moment, be
+clean to every check, and record on. With the one syncfs of a commit taken out it must lose
+data, or nothing of this would be a proof.
+
+SPANVAULT_CUTS: how many (20). SPANVAULT_SEED: repeats a run's choice of moments.
+"""
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from spanvault import messages as m
+from tests.support.crashing import (
+    AFTERWARDS,
+    Forked,
+    Load,
+    Remains,
+    Sender,
+    Sent,
+    lost,
+    not_clean,
+    stored,
+)
+from tests.support.fusedisk import Disk
+from tests.support.powercut import Cut, Log, mounted
+from tests.support.vault import Client, call_id, make_call
+
+MEGABYTES = 48
+CUTS = int(os.environ.get("SPANVAULT_CUTS", "20"))
+SEED = int(os.environ.get("SPANVAULT_SEED", str(random.SystemRandom().randrange(10**6))))
+CALLS, SECONDS = 6, 12
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
+    pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="needs /dev/fuse"),
+    pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="needs loop devices"),
+]
+
+
+class Run(NamedTuple):
+    """One logged run. acknowledged: where the log was when each message's answer came."""
+
+    load: Load
+    log: Log
+    acknowledged: list[int]
+    begun: int  # where the log was when the store was not made yet
+
+
+class Noting(Sender):
+    """Notes where the disk's log is at each acknowledgement."""
+
+    def __init__(self, rig: Forked, sent: list[Sent], disk: Disk) -> None:
+        super().__init__(rig, sent)
+        self._disk = disk
+        self.places: list[int] = []
+
+    def _answered(self, client: Client, number: int) -> bool:
+        answered = super()._answered(client, number)
+        self.places.append(self._disk.position)
+        return answered
+
+
+def conversation() -> list[Sent]:
+    """Calls that begin, go on and end, one batch a second of theirs; some spoken to late."""
+    sent = []
+    for second in range(SECONDS):
+        talking = [number for number in range(CALLS) if number <= second < number + 6]
+        ended = [make_call(n, id=call_id(n), revision=2) for n in range(CALLS) if second == n + 6]
+        begun = [make_call(n, id=call_id(n), final=False) for n in talking if n == second]
+        late = [(call_id(n), 2, 0) for n in range(CALLS) if second == n + 7]
+        chunks = [(call_id(n), 1, second) for n in talking] + late
+        sent.append(Sent(m.Batch("test", second + 1, begun + ended), chunks))
+    return sent
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Forked]:
+    folder = Path(tempfile.mkdtemp(prefix="sv-"))
+    made = Forked(folder)
+    yield made
+    made.close()
+    shutil.rmtree(folder)
+
+
+def logged_run(rig: Forked, folder: Path, spoil: str = "") -> Run:
+    """Record a conversation from an empty disk on."""
+    sent = conversation()
+    with Disk(folder / "disk", MEGABYTES, rig.store) as disk:
+        begun = disk.position
+        rig.launch(spoil=spoil)
+        sender = Noting(rig, sent, disk)
+        sender.send_all()
+        assert len(sender.acknowledged) == len(sent)
+        rig.end()
+        shutil.copyfile(disk.log, folder / "log")
+    return Run(Load(lambda _: None, sent), Log(folder / "log"), sender.places, begun)
+
+
+def after(rig: Forked, run: Run, cut: Cut) -> list[str]:
+    """Start storaged on what a cut left, and say what is wrong."""
+    due = {number for number, place in enumerate(run.acknowledged) if place <= cut.at}
+    rig.launch()
+    rig.wait_for(rig.requests)
+    if not Path(rig.requests.removeprefix("ipc://")).exists():
+        code = rig.end()
+        return [f"storaged does not start (code {code}): {rig.messages.splitlines()[-1]}"]
+    operator = Client(rig, "operator", rig.requests)
+    try:
+        faults = [f"lost: {what}" for what in lost(run.load, due, stored(operator, run.load))]
+        if faults:
+            return faults
+        rest = [one for number, one in enumerate(run.load.sent) if number not in due]
+        sender = Sender(rig, [*rest, AFTERWARDS])
+        sender.send_all()
+        load = Load(run.load.prepare, [*run.load.sent, AFTERWARDS])
+        everything = set(range(len(load.sent)))
+        found = stored(operator, load)
+        faults += [f"not taken again: {what}" for what in lost(load, everything, found)]
+        faults += not_clean(operator, load, found)
+    finally:
+        operator.close()
+        rig.end()
+    remains = Remains.of(rig.store)
+    return faults + list(remains.reused(remains))
+
+
+def tried(rig: Forked, run: Run, folder: Path, count: int) -> list[tuple[Cut, list[str]]]:
+    """Random cuts of a run, and what each cost."""
+    chance = random.Random(SEED)
+    last = run.acknowledged[-1]
+    cuts = run.log.cuts(chance, count, run.begun, last)
+    outcomes = []
+    for cut, disk in run.log.disks([*cuts, Cut(last, 0.0, 512)], MEGABYTES << 20, folder, chance):
+        with mounted(disk, rig.store):
+            outcomes.append((cut, after(rig, run, cut)))
+            rig.end()
+    return outcomes
+
+
+def test_a_power_cut_loses_nothing_acknowledged(rig, tmp_path, capsys):
+    run = logged_run(rig, tmp_path)
+    outcomes = tried(rig, run, tmp_path, CUTS)
+    covered = sum(any(place <= cut.at for place in run.acknowledged) for cut, _ in outcomes)
+    with capsys.disabled():
+        print(f"\n{len(outcomes)} power cuts (SPANVAULT_SEED={SEED}) in a run of "
+              f"{len(run.log.writes)} writes, {len(run.log.flushes)} flushes, {covered} of them "
+              f"after an acknowledgement: {sum(bool(faults) for _, faults in outcomes)} lost "
+              "something")  # fmt: skip
+    assert [one for one in outcomes if one[1]] == []
+    assert covered >= len(outcomes) / 2
+
+
+def test_without_syncfs_a_power_cut_loses_what_was_acknowledged(rig, tmp_path):
+    run = logged_run(rig, tmp_path, spoil="unsynced")
+    outcomes = tried(rig, run, tmp_path, 4)
+    assert any("lost: chunk" in fault for _, faults in outcomes for fault in faults), outcomes
