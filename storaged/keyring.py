@@ -109,6 +109,10 @@ class Keyring:
 
     def _finish_drop(self) -> None:
         """Destroy what a crash left of a drop(): pages that a root has replaced, or never named."""
+        aside = self._folder / ROOT_OLD
+        # Linked, and the new root not in place: it is the root, and must not be overwritten.
+        if aside.exists() and aside.samefile(self._folder / ROOT):
+            aside.unlink()
         names = [path.name for path in self._folder.iterdir()]
         old = [ROOT_OLD, *(name for name in names if name.endswith(".new"))]
         for name in names:

@@ -138,8 +138,9 @@ def after(rig: Forked, run: Run, cut: Cut) -> list[str]:
 def tried(rig: Forked, run: Run, folder: Path, count: int) -> list[tuple[Cut, list[str]]]:
     """Random cuts of a run, and what each cost."""
     chance = random.Random(SEED)
-    last = run.acknowledged[-1]
-    cuts = run.log.cuts(chance, count, run.begun, last)
+    first, last = run.acknowledged[0], run.acknowledged[-1]
+    cuts = run.log.cuts(chance, count // 4, run.begun, first)  # while the store is made
+    cuts += run.log.cuts(chance, count - len(cuts), first, last)
     outcomes = []
     for cut, disk in run.log.disks([*cuts, Cut(last, 0.0, 512)], MEGABYTES << 20, folder, chance):
         with mounted(disk, rig.store):

@@ -121,6 +121,19 @@ def test_dropped_key_is_gone_and_its_neighbours_are_not(folder, unlock):
     assert sorted(path.name for path in folder.iterdir()) == ["page-000000.1", "root"]
 
 
+def test_root_survives_a_crash_before_its_successor_is_in_place(folder, unlock, monkeypatch):
+    """Then the root has two names, and what is overwritten must not be the only one there is."""
+    before = (folder / "root").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(keyring.files, "replace", lambda *_: (_ for _ in ()).throw(OSError))
+        with pytest.raises(OSError):  # noqa: PT011
+            Keyring(folder, unlock)._put_root(b"the next")
+    assert (folder / "root.old").samefile(folder / "root")
+    assert Keyring(folder, unlock).store_id == STORE_ID
+    assert (folder / "root").read_bytes() == before
+    assert not (folder / "root.old").exists()
+
+
 def test_drop_that_a_crash_cut_off_is_finished_at_the_next_start(folder, unlock, monkeypatch):
     ring, slots = Keyring(folder, unlock), Slots()
     key_id = slots.take(ring)
