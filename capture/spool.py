@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spanvault.spool import key_id, seal_batch
+from spanvault.spool import key_id, seal_batch, shred
 
 
 class Lying(NamedTuple):
@@ -82,8 +82,8 @@ class Spool:
 
     @staticmethod
     def delete(file: Lying) -> None:
-        """Remove the file of a batch that storaged has."""
-        file.path.unlink(missing_ok=True)
+        """Remove the file of a batch that storaged has, for good: the call may be erased there."""
+        shred(file.path)
 
     def sync(self) -> None:
         """Put everything through to the medium, names included."""

@@ -5,9 +5,12 @@ Source: RFC 9180 (HPKE, base mode; X25519, HKDF-SHA256, AES-256-GCM). Bytes: WIR
 Who keeps the private half: storaged.keyring. Who writes the files: capture.outbox.
 """
 
+import contextlib
 import hashlib
+import os
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
@@ -19,7 +22,21 @@ from spanvault.wire import PROTOCOL
 SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 # `cryptography` offers no associated data in single-shot HPKE: the protocol is bound by info.
 INFO: Final = b"spanvault spool/1 " + PROTOCOL
+ENCAPSULATED: Final = 32  # bytes of the encapsulated key that a ciphertext begins with
 _LENGTH: Final = struct.Struct("<I")
+
+
+def shred(path: Path) -> None:
+    """Remove a sealed batch's file so that what the disk keeps of it opens with no key.
+
+    The first 32 bytes, the encapsulated key, are overwritten and synced: without them the ingest
+    key is of no use. Best effort on flash and copy-on-write filesystems. Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        with path.open("r+b", buffering=0) as file:
+            file.write(bytes(ENCAPSULATED))
+            os.fsync(file.fileno())  # before the name goes: else it might never be written
+        path.unlink()
 
 
 def key_id(public_key: bytes) -> str:

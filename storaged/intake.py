@@ -72,7 +72,7 @@ class Intake:
 
     def remove(self, path: Path) -> None:
         """Forget a batch that has become part of recordings."""
-        path.unlink(missing_ok=True)
+        spool.shred(path)
         self._files.pop(path, None)
 
     def _put(self, calls: list[Call], media: Media, public_key: bytes) -> None:

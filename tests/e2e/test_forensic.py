@@ -1,0 +1,146 @@
+"""After an erasure the medium is searched, by somebody who has every key there is.
+
+Store and spool lie on an ext4 of their own, which is imaged: freed blocks, LMDB's free pages and
+the journal included. The examiner (tests.support.examiner) has the unlock key and what it opens.
+The control: where key files are only removed, not destroyed, the same examiner hears the call.
+A loop file shows what the filesystem overwrote; what flash keeps beneath it, no test can see.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from capture.spool import Spool
+from spanvault import keyfile, wire
+from spanvault import messages as m
+from storaged import files
+from storaged.erasing import Eraser
+from storaged.layout import Store
+from tests.support.examiner import Examiner
+from tests.support.vault import Parts, call_id, make_call, make_media, payload
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount an image"),
+]
+ERASED = 1
+SPOKEN = 4096  # bytes a chunk
+CALLS = range(1, 9)
+
+
+def said(number: int, second: int) -> bytes:
+    """The 32 bytes that only one chunk has; its payload repeats them."""
+    return payload(call_id(number), 1, second, 32)
+
+
+@contextmanager
+def mounted(image: Path, place: Path) -> Iterator[Path]:
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+class Evidence:
+    """An image of the medium, and what was known of the call before it was erased."""
+
+    def __init__(self, folder: Path) -> None:
+        self.image = folder / "medium"
+        with self.image.open("wb") as file:
+            file.truncate(48 << 20)
+        subprocess.run(["mkfs.ext4", "-q", self.image], check=True)
+        with mounted(self.image, folder / "place") as place:
+            self._use(place)
+        self.data = self.image.read_bytes()
+
+    def _use(self, place: Path) -> None:
+        parts = Parts(place / "store")
+        store = Store(place / "store")
+        store.refused.mkdir()
+        store.log.mkdir()
+        spool = Spool(place / "spool")
+        lying = []
+        for number in CALLS:
+            media = make_media([(call_id(number), 1, second) for second in range(3)], SPOKEN)
+            frames = wire.encode_media(m.Batch("span", number), media)
+            lying.append(spool.seal(number, frames, parts.keyring.ingest_public))
+            parts.commit([(call_id(number), 1, 0)], [make_call(number, final=False, revision=0)])
+            parts.commit([(call_id(number), 1, 1)], [make_call(number, revision=1)])
+        spool.sync()
+        self.spooled = lying[0].path.stat().st_size
+        for one in lying:
+            spool.delete(one)
+        with parts.index.reading() as view:
+            state = view.state(call_id(ERASED))
+        assert state is not None
+        self.dek = parts.keyring.dek(state.key_id)
+        os.sync()  # what is to be destroyed has reached the medium
+        eraser = Eraser(store, parts.index, parts.vaults, parts.writer.forget, time.time_ns)
+        for _ in eraser.erasing("operator/alice", m.Erase([call_id(ERASED)], "asked for")):
+            pass
+        self.unlock = keyfile.load(place / "store/unlock.key")
+        parts.close()
+
+    def examiner(self) -> Examiner:
+        return Examiner(self.data, self.unlock)
+
+    def plain(self, number: int) -> list[bytes]:
+        """What was said, dialled and called."""
+        call = make_call(number)
+        texts = [call.caller.encode(), call.call_ids[0].encode()]
+        return [said(number, second) for second in range(3)] + texts
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory) -> Evidence:
+    return Evidence(tmp_path_factory.mktemp("forensic"))
+
+
+def test_examiner_opens_what_was_not_erased(evidence):
+    examiner = evidence.examiner()
+    for number in CALLS:
+        if number != ERASED:
+            assert said(number, 1) in b"".join(examiner.objects(call_id(number)))
+            assert any(
+                make_call(number).caller.encode() in record
+                for record in examiner.records(call_id(number))
+            )
+
+
+def test_nothing_of_the_erased_call_opens(evidence):
+    examiner = evidence.examiner()
+    assert examiner.objects(call_id(ERASED)) == []
+    assert examiner.records(call_id(ERASED)) == []
+    assert examiner.batches(evidence.spooled) == []
+
+
+def test_neither_its_key_nor_what_was_said_lies_anywhere(evidence):
+    assert evidence.dek not in evidence.data
+    examiner = evidence.examiner()
+    assert evidence.dek not in examiner.secrets
+    for text in evidence.plain(ERASED):
+        assert text not in evidence.data
+
+
+def test_control_without_the_destruction_the_call_is_heard(tmp_path, monkeypatch):
+    def only_removed(folder: Path, names: list[str]) -> None:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+
+    monkeypatch.setattr(files, "destroy", only_removed)
+    monkeypatch.setattr("capture.spool.shred", Path.unlink)
+    careless = Evidence(tmp_path)
+    examiner = careless.examiner()
+    assert careless.dek in examiner.secrets
+    assert said(ERASED, 1) in b"".join(examiner.objects(call_id(ERASED)))
+    assert any(
+        make_call(ERASED).caller.encode() in record for record in examiner.records(call_id(ERASED))
+    )
+    assert any(said(ERASED, 2) in batch for batch in examiner.batches(careless.spooled))

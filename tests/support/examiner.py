@@ -1,0 +1,150 @@
+"""Somebody who has the image of a medium and an unlock key, and tries everything that they open.
+
+Carves from every block, used or freed: root files (all that the unlock key opens, of any age), key
+pages (each under every page key found), object segments, sealed records, spooled batches. Every
+DEK that a slot ever had, in any page that opens, is tried on whatever names that slot.
+"""
+
+import struct
+from collections.abc import Iterator
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from spanvault import spool
+from storaged import keypage, record, walk
+from storaged.keypage import DEK_BYTES, INGEST_KEY, PAGE_KEY, SLOTS
+from storaged.sealing import DATA, HEADER_BYTES, MAGIC, Header, SegmentKey
+
+BLOCK = 1024  # the smallest that mkfs.ext4 chooses
+PAGE_HEAD = struct.Struct("<8sIHBB")
+NODE = struct.Struct("<HHHH")  # of LMDB: size low, size high, flags, key size
+LARGEST_ROOT = 1 << 16
+
+
+class Examiner:
+    """One image. secrets: every DEK, page key and ingest key that could be had."""
+
+    def __init__(self, image: bytes, unlock: bytes) -> None:
+        self._image = image
+        self.roots = [
+            root for at in self._blocks(keypage.ROOT_MAGIC) if (root := self._root(at, unlock))
+        ]
+        assert self.roots, "not even the current root was found"
+        self._deks: dict[int, set[bytes]] = {}
+        for at in self._blocks(keypage.PAGE_MAGIC):
+            self._page(at)
+        opened = {dek for deks in self._deks.values() for dek in deks}
+        self.secrets = opened | {one for root in self.roots for one in root.secrets.values()}
+
+    def objects(self, recording_id: bytes) -> list[bytes]:
+        """The plaintext of every frame of a recording that opens, from wherever it lies."""
+        found = []
+        for at in self._everywhere(MAGIC):
+            try:
+                header = Header.parse(self._image[at : at + HEADER_BYTES])
+            except ValueError:
+                continue
+            if header.recording_id == recording_id:
+                for dek in self._candidates(header.key_id):
+                    found += self._frames(at, header, dek)
+        return found
+
+    def records(self, call_id: bytes) -> list[bytes]:
+        """Every revision of a call's record that opens, LMDB's free pages included."""
+        found = []
+        for at in self._everywhere(call_id + record.MAGIC):
+            low, high, _, _ = NODE.unpack_from(self._image, at - NODE.size)
+            sealed = self._image[at + 16 : at + 16 + (low | high << 16)]
+            try:
+                candidates = self._candidates(record.parse_head(sealed).key_id)
+            except ValueError:
+                continue
+            for dek in candidates:
+                try:
+                    call = record.open_call(call_id, sealed, dek)
+                except ValueError:
+                    continue
+                found.append(record.encode_call(call))
+        return found
+
+    def batches(self, size: int) -> list[bytes]:
+        """Every spooled batch of a known size that opens, at the beginning of any block."""
+        keys = {
+            secret for root in self.roots for name, secret in root.secrets.items()
+            if name.kind == INGEST_KEY
+        }  # fmt: skip
+        found = []
+        for at in range(0, len(self._image) - size, BLOCK):
+            sealed = self._image[at : at + size]
+            if sealed.count(0) > size // 2:
+                continue  # no ciphertext looks like that
+            for key in keys:
+                try:
+                    found.append(spool.open_plain(sealed, key))
+                except ValueError:
+                    continue
+        return found
+
+    def _candidates(self, key_id: int) -> set[bytes]:
+        """Every key that may have been in a slot."""
+        return self._deks.get(key_id, set())
+
+    def _root(self, at: int, unlock: bytes) -> keypage.Root | None:
+        """A root file, whatever its length: the digest behind it tells."""
+        *_, envelopes = struct.unpack_from("<8s16sIBBH", self._image, at)
+        end = at + 32
+        try:
+            for _ in range(envelopes):
+                end += 36 + struct.unpack_from("<BBH", self._image, end)[2]
+            end += 4 + 68 * struct.unpack_from("<I", self._image, end)[0] + 32
+            return (
+                keypage.open_root(self._image[at:end], unlock) if end - at < LARGEST_ROOT else None
+            )
+        except (ValueError, LookupError, struct.error):
+            return None
+
+    def _page(self, at: int) -> None:
+        _, page, *_ = PAGE_HEAD.unpack_from(self._image, at)
+        sealed = self._image[at : at + 16 + 12 + SLOTS * DEK_BYTES + 16]
+        for root in self.roots:
+            for name, key in root.secrets.items():
+                if name.kind != PAGE_KEY:
+                    continue
+                try:
+                    deks = AESGCM(key).decrypt(
+                        sealed[16:28], sealed[28:], sealed[:16] + root.store_id
+                    )
+                except Exception:
+                    continue
+                for slot in range(SLOTS):
+                    dek = deks[slot * DEK_BYTES : (slot + 1) * DEK_BYTES]
+                    if any(dek):
+                        self._deks.setdefault(page * SLOTS + slot, set()).add(dek)
+
+    def _frames(self, at: int, header: Header, dek: bytes) -> list[bytes]:
+        try:
+            key = SegmentKey.open(header, dek)
+        except ValueError:
+            return []
+        data = self._image[at : at + (1 << 20)]
+        found = []
+        for place in walk.walk(data).places:
+            if place.segment or place.flag != DATA:
+                continue
+            try:
+                found.append(
+                    key.open_frame(place.sequence, place.flag, data[place.start : place.end])
+                )
+            except ValueError:
+                continue
+        return found
+
+    def _blocks(self, magic: bytes) -> Iterator[int]:
+        """Where a file may begin that has this magic."""
+        return (at for at in self._everywhere(magic) if at % BLOCK == 0)
+
+    def _everywhere(self, what: bytes) -> Iterator[int]:
+        at = self._image.find(what)
+        while at >= 0:
+            yield at
+            at = self._image.find(what, at + 1)
