@@ -109,12 +109,9 @@ class Keyring:
 
     def _finish_drop(self) -> None:
         """Destroy what a crash left of a drop(): pages that a root has replaced, or never named."""
-        aside = self._folder / ROOT_OLD
-        # Linked, and the new root not in place: it is the root, and must not be overwritten.
-        if aside.exists() and aside.samefile(self._folder / ROOT):
-            aside.unlink()
+        self._clear_aside()
         names = [path.name for path in self._folder.iterdir()]
-        old = [ROOT_OLD, *(name for name in names if name.endswith(".new"))]
+        old = [name for name in names if name.endswith(".new")]
         for name in names:
             found = _PAGE_FILE.fullmatch(name)
             # A page that the root does not know at all may be an import's, whose root comes later.
@@ -376,10 +373,18 @@ class Keyring:
         self._data = data
         self._root = keypage.open_root(data, self._private_key)
 
+    def _clear_aside(self) -> None:
+        """Destroy a root that was replaced, if a crash or a failing disk left it."""
+        aside = self._folder / ROOT_OLD
+        # Linked, and the new root not in place: it is the root, and must not be overwritten.
+        if aside.exists() and aside.samefile(self._folder / ROOT):
+            aside.unlink()
+        files.destroy(self._folder, [ROOT_OLD])
+
     def _put_root(self, data: bytes) -> None:
         """Put a root file in place; the old one stays as ROOT_OLD, to be overwritten."""
         path, aside = self._folder / ROOT, self._folder / ROOT_OLD
-        aside.unlink(missing_ok=True)
+        self._clear_aside()
         os.link(path, aside)
         files.replace(path, data)
 

@@ -53,7 +53,7 @@ class DirectoryTarget:
             if not temporary.is_dir():
                 temporary.mkdir()
             for left in temporary.iterdir():
-                _destroy(left)  # it may be what a supplant() left of an old key file
+                _clear(left)
 
     def put(self, name: str, parts: Iterable[bytes | memoryview]) -> int:
         """See Target."""
@@ -135,7 +135,8 @@ class DirectoryTarget:
         path = self._path(name)
         old = self.folder / TEMPORARY / (name.replace("/", ",") + ".old")
         with self._naming("write", path):
-            old.unlink(missing_ok=True)
+            if old.exists():
+                _clear(old)
             if path.exists():
                 old.hardlink_to(path)
                 _sync_folder(old.parent)
@@ -210,6 +211,14 @@ def _write_all(file: int, part: bytes | memoryview) -> int:
     while left:
         left = left[os.write(file, left) :]
     return memoryview(part).nbytes
+
+
+def _clear(left: Path) -> None:
+    """Away with what an interrupted put() or supplant() left."""
+    if left.stat().st_nlink > 1:
+        left.unlink()  # a second name of the file that is still in place
+    else:
+        _destroy(left)
 
 
 def _destroy(path: Path) -> None:

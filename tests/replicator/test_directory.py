@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.targets import TargetError
+from replicator.targets import TargetError, directory
 from replicator.targets.directory import TEMPORARY, DirectoryTarget
 
 NAME = "objects/3f/3f00.svr"
@@ -85,3 +85,35 @@ def test_a_full_disk_says_so_and_keeps_what_was_there(small_disk: Path) -> None:
     assert target.sha256(NAME)
     assert not target.exists("objects/41/4100.svr")
     target.put("objects/42/4200.svr", [b"z" * 100_000])  # what was half written is gone
+
+
+def test_supplant_that_was_cut_off_costs_the_old_file_nothing(tmp_path) -> None:
+    target = DirectoryTarget(tmp_path / "replica")
+    target.prepare(create=True)
+    target.put("keys/root", [b"old"])
+
+    def cut():
+        yield b"ne"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        target.supplant("keys/root", cut())
+    DirectoryTarget(tmp_path / "replica").prepare(create=False)
+    assert (tmp_path / "replica/keys/root").read_bytes() == b"old"
+    assert list((tmp_path / "replica" / TEMPORARY).iterdir()) == []
+
+
+def test_supplant_that_was_cut_off_behind_the_new_file_leaves_nothing_old(
+    tmp_path, monkeypatch
+) -> None:
+    target = DirectoryTarget(tmp_path / "replica")
+    target.prepare(create=True)
+    target.put("keys/root", [b"old"])
+    with monkeypatch.context() as patched:
+        patched.setattr(directory, "_destroy", lambda path: None)
+        target.supplant("keys/root", [b"new"])
+    (left,) = (tmp_path / "replica" / TEMPORARY).iterdir()
+    with left.open("rb") as still:
+        DirectoryTarget(tmp_path / "replica").prepare(create=False)
+        assert still.read() != b"old"
+    assert (tmp_path / "replica/keys/root").read_bytes() == b"new"

@@ -220,3 +220,18 @@ def test_token_depends_on_key_and_kind():
     assert token(b"a" * 32, b"n", "100") == token(b"a" * 32, b"n", "100")
     others = {token(b"b" * 32, b"n", "100"), token(b"a" * 32, b"c", "100")}
     assert token(b"a" * 32, b"n", "100") not in others
+
+
+def test_root_that_a_failing_disk_left_is_destroyed_before_the_next_takes_its_place(
+    folder, unlock, monkeypatch
+):
+    ring, slots = Keyring(folder, unlock), Slots()
+    key_id = slots.take(ring)
+    with monkeypatch.context() as patched:
+        patched.setattr(keyring.files, "destroy", lambda folder, names: None)
+        ring.drop([key_id])
+    old = (folder / "root.old").read_bytes()
+    with (folder / "root.old").open("rb") as still:
+        ring.vouch(1, b"p" * 32)
+        assert still.read() != old
+    assert not (folder / "root.old").exists()
