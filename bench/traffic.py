@@ -1,7 +1,8 @@
 """Generated RTP of many concurrent G.711 calls, as a capture file with known truth.
 
 Impaired: 2 % reordered by 25 ms, 1 % lost, 0.5 % duplicated. 5 % of the streams carry a VLAN tag,
-2 % are IPv6; SIP, ARP and TCP frames are strewn in. Everything is arithmetic on whole arrays.
+2 % are IPv6; SIP, ARP and TCP frames are strewn in. All of it may come through a tunnel.
+Everything is arithmetic on whole arrays.
 """
 
 import struct
@@ -43,6 +44,12 @@ class Schedule:
     tagged: NDArray[np.bool_]  # by stream
     six: NDArray[np.bool_]
 
+    def first(self, count: int) -> "Schedule":
+        """So many packets from its beginning."""
+        return Schedule(
+            self.stream[:count], self.number[:count], self.time_ns[:count], self.tagged, self.six
+        )
+
 
 def schedule(calls: int, seconds: float, impaired: bool, seed: int = 1) -> Schedule:
     """Two streams a call, each with its own phase and 0.8 ms of jitter."""
@@ -79,8 +86,8 @@ def truth(plan: Schedule) -> Truth:
     return Truth(packets, lost, heard - packets, len(plan.stream))
 
 
-def write(path: Path, plan: Schedule) -> Truth:
-    """Write a nanosecond pcap file; returns what is true of it."""
+def write(path: Path, plan: Schedule, tunnel: str = "") -> Truth:
+    """Write a nanosecond pcap file; returns what is true of it. tunnel: of TUNNELS, or none."""
     noise = [udp(b"OPTIONS sip:a@b SIP/2.0\r\n\r\n"), _arp(), _tcp()]
     frames = 0
     with path.open("wb") as file:
@@ -88,6 +95,8 @@ def write(path: Path, plan: Schedule) -> Truth:
         for start in range(0, len(plan.stream), PORTION):
             part = slice(start, start + PORTION)
             table, present = records(plan, part)
+            if tunnel:
+                table, present = _within(TUNNELS[tunnel], table, present)
             for at in range(0, len(table), NOISE_EVERY):
                 rows = slice(at, at + NOISE_EVERY)
                 file.write(table[rows][present[rows]].tobytes())
@@ -142,6 +151,24 @@ def records(plan: Schedule, part: slice) -> tuple[NDArray[np.uint8], NDArray[np.
     return table, present
 
 
+def _within(
+    outer: bytes, table: NDArray[np.uint8], present: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The same records with these headers before each frame; lengths put right."""
+    count, size = len(table), len(outer)
+    head = np.tile(np.frombuffer(outer, np.uint8), (count, 1))
+    frame = present[:, 16:].sum(1)
+    every = np.ones(count, np.bool_)
+    _put(head, every, 16, frame + size - 14, 2)
+    if outer[23] == 17:
+        _put(head, every, 38, frame + size - 34, 2)
+    table = np.concatenate((table[:, :16], head, table[:, 16:]), axis=1)
+    captured = (frame + size).astype("<u4").view(np.uint8).reshape(-1, 4)
+    table[:, 8:12] = table[:, 12:16] = captured
+    there = np.ones((count, size), np.bool_)
+    return table, np.concatenate((present[:, :16], there, present[:, 16:]), axis=1)
+
+
 def endpoints(stream: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
     """Phones at 10.1.x.y, and one gateway; the second stream of a call goes the other way."""
     call, back = stream // 2, stream % 2 == 1
@@ -180,3 +207,10 @@ def _ip(protocol: int, payload: bytes) -> bytes:
 
 def _arp() -> bytes:
     return bytes(12) + b"\x08\x06" + bytes(46)
+
+
+# Headers of a mirror that comes over a network: what is before the mirrored frame.
+TUNNELS = {
+    "VXLAN": _ip(17, struct.pack("!4HII", 40_000, 4789, 0, 0, 0x0800_0000, 42 << 8)),
+    "ERSPAN II": _ip(47, struct.pack("!HHIII", 0x1000, 0x88BE, 1, 0x1000_0001, 5)),
+}

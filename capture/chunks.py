@@ -17,20 +17,23 @@ from capture.held import ROW, WIDTH, Batch
 from capture.jitter import SECOND, Jitter
 from capture.ordering import STREAM, Arrivals, Integers, Ordered, memory, order
 from capture.streams import WINDOW, StreamTable
-from spanvault.chunk import CAPTURE_LOSS, CHUNK, FRAME, NO_MEDIA, Media
+from spanvault.chunk import CAPTURE_LOSS, CHUNK, FRAME, Media
 
 PORTION: Final = 1 << 14  # packets
+# Of payload. glibc gives more than 32 MiB back to the system as soon as it is freed, and a page
+# that comes anew costs as much as the copy into it (spanvault.memory).
+PART_BYTES: Final = 8 << 20
 FRAME_BYTES: Final = np.dtype(f"V{FRAME.itemsize}")  # what a held row begins with
 
 
-def assemble(batch: Batch, streams: StreamTable, start_ns: int, lossy: bool) -> Media:
+def assemble(batch: Batch, streams: StreamTable, start_ns: int, lossy: bool) -> list[Media]:
     """The chunks of these packets, and the streams' totals brought up to date.
 
     batch: in order of arrival, of attached streams only.  start_ns: where its seconds begin.
-    lossy: the capture itself lost packets meanwhile.
+    lossy: the capture itself lost packets meanwhile.  They come in parts of about PART_BYTES.
     """
     if not len(batch.slot):
-        return NO_MEDIA
+        return []
     by_stream = _by_stream(batch.slot)
     last = _last_second(batch.packets["arrival_ns"], start_ns)
     output = _Output(batch)
@@ -40,7 +43,8 @@ def assemble(batch: Batch, streams: StreamTable, start_ns: int, lossy: bool) -> 
         jitter = Jitter(arrivals, streams, second)
         ordered = order(arrivals, streams)
         _Cut(arrivals, ordered, second, streams, jitter).write(output, lossy)
-    return output.media()
+    output.close()
+    return output.parts
 
 
 def _by_stream(slot: NDArray[np.int32]) -> NDArray[np.intp]:
@@ -95,7 +99,7 @@ class _Cut:
             which = np.flatnonzero(keep) if which is None else which[keep]
             number, each = number[keep], each[keep]
         frames = output.append(arrivals.rows, which, number)
-        output.tables.append(self._table(totals, frames, lossy))
+        output.add(self._table(totals, frames, lossy))
         self._update(totals)
         if len(frames):
             self._remember(frames, number, each)
@@ -214,11 +218,12 @@ class _Output:
     """One flush's chunks, written portion by portion."""
 
     def __init__(self, batch: Batch) -> None:
-        self.tables: list[NDArray[np.void]] = []
+        self.parts: list[Media] = []
         self._arena = batch.arena
         self._frames = np.empty(len(batch.slot), FRAME)
         self._place = np.empty(len(batch.slot), np.uint32)
         self._count = 0
+        self._begin()
 
     def append(
         self, rows: NDArray[np.void], which: NDArray[np.intp] | None, number: Integers
@@ -234,15 +239,27 @@ class _Output:
         self._place[part] = place if which is None else place[which]
         return frames
 
-    def media(self) -> Media:
-        """What was written, with its payloads."""
-        frames = self._frames[: self._count]
-        length = frames["length"].copy()
-        payload = np.empty(int(length.sum(dtype=np.int64)), np.uint8)
-        if self._count:
-            start = self._place[: self._count].astype(np.int64) * WIDTH
-            _copy_payloads(self._arena, start, length, payload)
-        return Media(np.concatenate(self.tables), frames, payload.data)
+    def add(self, table: NDArray[np.void]) -> None:
+        """Add the chunks of the frames that were appended last. table: CHUNK[c]."""
+        self._tables.append(table)
+        self._size += int(table["payload_bytes"].sum(dtype=np.int64))
+        if self._size >= PART_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Make a part of what was written since the last one, with its payloads."""
+        part = slice(self._first, self._count)
+        if self._first == self._count:
+            return
+        payload = np.empty(self._size, np.uint8)
+        start = self._place[part].astype(np.int64) * WIDTH
+        _copy_payloads(self._arena, start, self._frames[part]["length"].copy(), payload)
+        self.parts.append(Media(np.concatenate(self._tables), self._frames[part], payload.data))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tables: list[NDArray[np.void]] = []
+        self._first, self._size = self._count, 0
 
 
 def _copy_payloads(

@@ -151,10 +151,9 @@ class Ear:
         self._word.control += decoded.control
         self._word.opened += self.media.receive(packets, decoded.endpoints, among)
 
-    def _flush(self, media: chunk.Media) -> None:
-        if len(media.table):
-            self._flushed.append(media)
-            self._counted = True
+    def _flush(self, media: list[chunk.Media]) -> None:
+        self._flushed += media
+        self._counted |= bool(media)
 
     def _counters(self) -> dict[str, int]:
         slow = {f"slow_{key}": count for key, count in self.slow_path.counters.items()}

@@ -130,8 +130,8 @@ class Media:
         streams.heard_ns[slot] = self._last_held(slot)
         return self._split(slot, following, spans)
 
-    def tick(self, now_ns: int) -> chunk.Media:
-        """The chunks that are due at a packet time."""
+    def tick(self, now_ns: int) -> list[chunk.Media]:
+        """The chunks that are due at a packet time, in parts; none of them is empty."""
         if self._filling.count and now_ns >= self._filling.first_ns + SECOND:
             self._next()
         due = max(0, len(self._full) - MAX_FULL)
@@ -152,7 +152,7 @@ class Media:
         held = (part.first_ns for part in (*self._full, self._filling) if part.count)
         return min(now_ns, min(held, default=now_ns))
 
-    def flush(self) -> chunk.Media:
+    def flush(self) -> list[chunk.Media]:
         """All chunks there are, due or not."""
         self._next()
         flushed, self._full = self._full, []
@@ -272,30 +272,31 @@ class Media:
             self._full.append(self._filling)
             self._filling = self._spare.pop().clear() if self._spare else Held()
 
-    def _flush(self, flushed: list[Held]) -> chunk.Media:
+    def _flush(self, flushed: list[Held]) -> list[chunk.Media]:
         """Chunks of the claimed waiting packets, then of these; unclaimed ones begin to wait."""
-        media = [self._claim()]
+        media = self._claim()
         for held in flushed:
             batch = held.batch()
             state = self.streams.state[batch.slot]
             state[batch.slot < 0] = DISCARDED
             keep = (state == ATTACHED) | (state == LEAVING)
             chosen = batch if keep.all() else batch.take(keep)
-            media.append(self._assemble(chosen, held.first_ns, held.last_ns))
+            media += self._assemble(chosen, held.first_ns, held.last_ns)
             self._wait(batch, state == UNATTACHED)
             dropped = (state == DISCARDED) & (batch.slot >= 0)
             self.counters["unmatched_dropped"] += int(np.count_nonzero(dropped))
         self._recycle(flushed)
         # One is enough: while one second waits, the next fills. The roomiest is used again.
         self._spare = sorted([*self._spare, *flushed], key=lambda held: held.capacity)[-1:]
-        return join_media([each for each in media if len(each.table)])
+        return media
 
-    def _assemble(self, batch: Batch, first_ns: int, last_ns: int) -> chunk.Media:
+    def _assemble(self, batch: Batch, first_ns: int, last_ns: int) -> list[chunk.Media]:
         lossy = any(begin <= last_ns and first_ns <= end for begin, end in self._loss)
         self._loss = [span for span in self._loss if span[1] >= first_ns - 10 * SECOND]
         media = assemble(batch, self.streams, first_ns, lossy)
-        self.counters["flushed"] += len(media.frames)
-        self.counters["duplicates"] += len(batch.slot) - len(media.frames)
+        frames = sum(len(part.frames) for part in media)
+        self.counters["flushed"] += frames
+        self.counters["duplicates"] += len(batch.slot) - frames
         return media
 
     def _wait(self, batch: Batch, unclaimed: NDArray[np.bool_]) -> None:
@@ -303,10 +304,10 @@ class Media:
             self._waiting.append(store([batch.take(unclaimed)]))
             self.streams.waiting[batch.slot[unclaimed]] = True
 
-    def _claim(self) -> chunk.Media:
+    def _claim(self) -> list[chunk.Media]:
         """Chunks of waiting packets whose stream a call has claimed since."""
         if not self._claimed:
-            return chunk.NO_MEDIA
+            return []
         claimed = self._flags(self._claimed)
         self.streams.waiting[self._claimed] = False
         self._claimed = []
@@ -318,7 +319,7 @@ class Media:
                 batches.append(batch.take(mine))
                 batch.slot[mine] = NOBODY
         if not batches:
-            return chunk.NO_MEDIA
+            return []
         held = store(batches)
         return self._assemble(held.batch(), held.first_ns, held.last_ns)
 
@@ -367,14 +368,3 @@ class Media:
         flags = np.zeros(self.streams.capacity, np.bool_)
         flags[slots] = True
         return flags
-
-
-def join_media(parts: list[chunk.Media]) -> chunk.Media:
-    """Several flushes as one."""
-    if len(parts) < 2:
-        return parts[0] if parts else chunk.NO_MEDIA
-    return chunk.Media(
-        np.concatenate([part.table for part in parts]),
-        np.concatenate([part.frames for part in parts]),
-        memoryview(b"".join(part.payload for part in parts)),
-    )

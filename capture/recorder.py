@@ -107,7 +107,7 @@ class Recorder:
         # A block of a sparse capture holds many seconds: no call may end before its media counts.
         self.calls.tick(self.media.counted_ns(now_ns))
         self._obey()
-        return self._heard([flushed, self.media.tick(now_ns)])
+        return self._heard(flushed + self.media.tick(now_ns))
 
     def finish(self, reason: str = "capture_end") -> Heard:
         """The capture ends here, and every call with it."""
@@ -116,13 +116,13 @@ class Recorder:
         flushed = self.media.flush()
         self.calls.finish(self.now_ns, reason)
         self._obey()
-        return self._heard([flushed, self.media.flush()])
+        return self._heard(flushed + self.media.flush())
 
     def pause(self) -> Heard:
         """The daemon stops, the calls go on: give what was heard of them so far."""
         flushed = self.media.flush()
         self.calls.renew()
-        return self._heard([flushed])
+        return self._heard(flushed)
 
     def counters(self) -> dict[str, int]:
         """Everything counted, for status and journal."""
@@ -142,7 +142,7 @@ class Recorder:
             return Heard()
         flushed = self.media.tick(now_ns)
         self.calls.counted(self.media.counted_ns(now_ns))
-        return Heard(media=[flushed])
+        return Heard(media=flushed)
 
     def _signalling(self, datagrams: Iterable[Datagram]) -> None:
         for datagram in sorted(datagrams, key=lambda datagram: datagram.time_ns):

@@ -24,7 +24,7 @@ from capture.model import Block
 from capture.sources.pcap import PcapReader
 from capture.sources.pcapng import PcapngReader
 
-WINDOW: Final = 1 << 20  # bytes looked at at once
+WINDOW: Final = 2 << 20  # bytes looked at at once; half of it, or twice, costs more
 MAX_FRAMES: Final = 65_536
 REMEDY: Final = "Give a pcap or pcapng file, as tcpdump -w or Wireshark write it."
 
@@ -44,7 +44,7 @@ class Reader(Protocol):
 
 
 def blocks(path: Path) -> Generator[Block, None, None]:
-    """The frames of a capture file, in blocks of at most 1 MiB and 65,536 frames.
+    """The frames of a capture file, in blocks of at most 2 MiB and 65,536 frames.
 
     A block's data is lent until the next is asked for. Raises ValueError, naming file, offset,
     fault and remedy; of a damaged or cut file only after all frames before the fault were given.

@@ -79,11 +79,11 @@ class PcapReader:
         return run(at[kept], length[kept])
 
     def _masks(self, size: int) -> NDArray[np.bool_]:
-        """Two masks of so many bytes and up to seven more, in memory that is used again."""
-        words = (size + 7) // 8
-        if words * 16 > len(self._memory):
-            self._memory = np.empty(words * 16, np.bool_)
-        return self._memory[: words * 16].reshape(2, -1)
+        """Two masks of so many bytes and up to 63 more, in memory that is used again."""
+        groups = (size + 63) // 64
+        if groups * 128 > len(self._memory):
+            self._memory = np.empty(groups * 128, np.bool_)
+        return self._memory[: groups * 128].reshape(2, -1)
 
     def _walk(
         self, window: NDArray[np.uint8], found: NDArray[np.int64], limit: int

@@ -25,15 +25,26 @@ def run(candidates: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
 
 
 def places(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Where a mask is set, which it rarely is: eight bytes are looked at at once.
+    """Where a mask is set, which it rarely is: 64 bytes are looked at at once.
 
-    mask: bool[8 × n].  Returns what flatnonzero would, in half the time.
+    mask: bool[64 × n].  Returns what flatnonzero would, in a third of the time.
     """
     words = mask.view(np.uint64)
-    at = np.flatnonzero(words != 0)
-    word = words[at]
-    below = word - np.uint64(1)
-    if (word & below).any():  # two places within eight bytes
-        return np.flatnonzero(mask)
-    found: NDArray[np.int64] = at * 8 + (np.bitwise_count(below) >> 3)
-    return found
+    groups = (words != 0).view(np.uint64)
+    return _set_bytes(words, _set_bytes(groups, np.flatnonzero(groups != 0)))
+
+
+def _set_bytes(words: NDArray[np.uint64], at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The bytes that are 1, rising; the others are 0. at: int64[n], the words that hold any."""
+    word, found = words[at], []
+    while len(at):
+        below = word - np.uint64(1)
+        found.append(at * 8 + (np.bitwise_count(~word & below) >> 3))
+        word &= below  # without the lowest
+        more = np.flatnonzero(word)
+        at, word = at[more], word[more]
+    if len(found) == 1:
+        return found[0]
+    together = np.concatenate([np.empty(0, np.int64), *found])
+    together.sort(kind="stable")  # runs that rise: they are merged
+    return together

@@ -64,10 +64,11 @@ class Conversation:
         """The sequence numbers that left."""
         return self._took(self.media.flush())
 
-    def _took(self, chunks: Chunks) -> list[int]:
-        chunks.check()
-        self.chunks.append(chunks)
-        return numbers(chunks)
+    def _took(self, parts: list[Chunks]) -> list[int]:
+        for part in parts:
+            part.check()
+        self.chunks += parts
+        return [number for part in parts for number in numbers(part)]
 
     def frames(self) -> list[tuple[int, int, bytes]]:
         """Sequence number, timestamp and payload of every frame that left."""
@@ -86,10 +87,11 @@ def numbers(chunks: Chunks) -> list[int]:
     return [int(each) & 0xFFFF for each in chunks.frames["sequence"]]
 
 
-def of_recording(chunks: Chunks, recording: bytes) -> list[int]:
+def of_recording(parts: list[Chunks], recording: bytes) -> list[int]:
     return [
         int(number) & 0xFFFF
-        for chunk in chunks.chunks()
+        for part in parts
+        for chunk in part.chunks()
         if chunk.recording_id == recording
         for number in chunk.frames["sequence"]
     ]
@@ -441,7 +443,7 @@ def test_calls_that_use_one_address_and_ssrc_in_turn_are_told_apart_within_a_blo
     talk.flush()
     for call in range(4):
         assert talk.counted(call) == Truth(50, 0, 0, 0)
-        assert of_recording(talk.chunks[0], bytes([call]) * 16) == list(range(50))
+        assert of_recording(talk.chunks, bytes([call]) * 16) == list(range(50))
         totals = talk.media.totals(talk.new[call].row)
         assert (totals.first_ns, totals.last_ns) == (
             calls[call][0].time_ns, calls[call][-1].time_ns,
@@ -457,8 +459,8 @@ def test_closing_what_waits_unclaimed_splits_it_too() -> None:
     talk.close(talk.new[0], at=2.99)
     talk.attach(talk.new[1], recording=b"2" * 16)
     talk.flush()
-    assert of_recording(talk.chunks[-1], b"1" * 16) == list(range(150))
-    assert of_recording(talk.chunks[-1], b"2" * 16) == list(range(150, 300))
+    assert of_recording(talk.chunks, b"1" * 16) == list(range(150))
+    assert of_recording(talk.chunks, b"2" * 16) == list(range(150, 300))
 
 
 def test_closing_behind_the_last_packet_opens_nothing() -> None:
@@ -496,3 +498,15 @@ def test_slots_are_used_again_and_old_numbers_mean_nothing() -> None:
     heard = {payload for *_, payload in talk.frames()}
     assert heard == {f"packet {number}".encode() for number in range(3000)}
     assert len(talk.frames()) == 3000
+
+
+def test_much_that_leaves_at_once_leaves_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole streams each, in order, nothing twice and nothing left out."""
+    monkeypatch.setattr("capture.chunks.PORTION", 20)
+    monkeypatch.setattr("capture.chunks.PART_BYTES", 100)
+    talk = Conversation()
+    sent = [each._replace(ssrc=ssrc) for ssrc in range(1, 9) for each in steady(range(10))]
+    talk.hear(sorted(sent, key=lambda one: one.at))
+    assert talk.flush() == list(range(10)) * 8
+    assert len(talk.chunks) > 2
+    assert len(talk.frames()) == 80

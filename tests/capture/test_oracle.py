@@ -12,6 +12,7 @@ from capture.media import Media
 from capture.model import Attach, NewStream, StreamTotals
 from capture.slowpath import SlowPath
 from capture.sources.files import blocks
+from spanvault import chunk
 from spanvault.config import CaptureConfig
 
 SHARED = Path(os.environ.get("SPANVAULT_SHARED", Path(__file__).parents[3] / "shared"))
@@ -34,6 +35,11 @@ def captures() -> list[Any]:
     return [pytest.param(each, id=each["file"].split("/")[1][:3]) for each in files]
 
 
+def check(parts: list[chunk.Media]) -> None:
+    for part in parts:
+        part.check()
+
+
 class Table:
     """Every stream of a capture, all of them claimed at once."""
 
@@ -49,8 +55,8 @@ class Table:
                     self._decoder.admit(self._slow.receive(block, refused.rows, refused.inner))
                 )
             self.frames += len(block.start)
-            self._media.tick(int(block.time_ns.max())).check()
-        self._media.flush().check()
+            check(self._media.tick(int(block.time_ns.max())))
+        check(self._media.flush())
 
     def totals(self) -> dict[tuple[str, str, int], StreamTotals]:
         """By source, destination and SSRC."""

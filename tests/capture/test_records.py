@@ -10,7 +10,7 @@ from capture.sources.records import places, run
 @given(st.lists(st.booleans(), max_size=200), st.sets(st.integers(0, 199)))
 def test_places_are_those_of_flatnonzero(crowded: list[bool], sparse: set[int]) -> None:
     for flags in (crowded, [number in sparse for number in range(200)]):
-        mask = np.zeros(len(flags) + -len(flags) % 8, np.bool_)
+        mask = np.zeros(len(flags) + -len(flags) % 64, np.bool_)
         mask[: len(flags)] = flags
         assert places(mask).tolist() == np.flatnonzero(mask).tolist()
 
