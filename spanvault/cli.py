@@ -19,6 +19,7 @@ from spanvault.commands import (
     erasing,
     explain,
     install,
+    keys,
     listing,
     replay,
     restore,
@@ -52,6 +53,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(erasing.certificate, name="certificate")
+app.add_typer(keys.app)
 
 
 def _version(asked: bool) -> None:

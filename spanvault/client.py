@@ -17,6 +17,7 @@ from spanvault.messages import (
     Call,
     Certify,
     CertifyReply,
+    Done,
     Erase,
     EraseReply,
     Erasure,
@@ -27,12 +28,18 @@ from spanvault.messages import (
     FetchReply,
     Get,
     GetReply,
+    Keys,
+    KeysReply,
+    Lock,
     MediaKey,
     Message,
+    Recipients,
+    Rotate,
     Search,
     SearchReply,
     Status,
     StatusReply,
+    Unlock,
     Verify,
     VerifyReply,
 )
@@ -170,6 +177,14 @@ class Client:
     def certificate(self, call_id: bytes) -> str:
         """The certificate of an erased call: JSON."""
         return self.request(Certify(call_id), CertifyReply)[0].document
+
+    def keys(self) -> KeysReply:
+        """How the pools' keys are."""
+        return self.request(Keys(), KeysReply)[0]
+
+    def change_keys(self, message: Unlock | Lock | Rotate | Recipients) -> None:
+        """Unlock, lock or rotate a pool, or change who opens it."""
+        self.request(message, Done)
 
     def _connected(self) -> "zmq.Socket[bytes]":
         if self._socket is None:

@@ -67,6 +67,7 @@ class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     commit_interval_s: Positive = 2.0
     pools: dict[PoolName, PoolConfig] = {}
+    ingest_grace_days: Positive = 30.0  # a replaced ingest key opens spools for so long
     default_pool: PoolName = "base"
     rules: list[Rule] = []
 

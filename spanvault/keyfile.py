@@ -27,10 +27,15 @@ def create_private(path: Path) -> bytes:
     key = X25519PrivateKey.generate()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{_PRIVATE}\n{key.private_bytes_raw().hex()}\n")
+        file.write(text_of(key.private_bytes_raw()))
         file.flush()
         os.fsync(file.fileno())
     return key.public_key().public_bytes_raw()
+
+
+def text_of(private_key: bytes) -> str:
+    """The text of a plain private key's file."""
+    return f"{_PRIVATE}\n{private_key.hex()}\n"
 
 
 def write_public(path: Path, public_key: bytes) -> None:

@@ -36,6 +36,7 @@ from storaged.vaults import Vault
 log = logging.getLogger(__name__)
 _TURN_MS: Final = 500  # the watchdog and the status line want a turn
 _DRAIN_S: Final = 20.0
+_RETIRE_S: Final = 3600.0  # between two looks for ingest keys that were replaced long ago
 
 
 class Daemon:
@@ -67,6 +68,7 @@ class Daemon:
         self._serving = Serving(requests, clients, desk)
         self._committer = Committer(self._sorter, self._sorter.drain)
         self._memories = Memories(settings.ingest)
+        self._custody, self._grace_ns = desk.custody, int(settings.ingest_grace_days * 86400e9)
         self._ingest = Ingest(
             self._socket, clients, self._committer, ring, store.refused, os.urandom(8).hex(),
             int(settings.commit_interval_s * 1e9), self._memories, desk.take_health,
@@ -140,6 +142,12 @@ class Daemon:
         if now_s - getattr(self, "_told_s", 0.0) >= 1.0:
             self._told_s = now_s
             self._life.status(self.state()[0])
+        if now_s - getattr(self, "_retired_s", -_RETIRE_S) >= _RETIRE_S:
+            self._retired_s = now_s
+            try:
+                self._custody.retire(self._grace_ns)
+            except (OSError, lmdb.Error, Fault) as error:
+                log.error("An old ingest key stays for now", extra={"FAULT": str(error)})
 
     def _drain(self) -> None:
         """Commit and acknowledge what has come; what cannot be committed stays with its capture."""

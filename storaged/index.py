@@ -36,6 +36,7 @@ ERASED: Final = b"e"
 
 IMPORTING: Final = b"importing"  # counters of table meta
 RESERVED: Final = b"reserved"
+ROTATED: Final = b"rotated/"  # and a pool's name: when its ingest key was last replaced, ns
 
 _STATE: Final = struct.Struct("<QQ32siBBH")
 _TIME_KEY: Final = struct.Struct(">Q16s")

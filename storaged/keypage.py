@@ -103,6 +103,13 @@ def open_root(data: bytes, private_key: bytes) -> Root:
     return Root(store_id, epoch, tier, root_key, list(envelopes), secrets)
 
 
+def recipients_of(data: bytes) -> list[bytes]:
+    """The public keys that a root file says it is sealed to. Raises ValueError."""
+    if len(data) < _ROOT.size + _DIGEST or data[:8] != ROOT_MAGIC:
+        raise ValueError("not a root file")
+    return list(_split_envelopes(data)[0])
+
+
 def seal_page(
     page: int, generation: int, tier: int, store_id: bytes, deks: bytes, key: bytes, nonce: bytes
 ) -> bytes:

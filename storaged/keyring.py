@@ -167,6 +167,48 @@ class Keyring:
         return self._named([ROOT])
 
     @property
+    def recipients(self) -> list[bytes]:
+        """The public keys that the root is sealed to."""
+        return list(self._root.recipients)
+
+    @property
+    def ingest_generations(self) -> int:
+        """How many ingest keys there are; the newest is what captures seal to."""
+        return len(self.ingest_keys())
+
+    def renew(self, recipients: list[bytes] | None = None) -> list[str]:
+        """A new root key, sealed to these public keys or to those it was sealed to.
+
+        The old root is overwritten. Returns names of changed files. Raises OSError.
+        """
+        with self._lock:
+            self._replace_root(self._root.secrets, recipients)
+            files.destroy(self._folder, [ROOT_OLD])
+        return self._named([ROOT])
+
+    def add_ingest_key(self) -> list[str]:
+        """A new ingest key; older ones still open what was sealed to them. Raises OSError."""
+        with self._lock:
+            newest = max(name.generation for name in self._root.secrets if name.kind == INGEST_KEY)
+            self._put_secret(Name(INGEST_KEY, 0, newest + 1), os.urandom(32))
+        return self._named([ROOT])
+
+    def retire_ingest_keys(self) -> list[str]:
+        """Destroy all ingest keys but the newest. Returns names of changed files."""
+        with self._lock:
+            names = sorted(name for name in self._root.secrets if name.kind == INGEST_KEY)
+            if len(names) < 2:
+                return []
+            kept = {name: key for name, key in self._root.secrets.items() if name not in names[:-1]}
+            self._replace_root(kept)
+            files.destroy(self._folder, [ROOT_OLD])
+        return self._named([ROOT])
+
+    def has_ingest_key(self, public_key: bytes) -> bool:
+        """Whether this is the public half of one of the ingest keys."""
+        return any(keyfile.public_of(key) == public_key for key in self.ingest_keys())
+
+    @property
     def signing_key(self) -> Ed25519PrivateKey:
         """What the store signs its certificates with."""
         return Ed25519PrivateKey.from_private_bytes(self._root.secrets[Name(SIGNING_KEY, 0)])
@@ -363,15 +405,20 @@ class Keyring:
     def _named(self, names: list[str]) -> list[str]:
         return [self._prefix + name for name in names]
 
-    def _replace_root(self, secrets: dict[Name, bytes]) -> None:
-        """Write a root file under a new root key."""
+    def _replace_root(
+        self, secrets: dict[Name, bytes], recipients: list[bytes] | None = None
+    ) -> None:
+        """Write a root file under a new root key, sealed to the same or other public keys."""
+        root = self._root._replace(
+            epoch=self._root.epoch + 1, root_key=os.urandom(32), secrets=secrets,
+            recipients=self._root.recipients if recipients is None else recipients,
+        )  # fmt: skip
         data = keypage.serialize_root(
-            self.store_id, self._root.epoch + 1, self._root.tier, os.urandom(32),
-            self._root.recipients, secrets, _nonces(len(secrets)),
+            self.store_id, root.epoch, root.tier, root.root_key, root.recipients, secrets,
+            _nonces(len(secrets)),
         )  # fmt: skip
         self._put_root(data)
-        self._data = data
-        self._root = keypage.open_root(data, self._private_key)
+        self._data, self._root = data, root
 
     def _clear_aside(self) -> None:
         """Destroy a root that was replaced, if a crash or a failing disk left it."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from spanvault import keyfile
+from spanvault import keyfile, protected
 from spanvault.config import PoolConfig, StoragedConfig
 from spanvault.rules import POOLS, TIERS
 from storaged import index, vaults
@@ -83,7 +83,7 @@ class Opener:
 def unlock_key(path: Path) -> bytes:
     """Read an unlock key. Raises Fault: without it nothing can be opened."""
     try:
-        return keyfile.load(path)
+        return protected.load(path)
     except ValueError as error:
         hint = (
             "Set unlock_key in storaged.toml to the store's unlock key; `spanvault init` makes one."

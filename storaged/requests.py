@@ -21,6 +21,7 @@ from storaged import certifying, erasures, policy, record
 from storaged import index as tables
 from storaged.accesslog import AccessLog
 from storaged.committer import explain
+from storaged.custody import Custody
 from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, View
@@ -66,6 +67,7 @@ class Desk:
         self._reader = Reader(index, vaults)
         self._restorer = Restorer(store, index, vaults, clock_ns, open_pool)
         self._targets: set[bytes] = set()  # that the index knows of
+        self.custody = Custody(index, vaults, clock_ns)
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
             m.Status: self._status,
@@ -153,6 +155,8 @@ class Desk:
                 return (yield from self._fetching(request))
             if isinstance(request, m.Health):
                 return self._take_health(who, request)
+            if handler := self.custody.handlers.get(type(request)):
+                return Answer(handler(request))
             return self._handlers[type(request)](request, bulk)
         except Fault as fault:
             return Answer(m.Failure(fault.code, fault.error, fault.hint))
@@ -217,6 +221,8 @@ class Desk:
             return {"ids": [one.hex()[:32] for one in request.ids], "reason": request.reason[:500]}
         if isinstance(request, m.ErasureReceipt):
             return {"erasure": request.erasure.hex()[:32], "target": request.target[:200]}
+        if isinstance(request, m.Unlock | m.Lock | m.Rotate | m.Recipients):
+            return {"pool": request.pool[:16]}
         if isinstance(request, m.Import):
             return {"id": request.change.id.hex()[:32], "change": request.change.kind}
         return {"id": request.id.hex()[:32]} if getattr(request, "id", None) is not None else {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from spanvault.rules import POOLS, TIERS
-from storaged import keyring
+from storaged import keypage, keyring
 from storaged.faults import Fault
 from storaged.intake import Intake
 from storaged.keyring import ROOT, Keyring
@@ -68,24 +68,55 @@ class Vault:
 
     def unlock(self, private_key: bytes) -> None:
         """Open the pool's keys. Raises Fault: the root is not sealed to this key, or damaged."""
+        with self._quiet():
+            if self._ring is None:
+                self._ring = self._opened(private_key)
+            elif not self.sealed_to(private_key):
+                raise Fault("denied", f"pool {self.name} is open, and not sealed to this key")
+
+    def _opened(self, private_key: bytes) -> Keyring:
         ring = Keyring(self._keys, private_key, f"{self.name}/")
-        if ring.ingest_public != self.intake_key:
+        if not ring.has_ingest_key(self.intake_key):
             # Whoever changed the disk: what is sealed to a stranger's key must not go on.
             raise Fault(
                 "corrupt",
                 f"{self._keys / ROOT}: not the root that base's root vouches for",
                 "Restore the keys folder from a replica.",
             )
-        self._ring = ring
+        return ring
+
+    def sealed_to(self, private_key: bytes) -> bool:
+        """Whether this key opens the pool's root as it lies on disk. Raises Fault: damaged."""
+        try:
+            keypage.open_root((self._keys / ROOT).read_bytes(), private_key)
+        except LookupError:
+            return False
+        except (OSError, ValueError) as error:
+            raise Fault("corrupt", f"{self._keys / ROOT}: {error}") from None
+        return True
+
+    @property
+    def recipients(self) -> list[bytes]:
+        """The public keys that the pool is sealed to, by what its root file says."""
+        try:
+            return keypage.recipients_of((self._keys / ROOT).read_bytes())
+        except (OSError, ValueError):
+            return []
 
     def lock(self) -> None:
         """Let the keys go. Raises Fault for base, or while a commit does not end."""
         if self.name == BASE:
             raise Fault("invalid", "base cannot be locked alone", "Stop storaged instead.")
+        with self._quiet():
+            self._ring = None
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """While nothing is written. Raises Fault if a commit does not end."""
         if not self.held.acquire(timeout=_PATIENCE_S):
             raise Fault("unavailable", "a commit is under way and does not end", "Try again.")
         try:
-            self._ring = None
+            yield
         finally:
             self.held.release()
 

@@ -244,7 +244,9 @@ def request_of(kind: type) -> Any:
         m.Receipt: m.Receipt(ONE, "t", 0, "", 0), m.Import: m.Import("00" * 16, change),
         m.Health: m.Health("capture", "ok"), m.Erase: m.Erase([ONE], "asked for"),
         m.ErasureReceipt: m.ErasureReceipt(ONE, "t", 0, ""), m.Erasures: m.Erasures(),
-        m.Certify: m.Certify(ONE),
+        m.Certify: m.Certify(ONE), m.Keys: m.Keys(), m.Unlock: m.Unlock("core", ONE),
+        m.Lock: m.Lock("core"), m.Rotate: m.Rotate("base", "root"),
+        m.Recipients: m.Recipients("core", ONE),
     }[kind]  # fmt: skip
 
 

@@ -1,0 +1,101 @@
+"""Wrap and unwrap a key with an RSA key pair that lives in a PKCS#11 token (HSM, smart card).
+
+The token's private key never leaves it: who copies our key file has nothing without the token and
+its PIN. RSA-OAEP with SHA-1 and MGF1-SHA-1, the one form that every token offers; its security does
+not rest on collisions. Source: RFC 8017 §7.1, PKCS#11 v2.40, RFC 7512 (URIs).
+"""
+
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, unquote
+
+import pkcs11
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from pkcs11 import MGF, KeyType, Mechanism, ObjectClass
+from pkcs11.util.rsa import encode_rsa_public_key
+
+_OAEP: Final = (Mechanism.SHA_1, MGF.SHA1, None)
+_MIN_BITS: Final = 2048
+EXAMPLE: Final = "pkcs11:token=NAME;object=KEY?module-path=/usr/lib/softhsm/libsofthsm2.so"
+
+
+class Place(NamedTuple):
+    """Where a key pair is: a token's label, the object's, and the library that reaches it."""
+
+    token: str
+    object: str
+    module: str
+
+
+def parse_uri(uri: str) -> Place:
+    """Read a pkcs11: URI. Raises ValueError."""
+    scheme, _, rest = uri.partition(":")
+    path, _, query = rest.partition("?")
+    pairs = [*path.split(";"), *query.split("&")]
+    fields = {name: unquote(value) for name, _, value in (pair.partition("=") for pair in pairs)}
+    try:
+        if scheme != "pkcs11":
+            raise KeyError(scheme)
+        return Place(fields["token"], fields["object"], fields["module-path"])
+    except KeyError:
+        raise ValueError(f"'{uri}' names no key in a token. Write it as {EXAMPLE}") from None
+
+
+def canonical(uri: str) -> str:
+    """The URI without white space, as a key file holds it. Raises ValueError."""
+    place = parse_uri(uri)
+    path = f"token={quote(place.token)};object={quote(place.object)}"
+    return f"pkcs11:{path}?module-path={quote(place.module)}"
+
+
+def wrap(uri: str, secret: bytes) -> bytes:
+    """Encrypt a secret to the token's public key; no PIN is needed. Raises ValueError."""
+    place = parse_uri(uri)
+    try:
+        with _token(place).open() as session:
+            key = session.get_key(ObjectClass.PUBLIC_KEY, KeyType.RSA, label=place.object)
+            public = load_der_public_key(encode_rsa_public_key(key))
+    except pkcs11.PKCS11Error as error:
+        raise _explained(place, error) from None
+    assert isinstance(public, rsa.RSAPublicKey)
+    if public.key_size < _MIN_BITS:
+        raise ValueError(f"the token's key has {public.key_size} bits, {_MIN_BITS} are wanted")
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)  # noqa: S303 - see above
+    return public.encrypt(secret, oaep)
+
+
+def unwrap(uri: str, wrapped: bytes, pin: str) -> bytes:
+    """Have the token decrypt a secret of 32 bytes. Raises ValueError."""
+    place = parse_uri(uri)
+    try:
+        with _token(place).open(user_pin=pin) as session:
+            key = session.get_key(ObjectClass.PRIVATE_KEY, KeyType.RSA, label=place.object)
+            secret = bytes(
+                key.decrypt(wrapped, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=_OAEP)
+            )
+    except pkcs11.PKCS11Error as error:
+        raise _explained(place, error) from None
+    if len(secret) != 32:
+        raise ValueError("what the token decrypted is no key")
+    return secret
+
+
+def _token(place: Place) -> Any:
+    try:
+        return pkcs11.lib(place.module).get_token(token_label=place.token)
+    except pkcs11.NoSuchToken:
+        raise ValueError(f"no token '{place.token}' is there: is it plugged in?") from None
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{place.module} cannot be loaded ({error})") from None
+
+
+def _explained(place: Place, error: Exception) -> ValueError:
+    """What went wrong, for people: PKCS#11 has only codes."""
+    known = {
+        "PinIncorrect": "the PIN is wrong", "PinLocked": "the PIN is locked after wrong tries",
+        "PinLenRange": "the PIN is wrong", "NoSuchKey": f"it has no RSA key '{place.object}'",
+        "EncryptedDataInvalid": "the key file was not made for this key",
+    }  # fmt: skip
+    name = type(error).__name__
+    return ValueError(f"token '{place.token}': {known.get(name, name)}")
