@@ -16,6 +16,7 @@ from spanvault.messages import Party
 MAX_PER_ENDPOINT: Final = 32  # calls that claim one address: beyond that someone plays games
 MAX_PER_CALL: Final = 256
 
+EXCHANGE_NS: Final = 32_000_000_000  # 64·T1: offer and answer are not further apart
 OTHER: Final[dict[Party, Party]] = {
     "caller": "callee", "callee": "caller", "unknown": "unknown",
 }  # fmt: skip
@@ -155,12 +156,16 @@ class Association:
             yield Match(call, from_.party, SOURCE, None, from_)
 
     def _valid(self, call: LiveCall, binding: Binding, time_ns: int) -> bool:
-        if self._gone(call, time_ns) or time_ns < binding.since_ns - self._patience_ns:
+        if self._gone(call, time_ns):
+            return False
+        early = time_ns < binding.since_ns - self._patience_ns
+        if early and not met_in_its_midst(call, binding):
             return False
         return binding.until_ns is None or time_ns <= binding.until_ns
 
     def _gone(self, call: LiveCall, time_ns: int) -> bool:
-        return call.ended_ns is not None and time_ns > call.ended_ns + self._grace_ns
+        until_ns = call.media_until_ns
+        return until_ns is not None and time_ns > until_ns + self._grace_ns
 
     def _insert(self, call: LiveCall, binding: Binding) -> None:
         entries = self._by_endpoint.setdefault(binding.endpoint, [])
@@ -177,6 +182,15 @@ class Association:
 
 def _rtcp_end(binding: Binding) -> Endpoint:
     return binding.endpoint._replace(port=binding.rtcp_port or 0)
+
+
+def met_in_its_midst(call: LiveCall, binding: Binding) -> bool:
+    """Whether media may have been flowing to this endpoint long before the call was heard of.
+
+    So of the endpoints that the first messages name of a call that was up already; what a later
+    one names is as new as in any call.
+    """
+    return "started_mid_call" in call.flags and binding.since_ns - call.started_ns <= EXCHANGE_NS
 
 
 def supersedes(newer: Binding, older: Binding) -> bool:

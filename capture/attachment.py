@@ -1,24 +1,37 @@
 """Streams and their calls: attach at once or later, share between two legs, close in time.
 
 A stream nobody claims is remembered for a while, since RTP may precede its SDP or the capture may
-have begun in the middle of the call. A row is closed where its call ends or another call takes the
-same addresses, so that the next call's media is not taken for its own.
-Which call a stream fits: capture.association.
+have begun in the middle of the call. If none comes it may be kept without signalling, and still be
+taken over by a call that does. A row is closed where its call ends or another call takes the same
+addresses, so that the next call's media is not taken for its own.
+Which call a stream fits: capture.association. What is kept without signalling: capture.orphans.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
-from capture.association import BOTH, SOURCE, Association, Match, supersedes
+from msgspec.structs import replace
+
+from capture.association import (
+    BOTH,
+    OTHER,
+    SOURCE,
+    Association,
+    Match,
+    met_in_its_midst,
+    supersedes,
+)
 from capture.livecall import Binding, LiveCall
-from capture.model import Attach, Close, Endpoint, NewStream, StreamTotals
+from capture.model import Attach, Close, Endpoint, NewStream, Overdue, StreamTotals
+from capture.orphans import Orphans
 from capture.witness import SILENT, Decision, Witness
-from spanvault.messages import Codec, Party, Stream
+from spanvault.chunk import CONTROL, EVENTS
+from spanvault.messages import Codec, MediaKind, Party, Stream
 from spanvault.payloadtypes import STATIC, VIDEO_STATIC
 
-MAX_ORPHANS: Final = 20_000
+MAX_ORPHANS: Final = 32_768  # no less than media holds
 MAX_STREAMS: Final = 1_024  # of one call; a sender that changes SSRC with each packet gets no more
 MAX_COMPARED: Final = 8
 SILENT_NS: Final = 1_000_000_000
@@ -36,6 +49,13 @@ class Row:
     score: int = 0
     closed_ns: int | None = None
     bye_ns: int | None = None  # when RTCP said that it ends
+    sharers: list[LiveCall] = field(default_factory=list)  # calls besides, that list it too
+    after: str = ""  # the call it went on behind, by Call-ID
+
+    @property
+    def unsignalled(self) -> bool:
+        """Whether it is kept, but no call has claimed it."""
+        return self.call is not None and self.call.ends is not None
 
 
 class Attachments:
@@ -44,6 +64,7 @@ class Attachments:
     def __init__(
         self,
         association: Association,
+        orphans: Orphans,
         totals: Callable[[int], StreamTotals],
         patience_ns: int,
         grace_ns: int,
@@ -54,13 +75,14 @@ class Attachments:
         self.released: list[int] = []
         self.heard_ns = 0  # media before this has been counted in totals
         self.changed: set[bytes] = set()  # calls that won a stream or changed one
-        self._association = association
+        self._association, self._kept = association, orphans
         self._totals = totals
         self._patience_ns, self._grace_ns = patience_ns, grace_ns
         self._count, self._witness = count, witness
         self._rows: dict[int, Row] = {}
         self._orphans: OrderedDict[int, Row] = OrderedDict()
-        self._between: dict[tuple[bytes, bytes], dict[int, Row]] = {}  # orphans, by hosts
+        # Those that no call has claimed, kept or not, by hosts.
+        self._between: dict[tuple[bytes, bytes], dict[int, Row]] = {}
         self._by_endpoint: dict[Endpoint, dict[int, Row]] = {}
         self._by_source: dict[tuple[Endpoint, int], Row] = {}  # the newest of an SSRC from there
         self._by_target: dict[tuple[Endpoint, int], Row] = {}
@@ -79,8 +101,12 @@ class Attachments:
         if matches:
             self._attach(row, matches)
             return
-        self._orphans[stream.row] = row
         self._between.setdefault(_hosts(stream), {})[stream.row] = row
+        if (kept := self._kept.going_on(stream)) is not None:
+            self._keep(row, kept)
+            return
+        row.after = self._behind(stream)
+        self._orphans[stream.row] = row
         if len(self._orphans) > MAX_ORPHANS:
             oldest = next(iter(self._orphans))
             self._witness.decided(Decision.UNCLAIMED, row=oldest)
@@ -94,6 +120,8 @@ class Attachments:
                 self._claim(row)
             elif row.call is call:
                 self._recode(row, time_ns)
+            elif row.unsignalled:
+                self._reclaim(row, call)
             elif row.closed_ns is None:
                 self._contend(row, call)
 
@@ -121,11 +149,12 @@ class Attachments:
             if any(stream.party == speaker for stream in call.streams):
                 continue
             rows = list(self._between.get((host, peer), {}).values())
+            rows = [row for row in rows if row.call is None or not row.call.over]
             if len(rows) > MAX_COMPARED and not last:
                 continue  # a trunk between two switches: looked at once, when there is more to know
             rows = [row for row in rows if self._lived_with(call, row)]
             if len(rows) == 1:
-                self._attach(rows[0], [_by_host(call, speaker)])
+                self._take(rows[0], _by_host(call, speaker))
             elif rows and last:
                 call.flags.add("ambiguous_media")
                 self._witness.decided(Decision.AMBIGUOUS, call)
@@ -139,6 +168,23 @@ class Attachments:
                 self._release(row.stream.row)
             call.rows[index] = None
 
+    def overdue(self, heard: Overdue) -> LiveCall | None:
+        """What media holds of an unclaimed stream is about to go: keep it, where there is room.
+
+        Returns the recording that it is in now, which may be a new one.
+        """
+        row = self._rows.get(heard.row)
+        if row is None or row.call is not None:
+            return None
+        call = self._kept.admit(row.stream, heard)
+        if call is not None:
+            row.stream = row.stream._replace(time_ns=heard.held_ns)
+            self._witness.decided(Decision.KEPT, call, row=heard.row)
+            self._keep(row, call)
+            if row.after:
+                call.relate("continued", row.after)
+        return call
+
     def expire(self, now_ns: int) -> None:
         """Release streams that nobody claimed and that are silent."""
         for number, row in list(self._orphans.items()):
@@ -147,15 +193,6 @@ class Attachments:
                 self._witness.decided(Decision.UNCLAIMED, row=number)
                 self._release(number)
                 self._count("streams_unmatched")
-
-    def sharers(self, row: int) -> Iterable[LiveCall]:
-        """Calls besides its own that a row is part of."""
-        found = self._rows.get(row)
-        if found is None:
-            return []
-        ends = (found.stream.source, found.stream.destination)
-        calls = {call.id: call for end in ends for call, _ in self._association.at(end)}
-        return [call for call in calls.values() if call is not found.call and row in call.rows]
 
     def speaking(self, ssrc: int, source: Endpoint, destination: Endpoint) -> Row | None:
         """The newest stream of an SSRC between the ends of which RTCP goes between these."""
@@ -172,25 +209,36 @@ class Attachments:
     def _claim(self, row: Row) -> None:
         matches = self._association.matches(row.stream)
         last_ns = self._totals(row.stream.row).last_ns or row.stream.time_ns
-        if matches and last_ns >= matches[0].since_ns - self._patience_ns:
+        if not matches or last_ns < matches[0].since_ns - self._patience_ns:
+            return
+        if row.after and not _in_its_midst(matches[0]):
+            # What goes on behind one call's end is not the next one's, until that began.
+            self._close(row, max(matches[0].since_ns, row.stream.time_ns), "taken")
+        else:
             self._attach(row, matches)
 
     def _attach(self, row: Row, matches: list[Match]) -> None:
-        first = matches[0]
+        """Give the row to the first match's call, and to all that share it."""
+        self._hold(row, matches[0])
+        self._unlist(row)
+        for other in matches[1:]:
+            self._share(row, other)
+        for kept in self._kept.between(row.stream):
+            self._join(kept, matches[0], row.stream)
+        self._settle(row)
+
+    def _hold(self, row: Row, first: Match) -> None:
         if len(first.call.streams) >= MAX_STREAMS:
             self._count("streams_over_limit")
             self._witness.decided(Decision.REFUSED, first.call, row=row.stream.row)
             return
-        self._adopted(row)
+        self._orphans.pop(row.stream.row, None)
         row.call, row.score, row.number = first.call, first.score, len(first.call.streams)
         codec = _add_stream(first, row)
         clock_rate = codec.clock_rate if codec else 0
         self._witness.decided(Decision.ATTACHED, first.call, row=row.stream.row, match=first)
         self.commands.append(Attach(row.stream.row, first.call.id, row.number, clock_rate))
         self.changed.add(first.call.id)
-        for other in matches[1:]:
-            self._share(row, other)
-        self._settle(row)
 
     def _share(self, row: Row, match: Match) -> None:
         """Another call has part in the stream: it is stored once and listed by both."""
@@ -200,6 +248,7 @@ class Attachments:
         _add_stream(match, row)
         self._witness.decided(Decision.SHARED, call, row=row.stream.row, match=match)
         call.streams[-1].stored_in, call.streams[-1].stored_as = owner.id, row.number
+        row.sharers.append(call)
         call.relate("b2bua", owner.call_id)
         owner.relate("b2bua", call.call_id)
         self.changed |= {call.id, owner.id}
@@ -220,6 +269,91 @@ class Attachments:
             self._close(row, time_ns, "recoded")
         else:
             stream.codecs = {**meant, **stream.codecs}
+
+    # --- RTP without signalling -----------------------------------------------------------------
+
+    def _keep(self, row: Row, call: LiveCall) -> None:
+        """Record a stream that no call has claimed."""
+        self._hold(row, Match(call, "unknown", SOURCE, None, None))
+        self._settle(row)
+
+    def _take(self, row: Row, match: Match) -> None:
+        """Give a call a stream that has no signalling, be it kept already or not."""
+        if row.call is None:
+            self._attach(row, [match])
+        else:
+            # Nothing but its hosts is known of the call: what goes on would be nobody's again.
+            for end, party in (
+                (row.stream.source, match.speaker),
+                (row.stream.destination, OTHER[match.speaker]),
+            ):
+                kind = _guess(row.stream.payload_type)
+                binding = Binding(end, party, kind, {}, row.call.started_ns, b"")
+                self._association.bind(match.call, binding)
+            self._join(row.call, match, row.stream)
+
+    def _reclaim(self, row: Row, call: LiveCall) -> None:
+        """A call names an end of a stream that is kept without signalling."""
+        kept = row.call
+        assert kept is not None
+        for match in self._association.matches(row.stream):
+            self._join(kept, match, row.stream)
+        if kept.over or row.closed_ns is not None:
+            return
+        # It began long before the call did. If it had fallen silent, what comes now is the call's.
+        now = row.stream._replace(time_ns=call.heard_ns)
+        for match in self._association.matches(now)[:1]:
+            if self._was_silent(row, match.since_ns):
+                self._close(row, match.since_ns, "taken")
+
+    def _join(self, kept: LiveCall, match: Match, stream: NewStream) -> None:
+        """A call turns out to be what was kept without signalling: it lists what is stored there.
+
+        What is heard from now on is its own. stream: the one that the match is about.
+        """
+        call, at_ns = match.call, match.call.heard_ns
+        if not self._explains(match, kept) or any(one.stored_in == kept.id for one in call.streams):
+            return
+        for known, number in list(zip(kept.streams, kept.rows, strict=True)):
+            if len(call.streams) >= MAX_STREAMS:
+                break
+            there = known.source == str(stream.source)
+            party = match.speaker if there else OTHER[match.speaker]
+            call.streams.append(_as_joined(known, kept, len(call.streams), party, match))
+            call.rows.append(number)
+            for at in (EVENTS, CONTROL):
+                if (beside := kept.beside.get(known.number + at)) is not None:
+                    heard = beside.packets, beside.first_ns, beside.last_ns
+                    call.put_beside(call.streams[-1], at, *heard)
+            row = self._rows.get(number) if number is not None else None
+            if row is not None:
+                row.sharers.append(call)
+                self._close(row, at_ns, "joined")
+        kept.dialog.stop(at_ns, "joined")
+        kept.expires_ns = None
+        kept.relate("joined", call.name)
+        call.relate("joined", kept.name)
+        self._witness.decided(Decision.JOINED, call, kept=kept, match=match)
+        self._count("orphans_joined")
+        self.changed |= {kept.id, call.id}
+
+    def _explains(self, match: Match, kept: LiveCall) -> bool:
+        """Whether the call was there already when the recording without signalling began."""
+        call = match.call
+        if kept.over and kept.dialog.end_reason != "joined":
+            return call.started_ns <= kept.started_ns
+        if (match.to is None and match.from_ is None) or _in_its_midst(match):
+            return True
+        behind = any(other.kind == "continued" for other in kept.related)
+        return not behind and kept.started_ns >= match.since_ns - self._patience_ns
+
+    def _behind(self, stream: NewStream) -> str:
+        """The call behind whose end a stream goes on as it was."""
+        for row in self._by_endpoint[stream.source].values():
+            same = row.stream[2:5] == stream[2:5]
+            if same and row.call is not None and row.call.over and not row.unsignalled:
+                return row.call.name
+        return ""
 
     # --- closing ----------------------------------------------------------------------------
 
@@ -249,7 +383,8 @@ class Attachments:
         call = row.call
         if call is None:
             return
-        limits = [call.ended_ns + self._grace_ns] if call.ended_ns is not None else []
+        until_ns = call.media_until_ns
+        limits = [until_ns + self._grace_ns] if until_ns is not None else []
         limits += [since for other in self._others(row) for since in self._takes(row, call, other)]
         if limits:
             ended = call.ended_ns is not None and min(limits) == limits[0]
@@ -303,7 +438,7 @@ class Attachments:
 
     def _release(self, number: int) -> None:
         row = self._rows[number]
-        for sharer in self.sharers(number):
+        for sharer in row.sharers:
             sharer.refresh(self._totals)
             sharer.rows = [None if other == number else other for other in sharer.rows]
         self._remove(row.stream.row)
@@ -311,7 +446,8 @@ class Attachments:
 
     def _remove(self, number: int) -> None:
         row = self._rows.pop(number)
-        self._adopted(row)
+        self._orphans.pop(number, None)
+        self._unlist(row)
         stream = row.stream
         for index, key in (
             (self._by_source, (stream.source, stream.ssrc)),
@@ -327,13 +463,12 @@ class Attachments:
 
     # --- a call whose SDP was never heard ---------------------------------------------------
 
-    def _adopted(self, row: Row) -> None:
-        """The row is no orphan any more."""
-        if self._orphans.pop(row.stream.row, None) is not None:
-            rows = self._between[_hosts(row.stream)]
-            del rows[row.stream.row]
-            if not rows:
-                del self._between[_hosts(row.stream)]
+    def _unlist(self, row: Row) -> None:
+        """The row is not to be claimed by its hosts any more."""
+        rows = self._between.get(_hosts(row.stream), {})
+        rows.pop(row.stream.row, None)
+        if not rows:
+            self._between.pop(_hosts(row.stream), None)
 
     def _lived_with(self, call: LiveCall, row: Row) -> bool:
         last_ns = self._totals(row.stream.row).last_ns or row.stream.time_ns
@@ -344,6 +479,13 @@ class Attachments:
 
 def _hosts(stream: NewStream) -> tuple[bytes, bytes]:
     return stream.source.address, stream.destination.address
+
+
+def _in_its_midst(match: Match) -> bool:
+    """Whether the call's media may be older than what is known of it."""
+    return any(
+        met_in_its_midst(match.call, one) for one in (match.to, match.from_) if one is not None
+    )
 
 
 def _by_host(call: LiveCall, speaker: Party) -> Match:
@@ -360,12 +502,11 @@ def _add_stream(match: Match, row: Row) -> Codec | None:
     if heard.payload_type in STATIC:
         codecs.setdefault(heard.payload_type, STATIC[heard.payload_type])
     named = match.to or match.from_
-    guess = "video" if heard.payload_type in VIDEO_STATIC else "audio"
     match.call.streams.append(
         Stream(
             number=len(match.call.streams),
             party=match.speaker,
-            media=named.kind if named else guess,  # type: ignore[arg-type]
+            media=named.kind if named else _guess(heard.payload_type),
             ssrc=heard.ssrc,
             source=str(heard.source),
             destination=str(heard.destination),
@@ -376,6 +517,24 @@ def _add_stream(match: Match, row: Row) -> Codec | None:
     )
     match.call.rows.append(heard.row)
     return codecs.get(heard.payload_type)
+
+
+def _guess(payload_type: int) -> MediaKind:
+    """What a stream is of which nothing but its packets is known."""
+    return "video" if payload_type in VIDEO_STATIC else "audio"
+
+
+def _as_joined(known: Stream, kept: LiveCall, number: int, party: Party, match: Match) -> Stream:
+    """A stream of a recording without signalling, as the call that it was lists it."""
+    codecs: dict[int, Codec] = {}
+    for binding in (match.from_, match.to):
+        codecs |= binding.codecs if binding else {}
+    named = match.to or match.from_
+    return replace(
+        known, number=number, party=party, codecs={**known.codecs, **codecs},
+        media=named.kind if named else known.media,
+        payload_types=dict(known.payload_types), stored_in=kept.id, stored_as=known.number,
+    )  # fmt: skip
 
 
 def _differ(one: Codec | None, other: Codec | None) -> bool:

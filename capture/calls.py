@@ -20,8 +20,9 @@ from capture.calltable import RETRANSMITTED_NS, CallTable, begins_anew
 from capture.control import Control
 from capture.dialog import Dialog, Event
 from capture.livecall import LiveCall
-from capture.model import Attach, Close, Datagram, NewStream, StreamTotals
+from capture.model import Attach, Close, Datagram, NewStream, Overdue, StreamTotals
 from capture.offer_answer import OfferAnswer
+from capture.orphans import LOOK_NS, PAUSE_NS, Orphans
 from capture.relations import Relations, outcome_behind
 from capture.signalling import Signalling, begins_call, reveals_call
 from capture.sip import COMPACT, SipMessage
@@ -57,8 +58,15 @@ class Calls:
         patience_ns = int(settings.unmatched_s * SECOND_NS)
         self._table = CallTable()
         self._association = Association(patience_ns, self._grace_ns)
+        self._orphans = Orphans(settings, totals, new_id, self._count)
         self._attachments = Attachments(
-            self._association, totals, patience_ns, self._grace_ns, self._count, witness
+            self._association,
+            self._orphans,
+            totals,
+            patience_ns,
+            self._grace_ns,
+            self._count,
+            witness,
         )
         self._signalling = Signalling(self._association, self._attachments, self._count, witness)
         self._control = Control(self._attachments, self._count)
@@ -113,6 +121,17 @@ class Calls:
         for call in self._control.receive(datagram):
             self._table.changed(call)
 
+    def overdue(self, streams: Iterable[Overdue]) -> None:
+        """Media is about to let go of what it holds of these: those that nobody claims are kept."""
+        for stream in streams:
+            call = self._attachments.overdue(stream)
+            if call is not None and self._table.get(call.id) is None:
+                self._make_room()
+                self._table.insert(call)
+            if call is not None:
+                self._touch(call)
+                self._schedule(call)
+
     def dropped(self, slow: bool = False) -> None:
         """The capture itself lost frames: no record of a call that was up may hide it.
 
@@ -127,7 +146,11 @@ class Calls:
 
     def counted(self, now_ns: int) -> None:
         """totals count all media before this time."""
+        passed_ns = now_ns - self._attachments.heard_ns
         self._attachments.heard_ns = now_ns
+        if passed_ns > PAUSE_NS:  # a sparse capture: what was silent meanwhile ended there
+            for call in self._orphans.silent(now_ns):
+                self._expire_orphan(call, now_ns)
 
     def tick(self, now_ns: int) -> None:
         """Let time pass: timeouts, final records, what is due for renewal.
@@ -147,17 +170,30 @@ class Calls:
             self._tidied_ns = now_ns
             self._attachments.expire(now_ns)
 
-    def finish(self, now_ns: int, reason: str = "capture_end") -> None:
-        """The capture ends, and with it every call: all records become final."""
+    def finish(
+        self, now_ns: int, reason: str = "capture_end", overdue: Iterable[Overdue] = ()
+    ) -> None:
+        """The capture ends, and with it every call: all records become final.
+
+        overdue: what media holds and nobody has claimed.
+        """
         for call in self._table:
-            if not call.over:
-                self._expire(call, now_ns)
-            if not call.over:
-                call.dialog.stop(now_ns, reason)
-                self._witness.decided(Decision.STOPPED, call, reason=reason)
-                self._attachments.ended(call)
-            self._claim_by_hosts(call, last=True)
-            self._over[call.id] = None
+            if call.ends is None:
+                self._finish(call, now_ns, reason)
+        self.overdue(overdue)
+        for call in self._table:
+            if call.ends is not None:
+                self._finish(call, now_ns, reason)
+
+    def _finish(self, call: LiveCall, now_ns: int, reason: str) -> None:
+        if not call.over:
+            self._expire(call, now_ns)
+        if not call.over:
+            call.dialog.stop(now_ns, reason)
+            self._witness.decided(Decision.STOPPED, call, reason=reason)
+            self._attachments.ended(call)
+        self._claim_by_hosts(call, last=True)
+        self._over[call.id] = None
 
     def renew(self) -> None:
         """Give a record of every call that is heard: its totals do not outlive a restart."""
@@ -213,6 +249,7 @@ class Calls:
         for call in calls:
             self._now_ns = max(self._now_ns, call.heard_ns)
             self._association.restore(call)
+            self._orphans.restore(call)
             self._schedule(call)
             self._touch(call)
             if not call.bindings and "started_mid_call" in call.flags:
@@ -299,6 +336,7 @@ class Calls:
             self._attachments.finish(call)
             self._association.forget(call)
             self._relations.forget(call)
+            self._orphans.forget(call)
             self._timers.cancel(call.id)
             self._without_sdp.discard(call.id)
             self.counters["finals_evicted"] += self._table.bury(call, record)
@@ -307,7 +345,7 @@ class Calls:
     # --- what happens to it -----------------------------------------------------------------
 
     def _apply(self, call: LiveCall, message: SipMessage, datagram: Datagram) -> None:
-        was_over = call.over
+        was_over, was_until_ns = call.over, call.media_until_ns
         call.slow |= datagram.slow
         self._witness.decided(Decision.BELONGS, call)
         changed = self._signalling.receive(call, message, datagram)
@@ -321,6 +359,8 @@ class Calls:
             self._without_sdp.add(call.id)  # the snap length cut its addresses off
         if call.over and not was_over:
             self._ended(call)
+        elif call.media_until_ns != was_until_ns:
+            self._attachments.ended(call)
         if changed:
             self._touch(call)
         self._table.changed(call)
@@ -338,7 +378,7 @@ class Calls:
         """A timer of this call is due."""
         if not call.over:
             self._expire(call, now_ns)
-        if call.over and now_ns >= (call.ended_ns or 0) + self._grace_ns:
+        if call.over and now_ns > self._last_ns(call, now_ns) + self._grace_ns:
             self._claim_by_hosts(call, last=True)
             self._over[call.id] = None
             return
@@ -346,17 +386,49 @@ class Calls:
             self._touch(call)
         self._schedule(call)
 
+    def _last_ns(self, call: LiveCall, now_ns: int) -> int:
+        """When a call that is over will have had its last media, as far as that can be told."""
+        ended_ns, until_ns = call.ended_ns or 0, call.media_until_ns or 0
+        if now_ns >= until_ns:
+            return until_ns
+        return min(until_ns, max(ended_ns, call.last_media_ns(self._totals) or 0))
+
     def _expire(self, call: LiveCall, now_ns: int) -> None:
         """End a call that signalling or silence says is over."""
-        deadline_ns = ends_ns = call.dialog.deadline_ns()
-        if deadline_ns is None or ends_ns is None:
-            deadline_ns, ends_ns = self._silent_ns(call)
+        if call.ends is not None:
+            self._expire_orphan(call, now_ns)
+            return
+        deadline_ns, ends_ns = self._deadline_ns(call)
         if now_ns < deadline_ns:
             return
         call.dialog.receive(Event.EXPIRE, ends_ns)
         self._witness.decided(Decision.EXPIRED, call, at_ns=now_ns)
         self._ended(call)
         self._touch(call)
+
+    def _expire_orphan(self, call: LiveCall, now_ns: int) -> None:
+        """End a recording without signalling: it fell silent, is long enough, or takes too much."""
+        deadline_ns, ends_ns = self._orphans.deadline_ns(call)
+        if now_ns >= deadline_ns:
+            call.dialog.receive(Event.EXPIRE, ends_ns)
+            self._witness.decided(Decision.EXPIRED, call, at_ns=ends_ns)
+        elif self._orphans.too_much(call, now_ns):
+            call.dialog.stop(now_ns, "evicted")
+            self._witness.decided(Decision.STOPPED, call, reason="evicted")
+            self.counters["orphans_evicted"] += 1
+        else:
+            return
+        self._ended(call)
+        self._touch(call)
+
+    def _deadline_ns(self, call: LiveCall) -> tuple[int, int]:
+        """(when the call counts as over, the end that it then has)."""
+        deadline_ns = call.dialog.deadline_ns()
+        heard = "started_mid_call" in call.flags and call.last_media_ns(self._totals) is not None
+        # Whoever is heard to talk need not be heard to answer.
+        if deadline_ns is None or heard:
+            return self._silent_ns(call)
+        return deadline_ns, deadline_ns
 
     def _silent_ns(self, call: LiveCall) -> tuple[int, int]:
         """(when an answered call counts as over, when it was last heard of)."""
@@ -370,9 +442,11 @@ class Calls:
     def _schedule(self, call: LiveCall) -> None:
         """Set the call's timer to what comes next."""
         if call.over:
-            due_ns = (call.ended_ns or 0) + self._grace_ns
+            due_ns = self._last_ns(call, self._now_ns) + self._grace_ns
+        elif call.ends is not None:
+            due_ns = min(self._orphans.deadline_ns(call)[0], self._now_ns + LOOK_NS)
         else:
-            deadline_ns = call.dialog.deadline_ns() or self._silent_ns(call)[0]
+            deadline_ns = self._deadline_ns(call)[0]
             due_ns = min(deadline_ns, max(call.recorded_ns, call.started_ns) + REPORT_NS)
         self._timers.set(call.id, due_ns)
 
@@ -396,6 +470,8 @@ class Calls:
             call = self._table.get(call_id)
             if call is not None:
                 self._touch(call)
+                if call.ends is not None:
+                    self._schedule(call)  # a call may have taken it over
         self._attachments.changed.clear()
         self._relations.changed.clear()
 

@@ -110,7 +110,8 @@ class CallTable:
     def insert(self, call: LiveCall) -> None:
         """Take a call in."""
         self._calls[call.id] = call
-        self._by_call_id.setdefault(call.call_id, []).append(call)
+        if call.call_id:  # RTP without signalling has none
+            self._by_call_id.setdefault(call.call_id, []).append(call)
         if call.dialog.answered_ns is None:
             self._unanswered[call.id] = None
 
@@ -123,21 +124,26 @@ class CallTable:
     def bury(self, call: LiveCall, record: Call) -> int:
         """The call left as a final record. Returns how many unacknowledged ones this pushed out."""
         del self._calls[call.id]
-        same = [other for other in self._by_call_id.pop(call.call_id) if other is not call]
-        if same:
-            self._by_call_id[call.call_id] = same
         self._unanswered.pop(call.id, None)
         self._saved.pop(call.id, None)
-        tags = [call.caller_tag, *call.confirmed, *call.offer_answer.sessions]
-        self._past.pop(call.call_id, None)
-        self._past[call.call_id] = Past(tags, call.dialog.end_reason == "timeout")
+        if call.call_id:
+            self._remember(call)
         self._finals[record.id] = record
-        if len(self._past) > MAX_PAST:
-            self._past.popitem(last=False)
         if len(self._finals) > MAX_PAST:
             self._finals.popitem(last=False)
             return 1
         return 0
+
+    def _remember(self, call: LiveCall) -> None:
+        """Stray messages of a call that has left shall begin no new one."""
+        same = [other for other in self._by_call_id.pop(call.call_id) if other is not call]
+        if same:
+            self._by_call_id[call.call_id] = same
+        tags = [call.caller_tag, *call.confirmed, *call.offer_answer.sessions]
+        self._past.pop(call.call_id, None)
+        self._past[call.call_id] = Past(tags, call.dialog.end_reason == "timeout")
+        if len(self._past) > MAX_PAST:
+            self._past.popitem(last=False)
 
     def settled(self, call_id: bytes) -> None:
         """The call's final record is stored for good: it need not survive a restart."""

@@ -167,7 +167,7 @@ class Control:
         if row.call is None:
             return
         number = row.stream.row
-        for call in (row.call, *self._attachments.sharers(number)):
+        for call in (row.call, *row.sharers):
             if number in call.rows:
                 yield call, call.rows.index(number)
 

@@ -193,7 +193,8 @@ class Dialog(msgspec.Struct, array_like=True):
             self.outcome, self.end_reason = "failed", "rejected"
             self.ended_ns = self.changed_ns
         else:
-            self.outcome, self.end_reason = "no_answer", "timeout"
+            known = self.outcome == "unknown"  # met in its midst: it may well have been answered
+            self.outcome, self.end_reason = "unknown" if known else "no_answer", "timeout"
 
 
 def outcome_of(status: int, cause: int | None = None) -> Outcome:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from capture.decode import Decoded, Decoder
 from capture.media import Media
-from capture.model import Attach, Block, Close, Datagram, NewStream
+from capture.model import Attach, Block, Close, Datagram, NewStream, Overdue
 from capture.slowpath import SlowPath
 from capture.streams import FREE, GENERATION
 from spanvault import chunk
@@ -55,6 +55,7 @@ class Word(msgspec.Struct, array_like=True):
     done: int = 0  # number of the last orders carried out; what they claimed has left
     datagrams: list[Datagram] = []
     opened: list[NewStream] = []
+    overdue: list[Overdue] = []
     dropped: int = 0  # frames that the kernel had no room for, since last told
     flooded: int = 0  # frames that the slow path had no time for
     counters: dict[str, int] = {}
@@ -141,6 +142,7 @@ class Ear:
         word.time_ns = self.now_ns
         word.counted_ns = self.media.counted_ns(self.now_ns)
         word.counters = self._counters()
+        word.overdue = self.media.overdue()
         media, self._flushed = self._flushed, []
         totals, types = self._totals()
         return Report(word, totals, types, media)

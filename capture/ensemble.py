@@ -18,7 +18,7 @@ import numpy as np
 from capture.calls import Calls
 from capture.ear import CLOCK_SET_BACK_NS, TICK_NS, TOTALS, Orders, Report
 from capture.media import NO_TOTALS
-from capture.model import Attach, Datagram, NewStream, StreamTotals
+from capture.model import Attach, Datagram, NewStream, Overdue, StreamTotals
 from capture.recorder import Heard
 from capture.streams import GENERATION
 from spanvault.config import CaptureConfig
@@ -26,6 +26,7 @@ from spanvault.config import CaptureConfig
 BEGINNING: Final = 0  # what an ear that has told nothing yet has heard up to
 
 Event = TypeVar("Event", Datagram, NewStream)
+Known = TypeVar("Known", NewStream, Overdue)
 
 
 class Ensemble:
@@ -58,6 +59,7 @@ class Ensemble:
             self._now_ns = self._next_tick_ns = now_ns
         self._now_ns = max(self._now_ns, now_ns)
         self._take_in(self._now_ns)
+        self.calls.overdue([self._known(ear, stream) for stream in word.overdue])
         heard.add(self._tick())
         return heard
 
@@ -80,7 +82,7 @@ class Ensemble:
             total.update(each.counters)
         return dict(total)
 
-    def _known(self, ear: int, stream: NewStream) -> NewStream:
+    def _known(self, ear: int, stream: Known) -> Known:
         """As the table knows it."""
         return stream._replace(row=stream.row * len(self._ears) + ear)
 

@@ -21,6 +21,7 @@ from spanvault.payloadtypes import NOT_SOUND, STATIC, primary
 
 MAX_RELATED: Final = 64
 MAX_KEYS: Final = 64
+UNANSWERED_NS: Final = 32_000_000_000  # 64·T1: a BYE is sent again so long
 EARLY_MEDIA_NS: Final = 200_000_000  # RTP so much before the answer is no mere race with the 200
 
 
@@ -81,11 +82,25 @@ class LiveCall(msgspec.Struct, array_like=True):
     headers: dict[str, list[str]] = {}  # of that INVITE, those that are to be kept
     siprec: Metadata | None = None
     labels: dict[str, str] = {}  # of its m= lines, by endpoint, where metadata names them
+    byes: dict[str, bool] = {}  # by branch, a hop each: whether a final response was heard
+    ends: tuple[Endpoint, Endpoint] | None = None  # of RTP without signalling: capture.orphans
+    expires_ns: int | None = None  # when its record says that it may go
 
     @property
     def ended_ns(self) -> int | None:
         """When it ended, or None."""
         return self.dialog.ended_ns
+
+    @property
+    def media_until_ns(self) -> int | None:
+        """Until when RTP is its own, but for what is on its way; None while it lasts.
+
+        Who has not got the BYE goes on sending: RFC 3261 §17.1.2.2 gives it 64·T1 to get there.
+        """
+        ended_ns = self.dialog.ended_ns
+        if ended_ns is None or self.dialog.end_reason != "bye" or all(self.byes.values()):
+            return ended_ns
+        return ended_ns + UNANSWERED_NS
 
     @property
     def over(self) -> bool:
@@ -97,10 +112,15 @@ class LiveCall(msgspec.Struct, array_like=True):
         """Whether its media, and its RTCP with it, was agreed to be encrypted."""
         return not signalled_flags(self.offer_answer).isdisjoint(("srtp_sdes", "srtp_dtls"))
 
+    @property
+    def name(self) -> str:
+        """What others are told of it by: its Call-ID, or its id where it has none."""
+        return self.call_id or self.id.hex()
+
     def relate(self, kind: str, call_id: str) -> bool:
         """Note another call. Returns whether that is news."""
         other = Related(kind, call_id)  # type: ignore[arg-type]
-        if call_id == self.call_id or other in self.related or len(self.related) >= MAX_RELATED:
+        if call_id == self.name or other in self.related or len(self.related) >= MAX_RELATED:
             return False
         self.related.append(other)
         return True
@@ -155,7 +175,7 @@ class LiveCall(msgspec.Struct, array_like=True):
         return Call(
             id=self.id,
             capture=capture,
-            call_ids=[self.call_id],
+            call_ids=[self.call_id] if self.call_id else [],
             caller=caller,
             callee=callee,
             started_ns=self.started_ns,
@@ -174,6 +194,7 @@ class LiveCall(msgspec.Struct, array_like=True):
             headers=self.headers,
             revision=self.revision,
             final=final,
+            expires_ns=self.expires_ns,
         )
 
     def _streams(self) -> tuple[list[Stream], list[Stream]]:

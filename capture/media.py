@@ -9,14 +9,15 @@ Counting: capture.chunks. Known streams: capture.streams. Held packets: capture.
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from capture.chunks import assemble
 from capture.held import NOBODY, Batch, Held, store
-from capture.model import Attach, Close, Endpoint, NewStream, Packets, StreamTotals
+from capture.model import Attach, Close, Endpoint, NewStream, Overdue, Packets, StreamTotals
+from capture.probation import watch
 from capture.streams import (
     ATTACHED,
     DISCARDED,
@@ -32,6 +33,8 @@ SECOND: Final = 1_000_000_000
 HOLD_NS: Final = SECOND // 2  # a full second stays so long: signalling is heard before it leaves
 MAX_FULL: Final = 3  # seconds that wait, whatever the clock says: it may have been set back
 MAX_UNATTACHED: Final = 32_768  # streams nobody has claimed; 2 KB each
+CROWDED: Final = 8_192  # of them, and it is asked at once whether those that prove RTP shall stay
+ASK_NS: Final = 5 * SECOND  # so long before it goes: the answer may take a moment
 MAX_EVICTED: Final = 1000  # a second: a flood of invented streams must not take our time either
 NO_TOTALS: Final = StreamTotals(0, 0, 0, 0, 0.0, 0, 0, {})
 
@@ -53,6 +56,9 @@ class Media:
         self._full: list[Held] = []
         self._spare: list[Held] = []
         self._waiting: list[Held] = []  # oldest first
+        self._asked = 0  # of the waiting, about so many it was asked whether they shall be kept
+        self._overdue: list[Overdue] = []
+        self._probation = settings.orphan_packets if settings.orphans else None
         self._claimed: list[int] = []  # attached slots with packets among the waiting
         self._leaving: list[tuple[Held, int]] = []  # free once this has been flushed
         self._loss: list[tuple[int, int]] = []  # when the capture itself lost packets: from, to
@@ -141,6 +147,16 @@ class Media:
         media = self._flush(flushed)
         self._expire(now_ns)
         return media
+
+    def overdue(self, everything: bool = False) -> list[Overdue]:
+        """Streams whose packets are about to go, each asked about once in `unmatched_s`.
+
+        What is attached before the next tick stays. everything: all that wait, for it is the end.
+        """
+        if everything:
+            self._ask(np.flatnonzero(self.streams.state == UNATTACHED), None)
+        overdue, self._overdue = self._overdue, []
+        return overdue
 
     def due_ns(self, now_ns: int) -> int:
         """The packet time at which the second that is filling now will be due."""
@@ -301,8 +317,10 @@ class Media:
 
     def _wait(self, batch: Batch, unclaimed: NDArray[np.bool_]) -> None:
         if unclaimed.any():
-            self._waiting.append(store([batch.take(unclaimed)]))
+            held = store([batch.take(unclaimed)])
+            self._waiting.append(held)
             self.streams.waiting[batch.slot[unclaimed]] = True
+            watch(held.batch(), self.streams)
 
     def _claim(self) -> list[chunk.Media]:
         """Chunks of waiting packets whose stream a call has claimed since."""
@@ -324,20 +342,49 @@ class Media:
         return self._assemble(held.batch(), held.first_ns, held.last_ns)
 
     def _expire(self, now_ns: int) -> None:
-        """Let go of what waited too long, or is too much."""
+        """Let go of what waited too long, or is too much, once it was asked about."""
         self._evicted = 0
         limit_ns = now_ns - self._unmatched_ns
         size = sum(held.used for held in self._waiting)
-        while self._waiting and (
-            self._waiting[0].last_ns < limit_ns or size > self._unmatched_bytes
-        ):
+        while self._asked and (self._waiting[0].last_ns < limit_ns or size > self._unmatched_bytes):
             held = self._waiting.pop(0)
+            self._asked -= 1
             size -= held.used
             self.counters["unmatched_dropped"] += int(np.count_nonzero(held.batch().slot >= 0))
+        size -= sum(held.used for held in self._waiting[: self._asked])
+        crowded = len(self._unattached) > CROWDED
+        for held in self._waiting[self._asked :]:
+            full = size > self._unmatched_bytes // 2
+            if not (full or crowded or held.last_ns < limit_ns + min(ASK_NS, self._unmatched_ns)):
+                break
+            self._ask(np.unique(held.batch().slot), now_ns)
+            size -= held.used
+            self._asked += 1
         streams = self.streams
         silent = (streams.state == UNATTACHED) & (streams.heard_ns < limit_ns)
+        silent &= streams.asked_ns != now_ns  # the answer comes before the next tick
         for slot in np.flatnonzero(silent).tolist():
             self._discard(slot)
+
+    def _ask(self, slot: NDArray[Any], now_ns: int | None) -> None:
+        """Ask about those of some streams that have proved to be RTP. now_ns: None at the end."""
+        if self._probation is None:
+            return
+        streams, slot = self.streams, slot[slot >= 0]
+        proved = (streams.state[slot] == UNATTACHED) & (streams.orderly[slot] >= self._probation)
+        if now_ns is not None:
+            asked_ns = streams.asked_ns[slot]
+            proved &= (asked_ns == 0) | (abs(now_ns - asked_ns) >= self._unmatched_ns)
+            streams.asked_ns[slot[proved]] = now_ns
+        held_ns = self._waiting[0].first_ns if self._waiting else 0
+        for each in slot[proved].tolist():
+            opened = self._opened[each]
+            self._overdue.append(
+                Overdue(
+                    opened.row, int(streams.unclaimed[each]), int(streams.octets[each]),
+                    opened.time_ns, int(streams.heard_ns[each]), max(held_ns, opened.time_ns),
+                )
+            )  # fmt: skip
 
     def _discard(self, slot: int) -> None:
         self._leave(slot, DISCARDED)

@@ -129,6 +129,17 @@ class Close(NamedTuple):
     at_ns: int
 
 
+class Overdue(NamedTuple):
+    """A stream that behaves like RTP, and that nobody claims: what is held of it is about to go."""
+
+    row: int
+    packets: int  # heard of it unclaimed
+    octets: int  # of their payloads
+    first_ns: int
+    last_ns: int
+    held_ns: int  # nothing from before is there any more
+
+
 class StreamTotals(NamedTuple):
     """What a row has heard so far."""
 

@@ -102,6 +102,7 @@ class Recorder:
         if now_ns < self._next_tick_ns:
             return Heard()
         flushed = self.media.tick(now_ns)
+        self.calls.overdue(self.media.overdue())
         # In step with the media: a second that is due just after a tick would wait for the next.
         self._next_tick_ns = self.media.due_ns(now_ns)
         # A block of a sparse capture holds many seconds: no call may end before its media counts.
@@ -114,15 +115,18 @@ class Recorder:
         if self.now_ns is None:
             return Heard()
         flushed = self.media.flush()
-        self.calls.finish(self.now_ns, reason)
+        self.calls.finish(self.now_ns, reason, self.media.overdue(everything=True))
         self._obey()
         return self._heard(flushed + self.media.flush())
 
     def pause(self) -> Heard:
         """The daemon stops, the calls go on: give what was heard of them so far."""
         flushed = self.media.flush()
+        self.calls.overdue(self.media.overdue(everything=True))
+        self._obey()
+        claimed = self.media.flush()
         self.calls.renew()
-        return self._heard(flushed)
+        return self._heard(flushed + claimed)
 
     def counters(self) -> dict[str, int]:
         """Everything counted, for status and journal."""
@@ -141,6 +145,8 @@ class Recorder:
         if self.now_ns is None or now_ns < self._next_tick_ns:
             return Heard()
         flushed = self.media.tick(now_ns)
+        self.calls.overdue(self.media.overdue())
+        self._obey()
         self.calls.counted(self.media.counted_ns(now_ns))
         return Heard(media=flushed)
 
@@ -151,14 +157,20 @@ class Recorder:
 
     def _packets(self, decoded: Decoded, among: bool = False) -> None:
         """Media opens streams; a stream that is closed within the block opens the next."""
-        new = self.media.receive(decoded.packets, decoded.endpoints, among)
+        self._opened(self.media.receive(decoded.packets, decoded.endpoints, among))
+
+    def _obey(self) -> None:
+        """Do what the call table says. Streams that open by it may call for more."""
+        self._opened(self._carry_out())
+
+    def _opened(self, new: list[NewStream]) -> None:
         while new:
             for stream in sorted(new, key=lambda stream: stream.time_ns):
                 self.calls.opened(stream)
-            new = self._obey()
+            new = self._carry_out()
 
-    def _obey(self) -> list[NewStream]:
-        """Do what the call table says; returns the streams that open by it."""
+    def _carry_out(self) -> list[NewStream]:
+        """The table's commands; returns the streams that open by them."""
         opened: list[NewStream] = []
         for command in self.calls.commands():
             if isinstance(command, Attach):

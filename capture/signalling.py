@@ -80,6 +80,8 @@ class Signalling:
             call.flags.add("sip_cut")
         if message.is_request and message.method == "INVITE" and not message.to.tag:
             _remember(call, message)
+        if message.method == "BYE" and event_of(message) is Event.BYE:
+            _remember_bye(call, message)
         changed = self._move(call, message, datagram, tag)
         if message.recording_metadata is not None:
             changed |= self._recorded(call, message.recording_metadata)
@@ -251,6 +253,11 @@ def _remember(call: LiveCall, message: SipMessage) -> None:
     key = f"{message.cseq} {message.branch}"
     if key not in call.invites and len(call.invites) < MAX_INVITES:
         call.invites.append(key)
+
+
+def _remember_bye(call: LiveCall, message: SipMessage) -> None:
+    if message.branch in call.byes or len(call.byes) < MAX_DIALOGS:
+        call.byes[message.branch] = call.byes.get(message.branch, False) or not message.is_request
 
 
 def _transactions(call: LiveCall) -> list[tuple[str, str]]:

@@ -40,6 +40,12 @@ COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
     "number": (np.uint16,),
     "ssrc": (np.uint32,),
     "clock": (np.float64,),
+    # While nobody claims it: capture.probation.
+    "unclaimed": (np.int64,),  # packets
+    "octets": (np.int64,),  # of their payloads
+    "orderly": (np.int64,),  # packets that followed their predecessor as RTP's do
+    "seen": (np.uint64,),  # sequence number << 32 | timestamp of the last one
+    "asked_ns": (np.int64,),  # signalling was last asked whether it shall be kept
     # From here on: what has been flushed.
     "known": (np.bool_,),  # anything at all
     "base": (np.int64,),  # lowest extended sequence number
@@ -74,6 +80,11 @@ class StreamTable:
     number: NDArray[np.uint16]
     ssrc: NDArray[np.uint32]
     clock: NDArray[np.float64]
+    unclaimed: NDArray[np.int64]
+    octets: NDArray[np.int64]
+    orderly: NDArray[np.int64]
+    seen: NDArray[np.uint64]
+    asked_ns: NDArray[np.int64]
     known: NDArray[np.bool_]
     base: NDArray[np.int64]
     highest: NDArray[np.int64]

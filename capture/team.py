@@ -91,7 +91,7 @@ class Team:
             self._sockets.append(self._listen(endpoint))
             task = Task(
                 number, group, endpoint, interface, ring_mb, settings.unmatched_s,
-                settings.unmatched_mb,
+                settings.unmatched_mb, settings.orphans, settings.orphan_packets,
             )  # fmt: skip
             self._processes.append(_start(task))
         while not all(socket.poll(POLL_MS) for socket in self._sockets):

@@ -41,7 +41,9 @@ class Decision(StrEnum):
     OPENED = "opened"  # stream: NewStream; attached: bool
     ATTACHED = "attached"  # row, match: Match
     SHARED = "shared"  # row, match: Match: of a second call that has part in it
-    CLOSED = "closed"  # row, at_ns, why: "ended", "taken", "recoded", "moved"
+    KEPT = "kept"  # row: nobody claimed it, and it is recorded all the same, without signalling
+    JOINED = "joined"  # kept: LiveCall, match: Match: what was kept without signalling is this call
+    CLOSED = "closed"  # row, at_ns, why: "ended", "taken", "recoded", "moved", "joined"
     REFUSED = "refused"  # row: the call has more streams than anybody's call
     UNCLAIMED = "unclaimed"  # row: nobody wanted it for as long as it is kept
 

@@ -46,6 +46,8 @@ class Task(msgspec.Struct):
     ring_mb: int
     unmatched_s: float
     unmatched_mb: int
+    orphans: int
+    orphan_packets: int
 
 
 class Told(msgspec.Struct, array_like=True):
@@ -83,7 +85,10 @@ class Worker:
     """The loop around an ear. Raises OSError or ValueError if the port cannot be opened."""
 
     def __init__(self, task: Task, log: logging.Logger) -> None:
-        settings = CaptureConfig(unmatched_s=task.unmatched_s, unmatched_mb=task.unmatched_mb)
+        settings = CaptureConfig(
+            unmatched_s=task.unmatched_s, unmatched_mb=task.unmatched_mb,
+            orphans=task.orphans, orphan_packets=task.orphan_packets,
+        )  # fmt: skip
         self._ear = Ear(settings)
         self._port = Port(task.interface, task.ring_mb, log, task.group)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

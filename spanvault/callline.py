@@ -63,6 +63,7 @@ def call_line(call: Call, decodable: Decodable) -> dict[str, Any]:
         "related": [{"kind": other.kind, "call_id": other.call_id} for other in call.related],
         "siprec": msgspec.to_builtins(call.siprec),
         "channels": channels,
+        "expires_at": iso_utc(call.expires_ns),
     }
 
 

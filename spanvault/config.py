@@ -42,6 +42,11 @@ class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unmatched_s: Positive = 30.0  # RTP without signalling is kept so long for a call to claim it
     unmatched_mb: Count = 64
     headers: list[str] = []  # SIP headers kept with the call, for the rules of pools
+    orphans: Annotated[int, Meta(ge=0)] = 1000  # recordings without signalling at once; 0: none
+    orphan_packets: Count = 100  # of a stream, in sequence, before it is one
+    orphan_mbit: Positive = 100.0  # a second, of all of them
+    orphan_minutes: Positive = 60.0  # then another one goes on
+    orphan_days: Positive = 7.0  # their records say that they may go then
 
 
 class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

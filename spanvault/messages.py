@@ -14,7 +14,7 @@ Outcome = Literal[
 ]  # fmt: skip
 Party = Literal["caller", "callee", "unknown"]
 MediaKind = Literal["audio", "video", "fax", "events", "control"]
-RelationKind = Literal["transfer", "b2bua", "fork", "replaces"]
+RelationKind = Literal["transfer", "b2bua", "fork", "replaces", "joined", "continued"]
 
 
 class Codec(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class MediaKey(msgspec.Struct, frozen=True):
 
 
 class Related(msgspec.Struct, frozen=True):
-    """Another call that belongs to this one."""
+    """Another call that belongs to this one. call_id: its id in hex, where it has no Call-ID."""
 
     kind: RelationKind
     call_id: str
@@ -124,6 +124,7 @@ class Call(msgspec.Struct):
     siprec: Siprec | None = None  # of a recording client's leg: caller and callee are its speakers
     revision: int = 0
     final: bool = False  # nothing more will come: the recording is sealed
+    expires_ns: int | None = None  # when it may go; None: as the store's rules say
 
 
 class Message(msgspec.Struct, tag_field="kind", tag=str.lower):

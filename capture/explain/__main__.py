@@ -29,7 +29,8 @@ class Explainer:
 
     def __init__(self, path: Path, wanted: str | None, tshark: bool | None) -> None:
         self._path, self._tshark = path, tshark
-        settings, ids = CaptureConfig(name="explain"), count(1)
+        # What is kept without signalling is asked about as well: why does no call own it?
+        settings, ids = CaptureConfig(name="explain", orphans=0), count(1)
         self._account = Account(settings, wanted)
         self._recorder = Recorder(
             settings, lambda: next(ids).to_bytes(16), slow_frames=None, witness=self._account

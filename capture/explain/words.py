@@ -28,6 +28,7 @@ CLOSED: Final = {
     "ended": "takes no packets from {at} on: its call ended, and the grace after BYE with it",
     "taken": "takes no packets from {at} on: another call was given its addresses",
     "recoded": "ends at {at}: its payload type means another codec from then on",
+    "joined": "ends at {at}: it was kept without signalling until then, and is this call's",
     "moved": "ends at {at}: another call names both of its ends, this one only its source",
 }
 NO_CALL: Final = {

@@ -1,56 +1,14 @@
 """A capture and the recording it must give: all rooms of capture together, on forged calls."""
 
-from itertools import count
-from pathlib import Path
-
 import pytest
 
-from capture.recorder import Heard, Recorder, stretches
-from capture.sources import files
-from spanvault.chunk import Chunk
-from spanvault.config import CaptureConfig
-from spanvault.messages import Call
-from tests.support.callgen import SECOND, START_NS, answered, busy, phones, udp_frame, write_pcap
+from capture.recorder import stretches
+from tests.support.callgen import SECOND, START_NS, answered, busy, phones, udp_frame
 from tests.support.frames import block
+from tests.support.running import Run
 from tests.support.voices import payloads
 
 CALLER, CALLEE = phones(3.0)
-
-
-class Run:
-    """What one recorder gave, in order."""
-
-    def __init__(self) -> None:
-        ids = count(1)
-        self.recorder = Recorder(CaptureConfig(), lambda: next(ids).to_bytes(16))
-        self.records: list[Call] = []
-        self.chunks: list[Chunk] = []
-
-    def take(self, heard: Heard) -> None:
-        for media in heard.media:
-            self.chunks += media.chunks()
-        self.records += heard.calls
-
-    def play(self, folder: Path, frames: list) -> "Run":
-        path = folder / "play.pcap"
-        write_pcap(path, frames)
-        for part in files.blocks(path):
-            self.take(self.recorder.receive(part))
-        return self
-
-    def end(self) -> "Run":
-        self.take(self.recorder.finish())
-        return self
-
-    def calls(self) -> list[Call]:
-        """The last revision of each."""
-        return list({call.id: call for call in self.records}.values())
-
-    def heard(self, call: Call, number: int) -> bytes:
-        mine = [
-            c for c in self.chunks if c.recording_id == call.id and c.header["stream"] == number
-        ]
-        return b"".join(bytes(chunk.payload) for chunk in mine)
 
 
 def test_a_call_becomes_one_final_record_and_every_byte_that_was_said(tmp_path):

@@ -41,7 +41,8 @@ def test_an_answered_call_and_a_busy_one() -> None:
         "> ACK", "belongs",
         "opened", "attached", "opened", "attached",
         "> BYE", "belongs", "moved terminated", "closed ended", "closed ended",
-        "> 200", "belongs", "moved terminated",
+        # Until then, whoever has not got the BYE goes on sending.
+        "> 200", "belongs", "moved terminated", "closed ended", "closed ended",
         "> INVITE", "begins", "belongs", "moved calling", "described offer", "bound",
         "> 100", "belongs", "moved proceeding",
         "> 486", "belongs", "moved terminated",

@@ -17,13 +17,6 @@ class Explained(NamedTuple):
 
 
 EXPLAINED: Final[dict[str, list[Explained]]] = {
-    "s12": [
-        Explained(
-            r"channel caller g722 .*: (packets 853, truth 960|seconds 17\.048, truth 19\.183)",
-            "RTP that goes on after the BYE belongs to nobody's call once a grace of 2 s is over: "
-            "RFC 3261 §15 has the sender stop when it sends the BYE",
-        )
-    ],
     "s14": [
         Explained(
             r"callee '0', truth '192\.168\.5\.11'",

@@ -8,7 +8,7 @@ from spanvault.messages import Call, Codec, Related, Stream
 PCMA, EVENT, CN = Codec("PCMA", 8000), Codec("telephone-event", 8000), Codec("CN", 8000)
 KEYS = {
     "id", "recording_id", "call_ids", "caller", "callee", "started_at", "answered_at", "ended_at",
-    "outcome", "end_reason", "flags", "related", "siprec", "channels",
+    "outcome", "end_reason", "flags", "related", "siprec", "channels", "expires_at",
 }  # fmt: skip
 CHANNEL_KEYS = {
     "party", "media", "codec", "clock_rate", "ssrcs", "source", "destination", "packets", "lost",
