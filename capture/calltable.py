@@ -14,7 +14,7 @@ import msgspec
 from capture.dialog import RETRIED, State
 from capture.livecall import LiveCall
 from capture.model import Datagram
-from capture.signalling import begins_call
+from capture.signalling import MAX_INVITES, begins_call
 from capture.sip import SipMessage
 from spanvault.messages import Call
 
@@ -22,6 +22,7 @@ MAX_CALLS: Final = 50_000
 MAX_SAME_CALL_ID: Final = 16
 MAX_PAST: Final = 65_536
 PAST_SAVED: Final = 1_024
+STAYS_NS: Final = 5_000_000_000  # T4: no message stays longer in the network
 RETRANSMITTED_NS: Final = 32_000_000_000  # 64·T1: no copy of a message comes later
 
 
@@ -85,10 +86,11 @@ class CallTable:
         known = self._by_call_id.get(message.call_id)
         if not known:
             return None
-        tags = (message.from_.tag, message.to.tag)
-        for call in reversed(known):
-            if call.caller_tag in tags:
-                return call
+        tags = {message.from_.tag, message.to.tag}
+        mine = [call for call in reversed(known) if call.caller_tag in tags]
+        if mine:
+            # A late copy of what ended one call must not end the next under the same Call-ID.
+            return next((call for call in mine if _callee_tags(call) & tags), mine[0])
         last = known[-1]
         if not begins_call(message):
             return last if len(known) == 1 else None  # tags were damaged on the way
@@ -178,13 +180,28 @@ class CallTable:
         return calls, saved.finals
 
 
+def _callee_tags(call: LiveCall) -> set[str]:
+    return {*call.confirmed, *call.offer_answer.sessions} - {call.caller_tag, ""}
+
+
+def _another_branch(call: LiveCall, message: SipMessage, datagram: Datagram) -> bool:
+    """Whether an INVITE that bears the number of an earlier one is another transaction.
+
+    Each hop's copy has a branch of its own, too (RFC 3261 §16.6), but comes at once.
+    """
+    if f"{message.cseq} {message.branch}" in call.invites or len(call.invites) >= MAX_INVITES:
+        return False
+    return datagram.time_ns - call.started_ns > STAYS_NS
+
+
 def begins_anew(call: LiveCall, message: SipMessage, datagram: Datagram) -> bool:
     """Whether an INVITE under a known Call-ID and tag is another call, not a copy or a retry."""
     numbers = [int(key.partition(" ")[0]) for key in call.invites]
     if call.over:
         late = datagram.time_ns - (call.ended_ns or 0) > RETRANSMITTED_NS
         retried = call.dialog.status in RETRIED and message.cseq not in numbers
-        return not retried and (late or message.cseq not in numbers)
+        copy = message.cseq in numbers and not _another_branch(call, message, datagram)
+        return not retried and (late or not copy)
     if call.dialog.answered_ns is None or message.cseq <= max(numbers, default=0xFFFFFFFF):
         return False
     return datagram.time_ns - call.dialog.answered_ns > RETRANSMITTED_NS

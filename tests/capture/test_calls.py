@@ -2,7 +2,17 @@
 
 import pytest
 
-from tests.support.conversation import ALICE, BOB, Leg, Wire, sdp, sounds, talk
+from tests.support.conversation import (
+    A_TO_B,
+    ALICE,
+    B_TO_A,
+    BOB,
+    Leg,
+    Wire,
+    sdp,
+    sounds,
+    talk,
+)
 
 
 def test_a_plain_call(wire):
@@ -255,3 +265,30 @@ def test_what_the_rules_of_pools_ask_for_is_kept_with_the_call():
     assert call.hosts == ["10.0.0.1", "2001:db8::2"]
     assert call.headers["x-class"] == ["Legal", "second"]
     assert set(call.headers) == {"x-class", "from"}
+
+
+def test_a_call_id_tag_and_cseq_that_are_used_again_within_seconds_are_another_call(wire):
+    first, again = Leg(wire), Leg(wire)
+    talk(wire, first)
+    wire.wait(2)
+    first.bye()
+    again.tags["callee"] = "another"
+    again.request("INVITE", "caller", ALICE, in_dialog=False, branch="another")
+    again.reply(200, body=BOB, branch="another")
+    first.request("BYE", branch="late copy")
+    wire.rtp(*A_TO_B, ssrc=1)
+    wire.rtp(*B_TO_A, ssrc=2)
+    wire.wait(5)
+    calls = wire.end()
+    assert [call.end_reason for call in calls] == ["bye", "capture_end"]
+    assert [len(call.streams) for call in calls] == [2, 2]
+
+
+def test_a_late_copy_of_an_invite_is_no_call(wire):
+    leg = Leg(wire)
+    leg.invite(ALICE)
+    leg.reply(200, body=BOB)
+    wire.wait(6)
+    leg.bye()
+    leg.invite(ALICE, cseq=1)
+    assert len(wire.end()) == 1
