@@ -83,6 +83,7 @@ class Client:
         self._timeout_s = timeout_s
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
+        self.locked: list[str] = []  # pools whose calls the last page of a search left out
 
     @classmethod
     def of(cls, config: OperatorConfig, timeout_s: float = TIMEOUT_S) -> "Client":
@@ -136,6 +137,7 @@ class Client:
         left, cursor = question.limit, question.cursor
         while left > 0:
             page, _ = self.request(_page(question, min(left, 500), cursor), SearchReply)
+            self.locked = page.locked
             yield from page.calls[:left]
             left -= len(page.calls)
             cursor = page.cursor

@@ -57,11 +57,18 @@ def calls(
         if json:
             for call in found:
                 document(call_line(call, exportable))
+            _say_locked(client.locked)
             return
         listed = list(found)
     print_calls(listed)
+    _say_locked(client.locked)
     if len(listed) == limit:
         say(f"The newest {limit}; --limit shows more.")
+
+
+def _say_locked(pools: list[str]) -> None:
+    for pool in pools:
+        say(f"Pool {pool} is locked: its calls are not listed. See: spanvault keys unlock {pool}")
 
 
 def show(

@@ -190,6 +190,8 @@ def test_a_locked_pool_by_paper_shares(rig: Rig, tmp_path: Path):
                    input="\n".join(shares) + "\n")  # fmt: skip
         return done.exit_code, done.output
 
+    listed = run(app, ["calls", "--config", str(settings)])
+    assert "Pool sensitive is locked: its calls are not listed" in " ".join(listed.stderr.split())
     # A share with a wrong letter is asked for again.
     wrong = typed[0][:-1] + ("2" if typed[0][-1] != "2" else "3")
     assert keys("drill", "sensitive", shares=[wrong, typed[0], typed[2]])[0] == 0
