@@ -118,11 +118,18 @@ class Reader:
             return state, 0
         return state, state.size if state.bits & SEALED else committed or 0
 
+    def _erased(self, source: Source, call_id: bytes) -> list[str]:
+        """What there is to say of a recording that has nothing: another's may have been erased."""
+        with self._index.reading() as view:
+            if source.recording_id == call_id or not view.erased(source.recording_id):
+                return []
+        return [f"streams of this call lay in {source.recording_id.hex()}, which was erased"]
+
     def _fetch_from(self, source: Source, call_id: bytes, offset: int) -> walk.Steps[Page]:
         """A page out of one object. Its cursor is an offset there, None at the end."""
         state, size = self._extent(source.recording_id)
         if state is None or not size:
-            return Page(NO_MEDIA, None, [])
+            return Page(NO_MEDIA, None, self._erased(source, call_id))
         chunks: list[Chunk] = []
         damaged: list[str] = []
         total, vault = 0, self._vaults.of(state.tier)

@@ -52,12 +52,13 @@ def erase(
     json: JsonOption = False,
 ) -> None:
     """Destroy the keys of calls and their recordings, for good: all that are named, or none."""
+    given = _given(ids)
+    if not given:
+        raise CommandFailed("no ids were given", code=USAGE)
+    if not yes:
+        _confirm(len(given))
     with reach(store, unlock_key, config) as client:
-        wanted = [_id(client, one) for one in _given(ids)]
-        if not wanted:
-            raise CommandFailed("no ids were given", code=USAGE)
-        if not yes:
-            _confirm(len(wanted))
+        wanted = [_id(client, one) for one in given]
         reply = client.erase(wanted, reason, unfinished=unfinished)
     if json:
         document(

@@ -259,3 +259,12 @@ def test_keys_of_other_pages_stay_as_they_are(counter):
     erase(later, THREE)
     names = sorted(path.name for path in counter.store.keys.iterdir())
     assert names == ["page-000000.0", "page-000001.1", "root"]
+
+
+def test_call_that_comes_later_and_had_media_in_it_says_what_is_missing(counter):
+    erase(counter, ONE)
+    shared = m.Stream(7, "callee", "audio", 1, "", "", {}, stored_in=ONE, stored_as=1)
+    counter.parts.commit([(THREE, 1, 0)], [make_call(3, streams=[shared])])
+    first = counter.ask(m.Fetch(THREE))
+    faults = [*first.faults, *counter.ask(m.Fetch(THREE, first.cursor)).faults]
+    assert faults == [f"streams of this call lay in {ONE.hex()}, which was erased"]
