@@ -17,6 +17,13 @@ class Explained(NamedTuple):
 
 
 EXPLAINED: Final[dict[str, list[Explained]]] = {
+    "s12": [
+        Explained(
+            r"channel caller g722 .*: (packets 853, truth 960|seconds 17\.048, truth 19\.183)",
+            "RTP that goes on behind a BYE that the first hop answered is the call's for a grace "
+            "of 2 s, then a recording of its own: RFC 3261 §15 has the sender stop at the BYE",
+        )
+    ],
     "s14": [
         Explained(
             r"callee '0', truth '192\.168\.5\.11'",
