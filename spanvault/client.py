@@ -37,6 +37,7 @@ from spanvault.messages import (
     Rotate,
     Search,
     SearchReply,
+    Several,
     Status,
     StatusReply,
     Unlock,
@@ -48,6 +49,7 @@ from spanvault.wire import decode_media, decode_reply, encode
 
 TIMEOUT_S: Final = 20.0
 VERIFY_TIMEOUT_S: Final = 600.0  # a long recording is read from disk in one go
+SEVERAL: Final = 250  # calls of one request
 ERASE_TIMEOUT_S: Final = 600.0  # thousands of keys, behind a commit that is under way
 
 R = TypeVar("R", bound=Message)
@@ -147,6 +149,12 @@ class Client:
     def get(self, call_id: bytes) -> GetReply:
         """One call, its recording's state and receipts."""
         return self.request(Get(call_id), GetReply)[0]
+
+    def several(self, ids: Sequence[bytes]) -> Iterator[Call]:
+        """Calls by their ids, those that are there, in that order."""
+        for start in range(0, len(ids), SEVERAL):
+            page = list(ids[start : start + SEVERAL])
+            yield from self.request(Several(page), SearchReply)[0].calls
 
     def fetch(self, call_id: bytes, cursor: int) -> Page:
         """One page of a call's media."""

@@ -245,6 +245,12 @@ class Search(Message):
     cursor: bytes | None = None
 
 
+class Several(Message):
+    """Ask for calls by their ids, 500 at most; those that are there come, in that order."""
+
+    ids: list[bytes]
+
+
 class SearchReply(Message):
     """A page of calls; `cursor` asks for the next, None is the end.
 
@@ -535,7 +541,7 @@ class Import(Message):
 
 
 Request = (
-    Status | Search | Get | Fetch | Verify | Feed | ReadObject | Receipt | Import | Health
+    Status | Search | Several | Get | Fetch | Verify | Feed | ReadObject | Receipt | Import | Health
     | Erase | ErasureReceipt | Erasures | Certify | Keys | Unlock | Lock | Rotate | Recipients
 )  # fmt: skip
 Reply = (

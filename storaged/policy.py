@@ -16,9 +16,9 @@ MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
     ),
     "operator": frozenset(
         {
-            m.Status, m.Health, m.Search, m.Get, m.Fetch, m.Verify, m.Feed, m.ReadObject,
-            m.Receipt, m.Import, m.Erase, m.ErasureReceipt, m.Erasures, m.Certify, m.Keys,
-            m.Unlock, m.Lock, m.Rotate, m.Recipients,
+            m.Status, m.Health, m.Search, m.Several, m.Get, m.Fetch, m.Verify, m.Feed,
+            m.ReadObject, m.Receipt, m.Import, m.Erase, m.ErasureReceipt, m.Erasures, m.Certify,
+            m.Keys, m.Unlock, m.Lock, m.Rotate, m.Recipients,
         }
     ),
 }  # fmt: skip
@@ -26,7 +26,17 @@ MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
 # What a person learns from: its line in the access log is on disk before the reply leaves.
 # So is that of what changes who can hear.
 REVEALING: Final[frozenset[type[m.Message]]] = frozenset(
-    {m.Search, m.Get, m.Fetch, m.Erase, m.Unlock, m.Lock, m.Rotate, m.Recipients}
+    {
+        m.Search,
+        m.Several,
+        m.Get,
+        m.Fetch,
+        m.Erase,
+        m.Unlock,
+        m.Lock,
+        m.Rotate,
+        m.Recipients,
+    }
 )
 # What must work on a full disk, or nobody could find out that it is full.
 WITHOUT_LOG: Final[frozenset[type[m.Message]]] = frozenset({m.Status, m.Health})

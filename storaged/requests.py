@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 PART_BYTES: Final = 4 << 20  # of a ReadObject
 _REPLY_BYTES: Final = 4 << 20  # of a FeedReply; wire.MAX_HEADER is far above
 _FEED_MAX: Final = 5000
+_SEVERAL_MAX: Final = 500
 _HEALTH_MAX: Final = 64 << 10  # bytes of one daemon's account of itself
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -71,6 +72,7 @@ class Desk:
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
             m.Status: self._status,
+            m.Several: self._several,
             m.Get: self._get,
             m.Feed: self._feed,
             m.ReadObject: self._read_object,
@@ -217,6 +219,8 @@ class Desk:
             return {name: value for name, value in subject.items() if value is not None}
         if isinstance(request, m.Feed):
             return {"position": request.position}
+        if isinstance(request, m.Several):
+            return {"ids": [one.hex()[:32] for one in request.ids[:_SEVERAL_MAX]]}
         if isinstance(request, m.Erase):
             return {"ids": [one.hex()[:32] for one in request.ids], "reason": request.reason[:500]}
         if isinstance(request, m.ErasureReceipt):
@@ -266,6 +270,15 @@ class Desk:
             yield
         found = [_without_keys(call) for call in calls]
         return Answer(m.SearchReply(found, cursor, self._vaults.locked))
+
+    def _several(self, request: m.Several, _: list[Any]) -> Answer:
+        if len(request.ids) > _SEVERAL_MAX:
+            raise Fault("invalid", f"{len(request.ids)} ids", f"Ask for {_SEVERAL_MAX} at most.")
+        with self._index.reading() as view:
+            there = [one for one in request.ids if view.get(b"record", one[:16]) is not None]
+            calls = [self._open_call(view, one) for one in there]
+        found = [_without_keys(call) for call in calls if call is not None]
+        return Answer(m.SearchReply(found, None, self._vaults.locked))
 
     def _get(self, request: m.Get, _: list[Any]) -> Answer:
         with self._index.reading() as view:

@@ -90,7 +90,10 @@ def _calls(running: PrivateStore, process: "subprocess.Popen[bytes]") -> list[Ca
             ids[one] = None
             bar.update(task, completed=len(ids))
     process.wait()
-    calls = [running.client.get(one).call for one in ids]
+    calls = list(running.client.several(list(ids)))
+    found = {call.id for call in calls}
+    # What is not there says why: its pool may be locked.
+    calls += [running.client.get(one).call for one in ids if one not in found]
     return sorted(calls, key=lambda call: (call.started_ns, call.call_ids))
 
 

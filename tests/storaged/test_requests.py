@@ -79,6 +79,17 @@ def test_get_tells_call_recording_and_copies(counter):
     assert (sealed.sealed, sealed.pool, sealed.receipts) == (True, "base", [receipt])
 
 
+def test_several_calls_come_in_the_order_they_are_asked_for(counter):
+    calls = [make_call(number) for number in (1, 2, 3)]
+    counter.parts.commit(calls=calls)
+    asked = [call_id(3), b"", call_id(9), b"x" * 400, call_id(1)]
+    reply = counter.ask(m.Several(asked))
+    assert [call.id for call in reply.calls] == [call_id(3), call_id(1)]
+    assert (reply.cursor, reply.locked) == (None, [])
+    assert counter.lines[-1]["ids"][0] == call_id(3).hex()
+    assert counter.ask(m.Several([ONE] * 501)).code == "invalid"
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -240,6 +251,7 @@ def request_of(kind: type) -> Any:
     change = m.Change(1, "keys", name="root")
     return {
         m.Status: m.Status(), m.Search: m.Search(), m.Get: m.Get(ONE), m.Fetch: m.Fetch(ONE),
+        m.Several: m.Several([ONE]),
         m.Verify: m.Verify(ONE), m.Feed: m.Feed(0), m.ReadObject: m.ReadObject(ONE, 0, 1),
         m.Receipt: m.Receipt(ONE, "t", 0, "", 0), m.Import: m.Import("00" * 16, change),
         m.Health: m.Health("capture", "ok"), m.Erase: m.Erase([ONE], "asked for"),
@@ -261,7 +273,7 @@ def test_what_a_role_may_not_is_denied(counter, role, kind):
 
 
 def test_replicator_may_not_listen():
-    assert not policy.MAY["replicator"] & {m.Search, m.Get, m.Fetch, m.Verify, m.Import}
+    assert not policy.MAY["replicator"] & {m.Search, m.Several, m.Get, m.Fetch, m.Verify, m.Import}
     assert policy.MAY["capture"] == {m.Health}
 
 
