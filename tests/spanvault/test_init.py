@@ -111,7 +111,7 @@ def test_a_sample_explains_every_key_and_shows_its_default(name):
     text = path.read_text(encoding="utf-8")
     settings, usual = config.load(path, kind), kind()
     for field in kind.__struct_fields__:
-        line = re.search(rf"^(# )?{field} = |^# \[\[{field}\]\]", text, re.MULTILINE)
+        line = re.search(rf"^(# )?{field} = |^# \[\[?{field}[].]", text, re.MULTILINE)
         assert line, f"{name} does not mention {field}"
         before = text[: line.start()].rstrip("\n").splitlines()[-1]
         assert before.startswith("#") or " = " in before, f"{name} does not explain {field}"
