@@ -1,0 +1,147 @@
+"""Makes objects.json and root.json: bytes of the format, each with one fault and its code.
+
+Objects come out the same each time: time and salts are fixed, and nothing else is random. HPKE is
+not repeatable: root.json is made once. After a change of format: python -m tests.vectors.make
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from spanvault import chunk, keyfile
+from storaged import keypage, walk
+from storaged.keypage import Name
+from storaged.sealing import ObjectWriter
+from tests.support.vault import START, call_id, make_media
+
+HERE: Final = Path(__file__).parent
+RECORDING, DEK, KEY_ID = call_id(1), bytes(range(32)), 4096 + 7
+ROOT_KEY, UNLOCK, STORE_ID = b"r" * 32, b"u" * 32, bytes(range(16))
+Change = Callable[[bytes], bytes]
+
+
+def packed(recording: bytes, second: int) -> list[bytes]:
+    return [chunk.pack(one) for one in make_media([(recording, 1, second)], 32).chunks()]
+
+
+def segment(writer: ObjectWriter, salt: int, seconds: range, *, sealed: bool,
+            recording: bytes = RECORDING) -> bytes:  # fmt: skip
+    """A segment of one chunk a frame."""
+    parts = [writer.begin(DEK, START, bytes((salt,)) * 16)]
+    parts += [writer.data(packed(recording, n), START + n, START + n) for n in seconds]
+    if sealed:
+        parts.append(writer.last(b"\x80"))
+    return b"".join(parts)
+
+
+def objects() -> dict[str, bytes]:
+    """Those without a fault."""
+    plain, both = ObjectWriter(RECORDING, KEY_ID, 0), ObjectWriter(RECORDING, KEY_ID, 0)
+    cut = ObjectWriter(RECORDING, KEY_ID, 0)
+    unsealed = segment(cut, 1, range(2), sealed=False)
+    return {
+        "sealed": segment(plain, 1, range(3), sealed=True),
+        "unsealed": unsealed,
+        "torn tail": unsealed[:-5],
+        "gone on with": segment(both, 1, range(2), sealed=True)
+        + segment(both, 2, range(2, 3), sealed=True),
+    }
+
+
+def flipped(at: int, bit: int = 1) -> Change:
+    return lambda data: data[:at] + bytes((data[at] ^ bit,)) + data[at + 1 :]
+
+
+def faults() -> dict[str, tuple[str, bytes]]:
+    """Name, code and bytes of each object with one fault."""
+    whole = objects()
+    sealed, two = whole["sealed"], whole["gone on with"]
+    one, other, *_ = places = walk.walk(sealed).places
+    second = walk.walk(two).headers[1][0]
+    stranger = ObjectWriter(RECORDING, KEY_ID, 0)
+    swapped = sealed[:104] + sealed[other.offset : other.end] + sealed[one.offset : one.end]
+    changed: dict[str, tuple[str, Change]] = {
+        "shorter than a header": ("cut", lambda data: data[:90]),
+        "another file": ("magic", lambda data: b"RIFF" + data[4:]),
+        "line ends changed": ("magic", lambda data: data.replace(b"\r\n", b"\n", 1)),
+        "version 3": ("version", flipped(8, 2)),
+        "unknown suite": ("suite", flipped(10, 2)),
+        "reserved byte": ("reserved", flipped(13)),
+        "reserved word": ("reserved", flipped(45)),
+        "salt changed": ("commitment", flipped(56)),
+        "commitment changed": ("commitment", flipped(103)),
+        "another recording's id": ("commitment", flipped(16)),
+        "tier changed": ("frame", flipped(12)),
+        "key id changed": ("frame", flipped(32)),
+        "time of creation changed": ("frame", flipped(48)),
+        "ciphertext changed": ("frame", flipped(other.start)),
+        "tag changed": ("frame", flipped(other.end - 1)),
+        "frames swapped": ("frame", lambda data: swapped + data[other.end :]),
+        "frame left out": ("frame", lambda data: data[: one.offset] + data[one.end :]),
+        "frame repeated": ("frame", lambda data: data[: one.end] + data[one.offset :]),
+        "LAST frame changed": ("frame", flipped(places[-1].start)),
+        "unknown flag": ("structure", flipped(one.offset + 4, 64)),
+        "impossible length": ("structure", flipped(one.offset + 3, 128)),
+        "bytes behind the locator": ("structure", lambda data: data + b"more bytes"),
+        "locator points elsewhere": ("locator", flipped(len(sealed) - 20)),
+        "locator's magic": ("locator", flipped(len(sealed) - 2)),
+    }
+    made = {name: (code, change(sealed)) for name, (code, change) in changed.items()}
+    made["segment left out"] = "segment", segment(ObjectWriter(RECORDING, KEY_ID, 0), 1, range(2),
+                                                  sealed=False) + _third()  # fmt: skip
+    made["another recording's segment"] = "other recording", flipped(second + 16)(two)
+    made["another recording's chunk"] = (
+        "chunk",
+        segment(stranger, 1, range(1), sealed=True, recording=call_id(2)),
+    )
+    forgetful = ObjectWriter(RECORDING, KEY_ID, 0)
+    begun = segment(forgetful, 1, range(2), sealed=False)
+    forgetful.entries = forgetful.entries[:32]
+    made["trailer lists too little"] = "trailer", begun + forgetful.last(b"")
+    return made
+
+
+def _third() -> bytes:
+    """A segment that calls itself the third."""
+    writer = ObjectWriter(RECORDING, KEY_ID, 0)
+    writer.next_segment = 2
+    return segment(writer, 3, range(2, 3), sealed=False)
+
+
+def roots() -> dict[str, tuple[str, bytes]]:
+    """Name, code and bytes of root files; an empty code is no fault."""
+    secrets = {Name(keypage.PAGE_KEY, 1): b"p" * 32, Name(keypage.INDEX_KEY, 0): b"i" * 32}
+    recipients = [keyfile.public_of(UNLOCK), keyfile.public_of(b"v" * 32)]
+    data = keypage.serialize_root(
+        STORE_ID, 3, 0, ROOT_KEY, recipients, secrets, [os.urandom(12) for _ in secrets]
+    )
+    return {
+        "whole": ("", data),
+        "shorter than a root": ("cut", data[:40]),
+        "another file": ("magic", b"SVRROOT9" + data[8:]),
+        "byte changed": ("digest", flipped(100)(data)),
+    }
+
+
+def main() -> None:
+    """Write both files."""
+    table = [
+        {"name": name, "error": code, "dek": DEK.hex(), "object": data.hex()}
+        for name, (code, data) in (*((n, ("", d)) for n, d in objects().items()), *faults().items())
+    ]
+    _write(HERE / "objects.json", table)
+    if not (HERE / "root.json").exists():
+        _write(HERE / "root.json", [
+            {"name": name, "error": code, "unlock": UNLOCK.hex(), "root": data.hex()}
+            for name, (code, data) in roots().items()
+        ])  # fmt: skip
+
+
+def _write(path: Path, table: list[dict[str, str]]) -> None:
+    path.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The product's reader and one that shares nothing with it, held to the same bytes.
+
+Each vector has one fault, and the code that FORMAT.md §4.5 gives it: both readers must find it. The
+product's are what it writes today: a change of format changes objects.json in the same commit.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storaged import keypage, walk
+from tests.support.vault import Parts, call_id, chunk_keys, make_call, make_media
+from tests.vectors import make, reader
+
+HERE = Path(__file__).parent
+OBJECTS = json.loads((HERE / "objects.json").read_text())
+ROOTS = json.loads((HERE / "root.json").read_text())
+# What the product says of each code.
+WORDS = {
+    "": "",
+    "cut": "cut",
+    "magic": "wrong magic",
+    "version": "version 3",
+    "suite": "suite 3 is unknown",
+    "reserved": "reserved header bytes",
+    "commitment": "key commitment does not match",
+    "frame": "does not authenticate",
+    "structure": "flag 64 is unknown|is impossible|behind the last frame",
+    "locator": "points elsewhere|no locator",
+    "segment": "segment 2 at byte",
+    "other recording": "belongs to another recording",
+    "chunk": "chunk of another recording",
+    "trailer": "does not list the frames",
+    "digest": "SHA-256 is another",
+}
+
+
+def product(data: bytes, dek: bytes) -> list[str]:
+    """The product's faults."""
+    try:
+        layout = walk.walk(data)
+    except ValueError as error:
+        return [str(error)]
+    return walk.check(data, layout, lambda _: dek)
+
+
+def independent(data: bytes, dek: bytes) -> list[str]:
+    """The other reader's faults."""
+    try:
+        return reader.open_object(data, dek).faults
+    except reader.Fault as fault:
+        return [fault.code]
+
+
+@pytest.mark.parametrize("vector", OBJECTS, ids=lambda vector: vector["name"])
+def test_both_readers_find_the_one_fault(vector):
+    data, dek = bytes.fromhex(vector["object"]), bytes.fromhex(vector["dek"])
+    ours, theirs = product(data, dek), independent(data, dek)
+    if not vector["error"]:
+        assert (ours, theirs) == ([], [])
+        return
+    assert vector["error"] in theirs
+    assert any(word in fault for word in WORDS[vector["error"]].split("|") for fault in ours), ours
+
+
+@pytest.mark.parametrize("vector", OBJECTS, ids=lambda vector: vector["name"])
+def test_both_readers_hear_the_same(vector):
+    data, dek = bytes.fromhex(vector["object"]), bytes.fromhex(vector["dek"])
+    if vector["error"] in ("cut", "magic", "version", "suite", "reserved", "chunk"):
+        return  # nothing is heard
+    layout = walk.walk(data)
+    opener, ours = walk.Opener(data, layout, lambda _: dek), []
+    for place in layout.places:
+        if place.flag == 0:
+            try:
+                ours += list(walk.chunks_of(opener.open(place), make.RECORDING))
+            except ValueError:
+                continue
+    theirs = reader.open_object(data, dek).chunks
+    assert [(int(c.header["stream"]), int(c.header["start_ns"]), bytes(c.payload)) for c in ours] \
+        == [(c.stream, c.start_ns, b"".join(c.payloads)) for c in theirs]  # fmt: skip
+
+
+def test_vectors_are_what_the_product_writes_today():
+    made = {name: data for name, (_, data) in make.faults().items()} | make.objects()
+    assert {vector["name"]: bytes.fromhex(vector["object"]) for vector in OBJECTS} == made
+    assert {vector["error"] for vector in OBJECTS} | {"digest"} == set(WORDS)
+
+
+@pytest.mark.parametrize("vector", ROOTS, ids=lambda vector: vector["name"])
+def test_both_readers_open_a_root(vector):
+    data, unlock = bytes.fromhex(vector["root"]), bytes.fromhex(vector["unlock"])
+    if not vector["error"]:
+        store_id, secrets = reader.open_root(data, unlock)
+        ours = keypage.open_root(data, unlock)
+        assert (store_id, ours.store_id) == (make.STORE_ID, make.STORE_ID)
+        assert secrets == {(n.kind, n.generation, n.number): s for n, s in ours.secrets.items()}
+        return
+    with pytest.raises(reader.Fault) as fault:
+        reader.open_root(data, unlock)
+    assert fault.value.code == vector["error"]
+    with pytest.raises(ValueError, match=WORDS[vector["error"]]):
+        keypage.open_root(data, unlock)
+
+
+def test_a_store_that_was_recorded_opens_with_its_unlock_key_alone(tmp_path):
+    """The script by itself, as somebody would run it who has the files and no spanvault."""
+    parts, one = Parts(tmp_path / "store"), call_id(1)
+    parts.commit([(one, 1, 0), (one, 2, 0)])
+    parts.commit([(one, 1, 1)], [make_call(1)])
+    parts.close()
+    command = [sys.executable, "-I", HERE / "reader.py", parts.pool.path(one),
+               "--keys", parts.folder / "keys", "--unlock",
+               parts.folder / "unlock.key"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    about = json.loads(done.stdout)
+    assert (about["sealed"], about["faults"]) == (True, [])
+    truth = chunk_keys(make_media([(one, 1, 0), (one, 2, 0), (one, 1, 1)]))
+    assert [(c["stream"], c["bytes"]) for c in about["chunks"]] == [
+        (stream, len(payload)) for _, stream, _, payload in truth
+    ]
+
+
+def test_the_reader_imports_nothing_of_ours():
+    tree = ast.parse((HERE / "reader.py").read_text())
+    names = {
+        (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    roots = {name.split(".")[0] for name in names}
+    assert roots - set(sys.stdlib_module_names) == {"cryptography"}
