@@ -279,10 +279,14 @@ class GetReply(Message):
 
 
 class Fetch(Message):
-    """Ask for the media of one call, in storage order, a page at a time."""
+    """Ask for the media of one call, in storage order, a page at a time.
+
+    digits: its telephone events instead, which takes a right of their own.
+    """
 
     id: bytes
     cursor: int = 0
+    digits: bool = False
 
 
 class FetchReply(Message):

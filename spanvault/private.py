@@ -20,7 +20,7 @@ from typing import Any, Final
 from spanvault.client import Client, RequestFailed
 from spanvault.config import OperatorConfig
 from spanvault.daemonlog import Said, parse_all
-from spanvault.transport import Role, make_certificate
+from spanvault.transport import RIGHTS, Role, make_certificate
 
 START_S: Final = 120.0  # a large index is read before the first answer
 STOP_S: Final = 60.0
@@ -99,7 +99,8 @@ class PrivateStore:
         clients = self.folder / "clients"
         clients.mkdir()
         for role in ROLES:
-            make_certificate(self.folder, role, role)
+            # Who has the unlock key can open all of the store anyway.
+            make_certificate(self.folder, role, role, *(RIGHTS if role == "operator" else ()))
             if role != "storaged":
                 (clients / f"{role}.key").write_bytes((self.folder / f"{role}.key").read_bytes())
         storaged = self.daemon("storaged", self._settings(clients), stdout=subprocess.DEVNULL)

@@ -2,7 +2,8 @@
 
 A certificate is a CURVE key pair in a file of ZeroMQ's own format, with a `name` and a `role` as
 metadata. storaged lets in whose public half lies in its clients folder, and the role decides what
-may be asked: capture (ingest), replicator (ciphertext and receipts), operator (the rest).
+may be asked: capture (ingest), replicator (ciphertext and receipts), operator (the rest). What
+takes more than a role is a right, named in the public half there: no client can give it to itself.
 Source: ZeroMQ RFC 26 (CurveZMQ), RFC 27 (ZAP). What is said over them: WIRE.md.
 """
 
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 
 Role = Literal["capture", "storaged", "replicator", "operator"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
+RIGHTS: Final = frozenset({"digits"})  # digits: what was dialled in a call
 HEARTBEAT_MS: Final = 2000
 
 
 class Identity(NamedTuple):
-    """Who is at the other end, as proved by its key."""
+    """Who is at the other end, as proved by its key, and what it may beyond its role."""
 
     role: Role
     name: str
+    rights: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.role}/{self.name}"
@@ -40,9 +43,10 @@ class Certificate(NamedTuple):
     secret: bytes | None
     role: Role
     name: str
+    rights: frozenset[str] = frozenset()
 
 
-def make_certificate(folder: Path, role: Role, name: str) -> Path:
+def make_certificate(folder: Path, role: Role, name: str, *rights: str) -> Path:
     """Write NAME.key (public) and NAME.key_secret (mode 0600) into folder; give the secret one.
 
     Raises FileExistsError rather than replace a secret.
@@ -50,7 +54,10 @@ def make_certificate(folder: Path, role: Role, name: str) -> Path:
     # zmq.auth.create_certificates leaves the metadata out of the public file, and the secret one
     # readable for a moment: so we write its format ourselves.
     public, secret = (key.decode() for key in zmq.curve_keypair())
-    head = f'metadata\n    role = {role}\n    name = {name}\ncurve\n    public-key = "{public}"\n'
+    metadata = f"metadata\n    role = {role}\n    name = {name}\n"
+    if rights:
+        metadata += f"    rights = {' '.join(rights)}\n"
+    head = f'{metadata}curve\n    public-key = "{public}"\n'
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     path = folder / f"{name}.key_secret"
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -79,7 +86,13 @@ def load_certificate(path: Path) -> Certificate:
     role = fields.get("role", "")
     if role not in ROLES:
         raise ValueError(f"{path}: role {role!r} is none of {', '.join(ROLES)}")
-    return Certificate(public, secret, role, fields.get("name", path.stem))  # type: ignore[arg-type]
+    rights = frozenset(fields.get("rights", "").replace(",", " ").split())
+    if unknown := rights - RIGHTS:
+        raise ValueError(
+            f"{path}: {', '.join(sorted(unknown))} is no right; there is: {', '.join(RIGHTS)}"
+        )
+    name = fields.get("name", path.stem)
+    return Certificate(public, secret, role, name, rights)  # type: ignore[arg-type]
 
 
 class Clients:
@@ -87,7 +100,7 @@ class Clients:
 
     def __init__(self, folder: Path) -> None:
         self._known = {
-            certificate.public: Identity(certificate.role, certificate.name)
+            certificate.public: Identity(certificate.role, certificate.name, certificate.rights)
             for certificate in map(load_certificate, sorted(folder.glob("*.key")))
         }
 

@@ -1,12 +1,14 @@
 """Who may ask what. Whatever is not in the table is denied.
 
+What a caller dialled, card numbers and PINs among it, takes a right beside the role, which the
+client's certificate must bear where storaged keeps it.
 Source: WIRE.md §2. Who is at the other end: spanvault.transport.
 """
 
 from typing import Final
 
 from spanvault import messages as m
-from spanvault.transport import Role
+from spanvault.transport import Identity, Role
 
 MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
     "capture": frozenset({m.Health}),
@@ -45,6 +47,19 @@ WITHOUT_LOG: Final[frozenset[type[m.Message]]] = frozenset({m.Status, m.Health})
 def may_ask(role: Role, request: m.Message) -> bool:
     """Whether this role may send this request."""
     return type(request) in MAY.get(role, frozenset())
+
+
+def denial(who: Identity, request: m.Message) -> tuple[str, str] | None:
+    """Why this client may not send this request, and what to do; None if it may."""
+    if not may_ask(who.role, request):
+        kind = type(request).__name__
+        return f"role {who.role} may not ask {kind}", "Use an operator's certificate."
+    if isinstance(request, m.Fetch) and request.digits and "digits" not in who.rights:
+        return (
+            f"{who} may not have digits",
+            "Who may is decided in storaged's clients folder: rights = digits (docs/operating.md).",
+        )
+    return None
 
 
 def may_ingest(role: Role) -> bool:

@@ -15,7 +15,7 @@ from spanvault.messages import Call, VerifyReply
 from storaged import walk
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State
-from storaged.sealing import DATA
+from storaged.sealing import DATA, EVENTS
 from storaged.vaults import Vault, Vaults
 
 PAGE_BYTES: Final = 1 << 20
@@ -46,11 +46,14 @@ class Reader:
         self._index, self._vaults = index, vaults
         self._layouts: OrderedDict[tuple[bytes, int, bytes], walk.Layout] = OrderedDict()
 
-    def fetch(self, call: Call, cursor: int) -> Page:
-        """The media behind a cursor, about PAGE_BYTES of it. Raises Fault."""
-        return walk.finish(self.fetching(call, cursor))
+    def fetch(self, call: Call, cursor: int, *, digits: bool = False) -> Page:
+        """The media behind a cursor, about PAGE_BYTES of it. Raises Fault.
 
-    def fetching(self, call: Call, cursor: int) -> walk.Steps[Page]:
+        digits: the telephone events instead of all else; nothing but what is wanted is opened.
+        """
+        return walk.finish(self.fetching(call, cursor, digits=digits))
+
+    def fetching(self, call: Call, cursor: int, *, digits: bool = False) -> walk.Steps[Page]:
         """fetch() in steps of some milliseconds: the structure of a day's recording takes long.
 
         Once a key is at hand there is no step more: whoever destroys it meanwhile can rely on it.
@@ -60,7 +63,8 @@ class Reader:
         if not 0 <= number < len(sources):
             raise Fault("invalid", f"cursor {cursor} is none of ours", "Begin at cursor 0.")
         while number < len(sources):
-            page = yield from self._fetch_from(sources[number], call.id, offset)
+            flag = EVENTS if digits else DATA
+            page = yield from self._fetch_from(sources[number], call.id, offset, flag)
             if page.cursor is not None:
                 return page._replace(cursor=(number << _SOURCE_BITS) + page.cursor)
             number, offset = number + 1, 0
@@ -125,8 +129,13 @@ class Reader:
                 return []
         return [f"streams of this call lay in {source.recording_id.hex()}, which was erased"]
 
-    def _fetch_from(self, source: Source, call_id: bytes, offset: int) -> walk.Steps[Page]:
-        """A page out of one object. Its cursor is an offset there, None at the end."""
+    def _fetch_from(
+        self, source: Source, call_id: bytes, offset: int, flag: int
+    ) -> walk.Steps[Page]:
+        """A page out of one object. Its cursor is an offset there, None at the end.
+
+        flag: of the frames that are opened.
+        """
         state, size = self._extent(source.recording_id)
         if state is None or not size:
             return Page(NO_MEDIA, None, self._erased(source, call_id))
@@ -139,14 +148,14 @@ class Reader:
                 damaged += layout.faults if offset == 0 else []
                 opener = walk.Opener(data, layout, vault.dek)
                 for place in layout.places:
-                    if place.flag != DATA or place.offset < offset:
+                    if place.flag != flag or place.offset < offset:
                         continue
                     if total >= PAGE_BYTES:
                         return Page(_media(chunks), place.offset, damaged)
                     total += place.end - place.start
                     try:
                         plain = opener.open(place)
-                        chunks += _renumbered(plain, source, call_id)
+                        chunks += _renumbered(plain, source, call_id, events=flag == EVENTS)
                     except ValueError as error:
                         damaged.append(str(error))
         except ValueError as error:
@@ -178,9 +187,11 @@ def sources_of(call: Call) -> list[Source]:
     return [Source(call.id, None), *(Source(*other) for other in sorted(others.items()))]
 
 
-def _renumbered(plain: bytes, source: Source, call_id: bytes) -> Iterator[Chunk]:
+def _renumbered(plain: bytes, source: Source, call_id: bytes, *, events: bool) -> Iterator[Chunk]:
     """A frame's chunks as the call's own."""
     for piece in walk.chunks_of(plain, source.recording_id):
+        if walk.is_events(piece) != events:
+            continue  # another program's doing; digits leave under their own right only
         if source.numbers is None:
             yield piece
         elif (number := source.numbers.get(int(piece.header["stream"]))) is not None:

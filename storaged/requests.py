@@ -89,20 +89,15 @@ class Desk:
 
     def answering(self, who: Identity, request: Any, bulk: list[Any]) -> Steps[Answer]:
         """answer() in steps of some milliseconds, so that a long one holds up no other."""
-        if policy.may_ask(who.role, request):
+        denied = policy.denial(who, request)
+        if denied is None:
             self._meet_target(who, request)
             if isinstance(request, m.Erase):
                 answer = yield from self._erase(who, request)
             else:
                 answer = yield from self._carry_out(who, request, bulk)
         else:
-            answer = Answer(
-                m.Failure(
-                    "denied",
-                    f"role {who.role} may not ask {type(request).__name__}",
-                    "Use an operator's certificate.",
-                )
-            )
+            answer = Answer(m.Failure("denied", *denied))
         return self._logged(who, request, answer)
 
     def refuse(self, who: Identity, error: str) -> Answer:
@@ -229,7 +224,10 @@ class Desk:
             return {"pool": request.pool[:16]}
         if isinstance(request, m.Import):
             return {"id": request.change.id.hex()[:32], "change": request.change.kind}
-        return {"id": request.id.hex()[:32]} if getattr(request, "id", None) is not None else {}
+        subject = {"id": request.id.hex()[:32]} if getattr(request, "id", None) is not None else {}
+        if isinstance(request, m.Fetch) and request.digits:
+            subject["digits"] = True
+        return subject
 
     # --- one handler a message -----------------------------------------------------------------
 
@@ -293,7 +291,7 @@ class Desk:
     def _fetching(self, request: m.Fetch) -> Steps[Answer]:
         with self._index.reading() as view:
             call = self._call(view, request.id)
-        page = yield from self._reader.fetching(call, request.cursor)
+        page = yield from self._reader.fetching(call, request.cursor, digits=request.digits)
         keys = [] if request.cursor else call.keys
         return Answer(m.FetchReply(page.cursor, page.damaged, keys), media=page.media)
 

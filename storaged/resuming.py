@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from storaged import walk
 from storaged.gathering import Have
-from storaged.sealing import DATA, HEADER_BYTES, LAST, LOCATOR_BYTES, Header, ObjectWriter
+from storaged.sealing import HEADER_BYTES, LAST, LOCATOR_BYTES, Header, ObjectWriter
 from storaged.walk import Bytes, Opener, chunks_of
 
 MOST_STREAMS: Final = 64  # of a recording whose row tells how to go on; else it is read
@@ -71,7 +71,7 @@ def go_on(
     for place in layout.places:
         try:
             plain = opener.open(place)
-            if place.flag == DATA:
+            if place.flag != LAST:
                 for piece in chunks_of(plain, recording_id):
                     have.add(int(piece.header["stream"]), int(piece.header["start_ns"]))
         except ValueError:

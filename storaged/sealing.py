@@ -24,6 +24,7 @@ SUITE_AES_256_GCM: Final = 1  # HKDF-SHA256, STREAM with AES-256-GCM
 
 DATA: Final = 0  # packed chunks
 LAST: Final = 1  # the trailer; the segment, and the recording as far as known, is complete
+EVENTS: Final = 2  # packed chunks of telephone events: digits, under a key of their own
 
 CHUNK_MAX: Final = 1 << 20  # plaintext bytes of a DATA frame that this program writes
 LAST_MAX: Final = 64 << 20
@@ -94,12 +95,16 @@ class Header(NamedTuple):
 
 
 class SegmentKey:
-    """Seals and opens the frames of one segment."""
+    """Seals and opens the frames of one segment: telephone events under another key than the rest.
 
-    __slots__ = ("_aad", "_aead")
+    Whoever is given one of the two keys, and not what they are made of, can open nothing else.
+    """
+
+    __slots__ = ("_aad", "_aead", "_events")
 
     def __init__(self, header: Header, prk: bytes) -> None:
         self._aead = AESGCM(_expand(prk, b"audio" + header.recording_id))
+        self._events = AESGCM(_expand(prk, b"events" + header.recording_id))
         self._aad = hashlib.sha256(header.serialize()).digest()
 
     @classmethod
@@ -115,15 +120,18 @@ class SegmentKey:
 
     def seal(self, sequence: int, flag: int, plain: bytes) -> bytes:
         """One frame: length, flag, ciphertext and tag. A (sequence, flag) is used once only."""
-        cipher = self._aead.encrypt(_nonce(sequence, flag), plain, self._aad)
+        cipher = self._cipher(flag).encrypt(_nonce(sequence, flag), plain, self._aad)
         return _FRAME.pack(len(cipher), flag) + cipher
 
     def open_frame(self, sequence: int, flag: int, cipher: bytes | memoryview) -> bytes:
         """The plaintext of a frame's body. Raises ValueError if it is not the one sealed here."""
         try:
-            return self._aead.decrypt(_nonce(sequence, flag), cipher, self._aad)
+            return self._cipher(flag).decrypt(_nonce(sequence, flag), cipher, self._aad)
         except InvalidTag:
             raise ValueError(f"frame {sequence} does not authenticate") from None
+
+    def _cipher(self, flag: int) -> AESGCM:
+        return self._events if flag == EVENTS else self._aead
 
 
 def new_segment(
@@ -142,7 +150,7 @@ def parse_frame_head(data: bytes | memoryview) -> tuple[int, int]:
     if len(data) < FRAME_HEAD_BYTES:
         raise ValueError(f"frame head cut: {len(data)} of {FRAME_HEAD_BYTES} bytes")
     length, flag = _FRAME.unpack_from(data)
-    if flag not in (DATA, LAST):
+    if flag not in (DATA, LAST, EVENTS):
         raise ValueError(f"frame flag {flag} is unknown")
     if not TAG <= length <= LAST_MAX + TAG:
         raise ValueError(f"frame length {length} is impossible")
@@ -150,7 +158,7 @@ def parse_frame_head(data: bytes | memoryview) -> tuple[int, int]:
 
 
 class Trailer(NamedTuple):
-    """What the LAST frame holds. entries: ENTRY[n], every DATA frame of the object so far."""
+    """What the LAST frame holds. entries: ENTRY[n], every frame of chunks so far, in order."""
 
     segments: list[int]  # offset of each segment's header
     entries: NDArray[np.void]
@@ -254,16 +262,21 @@ class ObjectWriter:
         self.segments.append(self.size)
         return self._given(header.serialize())
 
-    def data(self, chunks: Sequence[bytes | memoryview], first_ns: int, last_ns: int) -> bytes:
-        """A DATA frame. chunks: parts of packed chunks, at most CHUNK_MAX bytes together."""
+    def data(
+        self, chunks: Sequence[bytes | memoryview], first_ns: int, last_ns: int, flag: int = DATA
+    ) -> bytes:
+        """A frame of chunks. chunks: parts of packed ones, at most CHUNK_MAX bytes together.
+
+        flag: DATA, or EVENTS where all of them are telephone events.
+        """
         assert self._key is not None
         self.add_entry(self.size, self.next_segment - 1, self.sequence, first_ns, last_ns)
-        return self._given(self._frame(DATA, b"".join(chunks)))
+        return self._given(self._frame(flag, b"".join(chunks)))
 
     def add_entry(
         self, offset: int, segment: int, sequence: int, first_ns: int, last_ns: int
     ) -> None:
-        """Note a DATA frame for the trailer."""
+        """Note a frame of chunks for the trailer."""
         self.entries += _ENTRY.pack(offset, segment, sequence, first_ns, last_ns)
 
     def last(self, record: bytes) -> bytes:

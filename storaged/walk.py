@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from spanvault import chunk
 from spanvault.chunk import Chunk
 from storaged.sealing import (
-    DATA,
+    EVENTS,
     FRAME_HEAD_BYTES,
     HEADER_BYTES,
     LAST,
@@ -233,11 +233,16 @@ class Opener:
 
 
 def chunks_of(plain: bytes, recording_id: bytes) -> Iterator[Chunk]:
-    """The chunks of a DATA frame. Raises ValueError if they are another recording's."""
+    """The chunks of a frame. Raises ValueError if they are another recording's."""
     for piece in chunk.unpack(plain):
         if piece.recording_id != recording_id:
             raise ValueError("a chunk of another recording lies in this one")
         yield piece
+
+
+def is_events(piece: Chunk) -> bool:
+    """Whether a chunk holds telephone events."""
+    return int(piece.header["stream"]) >= chunk.EVENTS
 
 
 def check(data: Bytes, layout: Layout, find_key: FindKey) -> list[str]:
@@ -256,8 +261,9 @@ def checking(data: Bytes, layout: Layout, find_key: FindKey) -> Steps[list[str]]
             if place.flag == LAST:
                 _check_trailer(Trailer.parse(plain), layout, place)
             else:
-                for _ in chunks_of(plain, recording_id):
-                    pass
+                for piece in chunks_of(plain, recording_id):
+                    if is_events(piece) != (place.flag == EVENTS):
+                        raise ValueError(f"frame {place.sequence}: digits and sound in one place")
         except ValueError as error:
             faults.append(str(error))
         yield
@@ -269,7 +275,7 @@ def _check_trailer(trailer: Trailer, layout: Layout, place: Place) -> None:
     offsets = [
         other.offset
         for other in layout.places
-        if other.flag == DATA and other.offset < place.offset
+        if other.flag != LAST and other.offset < place.offset
     ]
     segments = [offset for offset, _ in layout.headers if offset < place.offset]
     if trailer.segments != segments or trailer.entries["offset"].tolist() != offsets:
@@ -303,7 +309,7 @@ def resume(data: Bytes, committed: int, find_key: FindKey) -> Resumed:
     for place in layout.places:
         try:
             plain = opener.open(place)
-            if place.flag == DATA:
+            if place.flag != LAST:
                 keys = _chunk_keys(plain, first.recording_id)
                 have += keys
                 times = [start_ns for _, start_ns in keys] or [0]

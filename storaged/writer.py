@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import lmdb
 
+from spanvault import chunk
 from spanvault.messages import Call
 from storaged import index as tables
 from storaged import record, resuming
@@ -23,7 +24,7 @@ from storaged.index import FINAL, OBJECT, SEALED, Index, State, View, Writing
 from storaged.keyring import Keyring
 from storaged.pool import Pool
 from storaged.resuming import Reach
-from storaged.sealing import CHUNK_MAX, ObjectWriter
+from storaged.sealing import CHUNK_MAX, DATA, EVENTS, ObjectWriter
 
 log = logging.getLogger(__name__)
 
@@ -147,10 +148,11 @@ class Writer:
             one.writer = ObjectWriter(recording_id, one.key_id, self._pool.tier)
         if not one.writer.in_segment:
             self._begin(recording_id, one, one.writer)
-        for run in chunks.runs(rows, CHUNK_MAX):
-            times = [chunks.starts_ns[row] for row in run]
-            frame = one.writer.data(chunks.parts(run), min(times), max(times))
-            self._pool.append(recording_id, frame)
+        for flag, apart in _by_key(chunks, rows):
+            for run in chunks.runs(apart, CHUNK_MAX):
+                times = [chunks.starts_ns[row] for row in run]
+                frame = one.writer.data(chunks.parts(run), min(times), max(times), flag)
+                self._pool.append(recording_id, frame)
 
     def _begin(self, recording_id: bytes, one: Recording, writer: ObjectWriter) -> None:
         """A new segment."""
@@ -322,3 +324,13 @@ class Writer:
             self._pool.cut(recording_id, state.size)
         elif committed or self._pool.path(recording_id).exists():
             self._pool.cut(recording_id, committed or 0)
+
+
+def _by_key(chunks: Gathered, rows: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
+    """The frame flag and the rows of what is sealed under each key: sound, then digits if any."""
+    streams = chunks.streams
+    events = [row for row in rows if streams[row] >= chunk.EVENTS]
+    if not events:
+        return [(DATA, rows)]
+    sound = [row for row in rows if streams[row] < chunk.EVENTS]
+    return [(DATA, sound), (EVENTS, events)]

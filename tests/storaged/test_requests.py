@@ -8,15 +8,23 @@ from typing import Any, get_args
 
 import pytest
 
+from spanvault import chunk, wire
 from spanvault import messages as m
-from spanvault import wire
 from spanvault.transport import Identity
 from storaged import accesslog, policy
 from storaged.accesslog import AccessLog
 from storaged.erasing import Eraser
 from storaged.layout import Store
 from storaged.requests import Answer, Desk
-from tests.support.vault import START, Parts, call_id, chunk_keys, make_call
+from tests.support.vault import (
+    START,
+    Parts,
+    call_id,
+    chunk_keys,
+    make_call,
+    make_media,
+    payload,
+)
 
 OPERATOR = Identity("operator", "alice")
 ONE, TWO = call_id(1), call_id(2)
@@ -275,6 +283,59 @@ def test_what_a_role_may_not_is_denied(counter, role, kind):
 def test_replicator_may_not_listen():
     assert not policy.MAY["replicator"] & {m.Search, m.Several, m.Get, m.Fetch, m.Verify, m.Import}
     assert policy.MAY["capture"] == {m.Health}
+
+
+# --- digits ---------------------------------------------------------------------------------------
+
+DIALLER = Identity("operator", "bob", frozenset({"digits"}))
+DIGITS = chunk.EVENTS + 1
+
+
+def fetched(counter: Counter) -> list[int]:
+    """The streams whose chunks come without a wish."""
+    _, bulk = wire.decode_reply(counter.answer(m.Fetch(ONE)).frames())
+    return [int(one.header["stream"]) for one in wire.decode_media(bulk).chunks()]
+
+
+def test_digits_are_given_to_whom_they_are_granted_and_apart(counter):
+    counter.parts.commit([(ONE, 1, 0), (ONE, DIGITS, 0), (ONE, 1, 1)], [make_call(1)])
+    wish = m.Fetch(ONE, digits=True)
+    assert fetched(counter) == [1, 1]
+    assert counter.ask(wish).code == "denied"
+    for role in ("capture", "replicator"):
+        who = Identity(role, "x", frozenset({"digits"}))
+        assert counter.ask(wish, who=who).code == "denied"
+    _, bulk = wire.decode_reply(counter.answer(wish, who=DIALLER).frames())
+    assert chunk_keys(wire.decode_media(bulk)) == [
+        (ONE, DIGITS, 0, payload(ONE, DIGITS, 0, 320))
+    ]  # fmt: skip
+    said = [(line["who"], line.get("digits"), line["result"]) for line in counter.lines]
+    assert said == [
+        ("operator/alice", None, "ok"),
+        ("operator/alice", True, "denied"),
+        ("capture/x", True, "denied"),
+        ("replicator/x", True, "denied"),
+        ("operator/bob", True, "ok"),
+    ]
+
+
+def test_digits_of_a_stream_that_two_calls_share(counter):
+    beside = m.Stream(DIGITS, "caller", "events", 1, "", "", {}, stored_in=TWO, stored_as=DIGITS)
+    counter.parts.commit([(TWO, DIGITS, 0)], [make_call(2), make_call(1, beside=[beside])])
+    reply, bulk = wire.decode_reply(counter.answer(m.Fetch(ONE, digits=True), who=DIALLER).frames())
+    assert [key[:2] for key in chunk_keys(wire.decode_media(bulk))] == [(ONE, DIGITS)]
+    assert (reply.cursor, reply.faults, fetched(counter)) == (None, [], [])
+
+
+def test_what_another_program_put_among_the_sound_stays_closed(counter):
+    """A reader trusts a chunk's number, not the frame that it lies in."""
+    writer = counter.parts.writer
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1, final=False)])
+    grown = writer._recordings.find(ONE)
+    for piece in make_media([(ONE, DIGITS, 1)]).chunks():
+        counter.parts.pool.append(ONE, grown.writer.data([chunk.pack(piece)], START, START))
+    counter.parts.commit([(ONE, 1, 2)], [make_call(1, revision=1)])
+    assert fetched(counter) == [1, 1]
 
 
 def test_log_names_numbers_by_token_only(counter):

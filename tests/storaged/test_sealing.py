@@ -5,6 +5,7 @@ import hashlib
 import struct
 
 import pytest
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -15,6 +16,7 @@ from spanvault import chunk
 from storaged import walk
 from storaged.sealing import (
     DATA,
+    EVENTS,
     FRAME_HEAD_BYTES,
     LAST,
     LOCATOR_BYTES,
@@ -32,8 +34,17 @@ DEK = bytes(range(32))
 FRAMES = 4
 
 
-def packed(second: int) -> list[bytes]:
-    return [chunk.pack(piece) for piece in make_media([(RECORDING, 1, second)]).chunks()]
+def packed(second: int, stream: int = 1) -> list[bytes]:
+    return [chunk.pack(piece) for piece in make_media([(RECORDING, stream, second)]).chunks()]
+
+
+def with_digits(flag: int = EVENTS, stream: int = chunk.EVENTS + 1) -> bytes:
+    """Sound, digits, sound."""
+    writer = ObjectWriter(RECORDING, 7, 0)
+    parts = [writer.begin(DEK, START, bytes(16)), writer.data(packed(0), START, START)]
+    parts += [writer.data(packed(1, stream), START, START, flag)]
+    parts += [writer.data(packed(2), START, START), writer.last(b"record")]
+    return b"".join(parts)
 
 
 def make_object(sealed: bool = True) -> bytes:
@@ -82,6 +93,37 @@ def test_keys_and_frames_are_those_of_an_independent_reader():
         nonce, OBJECT[109 : 104 + 5 + 440], hashlib.sha256(OBJECT[:104]).digest()
     )
     assert plain == b"".join(packed(0))
+
+
+def test_digits_are_sealed_under_a_key_of_their_own():
+    """By FORMAT.md alone: each of the two keys opens its frames, and none of the other's."""
+    data = with_digits()
+    assert faults(data) == []
+    header = hashlib.sha256(data[:104]).digest()
+    keys = {
+        name: AESGCM(HKDF(SHA256(), 32, salt=bytes(16), info=name + RECORDING).derive(DEK))
+        for name in (b"audio", b"events")
+    }
+    for place in walk.walk(data).places[:3]:
+        mine, other = (b"events", b"audio") if place.flag == 2 else (b"audio", b"events")
+        nonce = place.sequence.to_bytes(11, "big") + bytes((place.flag,))
+        stream = chunk.EVENTS + 1 if place.flag == 2 else 1
+        sealed = data[place.start : place.end]
+        assert keys[mine].decrypt(nonce, sealed, header) == b"".join(packed(place.sequence, stream))
+        with pytest.raises(InvalidTag):
+            keys[other].decrypt(nonce, sealed, header)
+
+
+@pytest.mark.parametrize(("flag", "stream"), [(DATA, chunk.EVENTS + 1), (EVENTS, 1)])
+def test_digits_and_sound_in_the_wrong_place_are_a_fault(flag, stream):
+    assert faults(with_digits(flag, stream)) == ["frame 1: digits and sound in one place"]
+
+
+def test_an_object_with_digits_is_gone_on_with():
+    data = with_digits()
+    found = walk.resume(data, len(data), lambda key_id: DEK)
+    assert (found.faults, found.end, found.sealed) == ([], len(data), True)
+    assert [stream for stream, _ in found.have] == [1, chunk.EVENTS + 1, 1]
 
 
 def test_sealed_object_has_no_fault():
