@@ -23,13 +23,14 @@ from capture.association import (
     met_in_its_midst,
     supersedes,
 )
+from capture.events import kinds_of
 from capture.livecall import Binding, LiveCall
 from capture.model import Attach, Close, Endpoint, NewStream, Overdue, StreamTotals
 from capture.orphans import Orphans
 from capture.witness import SILENT, Decision, Witness
 from spanvault.chunk import CONTROL, EVENTS
 from spanvault.messages import Codec, MediaKind, Party, Stream
-from spanvault.payloadtypes import STATIC, VIDEO_STATIC
+from spanvault.payloadtypes import STATIC, VIDEO_STATIC, is_event
 
 MAX_ORPHANS: Final = 32_768  # no less than media holds
 MAX_STREAMS: Final = 1_024  # of one call; a sender that changes SSRC with each packet gets no more
@@ -234,11 +235,25 @@ class Attachments:
             return
         self._orphans.pop(row.stream.row, None)
         row.call, row.score, row.number = first.call, first.score, len(first.call.streams)
-        codec = _add_stream(first, row)
-        clock_rate = codec.clock_rate if codec else 0
+        _add_stream(first, row)
         self._witness.decided(Decision.ATTACHED, first.call, row=row.stream.row, match=first)
-        self.commands.append(Attach(row.stream.row, first.call.id, row.number, clock_rate))
+        self._command(row, first.call)
         self.changed.add(first.call.id)
+
+    def _command(self, row: Row, call: LiveCall) -> None:
+        """Have media put the stream where it belongs, by what its payload types mean now."""
+        stream, ends = call.streams[row.number], (row.stream.source, row.stream.destination)
+        codec = stream.codecs.get(row.stream.payload_type)
+        bindings = [binding for end in ends for _, binding in self._association.at(end)]
+        events = {
+            number
+            for binding in bindings
+            for number, meant in binding.codecs.items()
+            if is_event(meant)
+        }
+        kinds = kinds_of(stream.codecs, events, secure=call.secure)
+        clock_rate = codec.clock_rate if codec else 0
+        self.commands.append(Attach(row.stream.row, call.id, row.number, clock_rate, kinds))
 
     def _share(self, row: Row, match: Match) -> None:
         """Another call has part in the stream: it is stored once and listed by both."""
@@ -269,6 +284,7 @@ class Attachments:
             self._close(row, time_ns, "recoded")
         else:
             stream.codecs = {**meant, **stream.codecs}
+            self._command(row, call)
 
     # --- RTP without signalling -----------------------------------------------------------------
 
@@ -492,8 +508,8 @@ def _by_host(call: LiveCall, speaker: Party) -> Match:
     return Match(call, speaker, SOURCE, None, None)
 
 
-def _add_stream(match: Match, row: Row) -> Codec | None:
-    """List the stream in the match's call. Returns what its first payload type means, if known."""
+def _add_stream(match: Match, row: Row) -> None:
+    """List the stream in the match's call."""
     heard = row.stream
     codecs: dict[int, Codec] = {}
     # RFC 3264 §5.1: the receiver's description says what payload types mean to it.
@@ -516,7 +532,6 @@ def _add_stream(match: Match, row: Row) -> Codec | None:
         )
     )
     match.call.rows.append(heard.row)
-    return codecs.get(heard.payload_type)
 
 
 def _guess(payload_type: int) -> MediaKind:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.columns import gather, scatter
+from capture.events import events_among, set_apart
 from capture.held import ROW, WIDTH, Batch
 from capture.jitter import SECOND, Jitter
 from capture.ordering import STREAM, Arrivals, Integers, Ordered, memory, order
@@ -98,11 +99,31 @@ class _Cut:
             keep[ordered.copies] = False
             which = np.flatnonzero(keep) if which is None else which[keep]
             number, each = number[keep], each[keep]
-        frames = output.append(arrivals.rows, which, number)
-        output.add(self._table(totals, frames, lossy))
+        frames, place = output.append(arrivals.rows, which, number)
+        table = self._table(totals, frames, lossy)
         self._update(totals)
         if len(frames):
-            self._remember(frames, number, each)
+            runs = _Runs(frames["payload_type"].copy(), each, arrivals.slot)
+            self._remember(frames, number, each, runs)
+            table = self._set_events_apart(output.arena, table, frames, place, each, runs)
+        output.add(table)
+
+    def _set_events_apart(
+        self, arena: NDArray[np.uint8], table: NDArray[np.void], frames: NDArray[np.void],
+        place: NDArray[np.uint32], each: Integers, runs: "_Runs",
+    ) -> NDArray[np.void]:  # fmt: skip
+        """Digits leave in chunks of their own; few streams have any."""
+        kinds = self.streams.kinds.reshape(-1)[runs.types]
+        if not kinds.any():
+            return table
+        events = events_among(
+            frames, np.repeat(kinds, runs.count), self.arrivals.slot[each],
+            place.astype(np.int64) * WIDTH, arena, self.streams,
+        )  # fmt: skip
+        if not events.any():
+            return table
+        slot = self.slot[np.flatnonzero(self.unique)]
+        return set_apart(table, frames, place, events, slot, self.streams)
 
     def _among(self, rows: Integers, weights: Integers | None = None) -> Integers:
         """How many of these rows each piece has, or the sum of their weights."""
@@ -180,16 +201,12 @@ class _Cut:
             getattr(streams, name)[slot] = values[self.last]
         streams.known[slot] = True
 
-    def _remember(self, frames: NDArray[np.void], number: Integers, each: Integers) -> None:
+    def _remember(
+        self, frames: NDArray[np.void], number: Integers, each: Integers, runs: "_Runs"
+    ) -> None:
         """Note numbers and payload types of what leaves. each: which of the streams it is of."""
         streams, slot = self.streams, self.arrivals.slot
-        kind = frames["payload_type"].copy()
-        other = np.ones(len(kind), np.bool_)
-        other[1:] = (kind[1:] != kind[:-1]) | (each[1:] != each[:-1])
-        head = np.flatnonzero(other)
-        types = slot[each[head]] << 7 | kind[head]
-        count = np.diff(head, append=len(kind)).astype(np.uint32)
-        np.add.at(streams.payload_types.reshape(-1), types, count)
+        np.add.at(streams.payload_types.reshape(-1), runs.types, runs.count)
         stamp = frames["timestamp"]
         oldest = streams.highest[slot] + self.arrivals.lift - WINDOW
         old = number <= oldest[each]
@@ -198,6 +215,20 @@ class _Cut:
             number, each, stamp = number[recent], each[recent], stamp[recent]
         place = (slot * WINDOW)[each] + number % WINDOW
         streams.window.reshape(-1)[place] = memory(number, stamp)
+
+
+class _Runs:
+    """Frames of one stream and payload type, one behind the other. r runs.
+
+    types: int64[r], slot × 128 + payload type.  count: uint32[r].
+    """
+
+    def __init__(self, kind: NDArray[np.uint8], each: Integers, slot: Integers) -> None:
+        other = np.ones(len(kind), np.bool_)
+        other[1:] = (kind[1:] != kind[:-1]) | (each[1:] != each[:-1])
+        head = np.flatnonzero(other)
+        self.types = slot[each[head]] << 7 | kind[head]
+        self.count = np.diff(head, append=len(kind)).astype(np.uint32)
 
 
 def _pieces(
@@ -219,7 +250,7 @@ class _Output:
 
     def __init__(self, batch: Batch) -> None:
         self.parts: list[Media] = []
-        self._arena = batch.arena
+        self.arena = batch.arena
         self._frames = np.empty(len(batch.slot), FRAME)
         self._place = np.empty(len(batch.slot), np.uint32)
         self._count = 0
@@ -227,8 +258,11 @@ class _Output:
 
     def append(
         self, rows: NDArray[np.void], which: NDArray[np.intp] | None, number: Integers
-    ) -> NDArray[np.void]:
-        """Add frames, those of `which` rows in that order; returns them."""
+    ) -> tuple[NDArray[np.void], NDArray[np.uint32]]:
+        """Add frames, those of `which` rows in that order; returns them and their payloads' places.
+
+        Both may be put into another order.
+        """
         part = slice(self._count, self._count + len(number))
         self._count = part.stop
         frames = self._frames[part]
@@ -237,7 +271,7 @@ class _Output:
         frames.view(FRAME_BYTES)[:] = leaving if which is None else leaving[which]
         frames["sequence"] = number.astype(np.uint32)  # without the stream's lift
         self._place[part] = place if which is None else place[which]
-        return frames
+        return frames, self._place[part]
 
     def add(self, table: NDArray[np.void]) -> None:
         """Add the chunks of the frames that were appended last. table: CHUNK[c]."""
@@ -253,7 +287,7 @@ class _Output:
             return
         payload = np.empty(self._size, np.uint8)
         start = self._place[part].astype(np.int64) * WIDTH
-        _copy_payloads(self._arena, start, self._frames[part]["length"].copy(), payload)
+        _copy_payloads(self.arena, start, self._frames[part]["length"].copy(), payload)
         self.parts.append(Media(np.concatenate(self._tables), self._frames[part], payload.data))
         self._begin()
 

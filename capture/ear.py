@@ -31,6 +31,7 @@ TOTALS: Final = np.dtype(
     [
         ("row", "<i8"), ("packets", "<i8"), ("lost", "<i8"), ("duplicates", "<i8"),
         ("late", "<i8"), ("jitter", "<f8"), ("first_ns", "<i8"), ("last_ns", "<i8"),
+        ("events", "<i8"), ("events_first_ns", "<i8"), ("events_last_ns", "<i8"),
     ]
 )  # fmt: skip
 # Packets of a payload type: at is the place of the stream in the TOTALS they travel with.
@@ -176,7 +177,10 @@ class Ear:
         totals = np.zeros(len(slots), TOTALS)
         totals["row"] = streams.generation[slots] * GENERATION + slots
         totals["lost"] = np.maximum(0, streams.expected(slots) - streams.packets[slots])
-        for name in ("packets", "duplicates", "late", "jitter", "first_ns"):
+        for name in (
+            "packets", "duplicates", "late", "jitter", "first_ns",
+            "events", "events_first_ns", "events_last_ns",
+        ):  # fmt: skip
             totals[name] = getattr(streams, name)[slots]
         totals["last_ns"] = np.maximum(streams.last_ns[slots], streams.heard_ns[slots])
         heard = streams.payload_types[slots]

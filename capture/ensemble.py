@@ -172,6 +172,8 @@ class _Told:
             jitter=float(told["jitter"]), first_ns=int(told["first_ns"]),
             last_ns=int(told["last_ns"]),
             payload_types={each: int(types[each]) for each in np.flatnonzero(types).tolist()},
+            events=int(told["events"]), events_first_ns=int(told["events_first_ns"]),
+            events_last_ns=int(told["events_last_ns"]),
         )  # fmt: skip
 
     def give(self) -> Orders | None:

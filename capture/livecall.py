@@ -150,7 +150,12 @@ class LiveCall(msgspec.Struct, array_like=True):
         """Bring the streams' totals up to date."""
         for stream, row in zip(self.streams, self.rows, strict=True):
             if row is not None:
-                _copy_totals(stream, totals(row))
+                told = totals(row)
+                _copy_totals(stream, told)
+                if told.events:
+                    self.put_beside(
+                        stream, EVENTS, told.events, told.events_first_ns, told.events_last_ns
+                    )
 
     def put_beside(
         self, stream: Stream, at: int, packets: int, first_ns: int, last_ns: int

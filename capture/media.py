@@ -112,6 +112,7 @@ class Media:
         streams.state[slot] = ATTACHED
         streams.recording_id[slot] = np.void(attach.recording_id)
         streams.number[slot] = attach.number
+        streams.kinds[slot] = np.frombuffer(attach.kinds, np.uint8)
         if attach.clock_rate:
             streams.clock[slot] = attach.clock_rate
         self._unattached.pop(slot, None)

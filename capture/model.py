@@ -120,6 +120,7 @@ class Attach(NamedTuple):
     recording_id: bytes
     number: int
     clock_rate: int = 0  # of its media clock, for the jitter; 0: by the payload type
+    kinds: bytes = bytes(128)  # what each payload type may carry: capture.events
 
 
 class Close(NamedTuple):
@@ -151,6 +152,9 @@ class StreamTotals(NamedTuple):
     first_ns: int
     last_ns: int
     payload_types: dict[int, int]  # packets by payload type
+    events: int = 0  # packets of telephone events, among all
+    events_first_ns: int = 0
+    events_last_ns: int = 0
 
 
 Columns = NDArray[Any]

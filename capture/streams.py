@@ -46,6 +46,7 @@ COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
     "orderly": (np.int64,),  # packets that followed their predecessor as RTP's do
     "seen": (np.uint64,),  # sequence number << 32 | timestamp of the last one
     "asked_ns": (np.int64,),  # signalling was last asked whether it shall be kept
+    "kinds": (np.uint8, 128),  # what each payload type may carry: capture.events
     # From here on: what has been flushed.
     "known": (np.bool_,),  # anything at all
     "base": (np.int64,),  # lowest extended sequence number
@@ -60,6 +61,9 @@ COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
     "first_ns": (np.int64,),
     "last_ns": (np.int64,),
     "chunk_ns": (np.int64,),  # start of the last chunk
+    "events": (np.int64,),  # packets of telephone events, among `packets`
+    "events_first_ns": (np.int64,),
+    "events_last_ns": (np.int64,),
     "payload_types": (np.uint32, 128),
     "window": (np.uint64, WINDOW),  # extended sequence number << 32 | timestamp
 }
@@ -85,6 +89,7 @@ class StreamTable:
     orderly: NDArray[np.int64]
     seen: NDArray[np.uint64]
     asked_ns: NDArray[np.int64]
+    kinds: NDArray[np.uint8]
     known: NDArray[np.bool_]
     base: NDArray[np.int64]
     highest: NDArray[np.int64]
@@ -98,6 +103,9 @@ class StreamTable:
     first_ns: NDArray[np.int64]
     last_ns: NDArray[np.int64]
     chunk_ns: NDArray[np.int64]
+    events: NDArray[np.int64]
+    events_first_ns: NDArray[np.int64]
+    events_last_ns: NDArray[np.int64]
     payload_types: NDArray[np.uint32]
     window: NDArray[np.uint64]
 
@@ -169,6 +177,9 @@ class StreamTable:
             first_ns=int(self.first_ns[slot]),
             last_ns=int(max(self.last_ns[slot], self.heard_ns[slot])),
             payload_types={each: int(heard[each]) for each in np.flatnonzero(heard).tolist()},
+            events=int(self.events[slot]),
+            events_first_ns=int(self.events_first_ns[slot]),
+            events_last_ns=int(self.events_last_ns[slot]),
         )
 
     def expected(self, slot: Any) -> Any:

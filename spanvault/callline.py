@@ -3,13 +3,14 @@
 The same keys in `replay`, `calls` and `show`; docs/calls.md explains each, with all flags.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from spanvault.messages import Call, Codec, Stream
+from spanvault.chunk import EVENTS
+from spanvault.messages import Call, Codec, FarEnd, Stream
 from spanvault.payloadtypes import NOT_SOUND, primary
 
 # Flags of a call whose payloads cannot be heard as they lie there.
@@ -47,7 +48,8 @@ Decodable = Callable[[Codec | None], bool]  # whether a codec can be rendered
 
 def call_line(call: Call, decodable: Decodable) -> dict[str, Any]:
     """The document of one call."""
-    channels = _channels(call, (lambda _: False) if encrypted(call) else decodable)
+    dialled = {one.number - EVENTS: one.packets for one in call.beside if one.media == "events"}
+    channels = _channels(call, dialled, (lambda _: False) if encrypted(call) else decodable)
     return {
         "id": call.id.hex(),
         "recording_id": call.id.hex() if channels else None,
@@ -67,7 +69,7 @@ def call_line(call: Call, decodable: Decodable) -> dict[str, Any]:
     }
 
 
-def _channels(call: Call, decodable: Decodable) -> list[dict[str, Any]]:
+def _channels(call: Call, dialled: Mapping[int, int], decodable: Decodable) -> list[dict[str, Any]]:
     """Streams that differ only in SSRC are one channel; addresses and codec are single-valued."""
     groups: dict[tuple[str, ...], list[Stream]] = {}
     for stream in call.streams:
@@ -78,12 +80,14 @@ def _channels(call: Call, decodable: Decodable) -> list[dict[str, Any]]:
         key = (stream.party, stream.media, stream.source, stream.destination, name)
         groups.setdefault(key, []).append(stream)
     return [
-        _channel(streams, decodable)
+        _channel(streams, dialled, decodable)
         for streams in sorted(groups.values(), key=lambda group: group[0].first_ns)
     ]
 
 
-def _channel(streams: list[Stream], decodable: Decodable) -> dict[str, Any]:
+def _channel(
+    streams: list[Stream], dialled: Mapping[int, int], decodable: Decodable
+) -> dict[str, Any]:
     first, codec = streams[0], main_codec(streams[0])
     name = codec.name if codec else "unknown"
     span_ns = max(s.last_ns for s in streams) - min(s.first_ns for s in streams)
@@ -98,6 +102,24 @@ def _channel(streams: list[Stream], decodable: Decodable) -> dict[str, Any]:
         "packets": sum(s.packets for s in streams),
         "lost": sum(s.lost for s in streams),
         "duplicates": sum(s.duplicates for s in streams),
+        "events": sum(dialled.get(s.number, 0) for s in streams),
         "seconds": round(span_ns / 1e9, 3),
         "decodable": decodable(codec),
+        "far_end": _far_end([s.far_end for s in streams if s.far_end], codec),
+    }
+
+
+def _far_end(told: list[FarEnd], codec: Codec | None) -> dict[str, Any] | None:
+    """What RTCP reported of a channel's streams, together."""
+    if not told:
+        return None
+    rate = codec.clock_rate if codec else 8000
+    trips = sum(one.round_trips for one in told)
+    total_ms = sum((one.round_trip_ms or 0.0) * one.round_trips for one in told)
+    return {
+        "reports": sum(one.reports for one in told),
+        "lost": sum(one.lost for one in told),
+        "worst": round(max(one.worst for one in told), 3),
+        "jitter_ms": round(1000 * max(one.jitter for one in told) / rate, 1),
+        "round_trip_ms": round(total_ms / trips, 1) if trips else None,
     }

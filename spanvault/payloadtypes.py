@@ -21,13 +21,19 @@ STATIC: Final[dict[int, Codec]] = {
     34: Codec("H263", 90000),
 }  # fmt: skip
 VIDEO_STATIC: Final = frozenset({25, 26, 28, 31, 32, 33, 34})
+EVENTS: Final = frozenset({"telephone-event", "tone"})
 # They ride on an audio stream without being its sound: digits, tones, comfort noise, repair.
-NOT_SOUND: Final = frozenset({"telephone-event", "tone", "cn", "ulpfec", "flexfec", "rtx"})
+NOT_SOUND: Final = EVENTS | {"cn", "ulpfec", "flexfec", "rtx"}
 
 
 def meaning(stream: Stream, number: int) -> Codec | None:
     """What a payload type means in a stream: as its signalling says, else as it is fixed."""
     return stream.codecs.get(number) or STATIC.get(number)
+
+
+def is_event(codec: Codec) -> bool:
+    """Whether packets are telephone events or tones: what was dialled, RFC 4733."""
+    return codec.name.lower() in EVENTS
 
 
 def is_red(codec: Codec) -> bool:

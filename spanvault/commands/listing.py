@@ -18,11 +18,13 @@ from spanvault.commands.access import (
     find_call,
     reach,
 )
+from spanvault.commands.dialled import Dialled
 from spanvault.commands.output import (
     FAILED,
     USAGE,
     CommandFailed,
     calls_table,
+    complain,
     document,
     fields_table,
     people,
@@ -74,6 +76,9 @@ def _say_locked(pools: list[str]) -> None:
 def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="A call's id, or its beginning.")],  # noqa: A002
     waveform: Annotated[bool, typer.Option("--waveform", help="Draw the sound.")] = False,
+    digits: Annotated[
+        bool, typer.Option("--digits", help="What was dialled within it; takes a right.")
+    ] = False,
     store: StoreOption = None,
     unlock_key: UnlockOption = None,
     config: ConfigOption = CONFIG,
@@ -82,10 +87,16 @@ def show(
     """One call in full: parties, times, channels, the recording and its copies."""
     with reach(store, unlock_key, config) as client:
         reply = client.get(find_call(client, id).id)
+        dialled = Dialled(client, reply.call) if digits else None
         if json:
-            document(_document(reply))
+            said = {"digits": dialled.documents()} if dialled else {}
+            document(_document(reply) | said)
         else:
-            _print(reply)
+            _print(reply, dialled)
+        for fault in dialled.faults if dialled else []:
+            complain(fault, "What else was dialled is there. See: spanvault verify")
+        if dialled and dialled.faults:
+            raise typer.Exit(FAILED)
         if waveform and not _draw(client, reply.call):
             raise typer.Exit(FAILED)
 
@@ -134,7 +145,7 @@ def _document(reply: GetReply) -> dict[str, Any]:
     return call_line(reply.call, exportable) | {"recording": recording}
 
 
-def _print(reply: GetReply) -> None:
+def _print(reply: GetReply, dialled: Dialled | None) -> None:
     call, console = reply.call, people()
     rows = [
         ("call", call.id.hex()),
@@ -149,6 +160,7 @@ def _print(reply: GetReply) -> None:
         ("flags", ", ".join(call.flags) or "–"),
         ("related", "\n".join(f"{one.kind} {one.call_id}" for one in call.related) or "–"),
         *_channels(call),
+        *(dialled.rows() or [("digits", "–")] if dialled else []),
         ("recording", _recording(reply)),
         *(
             ("copy", f"{r.target}: {r.size} bytes, verified {local_time(r.verified_ns)}")
@@ -166,10 +178,20 @@ def _channels(call: Call) -> list[tuple[str, str]]:
             f"{'' if channel['decodable'] else ' (cannot be decoded)'}, "
             f"{channel['source']} → {channel['destination']}, {channel['seconds']} s, "
             f"{channel['packets']} packets, {channel['lost']} lost, "
-            f"{channel['duplicates']} duplicates",
+            f"{channel['duplicates']} duplicates{_far_end(channel['far_end'])}",
         )
         for channel in call_line(call, exportable)["channels"]
     ]
+
+
+def _far_end(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return ""
+    trip = told["round_trip_ms"]
+    return (
+        f"; at the far end {told['lost']} lost, jitter {told['jitter_ms']} ms"
+        f"{'' if trip is None else f', round trip {trip} ms'}"
+    )
 
 
 def _recording(reply: GetReply) -> str:

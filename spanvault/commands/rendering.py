@@ -46,6 +46,8 @@ class Sound:
         watch = self.film.watch if self.film else None
         rate = output_rate(call.streams)
         self.renderer = Renderer(call.streams, rate, encrypted(call), watch)
+        # Digits were counted with the sound, and are kept apart from it.
+        self.renderer.unread -= sum(s.packets for s in call.beside if s.media == "events")
         self.heard = has(call, "audio")
         self._pages = Pages(lambda cursor: client.fetch(call.id, cursor))
         self._srtp = "srtp_sdes" in call.flags

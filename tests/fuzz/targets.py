@@ -23,12 +23,13 @@ from capture.recorder import Recorder
 from capture.slowpath import SlowPath
 from capture.sources import files
 from capture.tunnels import LINK_TYPES, peel
-from spanvault import chunk, config, sdes, wire
+from spanvault import chunk, config, digits, sdes, wire
 from spanvault.audio import red
 from spanvault.config import CaptureConfig
 from spanvault.messages import Hello, Status, StatusReply, Welcome
 from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, udp_frame
 from tests.support.conversation import Wire
+from tests.support.digits import press
 from tests.support.frames import block, enhanced, interface, pcap, rtp, section
 from tests.support.rtcpforge import Block, description, goodbye, packet, sender_report
 from tests.support.wrapping import WRAPPINGS, wrapped
@@ -311,6 +312,16 @@ def _explain(data: bytes) -> None:
         msgspec.json.encode(each)
 
 
+def _digits(data: bytes) -> None:
+    digits.decode(
+        [
+            digits.Heard(int.from_bytes(part[:4], "big"), 0, part[4:5] > b"\x7f", part[5:])
+            for part in _cut(data)
+        ],
+        8000,
+    )
+
+
 def _websocket(data: bytes) -> None:
     websocket.begins(data)
     list(websocket.messages(bytearray(data), lambda name: None))
@@ -325,6 +336,9 @@ TARGETS: Final[dict[str, Target]] = {
     "hep": Target(lambda data: hep.packet(memoryview(data)), lambda: [
         outer.data[42:] for name in ("HEP2", "HEP3", "HEP3, compressed")
         for outer in WRAPPINGS[name].wrap(_call()[0])
+    ]),
+    "digits": Target(_digits, lambda: [
+        _joined(bytes(4) + bytes((255 * marker,)) + payload for marker, payload in press("5"))
     ]),
     "rtcp": Target(_rtcp, lambda: [
         sender_report(1, [Block(2)]) + description((1, "name")) + goodbye(1, reason="gone"),

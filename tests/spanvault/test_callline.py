@@ -12,7 +12,7 @@ KEYS = {
 }  # fmt: skip
 CHANNEL_KEYS = {
     "party", "media", "codec", "clock_rate", "ssrcs", "source", "destination", "packets", "lost",
-    "duplicates", "seconds", "decodable",
+    "duplicates", "events", "seconds", "decodable", "far_end",
 }  # fmt: skip
 
 
