@@ -41,7 +41,8 @@ def call_id(number: int) -> bytes:
 
 def payload(recording: bytes, stream: int, second: int, size: int) -> bytes:
     """Bytes that only this chunk has."""
-    seed = hashlib.sha256(recording + stream.to_bytes(1 + (stream > 255)) + second.to_bytes(4, "big")).digest()
+    number = stream.to_bytes(1 + (stream > 255))
+    seed = hashlib.sha256(recording + number + second.to_bytes(4, "big")).digest()
     return (seed * (size // 32 + 1))[:size]
 
 
