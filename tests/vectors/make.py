@@ -13,7 +13,7 @@ from typing import Final
 from spanvault import chunk, keyfile
 from storaged import keypage, walk
 from storaged.keypage import Name
-from storaged.sealing import ObjectWriter
+from storaged.sealing import DATA, EVENTS, ObjectWriter
 from tests.support.vault import START, call_id, make_media
 
 HERE: Final = Path(__file__).parent
@@ -22,8 +22,8 @@ ROOT_KEY, UNLOCK, STORE_ID = b"r" * 32, b"u" * 32, bytes(range(16))
 Change = Callable[[bytes], bytes]
 
 
-def packed(recording: bytes, second: int) -> list[bytes]:
-    return [chunk.pack(one) for one in make_media([(recording, 1, second)], 32).chunks()]
+def packed(recording: bytes, second: int, stream: int = 1) -> list[bytes]:
+    return [chunk.pack(one) for one in make_media([(recording, stream, second)], 32).chunks()]
 
 
 def segment(writer: ObjectWriter, salt: int, seconds: range, *, sealed: bool,
@@ -34,6 +34,14 @@ def segment(writer: ObjectWriter, salt: int, seconds: range, *, sealed: bool,
     if sealed:
         parts.append(writer.last(b"\x80"))
     return b"".join(parts)
+
+
+def dialled(flag: int) -> bytes:
+    """A second of sound, then one of telephone events in a frame of this flag."""
+    writer = ObjectWriter(RECORDING, KEY_ID, 0)
+    begun = segment(writer, 1, range(1), sealed=False)
+    events = packed(RECORDING, 1, chunk.EVENTS + 1)
+    return begun + writer.data(events, START + 1, START + 1, flag) + writer.last(b"\x80")
 
 
 def objects() -> dict[str, bytes]:
@@ -47,6 +55,7 @@ def objects() -> dict[str, bytes]:
         "torn tail": unsealed[:-5],
         "gone on with": segment(both, 1, range(2), sealed=True)
         + segment(both, 2, range(2, 3), sealed=True),
+        "telephone events": dialled(EVENTS),
     }
 
 
@@ -96,6 +105,7 @@ def faults() -> dict[str, tuple[str, bytes]]:
         "chunk",
         segment(stranger, 1, range(1), sealed=True, recording=call_id(2)),
     )
+    made["telephone events among the sound"] = "chunk", dialled(DATA)
     forgetful = ObjectWriter(RECORDING, KEY_ID, 0)
     begun = segment(forgetful, 1, range(2), sealed=False)
     forgetful.entries = forgetful.entries[:32]

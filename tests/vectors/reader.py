@@ -27,6 +27,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 MAGIC = bytes.fromhex("89 53 56 52 0D 0A 1A 0A")
 HEADER, LOCATOR = 104, 32
+DATA, LAST, EVENTS = 0, 1, 2
+FIRST_EVENTS = 32768  # streams of telephone events are numbered from here
 SLOTS = 4096
 
 
@@ -59,12 +61,12 @@ class Opened:
 
 
 class Segment(NamedTuple):
-    """A header, and the key of what follows it; None if it does not open."""
+    """A header, and the keys of what follows it, by flag; none if it does not open."""
 
     recording: bytes
     key_id: int
     number: int
-    aead: AESGCM | None
+    keys: dict[int, AESGCM]
     aad: bytes
 
 
@@ -79,14 +81,14 @@ def open_object(data: bytes, dek: bytes) -> Opened:
     segment = _header(data, 0, dek)
     first, begun, at, sequence = segment, 0, HEADER, 0
     headers, frames = [0], []
-    if segment.aead is None:
+    if not segment.keys:
         found.faults.append("commitment")
     while at < len(data):
         if data[at : at + 8] == MAGIC:
             if len(data) - at < HEADER:
                 break  # a torn tail
             segment, begun = _header(data, at, dek), at
-            if segment.aead is None:
+            if not segment.keys:
                 found.faults.append("commitment")
             if (segment.recording, segment.key_id) != (first.recording, first.key_id):
                 found.faults.append("other recording")
@@ -102,24 +104,24 @@ def open_object(data: bytes, dek: bytes) -> Opened:
         if len(data) - at < 5:
             break
         length, flag = struct.unpack_from("<IB", data, at)
-        if flag > 1 or not 16 <= length <= (64 << 20) + 16:
+        if flag > EVENTS or not 16 <= length <= (64 << 20) + 16:
             found.faults.append("structure")
             at = _next_header(data, at)
             continue
         end = at + 5 + length
-        if end + (LOCATOR if flag else 0) > len(data):
+        if end + (LOCATOR if flag == LAST else 0) > len(data):
             if data.find(MAGIC, at) >= 0:
                 found.faults.append("structure")
                 at = _next_header(data, at)
                 continue
             break
         plain = _open(segment, sequence, flag, data[at + 5 : end])
-        if plain is None and segment.aead is not None:
+        if plain is None and segment.keys:
             found.faults.append("frame")
-        if flag == 0:
+        if flag != LAST:
             frames.append((at, len(headers) - 1, sequence))
             if plain is not None:
-                _take_chunks(plain, first.recording, found)
+                _take_chunks(plain, first.recording, flag, found)
             at, sequence = end, sequence + 1
             continue
         if plain is not None:
@@ -149,24 +151,25 @@ def _header(data: bytes, at: int, dek: bytes | None) -> Segment:
         raise Fault("reserved", at)
     recording = head[16:32]
     (key_id,) = struct.unpack_from("<Q", head, 32)
-    aead = None
+    keys: dict[int, AESGCM] = {}
     if dek is not None:
 
         def derive(name: bytes) -> bytes:
             return HKDF(hashes.SHA256(), 32, head[56:72], name + recording).derive(dek)
 
         if hmac.compare_digest(derive(b"commit"), head[72:104]):
-            aead = AESGCM(derive(b"audio"))
-    return Segment(recording, key_id, number, aead, hashlib.sha256(head).digest())
+            audio = AESGCM(derive(b"audio"))
+            keys = {DATA: audio, LAST: audio, EVENTS: AESGCM(derive(b"events"))}
+    return Segment(recording, key_id, number, keys, hashlib.sha256(head).digest())
 
 
 def _open(segment: Segment, sequence: int, flag: int, sealed: bytes) -> bytes | None:
     """FORMAT.md §4.4."""
-    if segment.aead is None:
+    if not segment.keys:
         return None
     try:
         nonce = sequence.to_bytes(11, "big") + bytes((flag,))
-        return segment.aead.decrypt(nonce, sealed, segment.aad)
+        return segment.keys[flag].decrypt(nonce, sealed, segment.aad)
     except InvalidTag:
         return None
 
@@ -176,8 +179,8 @@ def _next_header(data: bytes, at: int) -> int:
     return behind if behind >= 0 else len(data)
 
 
-def _take_chunks(plain: bytes, recording: bytes, found: Opened) -> None:
-    """WIRE.md §4."""
+def _take_chunks(plain: bytes, recording: bytes, flag: int, found: Opened) -> None:
+    """WIRE.md §4; which chunks a frame may hold: FORMAT.md §4.4."""
     at = 0
     while at < len(plain):
         if len(plain) - at < 64:
@@ -186,7 +189,8 @@ def _take_chunks(plain: bytes, recording: bytes, found: Opened) -> None:
         stream, _, ssrc, count, size, start_ns = struct.unpack_from("<HHIIIq", plain, at + 16)
         frames_at = at + 64
         payload_at = frames_at + 20 * count
-        if plain[at : at + 16] != recording or payload_at + size > len(plain):
+        misplaced = (stream >= FIRST_EVENTS) != (flag == EVENTS)
+        if plain[at : at + 16] != recording or misplaced or payload_at + size > len(plain):
             found.faults.append("chunk")
             return
         frames, payloads = [], []
