@@ -156,9 +156,14 @@ class Client:
             page = list(ids[start : start + SEVERAL])
             yield from self.request(Several(page), SearchReply)[0].calls
 
-    def fetch(self, call_id: bytes, cursor: int, *, digits: bool = False) -> Page:
-        """One page of a call's media. digits: of its telephone events instead."""
-        reply, bulk = self.request(Fetch(call_id, cursor, digits), FetchReply)
+    def fetch(
+        self, call_id: bytes, cursor: int, *, digits: bool = False, from_ns: int | None = None
+    ) -> Page:
+        """One page of a call's media. digits: of its telephone events instead.
+
+        from_ns: pass over what lies before that moment; some of it may come all the same.
+        """
+        reply, bulk = self.request(Fetch(call_id, cursor, digits, from_ns), FetchReply)
         try:
             media = decode_media(bulk) if bulk else NO_MEDIA
         except ValueError as error:

@@ -281,12 +281,14 @@ class GetReply(Message):
 class Fetch(Message):
     """Ask for the media of one call, in storage order, a page at a time.
 
-    digits: its telephone events instead, which takes a right of their own.
+    digits: its telephone events instead, which takes a right of their own. from_ns: pass over what
+    lies before that moment, where that is quick; some of it may come all the same.
     """
 
     id: bytes
     cursor: int = 0
     digits: bool = False
+    from_ns: int | None = None
 
 
 class FetchReply(Message):

@@ -1,27 +1,31 @@
 """Reading recordings back: pages of media, and the check of an object.
 
 A stream that another call's recording holds is read there and given this call's id and number, so
-a listener need not know. Structure and opening of an object: storaged.walk.
+a listener need not know. A sealed object is read by its trailer (storaged.seeking); any other, and
+one that its trailer does not fit, by its structure. Structure and opening: storaged.walk.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
 from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Chunk, Media
 from spanvault.messages import Call, VerifyReply
-from storaged import walk
+from storaged import seeking, walk
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State
 from storaged.sealing import DATA, EVENTS
 from storaged.vaults import Vault, Vaults
 
 PAGE_BYTES: Final = 1 << 20
-_LAYOUTS_KEPT: Final = 64
+_KEPT: Final = 64  # objects whose structure is remembered
 _SOURCE_BITS: Final = 48  # a cursor is source × 2⁴⁸ + offset in that source's object
 _HINT: Final = "Restore this recording from a replica; `spanvault verify` shows what is damaged."
+
+T = TypeVar("T")
+_Version = tuple[bytes, int, bytes]  # an object's id, size and SHA-256: such bytes do not change
 
 
 class Source(NamedTuple):
@@ -39,21 +43,36 @@ class Page(NamedTuple):
     damaged: list[str]
 
 
+class Wanted(NamedTuple):
+    """What a page is to hold. flag: of the frames that are opened. from_ns: the first moment."""
+
+    call_id: bytes
+    flag: int
+    from_ns: int | None
+
+
 class Reader:
     """Reads objects for one thread of requests."""
 
     def __init__(self, index: Index, vaults: Vaults) -> None:
         self._index, self._vaults = index, vaults
-        self._layouts: OrderedDict[tuple[bytes, int, bytes], walk.Layout] = OrderedDict()
+        self._layouts: OrderedDict[_Version, walk.Layout] = OrderedDict()
+        # None: an object that its trailer does not fit.
+        self._contents: OrderedDict[_Version, seeking.Contents | None] = OrderedDict()
 
-    def fetch(self, call: Call, cursor: int, *, digits: bool = False) -> Page:
+    def fetch(
+        self, call: Call, cursor: int, *, digits: bool = False, from_ns: int | None = None
+    ) -> Page:
         """The media behind a cursor, about PAGE_BYTES of it. Raises Fault.
 
         digits: the telephone events instead of all else; nothing but what is wanted is opened.
+        from_ns: what lies before that moment is passed over where the object is sealed.
         """
-        return walk.finish(self.fetching(call, cursor, digits=digits))
+        return walk.finish(self.fetching(call, cursor, digits=digits, from_ns=from_ns))
 
-    def fetching(self, call: Call, cursor: int, *, digits: bool = False) -> walk.Steps[Page]:
+    def fetching(
+        self, call: Call, cursor: int, *, digits: bool = False, from_ns: int | None = None
+    ) -> walk.Steps[Page]:
         """fetch() in steps of some milliseconds: the structure of a day's recording takes long.
 
         Once a key is at hand there is no step more: whoever destroys it meanwhile can rely on it.
@@ -62,9 +81,9 @@ class Reader:
         number, offset = cursor >> _SOURCE_BITS, cursor & ((1 << _SOURCE_BITS) - 1)
         if not 0 <= number < len(sources):
             raise Fault("invalid", f"cursor {cursor} is none of ours", "Begin at cursor 0.")
+        wanted = Wanted(call.id, EVENTS if digits else DATA, from_ns)
         while number < len(sources):
-            flag = EVENTS if digits else DATA
-            page = yield from self._fetch_from(sources[number], call.id, offset, flag)
+            page = yield from self._fetch_from(sources[number], offset, wanted)
             if page.cursor is not None:
                 return page._replace(cursor=(number << _SOURCE_BITS) + page.cursor)
             number, offset = number + 1, 0
@@ -129,52 +148,92 @@ class Reader:
                 return []
         return [f"streams of this call lay in {source.recording_id.hex()}, which was erased"]
 
-    def _fetch_from(
-        self, source: Source, call_id: bytes, offset: int, flag: int
-    ) -> walk.Steps[Page]:
-        """A page out of one object. Its cursor is an offset there, None at the end.
-
-        flag: of the frames that are opened.
-        """
+    def _fetch_from(self, source: Source, offset: int, wanted: Wanted) -> walk.Steps[Page]:
+        """A page out of one object. Its cursor is an offset there, None at the end."""
         state, size = self._extent(source.recording_id)
         if state is None or not size:
-            return Page(NO_MEDIA, None, self._erased(source, call_id))
-        chunks: list[Chunk] = []
-        damaged: list[str] = []
-        total, vault = 0, self._vaults.of(state.tier)
+            return Page(NO_MEDIA, None, self._erased(source, wanted.call_id))
+        version, vault = (source.recording_id, size, state.sha256), self._vaults.of(state.tier)
         try:
             with vault.pool.reading(source.recording_id, size) as data:
-                layout = yield from self._layout(source.recording_id, size, state.sha256, data)
-                damaged += layout.faults if offset == 0 else []
-                opener = walk.Opener(data, layout, vault.dek)
-                for place in layout.places:
-                    if place.flag != flag or place.offset < offset:
-                        continue
-                    if total >= PAGE_BYTES:
-                        return Page(_media(chunks), place.offset, damaged)
-                    total += place.end - place.start
+                one = _Object(source, data, vault.dek)
+                misfit = ""
+                if state.bits & SEALED and wanted.flag == DATA:
                     try:
-                        plain = opener.open(place)
-                        chunks += _renumbered(plain, source, call_id, events=flag == EVENTS)
+                        return self._listed(one, version, offset, wanted)
                     except ValueError as error:
-                        damaged.append(str(error))
+                        _keep(self._contents, version, None)
+                        misfit = str(error)
+                layout = yield from self._layout(version, data)
+                places = [place for place in layout.places if place.offset >= offset]
+                faults = list(layout.faults) if misfit or not offset else []
+                page = one.page(layout, places, wanted, faults)
+                # Nothing else is wrong: the trailer itself is.
+                return page._replace(damaged=faults or [misfit] * bool(misfit))
         except ValueError as error:
             raise Fault("corrupt", str(error), _HINT) from None
         except OSError as error:
             raise Fault("corrupt", f"the object cannot be read ({error.strerror})", _HINT) from None
-        return Page(_media(chunks), None, damaged)
 
-    def _layout(
-        self, recording_id: bytes, size: int, sha256: bytes, data: walk.Bytes
-    ) -> walk.Steps[walk.Layout]:
+    def _listed(self, one: "_Object", version: _Version, offset: int, wanted: Wanted) -> Page:
+        """A page of a sealed object by its trailer. Raises ValueError if that does not fit."""
+        if version not in self._contents:
+            found = seeking.contents(one.data, one.find_key)
+            _keep(self._contents, version, found)
+        known = self._contents[version]
+        if known is None:
+            raise ValueError("")  # it was said when it was found
+        return one.page(known, known.places(one.data, offset, wanted.from_ns), wanted, None)
+
+    def _layout(self, version: _Version, data: walk.Bytes) -> walk.Steps[walk.Layout]:
         """An object's structure; kept, so that the pages of one recording find it once."""
-        key = (recording_id, size, sha256)
-        layout = self._layouts.get(key)
+        layout = self._layouts.get(version)
         if layout is None:
-            layout = self._layouts[key] = yield from walk.walking(data)
-            if len(self._layouts) > _LAYOUTS_KEPT:
-                self._layouts.popitem(last=False)
+            layout = yield from walk.walking(data)
+            _keep(self._layouts, version, layout)
         return layout
+
+
+class _Object(NamedTuple):
+    """An object that is open for reading."""
+
+    source: Source
+    data: walk.Bytes
+    find_key: walk.FindKey
+
+    def page(
+        self, headed: walk.Headed, places: Iterable[walk.Place], wanted: Wanted,
+        damaged: list[str] | None,
+    ) -> Page:  # fmt: skip
+        """About PAGE_BYTES of these frames.
+
+        damaged: gets a line for each that does not open. Without it such a frame is a ValueError.
+        """
+        opener, total = walk.Opener(self.data, headed, self.find_key), 0
+        chunks: list[Chunk] = []
+        for place in places:
+            if place.flag != wanted.flag:
+                continue
+            if total >= PAGE_BYTES:
+                return Page(_media(chunks), place.offset, damaged or [])
+            total += place.end - place.start
+            try:
+                plain = opener.open(place)
+                chunks += _renumbered(
+                    plain, self.source, wanted.call_id, events=wanted.flag == EVENTS
+                )
+            except ValueError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
+        return Page(_media(chunks), None, damaged or [])
+
+
+def _keep(cache: OrderedDict[_Version, T], version: _Version, found: T) -> None:
+    """Remember what was found of an object, and forget what was found of another long ago."""
+    cache[version] = found
+    if len(cache) > _KEPT:
+        cache.popitem(last=False)
 
 
 def sources_of(call: Call) -> list[Source]:

@@ -291,7 +291,9 @@ class Desk:
     def _fetching(self, request: m.Fetch) -> Steps[Answer]:
         with self._index.reading() as view:
             call = self._call(view, request.id)
-        page = yield from self._reader.fetching(call, request.cursor, digits=request.digits)
+        page = yield from self._reader.fetching(
+            call, request.cursor, digits=request.digits, from_ns=request.from_ns
+        )
         keys = [] if request.cursor else call.keys
         return Answer(m.FetchReply(page.cursor, page.damaged, keys), media=page.media)
 

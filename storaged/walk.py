@@ -206,18 +206,26 @@ def _find_magic(data: Bytes, start: int) -> int | None:
     return None
 
 
+class Headed(Protocol):
+    """What knows the headers of an object: a Layout, or what its trailer says."""
+
+    @property
+    def headers(self) -> list[tuple[int, Header]]:
+        """Offset and header of each segment."""
+
+
 class Opener:
     """Opens the frames of one object; derives each segment's key once."""
 
-    def __init__(self, data: Bytes, layout: Layout, find_key: FindKey) -> None:
-        self._data, self._layout = data, layout
-        self._dek = find_key(layout.headers[0][1].key_id)
+    def __init__(self, data: Bytes, headed: Headed, find_key: FindKey) -> None:
+        self._data, self._headers = data, headed.headers
+        self._dek = find_key(self._headers[0][1].key_id)
         self._keys: dict[int, SegmentKey] = {}
 
     def check_key(self, segment: int) -> SegmentKey:
         """The key of a segment. Raises ValueError if its header was made with another."""
         if segment not in self._keys:
-            self._keys[segment] = SegmentKey.open(self._layout.headers[segment][1], self._dek)
+            self._keys[segment] = SegmentKey.open(self._headers[segment][1], self._dek)
         return self._keys[segment]
 
     def open(self, place: Place) -> bytes:
