@@ -72,17 +72,28 @@ class Eraser:
         """
         ids = _checked(wanted)
         with contextlib.ExitStack() as held:
-            for vault in self._vaults:
-                while not vault.held.acquire(timeout=_TURN_S):
-                    yield
-                held.callback(vault.held.release)
+            yield from self._hold_all(held)
             self._complete_all()
             return self._erase(who, wanted, ids)
+
+    def finishing(self) -> Steps[None]:
+        """finish() in steps while storaged runs: a pool that had to wait for it was unlocked."""
+        with contextlib.ExitStack() as held:
+            yield from self._hold_all(held)
+            self.finish()
+
+    def _hold_all(self, held: contextlib.ExitStack) -> Steps[None]:
+        """Keep the committer from all pools until `held` ends."""
+        for vault in self._vaults:
+            while not vault.held.acquire(timeout=_TURN_S):
+                yield
+            held.callback(vault.held.release)
 
     def finish(self) -> None:
         """Complete what a crash interrupted, before anything else is written.
 
-        A disk that fails must not stop recording.
+        What needs a pool that is locked waits until it is unlocked. A disk that fails must not stop
+        recording.
         """
         try:
             self._complete_all()
@@ -103,7 +114,7 @@ class Eraser:
             new = [one for one in ids if not view.erased(one)]
             doomed = [self._look_at(view, one) for one in new]
             _check_ended(doomed, wanted)
-            _check_shared(view, doomed, set(ids))
+            self._check_shared(view, doomed, set(ids))
             pending = erasures.targets(view)
         if not doomed:
             with self._index.reading() as view:
@@ -123,9 +134,8 @@ class Eraser:
     def _look_at(self, view: View, call_id: bytes) -> _Doomed:
         """What there is of a call. Raises Fault: nothing."""
         state = view.state(call_id)
-        tier = view.placed(call_id)
-        if state is None and tier is not None:
-            self._vaults.of(tier).keyring.names()  # says that it is locked
+        if (waits_for := self._waits_for(view, call_id)) is not None:
+            _check_taken(waits_for)
         if state is None:
             raise Fault(
                 "not_found",
@@ -133,6 +143,7 @@ class Eraser:
                 "Nothing was erased: name calls that a search lists.",
             )
         vault = self._vaults.of(state.tier)
+        _check_taken(vault)
         sealed = view.get(b"record", call_id)
         key_ids = {state.key_id, *_keys_of_files(vault, call_id)}
         call = None
@@ -149,6 +160,33 @@ class Eraser:
             call_id, vault.name, sorted(key_ids), state.size if has_object else 0,
             state.sha256.hex() if has_object else "", copies,
         ))  # fmt: skip
+
+    def _waits_for(self, view: View, call_id: bytes) -> Vault | None:
+        """The pool whose intake holds all that there is of a call."""
+        tier = view.placed(call_id)
+        vault = self._vaults.of(tier) if tier is not None else None
+        return vault if vault is not None and len(vault.intake) else None
+
+    def _check_shared(self, view: View, doomed: Sequence[_Doomed], ids: set[bytes]) -> None:
+        """Raise Fault if a call outside the batch has media in common with one in it.
+
+        The same sound would stay with the other call, or be taken from it: neither must go unsaid.
+        """
+        for one in doomed:
+            others = set(view.sharing(one.erased.id))
+            if one.call is not None:
+                others |= record.recordings_of(one.call)
+            left = sorted(
+                other
+                for other in others - ids
+                if not view.erased(other) and (view.state(other) or self._waits_for(view, other))
+            )
+            if left:
+                raise Fault(
+                    "invalid",
+                    f"call {one.erased.id.hex()} has media in common with {left[0].hex()}",
+                    "Nothing was erased. Such calls can only go together: name both.",
+                )
 
     def _pages(self, doomed: Sequence[_Doomed]) -> list[RekeyedPage]:
         pages = {
@@ -281,21 +319,13 @@ def _check_ended(doomed: Sequence[_Doomed], wanted: Erase) -> None:
         )
 
 
-def _check_shared(view: View, doomed: Sequence[_Doomed], ids: set[bytes]) -> None:
-    """Raise Fault if a call outside the batch has media in common with one in it.
-
-    The same sound would stay with the other call, or be taken from it: neither must go unsaid.
-    """
-    for one in doomed:
-        others = set(view.sharing(one.erased.id))
-        if one.call is not None:
-            others |= record.recordings_of(one.call)
-        left = sorted(
-            other for other in others - ids if view.state(other) and not view.erased(other)
+def _check_taken(vault: Vault) -> None:
+    """Raise Fault unless all that came for a pool lies in its recordings: what waits has no DEK."""
+    if vault.locked:
+        vault.keyring  # noqa: B018 - says that it is locked
+    if waiting := len(vault.intake):
+        raise Fault(
+            "unavailable",
+            f"{waiting} batches wait for pool {vault.name}, which may hold something of this call",
+            "Nothing was erased. Erase again once `spanvault status` says that none waits.",
         )
-        if left:
-            raise Fault(
-                "invalid",
-                f"call {one.erased.id.hex()} has media in common with {left[0].hex()}",
-                "Nothing was erased. Such calls can only go together: name both.",
-            )

@@ -153,7 +153,10 @@ class Desk:
             if isinstance(request, m.Health):
                 return self._take_health(who, request)
             if handler := self.custody.handlers.get(type(request)):
-                return Answer(handler(request))
+                reply = handler(request)
+                if isinstance(request, m.Unlock):
+                    yield from self._eraser.finishing()
+                return Answer(reply)
             return self._handlers[type(request)](request, bulk)
         except Fault as fault:
             return Answer(m.Failure(fault.code, fault.error, fault.hint))

@@ -12,8 +12,9 @@ from typing import Final
 
 from spanvault.messages import Call
 from spanvault.rules import TIERS
+from storaged import record
 from storaged.gathering import Gathered, Group
-from storaged.index import Index, Writing
+from storaged.index import Index, View, Writing
 from storaged.keyring import Keyring
 from storaged.vaults import Vault, Vaults
 from storaged.writer import Counts, Writer
@@ -128,15 +129,17 @@ class Sorter:
 
     def _set_aside(self, vault: Vault, group: Group, chunks: Gathered) -> Counts:
         """Into the intake, and where these calls are, so that later media finds them."""
-        new = [one for one in (*chunks.rows, *group.calls) if not self._is_placed(one)]
-        if new:
-            self._index.write(lambda writing: _put_placed(writing, new, vault.tier))
+        touched = {*chunks.rows, *group.calls}
+        with self._index.reading() as view:
+            erased = {one for one in touched if view.erased(one)}
+            new = [one for one in touched - erased if not _is_placed(view, one)]
+        if erased:
+            group, chunks = group.without(erased), chunks.without(erased)
+        shares = [call for call in group.calls.values() if record.recordings_of(call)]
+        if new or shares:
+            self._index.write(lambda writing: _put_placed(writing, new, vault.tier, shares))
         vault.intake.put(group.calls.values(), chunks.batches(), vault.intake_key)
         return Counts(chunks.count, 0, 0, group.bytes)
-
-    def _is_placed(self, call_id: bytes) -> bool:
-        with self._index.reading() as view:
-            return view.placed(call_id) is not None or view.state(call_id) is not None
 
     def _drain_one(self, vault: Vault) -> bool:
         """One file of an intake into its pool. False if there is none, or it cannot be done now."""
@@ -178,9 +181,17 @@ class Sorter:
         vault.fault = fault
 
 
-def _put_placed(writing: Writing, ids: Iterable[bytes], tier: int) -> None:
+def _is_placed(view: View, call_id: bytes) -> bool:
+    return view.placed(call_id) is not None or view.state(call_id) is not None
+
+
+def _put_placed(writing: Writing, ids: Iterable[bytes], tier: int, shares: Iterable[Call]) -> None:
+    """shares: calls with media in others' recordings, which an erasure of those must know of."""
     for one in ids:
         writing.put(b"placed", one, bytes((tier,)))
+    for call in shares:
+        for recording_id in record.recordings_of(call):
+            writing.put(b"shared", recording_id, call.id)
 
 
 def _forget_placed(writing: Writing, ids: Iterable[bytes]) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
 import pytest
@@ -33,14 +33,16 @@ ONE, TWO = call_id(1), call_id(2)
 class Counter:
     """A desk with somebody behind it."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(
+        self, parts: Parts, forget: Callable[[Sequence[bytes]], None] | None = None
+    ) -> None:
         self.parts, self.store = parts, Store(parts.folder)
         self.store.log.mkdir(exist_ok=True)
         self.store.write_format(parts.keyring.store_id)
         self.access = AccessLog(self.store.log / "access.log")
         self.store.refused.mkdir(exist_ok=True)
         self.eraser = Eraser(
-            self.store, parts.index, parts.vaults, parts.writer.forget, time.time_ns
+            self.store, parts.index, parts.vaults, forget or parts.writer.forget, time.time_ns
         )
         self.desk = Desk(
             self.store, parts.index, parts.vaults, self.access, self.eraser, time.time_ns,
