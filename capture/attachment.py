@@ -25,7 +25,7 @@ from capture.association import (
 )
 from capture.events import kinds_of
 from capture.livecall import Binding, LiveCall
-from capture.model import Attach, Close, Endpoint, NewStream, Overdue, StreamTotals
+from capture.model import Attach, Close, Contest, Endpoint, NewStream, Overdue, StreamTotals
 from capture.orphans import Orphans
 from capture.witness import SILENT, Decision, Witness
 from spanvault.chunk import CONTROL, EVENTS
@@ -51,6 +51,7 @@ class Row:
     closed_ns: int | None = None
     bye_ns: int | None = None  # when RTCP said that it ends
     sharers: list[LiveCall] = field(default_factory=list)  # calls besides, that list it too
+    contested: bool = False  # media looks whether a newer call has taken it over
     after: str = ""  # the call it went on behind, by Call-ID
 
     @property
@@ -72,7 +73,7 @@ class Attachments:
         count: Callable[[str], None],
         witness: Witness = SILENT,
     ) -> None:
-        self.commands: list[Attach | Close] = []
+        self.commands: list[Attach | Close | Contest] = []
         self.released: list[int] = []
         self.heard_ns = 0  # media before this has been counted in totals
         self.changed: set[bytes] = set()  # calls that won a stream or changed one
@@ -93,6 +94,7 @@ class Attachments:
         if stream.row in self._rows:
             self._remove(stream.row)
         row = self._rows[stream.row] = Row(stream)
+        self._turned_over(stream)
         for endpoint in (stream.source, stream.destination):
             self._by_endpoint.setdefault(endpoint, {})[stream.row] = row
         self._by_source[stream.source, stream.ssrc] = row
@@ -227,6 +229,9 @@ class Attachments:
         for kept in self._kept.between(row.stream):
             self._join(kept, matches[0], row.stream)
         self._settle(row)
+        if row.closed_ns is None:
+            for newer in self._others(row):
+                self._contest(row, newer)  # signalling may have run ahead of it
 
     def _hold(self, row: Row, first: Match) -> None:
         if len(first.call.streams) >= MAX_STREAMS:
@@ -387,12 +392,58 @@ class Attachments:
             None,
         )
         if match is None:
-            return
-        if row.score == SOURCE:
+            self._contest(row, newer)
+        elif row.score == SOURCE:
             # It hung by one end only; what comes from now on belongs where both ends fit.
             self._close(row, max(match.latest_ns, row.stream.time_ns), "moved")
         else:
             self._share(row, match)
+
+    def _contest(self, row: Row, newer: LiveCall) -> None:
+        """Both ends were given to a newer call by who had given them to this one: BYE was missed.
+
+        Unless calls are known to share these ends, told apart by SSRC. When it was is the media's
+        to tell: one SSRC may go on from call to call.
+        """
+        call = row.call
+        if call is None or row.score != BOTH or self._sharing(row):
+            return
+        ours, theirs = self._named(row, call), self._named(row, newer)
+        taken = {
+            new.endpoint
+            for new in theirs
+            for old in ours
+            if new.endpoint == old.endpoint and supersedes(new, old)
+        }
+        one_call = any(
+            other.kind in ("b2bua", "fork") and other.call_id == call.name
+            for other in newer.related
+        )
+        if len(taken) == 2 and not one_call:
+            since_ns = [binding.since_ns for binding in theirs]
+            row.contested = True
+            self.commands.append(Contest(row.stream.row, min(since_ns), max(since_ns)))
+
+    def _sharing(self, row: Row) -> bool:
+        """Whether another call has been heard between the same ends meanwhile."""
+        last_ns = self._totals(row.stream.row).last_ns
+        return any(
+            other.call not in (None, row.call)
+            and other.stream[2:4] == row.stream[2:4]
+            and other.stream.time_ns < last_ns
+            and self._totals(other.stream.row).last_ns > row.stream.time_ns
+            for other in self._by_endpoint[row.stream.source].values()
+        )
+
+    def _turned_over(self, stream: NewStream) -> None:
+        """Media found that a contested row had ended, and what goes on is this stream."""
+        before = self._by_source.get((stream.source, stream.ssrc))
+        if before is None or not before.contested or before.closed_ns is not None:
+            return
+        before.closed_ns = at_ns = stream.time_ns - 1
+        self._witness.decided(
+            Decision.CLOSED, before.call, row=before.stream.row, at_ns=at_ns, why="taken"
+        )
 
     def _settle(self, row: Row) -> None:
         """Close the row at the time that is now known to be its call's last."""

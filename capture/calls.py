@@ -20,7 +20,7 @@ from capture.calltable import RETRANSMITTED_NS, CallTable, begins_anew
 from capture.control import Control
 from capture.dialog import Dialog, Event
 from capture.livecall import LiveCall
-from capture.model import Attach, Close, Datagram, NewStream, Overdue, StreamTotals
+from capture.model import Attach, Close, Contest, Datagram, NewStream, Overdue, StreamTotals
 from capture.offer_answer import OfferAnswer
 from capture.orphans import LOOK_NS, PAUSE_NS, Orphans
 from capture.relations import Relations, outcome_behind
@@ -208,7 +208,7 @@ class Calls:
 
     # --- out --------------------------------------------------------------------------------
 
-    def commands(self) -> list[Attach | Close]:
+    def commands(self) -> list[Attach | Close | Contest]:
         """What media is to do, since last asked."""
         commands, self._attachments.commands = self._attachments.commands, []
         return commands

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from capture.decode import Decoded, Decoder
 from capture.media import Media
-from capture.model import Attach, Block, Close, Datagram, NewStream, Overdue
+from capture.model import Attach, Block, Close, Contest, Datagram, NewStream, Overdue
 from capture.slowpath import SlowPath
 from capture.streams import FREE, GENERATION
 from spanvault import chunk
@@ -46,6 +46,7 @@ class Orders(msgspec.Struct, array_like=True):
     close: list[Close] = []
     release: list[int] = []
     stop: bool = False
+    contest: list[Contest] = []
 
 
 class Word(msgspec.Struct, array_like=True):
@@ -108,6 +109,7 @@ class Ear:
         self._packets(fast)
         for part in slow:
             self._packets(part, among=len(fast.packets.ssrc) > 0)
+        self._word.opened += self.media.contested()
         if len(block.time_ns):
             self.tick(int(block.time_ns.max()))
 
@@ -127,6 +129,9 @@ class Ear:
             self.media.attach(attach)
         for close in orders.close:
             self._word.opened += self.media.close(close)
+        for contest in orders.contest:
+            self.media.contest(contest)
+        self._word.opened += self.media.contested()
         self._flush(self.media.tick(self.now_ns))
         for row in orders.release:
             self.media.release(row)

@@ -18,7 +18,7 @@ import numpy as np
 from capture.calls import Calls
 from capture.ear import CLOCK_SET_BACK_NS, TICK_NS, TOTALS, Orders, Report
 from capture.media import NO_TOTALS
-from capture.model import Attach, Datagram, NewStream, Overdue, StreamTotals
+from capture.model import Attach, Close, Datagram, NewStream, Overdue, StreamTotals
 from capture.recorder import Heard
 from capture.streams import GENERATION
 from spanvault.config import CaptureConfig
@@ -127,8 +127,10 @@ class Ensemble:
             orders = self._ears[ear].orders
             if isinstance(command, Attach):
                 orders.attach.append(command._replace(row=own))
-            else:
+            elif isinstance(command, Close):
                 orders.close.append(command._replace(row=own))
+            else:
+                orders.contest.append(command._replace(row=own))
 
 
 class _Told:
@@ -196,7 +198,7 @@ class _Told:
 
 
 def _any(orders: Orders) -> bool:
-    return bool(orders.attach or orders.close or orders.release or orders.stop)
+    return bool(orders.attach or orders.close or orders.contest or orders.release or orders.stop)
 
 
 def _due(events: list[Event], until_ns: int | None) -> tuple[list[Event], list[Event]]:

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from capture.chunks import assemble
 from capture.held import NOBODY, Batch, Held, store
-from capture.model import Attach, Close, Endpoint, NewStream, Overdue, Packets, StreamTotals
+from capture.model import (
+    Attach,
+    Close,
+    Contest,
+    Endpoint,
+    NewStream,
+    Overdue,
+    Packets,
+    StreamTotals,
+)
 from capture.probation import watch
 from capture.streams import (
     ATTACHED,
@@ -26,6 +35,7 @@ from capture.streams import (
     UNATTACHED,
     StreamTable,
 )
+from capture.turnover import turnover
 from spanvault import chunk
 from spanvault.config import CaptureConfig
 
@@ -60,6 +70,7 @@ class Media:
         self._overdue: list[Overdue] = []
         self._probation = settings.orphan_packets if settings.orphans else None
         self._claimed: list[int] = []  # attached slots with packets among the waiting
+        self._contests: dict[int, Contest] = {}  # by slot
         self._leaving: list[tuple[Held, int]] = []  # free once this has been flushed
         self._loss: list[tuple[int, int]] = []  # when the capture itself lost packets: from, to
         self._loss_reaches_on = False  # to the next packet: it may lie between two seconds
@@ -136,6 +147,34 @@ class Media:
         ]
         streams.heard_ns[slot] = self._last_held(slot)
         return self._split(slot, following, spans)
+
+    def contest(self, contest: Contest) -> None:
+        """A newer call may have taken a stream's addresses over: its packets will tell."""
+        slot = self.streams.slot(contest.row)
+        if slot is not None and self.streams.state[slot] == ATTACHED:
+            self._contests[slot] = contest
+
+    def contested(self) -> list[NewStream]:
+        """Close the streams that turned out to be a newer call's; what goes on there is returned.
+
+        To be asked whenever packets have been received: what has left cannot be given back.
+        """
+        if not self._contests:
+            return []
+        flags = self._flags(list(self._contests))
+        heard = [held.batch() for held in (*self._full, self._filling)]
+        mine = [batch.take(flags[batch.slot] & (batch.slot >= 0)) for batch in heard]
+        slot = np.concatenate([batch.slot for batch in mine])
+        packets = np.concatenate([batch.packets for batch in mine])
+        new: list[NewStream] = []
+        for each, contest in list(self._contests.items()):
+            last = int(self.streams.last_ns[each]), int(self.streams.highest[each])
+            began_ns, decided = turnover(packets[slot == each], last, contest)
+            if decided:
+                del self._contests[each]
+            if began_ns is not None:
+                new += self.close(Close(contest.row, began_ns - 1))
+        return new
 
     def tick(self, now_ns: int) -> list[chunk.Media]:
         """The chunks that are due at a packet time, in parts; none of them is empty."""
@@ -394,6 +433,7 @@ class Media:
         self.streams.leave(slot, state)
         self._unattached.pop(slot, None)
         self._opened.pop(slot, None)
+        self._contests.pop(slot, None)
         self._leaving.append((self._filling, slot))
 
     def _recycle(self, flushed: list[Held]) -> None:

@@ -130,6 +130,14 @@ class Close(NamedTuple):
     at_ns: int
 
 
+class Contest(NamedTuple):
+    """A newer call names both ends of a row whose own call has not ended: see capture.turnover."""
+
+    row: int
+    since_ns: int  # when it named the first of them
+    until_ns: int  # and the other
+
+
 class Overdue(NamedTuple):
     """A stream that behaves like RTP, and that nobody claims: what is held of it is about to go."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from capture.calls import Calls
 from capture.decode import RTCP_PER_SECOND, Decoded, Decoder
 from capture.media import Media
-from capture.model import Attach, Block, Datagram, NewStream
+from capture.model import Attach, Block, Close, Datagram, NewStream
 from capture.slowpath import FRAMES_PER_SECOND, SlowPath
 from capture.witness import SILENT, Witness
 from spanvault import chunk
@@ -88,6 +88,7 @@ class Recorder:
         self._packets(fast)
         for part in others:
             self._packets(part, among=len(fast.packets.ssrc) > 0)
+        self._opened(self.media.contested())
         for part in decoded:
             for datagram in part.control:
                 self.calls.control(datagram)
@@ -175,8 +176,10 @@ class Recorder:
         for command in self.calls.commands():
             if isinstance(command, Attach):
                 self.media.attach(command)
-            else:
+            elif isinstance(command, Close):
                 opened += self.media.close(command)
+            else:
+                self.media.contest(command)
         return opened
 
     def _heard(self, media: list[chunk.Media]) -> Heard:

@@ -187,6 +187,14 @@ def test_however_the_flows_are_shared_the_recording_is_the_same(share, ears):
     assert run.late == []
 
 
+def test_a_redial_behind_a_lost_bye_is_another_recording_for_several_ears() -> None:
+    first = answered(START_NS, *phones(TALK_S), "first@test")[:-2]
+    again = answered(first[-1].time_ns + SECOND // 5, *phones(TALK_S), "again@test")
+    run = together([*first, *again], by_flow, 2)
+    calls = sorted({call.id: call for call in run.records}.values(), key=lambda c: c.started_ns)
+    assert [[stream.packets for stream in call.streams] for call in calls] == [[125, 125]] * 2
+
+
 def test_a_last_record_waits_for_media_that_another_ear_has_not_counted_yet():
     early = [
         frame._replace(time_ns=frame.time_ns - 21 * SECOND // 10) if b"BYE" in frame.data else frame

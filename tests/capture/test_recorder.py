@@ -1,9 +1,21 @@
 """A capture and the recording it must give: all rooms of capture together, on forged calls."""
 
+from dataclasses import replace
+
 import pytest
 
 from capture.recorder import stretches
-from tests.support.callgen import SECOND, START_NS, answered, busy, phones, udp_frame
+from tests.support.callgen import (
+    SECOND,
+    START_NS,
+    Dialogue,
+    answered,
+    busy,
+    phones,
+    sdp,
+    talk,
+    udp_frame,
+)
 from tests.support.frames import block
 from tests.support.running import Run
 from tests.support.voices import payloads
@@ -126,6 +138,72 @@ def test_a_same_ssrc_goes_to_the_next_call_on_its_ports(tmp_path):
     frames = lost_bye + later(answered(START_NS, CALLER, CALLEE, "b@example"), 8)
     run = Run().play(tmp_path, frames).end()
     assert [packets for _, packets in heard_of(run)] == [[150, 150], [150, 150]]
+
+
+def redialled(gap_s: float, **second: int) -> list:
+    """A call whose BYE is lost; so long after its last packet the same two set up another one.
+
+    second: how its packets are numbered, as changes to what `talk` does.
+    """
+    first = answered(START_NS, CALLER, CALLEE, "a@example")[:-2]
+    again = later(answered(START_NS, CALLER, CALLEE, "b@example"), 0)
+    at_ns = first[-1].time_ns + int(gap_s * SECOND)
+    return first + [
+        frame._replace(
+            time_ns=frame.time_ns - START_NS + at_ns, data=renumbered(frame.data, **second)
+        )
+        for frame in again
+    ]
+
+
+def renumbered(frame: bytes, numbers: int = 0, stamps: int = 0) -> bytes:
+    """Its RTP sequence number and timestamp moved on; other frames as they were."""
+    if frame[42:44] != b"\x80\x08":
+        return frame
+    number = int.from_bytes(frame[44:46]) + numbers & 0xFFFF
+    stamp = int.from_bytes(frame[46:50]) + stamps & 0xFFFFFFFF
+    return frame[:44] + number.to_bytes(2) + stamp.to_bytes(4) + frame[50:]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["a block", "in parts"])
+@pytest.mark.parametrize("gap_s", [0.002, 0.02, 0.3, 0.9, 2.5])
+@pytest.mark.parametrize("second", [{}, {"numbers": 150, "stamps": 24_000}, {"numbers": 20_000}])
+def test_a_redial_on_the_same_ports_and_ssrc_is_another_recording(tmp_path, gap_s, second, whole):
+    frames = redialled(gap_s, **second)
+    run = (Run().play(tmp_path, frames) if whole else Run().part(frames)).end()
+    assert [packets for _, packets in heard_of(run)] == [[150, 150], [150, 150]]
+    first, next_ = sorted(run.calls(), key=lambda call: call.started_ns)
+    assert max(stream.last_ns for stream in first.streams) < next_.started_ns
+    assert min(stream.first_ns for stream in next_.streams) > next_.started_ns
+
+
+def test_who_calls_back_at_once_and_plays_a_tone_first_is_another_recording(tmp_path):
+    first = answered(START_NS, CALLER, CALLEE, "a@example")[:-2]
+    back = answered(first[-1].time_ns + SECOND // 10, CALLEE, CALLER, "b@example")
+    words = Dialogue(CALLEE, CALLER, "b@example")
+    rings_ns = back[2].time_ns
+    back[2] = words.response(rings_ns, "183 Session Progress", body=sdp(CALLER))
+    tone = replace(CALLER, samples=CALLER.samples[:4800])
+    early = [
+        frame._replace(data=renumbered(frame.data, numbers=-30, stamps=-16_000))
+        for frame in talk(rings_ns + 30_000_000, tone, CALLEE)
+    ]
+    run = Run().play(tmp_path, sorted([*first, *back, *early]))
+    assert [packets for _, packets in heard_of(run.end())] == [[150, 150], [180, 150]]
+
+
+def test_a_second_call_on_the_ports_of_a_call_that_goes_on_takes_nothing_of_it(tmp_path):
+    """As load generators call: told apart by SSRC alone. The first loses 300 ms in the set-up."""
+    long, other = phones(6.0), phones(3.0)
+    twin = tuple(replace(phone, ssrc=phone.ssrc + 100) for phone in other)
+    frames = [
+        frame
+        for frame in answered(START_NS, *long, "a@example")
+        if not 2.2 <= (frame.time_ns - START_NS) / SECOND < 2.5 or frame.data[42] != 0x80
+    ]
+    frames = sorted(frames + later(answered(START_NS, *twin, "b@example"), 2.0))
+    run = Run().play(tmp_path, frames).end()
+    assert heard_of(run) == [("bye", [285, 285]), ("bye", [150, 150])]
 
 
 @pytest.mark.parametrize("step_s", [-86400, -3600, -30, 30, 3600, 86400])
