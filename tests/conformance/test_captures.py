@@ -8,7 +8,7 @@ import pytest
 from tests.conformance.compare import differences
 from tests.conformance.explained import outlived, unexplained
 from tests.conformance.recorded import SHARED, Recorded
-from tests.conformance.table import lines
+from tests.conformance.table import HEADER, lines
 from tests.conformance.truth import public_cases
 
 pytestmark = [
@@ -22,13 +22,12 @@ CASES = public_cases()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_capture_gives_its_calls(
-    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
-):
+def test_a_capture_gives_its_calls(name: str, tmp_path: Path, tell: Callable[[str], None]):
     case = CASES[name]
     recorded = Recorded(case.capture, tmp_path)
     found = differences(case, recorded.calls)
-    record_property("table", "\n".join(lines(case, recorded.calls, found)))
+    tell(HEADER)
+    tell("\n".join(lines(case, recorded.calls, found)))
     assert recorded.exit_code == 0, recorded.errors
     assert unexplained(name, found) == []
     assert outlived(name, found) == [], "explains nothing any more: strike it from explained.py"

@@ -9,7 +9,7 @@ import pytest
 from tests.conformance.__main__ import listen
 from tests.conformance.compare import differences
 from tests.conformance.recorded import SHARED, Recorded
-from tests.conformance.table import lines
+from tests.conformance.table import HEADER, lines
 from tests.conformance.truth import lab_cases
 
 pytestmark = [
@@ -23,14 +23,13 @@ CASES = lab_cases()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_call_is_recorded_and_heard(
-    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
-):
+def test_a_call_is_recorded_and_heard(name: str, tmp_path: Path, tell: Callable[[str], None]):
     case = CASES[name]
     recorded = Recorded(case.capture, tmp_path)
     assert recorded.exit_code == 0, recorded.errors
     found = [*differences(case, recorded.calls), *listen(case, recorded)]
-    record_property("table", "\n".join(lines(case, recorded.calls, found)))
+    tell(HEADER)
+    tell("\n".join(lines(case, recorded.calls, found)))
     assert found == []
 
 

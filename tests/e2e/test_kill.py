@@ -47,9 +47,8 @@ CALM_S = 8.0  # between the halves: all that was heard in the first gets acknowl
 DAEMONS = ("storaged", "replicator", "capture")
 
 
-def test_fifty_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys):
-    with capsys.disabled():
-        print(f"\n{KILLS} kills, SPANVAULT_SEED={SEED}")
+def test_fifty_kills_lose_nothing_that_was_acknowledged(tmp_path, tell):
+    tell(f"{KILLS} kills, SPANVAULT_SEED={SEED}")
     with (
         Lab() as lab,
         Appliance(tmp_path / "a", "span0", lab.within("span"), silence_s=8.0) as appliance,
@@ -76,8 +75,7 @@ def test_fifty_kills_lose_nothing_that_was_acknowledged(tmp_path, capsys):
             calls = wait_until_settled(client, signalling.keys() - report.unended)
             report.compare(client, calls)
             report.faults += witness.forgotten(client)
-        with capsys.disabled():
-            print(f"{report}; {witness}")
+        tell(f"{report}; {witness}")
         assert report.faults == []
         assert_little_is_excused(report)
         done = appliance.spanvault("verify", "--all")

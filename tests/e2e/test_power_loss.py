@@ -149,15 +149,15 @@ def tried(rig: Forked, run: Run, folder: Path, count: int) -> list[tuple[Cut, li
     return outcomes
 
 
-def test_a_power_cut_loses_nothing_acknowledged(rig, tmp_path, capsys):
+def test_a_power_cut_loses_nothing_acknowledged(rig, tmp_path, tell):
     run = logged_run(rig, tmp_path)
     outcomes = tried(rig, run, tmp_path, CUTS)
     covered = sum(any(place <= cut.at for place in run.acknowledged) for cut, _ in outcomes)
-    with capsys.disabled():
-        print(f"\n{len(outcomes)} power cuts (SPANVAULT_SEED={SEED}) in a run of "
-              f"{len(run.log.writes)} writes, {len(run.log.flushes)} flushes, {covered} of them "
-              f"after an acknowledgement: {sum(bool(faults) for _, faults in outcomes)} lost "
-              "something")  # fmt: skip
+    tell(
+        f"{len(outcomes)} power cuts (SPANVAULT_SEED={SEED}) in a run of {len(run.log.writes)} "
+        f"writes, {len(run.log.flushes)} flushes, {covered} of them after an acknowledgement: "
+        f"{sum(bool(faults) for _, faults in outcomes)} lost something"
+    )
     assert [one for one in outcomes if one[1]] == []
     assert covered >= len(outcomes) / 2
 

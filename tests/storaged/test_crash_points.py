@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from spanvault import messages as m
-from tests.support.crashing import Forked, Load, Sender, Sent, Step, crash, steps_of
+from tests.support.crashing import Forked, Load, Outcome, Sender, Sent, Step, crash, steps_of
 from tests.support.vault import call_id, make_call
 
 ONE, TWO, THREE = call_id(1), call_id(2), call_id(3)
@@ -105,16 +105,17 @@ def prepared(rig: Forked, name: str, folder: Path) -> tuple[Load, Path]:
 
 
 @pytest.mark.parametrize("name", LOADS)
-def test_killed_at_any_step_loses_nothing_acknowledged(rig, tmp_path, capsys, name):
+def test_killed_at_any_step_loses_nothing_acknowledged(rig, tmp_path, tell, name):
     load, template = prepared(rig, name, tmp_path)
     steps = steps_of(rig, load, template)
     outcomes = [crash(rig, load, template, step) for step in steps]
-    with capsys.disabled():
-        print(f"\nkilled during {name} ({len(load.sent)} messages)")
-        for step, acknowledged, faults in outcomes:
-            verdict = "; ".join(faults) or "lost: nothing acknowledged"
-            print(f"  {step!s:56} acknowledged {acknowledged:2}  {verdict}")
+    tell(f"killed during {name} ({len(load.sent)} messages)\n" + "\n".join(map(line, outcomes)))
     assert [one for one in outcomes if one.faults] == []
+
+
+def line(outcome: Outcome) -> str:
+    verdict = "; ".join(outcome.faults) or "lost: nothing acknowledged"
+    return f"  {outcome.step!s:56} acknowledged {outcome.acknowledged:2}  {verdict}"
 
 
 def test_steps_come_in_the_order_that_format_md_gives(rig, tmp_path):

@@ -9,7 +9,7 @@ every frame must hold. Killing: tests/e2e/test_kill.py. That this can fail: test
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -82,7 +82,7 @@ class Report:
     def compare(self, store: Store, calls: Sequence[Call]) -> None:
         """Every call once, its frames as they were said, and all of them that are due."""
         found: dict[str, list[Call]] = {}
-        for call in calls:
+        for call in signalled(calls):
             found.setdefault(call.call_ids[0], []).append(call)
         for name in found.keys() - self.signalling.keys():
             self.faults.append(f"call {name} was never made")
@@ -213,12 +213,17 @@ def sip_times(capture: Path) -> dict[str, list[int]]:
     return times
 
 
+def signalled(calls: Iterable[Call]) -> list[Call]:
+    """Without what was recorded of a call whose signalling fell into the capture's deaths."""
+    return [call for call in calls if call.call_ids]
+
+
 def wait_until_settled(client: Client, ends: set[str], seconds: float = 120) -> list[Call]:
     """All calls, once each that ends is over, its recording sealed, and copied."""
     end = time.monotonic() + seconds
     while True:
         try:
-            calls = list(client.search(Search(limit=10_000)))
+            calls = signalled(client.search(Search(limit=10_000)))
             due = [call for call in calls if call.call_ids[0] in ends]
             open_ = [what for call in due if (what := unsettled(client, call))]
         except RequestFailed as error:
