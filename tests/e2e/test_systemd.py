@@ -152,8 +152,8 @@ def test_the_journal_holds_fields(machine):
 
 
 def test_media_goes_by_memory_between_two_users_in_their_sandboxes(machine):
-    said = machine.run("journalctl", "-u", CAPTURE, "-o", "cat")
-    assert "storaged takes media out of memory" in said
+    words = "storaged takes media out of memory"
+    until(lambda: words in machine.run("journalctl", "-u", CAPTURE, "-o", "cat"), machine)
 
 
 def test_storaged_stopped_in_mid_call_loses_nothing(machine, phones):

@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -173,7 +174,8 @@ def _hasty() -> None:
 
         self.done.append(committer.Committed(group, Counts(0, 0, 0, 0)))
         os.eventfd_write(self.wake_fd, 1)
-        submit(self, group)
+        # The acknowledgement is to be out before the first step that kills.
+        threading.Timer(0.5, submit, (self, group)).start()
 
     committer.Committer.submit = acknowledge_and_submit  # type: ignore[method-assign]
 
