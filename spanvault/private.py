@@ -37,10 +37,18 @@ class StoreUnavailable(Exception):
 
 
 class PrivateStore:
-    """storaged on one store, for as long as the context lasts. Raises StoreUnavailable."""
+    """storaged on one store, for as long as the context lasts. Raises StoreUnavailable.
 
-    def __init__(self, store: Path, unlock_key: Path) -> None:
+    pool_keys: files of private keys for pools that unlock_key does not open.
+    """
+
+    def __init__(
+        self, store: Path, unlock_key: Path, pool_keys: Mapping[str, Path] | None = None
+    ) -> None:
         self._store, self._unlock_key = store.absolute(), unlock_key.absolute()
+        self._pools = {
+            name: {"unlock_key": path.absolute()} for name, path in (pool_keys or {}).items()
+        }
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._running: list[subprocess.Popen[bytes]] = []
 
@@ -115,6 +123,7 @@ class PrivateStore:
             "certificate": self.folder / "storaged.key_secret",
             "clients": clients,
             "unlock_key": self._unlock_key,
+            "pools": self._pools,
             "commit_interval_s": 0.2,  # nobody else's batches to wait for
         }
 
@@ -151,7 +160,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def toml(settings: Mapping[str, Any]) -> str:
-    """Settings as TOML: strings, paths, numbers, and lists of tables."""
+    """Settings as TOML: strings, paths, numbers, tables, and lists of tables."""
     tables = {key: value for key, value in settings.items() if isinstance(value, list)}
     lines = [f"{key} = {_value(value)}" for key, value in settings.items() if key not in tables]
     for key, rows in tables.items():
@@ -161,6 +170,8 @@ def toml(settings: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + "}"
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     return json.dumps(str(value), ensure_ascii=False)

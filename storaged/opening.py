@@ -64,7 +64,9 @@ class Opener:
         about = self._settings.pools.get(name)  # type: ignore[call-overload]
         folder: Path = (about and about.path) or self._store.pool(name)
         # An unmounted volume leaves an empty folder behind: recordings must not begin to fill it.
-        new = not self._tables.reserved_keys(TIERS[name])
+        # In a restore the pool's keys come first.
+        with self._tables.reading() as view:
+            new = not view.number(index.reserved(TIERS[name])) or view.number(index.IMPORTING)
         try:
             if not new and not (folder / "objects").is_dir():
                 raise FileNotFoundError(errno.ENOENT, "missing, and there are recordings")

@@ -25,6 +25,7 @@ from spanvault.commands.output import (
 )
 from spanvault.config import FOLDER, ReplicatorConfig, TargetConfig, load
 from spanvault.private import PrivateStore, StoreUnavailable
+from spanvault.rules import POOLS
 
 
 def restore(
@@ -36,6 +37,12 @@ def restore(
         str | None, typer.Option("--target", metavar="NAME", help="A target of replicator.toml.")
     ] = None,
     unlock_key: UnlockOption = None,
+    pool_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pool-key", metavar="POOL=FILE", help="The key of a pool that has one of its own."
+        ),
+    ] = None,
     config: Annotated[
         Path, typer.Option("--config", metavar="FILE", help="replicator.toml, for --target.")
     ] = FOLDER / "replicator.toml",
@@ -44,8 +51,9 @@ def restore(
     replica = _replica(source, target, config)
     key = _key(replica.path, unlock_key)
     try:
-        with PrivateStore(store, key) as running:
+        with PrivateStore(store, key, _pool_keys(pool_keys or [])) as running:
             done = _run(running, replica)
+            _complain_of_locked(running)
     except StoreUnavailable as error:
         raise CommandFailed(error.error, error.hint, UNAVAILABLE) from None
     if not done:
@@ -84,6 +92,34 @@ def _key(replica: Path, given: Path | None) -> Path:
         return unlock.find(root)
     except unlock.NoKey as error:
         raise CommandFailed(error.error, error.hint, UNAVAILABLE) from None
+
+
+def _pool_keys(given: list[str]) -> dict[str, Path]:
+    """POOL=FILE, as often as given. Raises CommandFailed, ValueError (no plain key file)."""
+    found = {}
+    for each in given:
+        pool, _, file = each.partition("=")
+        if pool not in POOLS[1:] or not file:
+            names = " or ".join(POOLS[1:])
+            raise CommandFailed(f"--pool-key {each}", f"Give POOL=FILE, POOL is {names}.", USAGE)
+        try:
+            keyfile.load(Path(file))
+        except ValueError as error:
+            hint = "If the file is protected: spanvault keys make PLAIN --from FILE"
+            raise CommandFailed(str(error), hint, UNAVAILABLE) from None
+        found[pool] = Path(file)
+    return found
+
+
+def _complain_of_locked(running: PrivateStore) -> None:
+    """Of each pool whose keys came, and nothing at hand opens."""
+    for pool in running.client.keys().pools:
+        if pool.locked:
+            complain(
+                f"pool {pool.pool} stays locked: its calls are not restored",
+                f"It is sealed to {' or '.join(pool.recipients)}. Run this again with "
+                f"--pool-key {pool.pool}=FILE; what is restored already stays.",
+            )
 
 
 def _run(running: PrivateStore, replica: TargetConfig) -> bool:
