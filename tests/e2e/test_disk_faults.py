@@ -1,8 +1,8 @@
 """The disk is full, read-only or failing: recording stops, says so, and loses nothing.
 
-On a real ext4 whose disk the test serves itself (tests/support/fusedisk.py), under the pool alone
-and under the whole store. What is acknowledged stays; what is not is kept and tried again, and goes
-by itself where the disk can be mended without a restart.
+On a real ext4 whose disk the test serves itself (tests/support/fusedisk.py), under base's folder
+alone, under core's, and under the whole store. What is acknowledged stays; what is not is kept and
+tried again, and goes by itself where the disk can be mended without a restart.
 """
 
 import contextlib
@@ -23,8 +23,7 @@ from tests.support.crashing import Forked, Load, Sent, lost, not_clean, stored
 from tests.support.fusedisk import WORKS, WRITES_FAIL, Disk
 from tests.support.vault import Client, call_id, make_call, make_media
 
-ONE, TWO = call_id(1), call_id(2)
-POOL = "base"
+ONE, TWO, BESIDE = call_id(1), call_id(2), call_id(3)
 
 pytestmark = [
     pytest.mark.root,
@@ -40,13 +39,21 @@ FIRST = Sent(m.Batch("test", 1, [make_call(1, id=ONE)]), [(ONE, 1, 0)])
 SECOND = Sent(
     m.Batch("test", 2, [make_call(2, id=TWO)]), [(TWO, 1, second) for second in range(400)]
 )
+# Of base, where the others are core's.
+THIRD = Sent(m.Batch("test", 3, [make_call(3, id=BESIDE)]), [(BESIDE, 1, 0)])
+CORE = """[pools.core]
+path = '{}'
+[[rules]]
+pool = 'core'
+number = ['+49300000001', '+49300000002']
+"""
 
 
 class Bench:
-    """storaged on a disk that a test breaks, with what it was sent."""
+    """storaged on a disk that a test breaks, with what it was sent. pool: whose disk it is."""
 
-    def __init__(self, rig: Forked, disk: Disk) -> None:
-        self.rig, self.disk = rig, disk
+    def __init__(self, rig: Forked, disk: Disk, pool: str) -> None:
+        self.rig, self.disk, self.pool = rig, disk, pool
         self._capture: Client | None = None
         self.start()
 
@@ -77,7 +84,7 @@ class Bench:
         end = time.monotonic() + 20
         while True:
             status, _ = self.operator.ask(m.Status())
-            if due(status.fields["pools"][POOL]):
+            if due(status.fields["pools"][self.pool]):
                 return status
             assert time.monotonic() < end, status
             time.sleep(0.05)
@@ -85,7 +92,7 @@ class Bench:
     @property
     def waits(self) -> list[Path]:
         """Batches that are kept for the pool elsewhere."""
-        return list((self.rig.store / "intake" / POOL).glob("*.sealed"))
+        return list((self.rig.store / "intake" / self.pool).glob("*.sealed"))
 
     def faults(self, *sent: Sent) -> list[str]:
         """What is wrong with what must be there."""
@@ -102,13 +109,13 @@ def bench(request) -> Iterator[Bench]:
     folder = Path(tempfile.mkdtemp(prefix="sv-"))
     rig = Forked(folder)
     mounted = rig.store if request.param == "store" else folder / "pool"
-    if request.param == "pool":
-        with rig.config.open("a") as file:
-            file.write(f"[pools.{POOL}]\npath = '{mounted}'\n")
+    settings = {"pool": "[pools.base]\npath = '{}'\n", "core": CORE}.get(request.param, "")
+    with rig.config.open("a") as file:
+        file.write(settings.format(mounted))
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(Disk(folder / "disk", 24, mounted))
         stack.callback(rig.close)
-        made = Bench(rig, disk)
+        made = Bench(rig, disk, "core" if request.param == "core" else "base")
         made.send(FIRST)
         assert made.acknowledged(20) == [1]
         yield made
@@ -127,14 +134,14 @@ def test_full_disk_stops_recording_and_space_regained_resumes_by_itself(bench):
     fill(filler)
     bench.send(SECOND)
     status = bench.alarm("No space left on device")
-    assert "Free space" in status.fields["pools"][POOL]["state"]
+    assert "Free space" in status.fields["pools"]["base"]["state"]
     assert status.state.startswith("not recording")
     assert bench.acknowledged(0.3) == []
     assert "No space left on device" in bench.rig.messages
     filler.unlink()
     assert bench.acknowledged(20) == [2]
     assert bench.faults(FIRST, SECOND) == []
-    assert bench.operator.ask(m.Status())[0].fields["pools"][POOL]["state"] == "ok"
+    assert bench.operator.ask(m.Status())[0].fields["pools"]["base"]["state"] == "ok"
 
 
 def full(disk: Disk) -> None:
@@ -167,14 +174,36 @@ def test_pool_whose_disk_takes_nothing_is_named_and_goes_on_by_itself(bench, bro
     bench.send(SECOND)
     assert bench.acknowledged(20) == [2]
     status = bench.alarm(words)
-    assert f"pool {POOL}" in status.state
-    assert status.fields["pools"][POOL]["waiting"] >= 1
+    assert "pool base" in status.state
+    assert status.fields["pools"]["base"]["waiting"] >= 1
     assert words in bench.rig.messages
     assert bench.faults(FIRST) == []
     mended(bench.disk)
     bench.drained()
     bench.alarm("ok")
     assert bench.faults(FIRST, SECOND) == []
+
+
+@pytest.mark.parametrize("bench", ["core"], indirect=True)
+def test_core_on_a_full_disk_of_its_own_holds_up_no_other_pool(bench):
+    full(bench.disk)
+    bench.send(SECOND)
+    assert bench.acknowledged(20) == [2]
+    status = bench.alarm("No space left on device")
+    assert "pool core" in status.state
+    assert "pool base" not in status.state
+    assert not status.state.startswith("not recording")
+    bench.send(THIRD)
+    assert bench.acknowledged(20) == [3]
+    base = bench.alarm("No space left on device").fields["pools"]["base"]
+    assert (base["state"], base["waiting"]) == ("ok", 0)
+    assert bench.faults(FIRST, THIRD) == []
+    for one, pool in ((ONE, "core"), (BESIDE, "base")):
+        assert bench.operator.ask(m.Get(one))[0].pool == pool
+    emptied(bench.disk)
+    bench.drained()
+    bench.alarm("ok")
+    assert bench.faults(FIRST, SECOND, THIRD) == []
 
 
 def test_failing_disk_costs_nothing_acknowledged(bench):
