@@ -27,7 +27,7 @@ from capture.tunnels import (
     LARGEST_UDP,
     TUNNEL_PORTS,
 )
-from capture.unwrap import BY_ETHER_TYPE, MAY_CARRY, unwrap
+from capture.unwrap import BY_ETHER_TYPE, HEP3, MAY_CARRY, unwrap
 
 # Link type: bytes before the IP header, and where the EtherType lies (None: the IP version tells).
 LINKS: Final[dict[int, tuple[int, int | None]]] = {
@@ -353,11 +353,13 @@ def _put_ipv6(
 
 
 def _leave_tunnels(datagrams: Datagrams, plain: Flags) -> None:
-    """Not plain is what goes to a tunnel's port and does not begin as RTP does."""
+    """Not plain is what goes to a tunnel's port and does not begin as RTP does; and HEP 3."""
     tunnel = np.flatnonzero(TUNNELS[datagrams.header.view(HEADER)["destination_port"]])
     if len(tunnel):
         first = rows(datagrams.data, datagrams.start[tunnel], 1).view(np.uint8)
         plain[tunnel[(first >> 6 != 2) | (first == GROUP_POLICY)]] = False
+    words = datagrams.header.view(np.uint32).reshape(-1, ROW // 4)
+    plain &= words[:, AHEAD // 4] != HEP3
 
 
 def _end(

@@ -85,6 +85,8 @@ def tunnelled(packet: Packet) -> Next | None:
     if packet.protocol != UDP or len(packet.payload) < 16:
         return None
     kind = TUNNEL_PORTS.get(unpack_from("!H", packet.payload, 2)[0])
+    if kind is None and bytes(packet.payload[8:12]) == hep.MAGIC:
+        kind = "hep"  # its agents are told any port; nothing else begins so
     if kind is None or not _TUNNEL_SIGNS[kind](packet.payload):
         return None
     return Next(kind, 8, len(packet.payload))

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from capture import hep
 from capture.columns import Bytes, Offsets, fields, rows
 from capture.inet import AUTHENTICATION, EXTENSIONS, FRAGMENT
 from capture.tunnels import (
@@ -51,6 +52,7 @@ def _table(kinds: Mapping[int, Kind], size: int = 1 << 16) -> Codes:
 BY_ETHER_TYPE: Final = _table(ETHER_TYPES)
 BY_PROTOCOL: Final = _table(IP_PROTOCOLS, 256)
 BY_PORT: Final = _table(TUNNEL_PORTS)
+HEP3: Final = np.frombuffer(hep.MAGIC, np.uint32)[0]  # on any port
 BY_PPP: Final = _table(PPP_PROTOCOLS)
 # Such an IP packet may be a tunnel's, by its protocol or next header.
 MAY_CARRY: Final = (BY_PROTOCOL != LEFT) | (np.arange(256) == UDP)
@@ -181,6 +183,9 @@ def _in_udp(data: Bytes, at: Offsets) -> Codes:
     for code in np.unique(kind[tunnel]).tolist():
         mine = kind[tunnel] == code
         kind[tunnel[mine & ~SIGNS[code](first)]] = LEFT
+    left = np.flatnonzero(kind == LEFT)
+    begins = rows(data, at[left] + 8, 4).view(np.uint32).reshape(-1)
+    kind[left[begins == HEP3]] = CODES["hep"]
     return kind
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capture.decode import Decoder
 from capture.hep import begins, packet
 from capture.slowpath import SlowPath
 from tests.support.callgen import SECOND, START_NS, udp_frame
@@ -45,6 +46,19 @@ def test_an_agent_whose_clock_is_wrong_is_not_believed() -> None:
     (found,) = path.receive(block([frame.data], times=[late]), [0])
     assert found.time_ns == late
     assert path.counters["forwarders_clock_off"] == 1
+
+
+@pytest.mark.parametrize("name", ["HEP3", "HEP3, compressed"])
+@pytest.mark.parametrize("around", [None, "VXLAN", "QinQ", "IPv4 options"])
+def test_version_3_is_known_by_its_first_bytes_on_any_port(name: str, around: str | None) -> None:
+    frame = udp_frame(START_NS, ("10.9.0.1", 40_000), ("10.9.0.2", 9999), hep(name))
+    frames = WRAPPINGS[around].wrap(frame) if around else [frame]
+    decoder = Decoder()
+    refused = decoder.decode(block([each.data for each in frames], times=[START_NS])).refused
+    (found,) = SlowPath().receive(
+        block([each.data for each in frames], times=[START_NS]), refused.rows, refused.inner
+    )
+    assert (str(found.source), found.payload) == ("10.0.0.1:5060", SIP)
 
 
 def test_a_payload_that_unpacks_to_more_than_a_datagram_is_cut() -> None:
