@@ -39,13 +39,16 @@ def nothing(rig: Forked) -> None:
     """There is no store yet."""
 
 
+BEGUN = [
+    batch(1, [(ONE, 1, 0), (ONE, 2, 0)], make_call(1, id=ONE, final=False)),
+    batch(2, [(TWO, 1, 0)], make_call(2, id=TWO)),
+]
+
+
 def begun(rig: Forked) -> None:
     """A call that goes on, and one that is over."""
     rig.launch()
-    Sender(rig, [
-        batch(1, [(ONE, 1, 0), (ONE, 2, 0)], make_call(1, id=ONE, final=False)),
-        batch(2, [(TWO, 1, 0)], make_call(2, id=TWO)),
-    ]).send_all()  # fmt: skip
+    Sender(rig, BEGUN).send_all()
     rig.end()
 
 
@@ -69,7 +72,7 @@ def imports(rig: Forked, template: Path) -> list[Sent]:
     return sent
 
 
-BATCHES = {
+GIVEN = {
     "new call": Load(nothing, [batch(1, [(ONE, 1, 0), (TWO, 1, 0)], make_call(1, id=ONE))]),
     "call that goes on": Load(begun, [
         batch(3, [(ONE, 1, 1)]),
@@ -79,8 +82,11 @@ BATCHES = {
         batch(3, [(ONE, 1, 1)], make_call(1, id=ONE, revision=2)),
         batch(4, [(TWO, 1, 1)]),  # a spool that came late
     ]),
+    "erasure": Load(begun, [Sent(m.Erase([TWO], "test"))], BEGUN),
+    "new keys": Load(begun, [Sent(m.Rotate("base", "root")), Sent(m.Rotate("base", "ingest"))],
+                     BEGUN),
 }  # fmt: skip
-LOADS = (*BATCHES, "import")
+LOADS = (*GIVEN, "import")
 # FORMAT.md §5.3 and §8: what must be in this order, whatever is done between.
 ORDER = [
     "index Index.reserve_keys, done",
@@ -90,10 +96,19 @@ ORDER = [
     "syncfs", "index Writer.commit", "index Writer.commit, done", "acknowledge",
 ]  # fmt: skip
 
+# FORMAT.md §5.3 and §12.
+ERASURE = [
+    "index Eraser._erase, done",
+    "write keys/page", "syncfs", "rename keys/page", "fsync keys",
+    "write keys/root", "fsync keys/root", "rename keys/root", "fsync keys",
+    "write keys/page", "write keys/root.old", "syncfs", "unlink keys/page", "unlink keys/root.old",
+    "fsync keys", f"unlink {OBJECT}", "syncfs", "index Eraser._complete, done", "answer",
+]  # fmt: skip
+
 
 def prepared(rig: Forked, name: str, folder: Path) -> tuple[Load, Path]:
     """A load, and a copy of the store that it begins with."""
-    load = BATCHES.get(name) or Load(begun, [])
+    load = GIVEN.get(name) or Load(begun, [])
     shutil.rmtree(rig.store, ignore_errors=True)
     load.prepare(rig)
     template = folder / "template"
@@ -118,10 +133,11 @@ def line(outcome: Outcome) -> str:
     return f"  {outcome.step!s:56} acknowledged {outcome.acknowledged:2}  {verdict}"
 
 
-def test_steps_come_in_the_order_that_format_md_gives(rig, tmp_path):
-    load, template = prepared(rig, "new call", tmp_path)
+@pytest.mark.parametrize(("name", "order"), [("new call", ORDER), ("erasure", ERASURE)])
+def test_steps_come_in_the_order_that_format_md_gives(rig, tmp_path, name, order):
+    load, template = prepared(rig, name, tmp_path)
     names = iter(step.name for step in steps_of(rig, load, template))
-    assert [wanted for wanted in ORDER if wanted not in names] == []
+    assert [wanted for wanted in order if wanted not in names] == []
 
 
 @pytest.mark.parametrize(

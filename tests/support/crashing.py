@@ -46,7 +46,7 @@ class Step(NamedTuple):
 class Sent(NamedTuple):
     """One message of a load, and what must be there once it is acknowledged."""
 
-    message: m.Batch | m.Import
+    message: m.Batch | m.Import | m.Erase | m.Rotate
     chunks: Chunks = ()
     bulk: tuple[bytes, ...] = ()
 
@@ -55,11 +55,18 @@ class Load(NamedTuple):
     """What storaged is given while it is killed.
 
     prepare: makes the store that it starts with.  sent: one after the other, each acknowledged
-    before the next.
+    before the next.  kept: what the store that it starts with was given.
     """
 
     prepare: Callable[["Forked"], None]
     sent: Sequence[Sent]
+    kept: Sequence[Sent] = ()
+
+    @property
+    def erased(self) -> set[bytes]:
+        """The calls that it erases."""
+        return {one for sent in self.sent if isinstance(sent.message, m.Erase)
+                for one in sent.message.ids}  # fmt: skip
 
 
 # What comes next, whatever was killed: a call that nobody has heard of yet.
@@ -145,7 +152,9 @@ class Sender:
         """Send what is not acknowledged yet, each once the one before is, until storaged ends."""
         imports = any(isinstance(one.message, m.Import) for one in self._sent)
         role, endpoint = (
-            ("operator", self._rig.requests) if imports else ("capture", self._rig.ingest)
+            ("capture", self._rig.ingest)
+            if isinstance(self._sent[0].message, m.Batch)
+            else ("operator", self._rig.requests)
         )
         self._rig.wait_for(endpoint)
         client = Client(self._rig, role, endpoint)
@@ -181,9 +190,9 @@ class Sender:
 
     def _fits(self, frames: list[bytes], number: int) -> bool:
         sent = self._sent[number].message
-        if isinstance(sent, m.Import):
+        if not isinstance(sent, m.Batch):
             reply, _ = wire.decode_reply(frames)
-            assert isinstance(reply, m.Done), reply
+            assert isinstance(reply, m.Done | m.EraseReply), reply
             return True
         answer, _ = wire.decode_from_ingest(frames)
         assert isinstance(answer, m.Acknowledge), answer
@@ -228,13 +237,15 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
     try:
         found = stored(operator, load)
         faults = [f"lost: {what}" for what in lost(load, acknowledged, found)]
+        faults += not_rotated(operator, load, acknowledged)
         sender.send_all()
         Sender(rig, [AFTERWARDS]).send_all()
-        load = Load(load.prepare, [*load.sent, AFTERWARDS])
+        load = load._replace(sent=[*load.sent, AFTERWARDS])
         found = stored(operator, load)
         everything = set(range(len(load.sent)))
         faults += [f"not taken again: {what}" for what in lost(load, everything, found)]
         faults += not_clean(operator, load, found)
+        faults += left_over(rig.store, load)
     finally:
         operator.close()
     rig.end()
@@ -247,7 +258,7 @@ Found = dict[bytes, tuple[m.GetReply, list[tuple[bytes, int, int, bytes]]]]
 def stored(operator: Client, load: Load) -> Found:
     """Record and chunks of every call of a load that is there."""
     found: Found = {}
-    for recording in sorted({one for sent in load.sent for one in _ids(sent)}):
+    for recording in sorted({one for sent in (*load.kept, *load.sent) for one in _ids(sent)}):
         reply, _ = operator.ask(m.Get(recording))
         if not isinstance(reply, m.GetReply):
             continue
@@ -264,26 +275,53 @@ def stored(operator: Client, load: Load) -> Found:
 
 
 def lost(load: Load, acknowledged: set[int], found: Found) -> Iterator[str]:
-    """What was acknowledged, and is not there as it was sent."""
-    for number in sorted(acknowledged):
-        sent = load.sent[number]
+    """What was acknowledged, and is not there as it was sent; what was erased, and is there."""
+    done = [load.sent[number] for number in sorted(acknowledged)]
+    gone = load.erased - found.keys()  # all of such a call, or nothing
+    for sent in (*load.kept, *done):
         for chunk in sent.chunks:
             said = chunk_keys(make_media([chunk]))[0]
-            if chunk[0] not in found or said not in found[chunk[0]][1]:
+            if chunk[0] not in gone and (chunk[0] not in found or said not in found[chunk[0]][1]):
                 yield f"chunk {chunk[1:]} of {chunk[0].hex()[:8]}"
         for call in sent.message.calls if isinstance(sent.message, m.Batch) else ():
-            if call.id not in found or found[call.id][0].call.revision < call.revision:
+            if call.id not in gone and (
+                call.id not in found or found[call.id][0].call.revision < call.revision
+            ):
                 yield f"record {call.revision} of {call.id.hex()[:8]}"
         if isinstance(sent.message, m.Import):
             change = sent.message.change
             if change.kind == "record" and change.id not in found:
                 yield f"record of {change.id.hex()[:8]}"
+        if isinstance(sent.message, m.Erase):
+            yield from (f"erasure of {one.hex()[:8]}" for one in sent.message.ids if one in found)
+
+
+def not_rotated(operator: Client, load: Load, acknowledged: set[int]) -> Iterator[str]:
+    """Keys that were acknowledged as new, and are not there."""
+    done = [load.sent[number].message for number in acknowledged]
+    whats = [one.what for one in done if isinstance(one, m.Rotate)]
+    if whats:
+        keys, _ = operator.ask(m.Keys())
+        if keys.pools[0].epoch <= whats.count("root"):
+            yield f"root of epoch {keys.pools[0].epoch}"
+        if keys.pools[0].ingest_keys <= whats.count("ingest"):
+            yield f"{keys.pools[0].ingest_keys} ingest keys"
+
+
+def left_over(store: Path, load: Load) -> Iterator[str]:
+    """Files that a crash left: keys that should be destroyed, objects of erased calls."""
+    names = sorted(path.name for path in (store / "keys").iterdir() if path.is_file())
+    pages = [name.split(".")[0] for name in names if name != "root"]
+    if len(set(pages)) != len(pages) or any(not name.startswith("page-") for name in pages):
+        yield f"key files are left: {names}"
+    for one in load.erased:
+        yield from (f"{path.name} is left" for path in store.rglob(f"{one.hex()}*"))
 
 
 def not_clean(operator: Client, load: Load, found: Found) -> Iterator[str]:
     """Faults that a check finds, chunks that are there twice, recordings that should be sealed."""
     final = {
-        call.id for sent in load.sent if isinstance(sent.message, m.Batch)
+        call.id for sent in (*load.kept, *load.sent) if isinstance(sent.message, m.Batch)
         for call in sent.message.calls if call.final
     }  # fmt: skip
     for recording, (_, chunks) in found.items():
@@ -303,7 +341,9 @@ def _ids(sent: Sent) -> set[bytes]:
     found = {chunk[0] for chunk in sent.chunks}
     if isinstance(sent.message, m.Batch):
         found |= {call.id for call in sent.message.calls}
-    elif sent.message.change.kind != "keys":
+    elif isinstance(sent.message, m.Erase):
+        found |= set(sent.message.ids)
+    elif isinstance(sent.message, m.Import) and sent.message.change.kind != "keys":
         found.add(sent.message.change.id)
     return found
 
