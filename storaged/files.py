@@ -2,11 +2,14 @@
 
 import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+
+Span = tuple[int, int]  # of a file: where some bytes begin, and how many they are
+_EVERYTHING: Final[Mapping[str, Sequence[Span]]] = {}
 
 
 def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -44,9 +47,12 @@ def replace_all(folder: Path, contents: Iterable[tuple[str, bytes]], mode: int =
         os.close(descriptor)
 
 
-def destroy(folder: Path, names: Iterable[str]) -> None:
+def destroy(
+    folder: Path, names: Iterable[str], spans: Mapping[str, Sequence[Span]] = _EVERYTHING
+) -> None:
     """Overwrite files of a folder where they lie, sync, remove them. Those not there are no error.
 
+    spans: of files of which not every byte must go, those that must.
     Best effort: flash and copy-on-write filesystems may keep what was overwritten.
     """
     paths = [path for name in names if (path := folder / name).exists()]
@@ -57,7 +63,9 @@ def destroy(folder: Path, names: Iterable[str]) -> None:
         for path in paths:
             file = os.open(path, os.O_WRONLY)
             try:
-                write_all(file, os.urandom(os.fstat(file).st_size))
+                for start, size in spans.get(path.name) or [(0, os.fstat(file).st_size)]:
+                    os.lseek(file, start, os.SEEK_SET)
+                    write_all(file, os.urandom(size))
             finally:
                 os.close(file)
         syncfs(descriptor)  # before the names go: else the old blocks might never be written to

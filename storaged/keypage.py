@@ -7,7 +7,7 @@ FORMAT.md §5 specifies the bytes. Files, slots and order of writing: storaged.k
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -35,6 +35,7 @@ _COUNT: Final = struct.Struct("<I")
 _SECRET: Final = struct.Struct("<BBHI12s48s")  # kind, 0, generation, number, nonce, ciphertext
 _PAGE: Final = struct.Struct("<8sIHBB")  # magic, page, generation, tier, 0
 _NONCE: Final = 12
+_TAG: Final = 16
 _DIGEST: Final = 32
 
 
@@ -135,6 +136,17 @@ def open_page(data: bytes, page: int, generation: int, store_id: bytes, key: byt
     if len(deks) != SLOTS * DEK_BYTES:
         raise ValueError(f"key page {page} holds {len(deks)} bytes of keys")
     return deks
+
+
+def spans_of(slots: Iterable[int]) -> list[tuple[int, int]]:
+    """Where the DEKs of these slots lie in a page file, and the tag, which tells something of them.
+
+    (start, size) in bytes each. The rest is neighbours' DEKs, which live on in the page's next
+    generation.
+    """
+    deks = _PAGE.size + _NONCE
+    spans = [(deks + slot * DEK_BYTES, DEK_BYTES) for slot in sorted(slots)]
+    return [*spans, (deks + SLOTS * DEK_BYTES, _TAG)]
 
 
 def _envelope(head: bytes, public_key: bytes, root_key: bytes) -> bytes:

@@ -366,10 +366,11 @@ class Keyring:
 
     def _rekey(self, by_page: dict[int, list[int]]) -> None:
         """Give these pages a new generation without these DEKs."""
-        secrets, old = dict(self._root.secrets), []
-        for page in by_page:
+        secrets = dict(self._root.secrets)
+        old: dict[str, list[files.Span]] = {}
+        for page, slots in by_page.items():
             generation = self._generations[page]
-            old.append(page_name(page, generation))
+            old[page_name(page, generation)] = keypage.spans_of(slots)
             del secrets[Name(PAGE_KEY, page, generation)]
             secrets[Name(PAGE_KEY, page, generation + 1)] = os.urandom(32)
         files.replace_all(self._folder, self._without(by_page, secrets))
@@ -377,7 +378,7 @@ class Keyring:
         for page in by_page:
             self._generations[page] += 1
             self._pages.pop(page, None)
-        files.destroy(self._folder, [*old, ROOT_OLD])
+        files.destroy(self._folder, [*old, ROOT_OLD], old)
 
     def _without(
         self, by_page: dict[int, list[int]], secrets: dict[Name, bytes]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +107,26 @@ def test_page_is_made_when_the_last_is_used_up(folder, unlock):
     assert ring.dek(SLOTS) == again.dek(SLOTS) != again.dek(SLOTS - 1)
 
 
+def test_bytes_of_a_dropped_key_are_overwritten_where_they_lay(folder, tmp_path, unlock):
+    """Who finds the old page's blocks, and has its key, finds neither the DEK nor a check of it."""
+    ring, slots = Keyring(folder, unlock), Slots()
+    first, second = slots.take(ring), slots.take(ring)
+    path, lost, kept = folder / ring.names()[0], ring.dek(first), ring.dek(second)
+    key = keypage.open_root((folder / "root").read_bytes(), unlock).secrets[
+        Name(keypage.PAGE_KEY, 0)
+    ]
+    blocks = tmp_path / "blocks"
+    blocks.hardlink_to(path)
+    tag = path.read_bytes()[-16:]
+    ring.drop([first])
+    old = blocks.read_bytes()
+    counter = algorithms.AES(key), modes.CTR(old[16:28] + (2).to_bytes(4, "big"))
+    deks = Cipher(*counter).decryptor().update(old[28:-16])
+    assert deks[32 * second : 32 * second + 32] == kept  # so this is how the page was sealed
+    assert deks[32 * first : 32 * first + 32] != lost
+    assert old[-16:] != tag
+
+
 def test_dropped_key_is_gone_and_its_neighbours_are_not(folder, unlock):
     ring, slots = Keyring(folder, unlock), Slots()
     first, second = slots.take(ring), slots.take(ring)
@@ -138,7 +159,7 @@ def test_drop_that_a_crash_cut_off_is_finished_at_the_next_start(folder, unlock,
     ring, slots = Keyring(folder, unlock), Slots()
     key_id = slots.take(ring)
     with monkeypatch.context() as patched:
-        patched.setattr(keyring.files, "destroy", lambda folder, names: None)
+        patched.setattr(keyring.files, "destroy", lambda *_: None)
         ring.drop([key_id])
     assert len(list(folder.iterdir())) == 4
     Keyring(folder, unlock)
@@ -228,7 +249,7 @@ def test_root_that_a_failing_disk_left_is_destroyed_before_the_next_takes_its_pl
     ring, slots = Keyring(folder, unlock), Slots()
     key_id = slots.take(ring)
     with monkeypatch.context() as patched:
-        patched.setattr(keyring.files, "destroy", lambda folder, names: None)
+        patched.setattr(keyring.files, "destroy", lambda *_: None)
         ring.drop([key_id])
     old = (folder / "root.old").read_bytes()
     with (folder / "root.old").open("rb") as still:
