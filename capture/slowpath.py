@@ -58,13 +58,12 @@ class SlowPath:
             parts.append(outline(inner, np.arange(len(inner.start))))
         parts = [without_other_tcp(part, self._tcp, self._count) for part in parts]
         found: list[Datagram] = []
-        for frames, chosen in zip(parts, self._allowed(block, parts), strict=True):
-            found += self._loop(frames.block, chosen)
+        for part, row in self._allowed(block, parts):
+            found += self._one(parts[part].block, row)
         return found
 
-    def _allowed(self, block: Block, parts: list[Frames]) -> list[list[int]]:
-        """The rows of each part that there is time for."""
-        count = [len(part.row) for part in parts]
+    def _allowed(self, block: Block, parts: list[Frames]) -> Iterable[tuple[int, int]]:
+        """The frames that there is time for, in order of time: which part, and the row in it."""
         times = np.concatenate([part.block.time_ns[part.row] for part in parts])
         senders = np.concatenate([part.senders() for part in parts])
         cost = 1 if block.link_type in LINK_TYPES else 1 + dissect.FRAMES_EACH
@@ -72,21 +71,20 @@ class SlowPath:
         chosen = self._allowance.choose(senders, times, cost, beside)
         self.dropped = len(times) - len(chosen)
         self._count("flood_dropped", self.dropped)
-        cuts = np.searchsorted(chosen, np.cumsum(count)[:-1])
-        row = np.concatenate([part.row for part in parts])[chosen]
-        return [each.tolist() for each in np.split(row, cuts)]
+        if len(parts) > 1:
+            chosen = chosen[np.argsort(times[chosen], kind="stable")]
+        part = np.repeat(np.arange(len(parts)), [len(each.row) for each in parts])[chosen]
+        row = np.concatenate([each.row for each in parts])[chosen]
+        return zip(part.tolist(), row.tolist(), strict=True)
 
-    def _loop(self, block: Block, rows: Iterable[int]) -> list[Datagram]:
-        found: list[Datagram] = []
-        data = block.data.data
-        for row in rows:
-            time_ns, start = int(block.time_ns[row]), int(block.start[row])
-            frame = data[start : start + int(block.length[row])]
-            try:
-                found += self._frame(frame, block.link_type, time_ns)
-            except ValueError:
-                self.counters["frames_unreadable"] += 1
-        return found
+    def _one(self, block: Block, row: int) -> list[Datagram]:
+        time_ns, start = int(block.time_ns[row]), int(block.start[row])
+        frame = block.data.data[start : start + int(block.length[row])]
+        try:
+            return self._frame(frame, block.link_type, time_ns)
+        except ValueError:
+            self.counters["frames_unreadable"] += 1
+            return []
 
     def _frame(self, frame: memoryview, link_type: int, time_ns: int) -> list[Datagram]:
         self.counters["frames"] += 1
