@@ -74,12 +74,15 @@ Packet = SenderReport | ReceiverReport | Description | Goodbye | Other
 def parse(data: bytes, *, cut: bool = False) -> list[Packet]:
     """The packets of a datagram, one at least.
 
-    cut: the capture did not keep all of it; what is whole is given.
+    cut: the capture did not keep all of it; what is whole is given.  Bytes too few for another
+    packet behind the last one are left out.
     Raises ValueError, naming the fault, where lengths or counts contradict each other.
     """
     found: list[Packet] = []
     at = 0
     while at < len(data) and len(found) < MAX_PACKETS:
+        if found and len(data) - at < HEADER.size:
+            break  # phones that pad wrongly; packets are whole words, so it is none
         end = _end(data, at)
         if end > len(data):
             if cut and found:

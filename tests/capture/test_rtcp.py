@@ -66,6 +66,13 @@ def test_what_a_snap_length_cut_is_read_as_far_as_it_goes():
         rtcp.parse(whole[:-4])
 
 
+@pytest.mark.parametrize("tail", [b"\0", b"\0\0", b"\x81\xc9\0"])
+def test_a_tail_too_short_for_a_packet_spoils_none_before_it(tail):
+    """As phones send it that pad to no whole word."""
+    whole = sender_report(ME, [BLOCK]) + description((ME, "a"))
+    assert rtcp.parse(whole + tail) == rtcp.parse(whole)
+
+
 @pytest.mark.parametrize(
     ("datagram", "fault"),
     [

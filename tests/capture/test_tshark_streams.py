@@ -1,23 +1,31 @@
-"""Our table of RTP streams equals tshark's, on every public capture and every lab case.
+"""Our RTP streams, RTCP and digits equal tshark's, on every public capture and every lab case.
 
-Every SSRC between every two ends: packets, lost, payload types. Where the two differ, one of the
-rules below must explain it from what is in the frames, whatever the file.
+Every SSRC between every two ends: packets, lost, payload types. Every report: who sent it, of whom,
+fraction lost, lost, jitter; and what a call's record says of them. Every key. Where the two differ,
+one of the rules below must explain it from what is in the frames, whatever the file.
 """
 
 import os
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from capture import rtcp
 from capture.model import StreamTotals
+from spanvault.config import CaptureConfig
+from spanvault.messages import Call, Stream
 from tests.support.recorded import Recording
 from tests.support.streamtable import Table
-from tests.support.tsharkview import Datagram, Key, Theirs, Tshark, padding_impossible
+from tests.support.tsharkview import Datagram, Key, Said, Theirs, Tshark, padding_impossible
 
 SHARED = Path(os.environ.get("SPANVAULT_SHARED", Path(__file__).parents[3] / "shared"))
 SAMPLE = Path(__file__).parents[1] / "data" / "sample.pcap"
+GRACE_NS = round(CaptureConfig().bye_grace_s * 1e9)
+UNSIGNALLED = {"no_signalling", "started_mid_call"}  # flags of calls whose streams no SDP claimed
 pytestmark = pytest.mark.skipif(not shutil.which("tshark"), reason="tshark is not installed")
 
 
@@ -54,9 +62,8 @@ def equal(ours: StreamTotals, theirs: Theirs, kinds: Counter[int]) -> bool:
     )
 
 
-def unexplained(path: Path) -> list[str]:
-    tshark = Tshark(path)
-    ours = Table(path).totals()
+def unexplained(tshark: Tshark, table: Table, path: Path) -> list[str]:
+    ours = table.totals()
     differing = [f"{key}: only tshark has it" for key in tshark.streams.keys() - ours.keys()]
     held: set[Key] | None = None
     for key, totals in ours.items():
@@ -80,6 +87,136 @@ def _held(path: Path) -> set[Key]:
     }
 
 
+# --- RTCP -----------------------------------------------------------------------------------------
+
+
+class Told(NamedTuple):
+    """What the far end says of a stream: of 1, packets, and units of the media clock."""
+
+    reports: int
+    lost: int
+    worst: float
+    jitter: float
+
+
+class Sent(NamedTuple):
+    """A datagram between two ends."""
+
+    source: str
+    destination: str
+    payload: bytes
+
+
+def no_rtcp(payload: bytes) -> bool:
+    """Rule 3: what has no header of version 2 and no SSRC is no RTCP (RFC 3550 §6.4.1).
+
+    tshark takes for RTCP whatever goes where SDP says that it goes: the byte, too, that some phones
+    send there to keep a NAT open.
+    """
+    return len(payload) < 8 or payload[0] >> 6 != 2
+
+
+def does_not_add_up(payload: bytes) -> bool:
+    """Rule 4: where no SDP says so, RTCP is to tshark what its lengths end with to the byte.
+
+    We look at the first packet: encryption (RFC 3711 §3.4) and wrong padding are behind it.
+    """
+    at = 0
+    while at + 4 <= len(payload) and payload[at] >> 6 == 2:
+        at += 4 + 4 * int.from_bytes(payload[at + 2 : at + 4], "big")
+    return at != len(payload)
+
+
+def reports_of(payload: bytes) -> tuple[Said, ...]:
+    """As we read them; none where it cannot be read."""
+    try:
+        packets = rtcp.parse(payload)
+    except ValueError:
+        return ()
+    return tuple(
+        Said(report.ssrc, report.fraction, report.lost, report.jitter)
+        for packet in packets
+        if isinstance(packet, rtcp.SenderReport | rtcp.ReceiverReport)
+        for report in packet.reports
+    )
+
+
+def unexplained_control(tshark: Tshark, table: Table) -> list[str]:
+    """Datagrams that only one has, and reports that are read otherwise."""
+    theirs = [each for each in tshark.all() if each.protocol == "rtcp"]
+    others = {
+        Sent(each.source, each.destination, each.payload): each
+        for each in tshark.all()
+        if each.protocol != "rtcp"
+    }
+    counted = Counter(Sent(each.source, each.destination, each.payload) for each in theirs)
+    ours = Counter(
+        Sent(str(each.source), str(each.destination), each.payload) for each in table.control
+    )
+    differing = [f"only tshark: {one}" for one in counted - ours if not no_rtcp(one.payload)]
+    for one in ours - counted:
+        other = others.get(one)
+        if other is None or not (of_another_protocol([other]) or does_not_add_up(one.payload)):
+            differing.append(f"only ours: {one}")
+    for each in theirs:
+        said = reports_of(each.payload)
+        if said != each.reports and (said or not does_not_add_up(each.payload)):
+            differing.append(f"{each}: {said}")
+    return differing
+
+
+def told(tshark: Tshark, call: Call, stream: Stream) -> Told | None:
+    """What the far end's reports come to, as noted() gives it.
+
+    Those of whoever hears the stream, to whoever sends it; a copy that follows at once is none.
+    Rule 5: nor are those that come when the call is over and its streams are let go.
+    """
+    until_ns = (call.ended_ns or sys.maxsize) + GRACE_NS
+    between = [_host(stream.destination), _host(stream.source)]
+    said: list[Said] = []
+    last: dict[tuple[str, str], bytes] = {}
+    for each in tshark.all():
+        ends = each.source, each.destination
+        if each.protocol == "rtcp" and each.time_ns <= until_ns and last.get(ends) != each.payload:
+            last[ends] = each.payload
+            if [_host(end) for end in ends] == between:
+                said += [report for report in each.reports if report.ssrc == stream.ssrc]
+    if not said:
+        return None
+    worst, jitter = max(one.fraction for one in said), max(one.jitter for one in said)
+    return Told(len(said), said[-1].lost, worst / 256, float(jitter))
+
+
+def _host(end: str) -> str:
+    return end.rpartition(":")[0]
+
+
+def noted(stream: Stream) -> Told | None:
+    """What our record says of them."""
+    far_end = stream.far_end
+    return far_end and Told(far_end.reports, far_end.lost, far_end.worst, far_end.jitter)
+
+
+def heard_before_it_was_held(call: Call, ours: Told | None, theirs: Told | None) -> bool:
+    """Rule 6: while a stream without signalling is nobody's, nothing is kept of its RTCP."""
+    unsignalled = not UNSIGNALLED.isdisjoint(call.flags)
+    return unsignalled and theirs is not None and (ours is None or ours.reports < theirs.reports)
+
+
+# --- digits ---------------------------------------------------------------------------------------
+
+
+def pressed(tshark: Tshark, stream: Stream) -> list[int]:
+    """Codes of events, one for each timestamp, in the order in which they were heard."""
+    heard = [
+        each.key for each in tshark.datagrams((stream.source, stream.destination, stream.ssrc))
+    ]
+    return [key[1] for key in dict.fromkeys(heard) if key is not None]
+
+
+# --- all ------------------------------------------------------------------------------------------
+
+
 def captures() -> list[Path]:
     return [
         *sorted((SHARED / "captures" / "pcap").glob("*")),
@@ -87,13 +224,48 @@ def captures() -> list[Path]:
     ]
 
 
+@pytest.fixture(
+    scope="module", params=captures(), ids=lambda path: path.parent.name + "/" + path.stem
+)
+def path(request: pytest.FixtureRequest) -> Path:
+    if not SHARED.exists():
+        pytest.skip(f"no public captures at {SHARED}")
+    found: Path = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def tshark(path: Path) -> Tshark:
+    return Tshark(path)
+
+
+@pytest.fixture(scope="module")
+def table(path: Path) -> Table:
+    return Table(path)
+
+
 def test_the_sample() -> None:
-    assert len(Tshark(SAMPLE).streams) == 2
-    assert unexplained(SAMPLE) == []
+    tshark = Tshark(SAMPLE)
+    assert len(tshark.streams) == 2
+    assert unexplained(tshark, Table(SAMPLE), SAMPLE) == []
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.exists(), reason=f"no public captures at {SHARED}")
-@pytest.mark.parametrize("path", captures(), ids=lambda path: path.parent.name + "/" + path.stem)
-def test_every_stream_is_tsharks_too(path: Path) -> None:
-    assert unexplained(path) == []
+def test_every_stream_is_tsharks_too(tshark: Tshark, table: Table, path: Path) -> None:
+    assert unexplained(tshark, table, path) == []
+
+
+@pytest.mark.shared
+def test_every_report_and_every_key_is_tsharks_too(
+    tshark: Tshark, table: Table, path: Path
+) -> None:
+    assert unexplained_control(tshark, table) == []
+    if not any(each.reports or each.key for each in tshark.all()):
+        return
+    recording = Recording(path)
+    for call in recording.calls:
+        for stream in call.streams:
+            ours, theirs = noted(stream), told(tshark, call, stream)
+            assert ours == theirs or heard_before_it_was_held(call, ours, theirs), stream
+            keys = [key.code for key in recording.keys(call, stream.number)]
+            assert keys == pressed(tshark, stream), stream

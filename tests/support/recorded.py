@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import numpy as np
 
 from capture.recorder import Heard, Recorder
 from capture.sources import files
-from spanvault.chunk import TRUNCATED
+from spanvault import digits
+from spanvault.chunk import EVENTS, MARKER, TRUNCATED, Chunk
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 
@@ -42,6 +44,15 @@ class Line(NamedTuple):
     sounds: tuple[Sound, ...]
 
 
+def _events(chunk: Chunk) -> Iterator[tuple[int, digits.Heard]]:
+    for frame, payload in zip(chunk.frames, chunk.payloads(), strict=True):
+        marker = bool(frame["flags"] & MARKER)
+        heard = digits.Heard(
+            int(frame["timestamp"]), int(frame["arrival_ns"]), marker, bytes(payload)
+        )
+        yield int(frame["sequence"]), heard
+
+
 class Recording:
     """A capture from beginning to end. calls: the final record of each."""
 
@@ -52,6 +63,7 @@ class Recording:
         self.recorder = Recorder(CaptureConfig(), lambda: next(ids).to_bytes(16))
         self._calls: dict[bytes, Call] = {}
         self._payloads: dict[tuple[bytes, int], list[tuple[int, bytes]]] = defaultdict(list)
+        self._events: dict[tuple[bytes, int], list[tuple[int, digits.Heard]]] = defaultdict(list)
         for block in files.blocks(path):
             self._take(self.recorder.receive(block))
         self._take(self.recorder.finish())
@@ -75,16 +87,24 @@ class Recording:
         """Everything heard of a stream, in the order of its sequence numbers."""
         return b"".join(data for _, data in sorted(self._payloads[call.id, number]))
 
+    def keys(self, call: Call, number: int, clock_rate: int = 8000) -> list[digits.Event]:
+        """The telephone events of a stream, in the order in which they began."""
+        heard = sorted(self._events[call.id, number + EVENTS])
+        return digits.decode([packet for _, packet in heard], clock_rate)
+
     def _take(self, heard: Heard) -> None:
         self._calls |= {call.id: call for call in heard.calls}
         for chunk in (each for media in heard.media for each in media.chunks()):
             at = 0
             self.truncated += int(np.count_nonzero(chunk.frames["flags"] & TRUNCATED))
-            mine = self._payloads[chunk.recording_id, int(chunk.header["stream"])]
+            place = chunk.recording_id, int(chunk.header["stream"])
+            mine = self._payloads[place]
             for frame in chunk.frames:
                 size = int(frame["length"])
                 mine.append((int(frame["sequence"]), bytes(chunk.payload[at : at + size])))
                 at += size
+            if place[1] >= EVENTS:
+                self._events[place] += _events(chunk)
 
     def _line(self, call: Call) -> Line:
         sounds = []

@@ -1,10 +1,10 @@
-"""Our table of RTP streams: every stream of a capture, claimed at once, with what was counted."""
+"""Our table of RTP streams: each of a capture, claimed at once and counted; and its RTCP."""
 
 from pathlib import Path
 
 from capture.decode import Decoded, Decoder
 from capture.media import Media
-from capture.model import Attach, NewStream, StreamTotals
+from capture.model import Attach, Datagram, NewStream, StreamTotals
 from capture.slowpath import SlowPath
 from capture.sources.files import blocks
 from spanvault import chunk
@@ -22,6 +22,7 @@ class Table:
     def __init__(self, path: Path) -> None:
         self._decoder, self._media, self._slow = Decoder(), Media(CaptureConfig()), SlowPath()
         self._streams: list[NewStream] = []
+        self.control: list[Datagram] = []
         self.frames = 0
         for block in blocks(path):
             decoded = self._decoder.decode(block)
@@ -42,6 +43,7 @@ class Table:
         }
 
     def _take(self, decoded: Decoded) -> None:
+        self.control += decoded.control
         for stream in self._media.receive(decoded.packets, decoded.endpoints):
             self._streams.append(stream)
             recording = len(self._streams).to_bytes(16, "big")

@@ -1,14 +1,17 @@
-"""A capture as tshark sees it: its RTP streams, and the datagrams they came in."""
+"""A capture as tshark sees it: RTP streams, RTCP's reports, digits, and all their datagrams."""
 
 import re
 import subprocess
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 FIELDS = [
     "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "udp.srcport", "udp.dstport", "frame.protocols",
-    "rtp.ssrc", "rtp.p_type", "udp.payload",
+    "frame.time_epoch", "rtp.ssrc", "rtp.p_type", "rtp.timestamp", "udp.payload",
+    "rtpevent.event_id", "rtcp.ssrc.identifier", "rtcp.ssrc.fraction", "rtcp.ssrc.cum_nr",
+    "rtcp.ssrc.jitter",
 ]  # fmt: skip
 # Times, ends, SSRC, codecs, packets, lost: a line of `-z rtp,streams`.
 STREAM = re.compile(
@@ -26,12 +29,26 @@ class Theirs(NamedTuple):
     lost: int
 
 
+class Said(NamedTuple):
+    """What a report says of one sender, as RTCP counts: fraction of 256, jitter in clock units."""
+
+    ssrc: int
+    fraction: int
+    lost: int
+    jitter: int
+
+
 class Datagram(NamedTuple):
     """A UDP datagram that no ICMP error quotes. protocol: the last one that tshark names."""
 
+    time_ns: int
+    source: str
+    destination: str
     protocol: str
     payload: bytes
     payload_type: int | None
+    reports: tuple[Said, ...]
+    key: tuple[int, int] | None  # RTP timestamp and code of a telephone event
 
 
 class Tshark:
@@ -39,9 +56,10 @@ class Tshark:
 
     def __init__(self, path: Path) -> None:
         fields = [word for name in FIELDS for word in ("-e", name)]
-        command = ["tshark", "-r", path, "--enable-heuristic", "rtp_udp", "-z", "rtp,streams"]
+        heuristics = ["--enable-heuristic", "rtp_udp", "--enable-heuristic", "rtcp_udp"]
+        command = ["tshark", "-r", path, *heuristics, "-z", "rtp,streams"]
         done = subprocess.run(
-            [*command, "-Y", "udp && !icmp && !icmpv6", "-T", "fields", "-E", "occurrence=l",
+            [*command, "-Y", "udp && !icmp && !icmpv6", "-T", "fields", "-E", "occurrence=a",
              *fields],
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
@@ -61,14 +79,43 @@ class Tshark:
         found = [each for each in self._between[key[:2]] if each.payload[8:12] == ssrc]
         return [each for each in found if each.payload[0] >> 6 == 2]
 
-    def _datagram(
-        self, source4: str, target4: str, source6: str, target6: str, source_port: str,
-        target_port: str, protocols: str, ssrc: str, payload_type: str, payload: str,
-    ) -> None:  # fmt: skip
-        ends = _end(source6 or source4, source_port), _end(target6 or target4, target_port)
-        kind = int(payload_type) if ssrc else None
-        protocol = "rtp" if ssrc else protocols.split(":")[-1]
-        self._between[ends].append(Datagram(protocol, bytes.fromhex(payload), kind))
+    def all(self) -> Iterator[Datagram]:
+        """Every datagram, by the ends it went between."""
+        for between in self._between.values():
+            yield from between
+
+    def _datagram(self, *columns: str) -> None:
+        field = dict(zip(FIELDS, columns, strict=True))
+        last = {name: words.rpartition(",")[2] for name, words in field.items()}  # of a tunnel
+        ends = tuple(
+            _end(last[f"ipv6.{end}"] or last[f"ip.{end}"], last[f"udp.{end}port"])
+            for end in ("src", "dst")
+        )
+        is_rtp = bool(last["rtp.ssrc"])
+        event = last["rtpevent.event_id"]
+        self._between[ends[0], ends[1]].append(
+            Datagram(
+                int(last["frame.time_epoch"].replace(".", "")),
+                *ends,
+                "rtp" if is_rtp else last["frame.protocols"].split(":")[-1],
+                bytes.fromhex(last["udp.payload"]),
+                int(last["rtp.p_type"]) if is_rtp else None,
+                _reports(field),
+                (int(last["rtp.timestamp"]), int(event)) if event else None,
+            )
+        )
+
+
+def _reports(field: dict[str, str]) -> tuple[Said, ...]:
+    """RTCP's report blocks; SSRCs of other packets follow theirs."""
+    names = ("identifier", "fraction", "cum_nr", "jitter")
+    ssrc, *numbers = (field[f"rtcp.ssrc.{name}"].split(",") for name in names)
+    if numbers == [[""]] * 3:
+        return ()
+    return tuple(
+        Said(int(who, 16), *map(int, said))
+        for who, said in zip(ssrc, zip(*numbers, strict=True), strict=False)
+    )
 
 
 def _end(host: str, port: str) -> str:
