@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spanvault import certificate, spool, wire
+from spanvault import certificate, chunk, spool, wire
 from spanvault import messages as m
 from spanvault.transport import Identity
 from storaged import erasures, keyring
@@ -55,6 +55,16 @@ def test_erased_call_is_gone_and_its_neighbour_plays(counter):
     assert rows(counter, ONE) == ["erasure", "erased"]
     with pytest.raises(Fault, match="destroyed"):
         counter.parts.keyring.dek(0)
+
+
+def test_digits_go_with_the_call_and_do_not_come_again(counter):
+    digits = chunk.EVENTS + 1
+    counter.parts.commit([(THREE, 1, 0), (THREE, digits, 0)], [make_call(3)])
+    erase(counter, THREE)
+    wish, dialler = m.Fetch(THREE, digits=True), Identity("operator", "x", frozenset({"digits"}))
+    assert counter.ask(wish, who=dialler).code == "erased"
+    counter.parts.commit([(THREE, digits, 0), (THREE, digits, 1)])
+    assert not counter.parts.pool.path(THREE).exists()
 
 
 def test_tombstone_names_nobody(counter):

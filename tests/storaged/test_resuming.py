@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spanvault.chunk import EVENTS
 from storaged.gathering import Have
 from storaged.index import Index
 from storaged.reading import Reader
@@ -239,3 +240,40 @@ def test_the_row_of_very_many_streams_tells_the_size_alone():
     few = Have((stream, 7) for stream in range(MOST_STREAMS))
     assert reach(writer, few) == Reach(104, 0, 0, 1, tuple(few.latest()))
     assert reach(writer, Have((stream, 7) for stream in range(MOST_STREAMS + 1))) == 104
+
+
+# --- digits ---------------------------------------------------------------------------------------
+
+DIGITS = EVENTS + 1
+
+
+def dialled(parts: Parts) -> list[tuple[int, int]]:
+    page = Reader(parts.index, parts.vaults).fetch(make_call(0, id=ONE), 0, digits=True)
+    assert (page.cursor, page.damaged) == (None, [])
+    return [key[1:3] for key in chunk_keys(page.media)]
+
+
+def test_digits_survive_a_crash_come_again_in_vain_and_may_come_late(parts):
+    """Torn off behind sound and digits, gone on with, sealed, and opened once more for a key."""
+    parts.commit([(ONE, 1, 0), (ONE, DIGITS, 0)])
+    again = cut_off(parts.again(), [(ONE, 1, 1), (ONE, DIGITS, 1)])
+    counts = again.commit([(ONE, 1, 1), (ONE, DIGITS, 1), (ONE, DIGITS, 2)])
+    assert (counts.chunks, counts.duplicates) == (1, 2)
+    assert again.commit(calls=[make_call(1)]).sealed == 1
+    assert again.commit([(ONE, DIGITS, 0), (ONE, DIGITS, 3)]).sealed == 1
+    assert sealed_well(again)
+    assert stored(again) == [(1, 0), (1, 1)]
+    assert dialled(again) == [(DIGITS, second) for second in range(4)]
+
+
+@pytest.mark.parametrize("left", [1, 300, 560, 700])
+def test_a_tail_torn_within_digits_costs_nothing_acknowledged(parts, left):
+    parts.commit([(ONE, DIGITS, 0)])
+    path, size = parts.pool.path(ONE), parts.pool.path(ONE).stat().st_size
+    again = cut_off(parts.again(), [(ONE, 1, 1), (ONE, DIGITS, 1)])
+    assert path.stat().st_size > size + left
+    os.truncate(path, size + left)
+    again.commit([(ONE, 1, 1), (ONE, DIGITS, 1)])
+    assert again.commit(calls=[make_call(1)]).sealed == 1
+    assert sealed_well(again)
+    assert (stored(again), dialled(again)) == ([(1, 1)], [(DIGITS, 0), (DIGITS, 1)])
