@@ -73,6 +73,8 @@ class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit_interval_s: Positive = 2.0
     pools: dict[PoolName, PoolConfig] = {}
     ingest_grace_days: Positive = 30.0  # a replaced ingest key opens spools for so long
+    scrub_days: Annotated[float, Meta(ge=0)] = 30.0  # each recording is checked so often; 0: never
+    scrub_mb_s: Positive = 20.0  # read for that at most, a second
     default_pool: PoolName = "base"
     rules: list[Rule] = []
 

@@ -49,6 +49,7 @@ class Committer:
     def __init__(self, writer: Writer | Sorter, idle: Callable[[], bool] = lambda: False) -> None:
         self._writer, self._idle = writer, idle
         self._group: Group | None = None
+        self._submitted_s = 0.0
         self._changed = threading.Condition()
         self._stopping = False
         self.done: deque[Committed] = deque()
@@ -64,11 +65,16 @@ class Committer:
         """Whether a group may be submitted."""
         return self._group is None and self.broken is None
 
+    @property
+    def under_way_s(self) -> float:
+        """How long the group at hand has been waiting for its commit; 0 if there is none."""
+        return time.monotonic() - self._submitted_s if self._group is not None else 0.0
+
     def submit(self, group: Group) -> None:
         """Commit this group; it must not be changed any more."""
         with self._changed:
             assert self._group is None
-            self._group = group
+            self._group, self._submitted_s = group, time.monotonic()
             self._changed.notify_all()
 
     def close(self, patience_s: float) -> bool:

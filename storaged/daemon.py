@@ -1,7 +1,8 @@
 """storaged as a process: opens the store, turns the sockets, drains when told to stop.
 
-Three threads: this one takes batches in, one commits them (storaged.committer), one answers
-requests (storaged.serving). Systemd's side: spanvault.lifecycle.
+Four threads: this one takes batches in, one commits them (storaged.committer), one answers
+requests (storaged.serving), one looks for damage (storaged.scrubbing).
+Systemd's side: spanvault.lifecycle.
 """
 
 import contextlib
@@ -29,6 +30,8 @@ from storaged.keyring import Keyring
 from storaged.layout import Store
 from storaged.opening import Opener
 from storaged.requests import Desk
+from storaged.scrub import Scrub
+from storaged.scrubbing import Scrubbing
 from storaged.serving import Serving
 from storaged.sorting import Sorter
 from storaged.vaults import Vault
@@ -36,6 +39,7 @@ from storaged.vaults import Vault
 log = logging.getLogger(__name__)
 _TURN_MS: Final = 500  # the watchdog and the status line want a turn
 _DRAIN_S: Final = 20.0
+_LATE_S: Final = 1.0  # a commit that takes longer, and longer than a group is gathered, is late
 _RETIRE_S: Final = 3600.0  # between two looks for ingest keys that were replaced long ago
 
 
@@ -61,6 +65,12 @@ class Daemon:
         self._socket = transport.listen(self._context, settings.ingest, certificate)
         eraser = Eraser(store, tables, self._vaults, self._sorter.forget, time.time_ns)
         eraser.finish()
+        scrub = Scrub(
+            tables, self._vaults, settings.scrub_days, settings.scrub_mb_s * 1e6,
+            time.time_ns, time.monotonic,
+        )  # fmt: skip
+        self._scrubbing = Scrubbing(scrub, self._late)
+        self._late_s = max(_LATE_S, settings.commit_interval_s)
         desk = Desk(
             store, tables, self._vaults, self._access, eraser, time.time_ns, self.state, opener.pool
         )
@@ -80,6 +90,7 @@ class Daemon:
         poller.register(self._committer.wake_fd, zmq.POLLIN)
         poller.register(self._life.wake_fd, zmq.POLLIN)
         self._serving.start()
+        self._scrubbing.start()
         memory.collect_rarely()
         self._life.ready(self.state()[0])
         log.info("The store is open", extra={"STORE": self._store.store_id.hex()})
@@ -89,6 +100,7 @@ class Daemon:
 
     def close(self) -> None:
         """Give everything back; what was not acknowledged comes again."""
+        self._scrubbing.close()
         self._serving.close()
         self._socket.close(linger=1000)
         self._memories.close()
@@ -100,13 +112,15 @@ class Daemon:
     def state(self) -> tuple[str, dict[str, Any]]:
         """One line for people, and the fields of a StatusReply. Any thread."""
         with self._index.reading() as view:
-            calls = view.count(b"state")
+            calls, scrub = view.count(b"state"), self._scrubbing.fields(view)
         since_s = self._committer.committed_s
         age_s = None if since_s is None else round(time.monotonic() - since_s, 1)
         fault = self._committer.fault
         growing = self._sorter.growing
         line = f"recording {growing} calls; {calls:,} stored"
         line += "" if age_s is None else f"; committed {age_s:.1f} s ago"
+        if damaged := scrub["damaged"]:
+            line += f"; {damaged:,} recordings DAMAGED"
         for vault in self._vaults:
             if vault.fault or vault.locked:
                 line += f"; pool {vault.name} {vault.fault or 'is locked'}"
@@ -114,9 +128,15 @@ class Daemon:
             "calls": calls, "recording": growing, "committed_s_ago": age_s,
             "pools": {vault.name: _pool_fields(vault, fault) for vault in self._vaults},
             "ingest": dict(self._ingest.counts),
+            "scrub": scrub,
             "feed_position": self._index.position,
         }  # fmt: skip
         return (f"not recording: {fault}" if fault else line), fields
+
+    def _late(self) -> bool:
+        """Whether recording waits for the disk. Any thread."""
+        committer = self._committer
+        return bool(committer.fault or committer.under_way_s > self._late_s or self._ingest.full)
 
     def _turn(self, poller: zmq.Poller) -> None:
         if self._ingest.full:
@@ -130,7 +150,7 @@ class Daemon:
         if self._socket in ready:
             self._ingest.receive(time.monotonic_ns())
         self._ingest.tick(time.monotonic_ns())
-        for broken in (self._committer.broken, self._serving.broken):
+        for broken in (self._committer.broken, self._serving.broken, self._scrubbing.broken):
             if broken is not None:
                 raise broken
         self._life.beat()

@@ -20,7 +20,7 @@ from storaged.resuming import Reach
 
 TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
-    b"erasure", b"erased", b"unfinished", b"confirmed", b"target",
+    b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged",
 )  # fmt: skip
 MULTIPLE: Final = (b"token", b"shared")  # with several values a key, all of one length
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
@@ -291,7 +291,7 @@ class Writing(View):
                 self.delete(b"shared", recording_id, call_id)
         else:
             self._delete_by_scan(call_id)
-        for table in (b"record", b"state", b"open"):
+        for table in (b"record", b"state", b"open", b"damaged"):
             self.delete(table, call_id)
         for receipt in self.receipts(call_id):
             self.delete(b"receipt", call_id + receipt.target.encode())

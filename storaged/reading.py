@@ -13,11 +13,11 @@ import numpy as np
 
 from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Chunk, Media
 from spanvault.messages import Call, VerifyReply
-from storaged import seeking, walk
+from storaged import damage, seeking, walk
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State
 from storaged.sealing import DATA, EVENTS
-from storaged.vaults import Vault, Vaults
+from storaged.vaults import Vaults
 
 PAGE_BYTES: Final = 1 << 20
 _KEPT: Final = 64  # objects whose structure is remembered
@@ -104,34 +104,12 @@ class Reader:
         sealed, vault = bool(state.bits & SEALED), self._vaults.of(state.tier)
         try:
             with vault.pool.reading(recording_id, None if sealed else size) as data:
-                return (yield from self._verify(recording_id, state, data, vault))
+                reply = yield from examining(recording_id, state, data, vault.dek)
         except OSError as error:
             raise Fault("corrupt", f"the object cannot be read ({error.strerror})", _HINT) from None
-
-    def _verify(
-        self, recording_id: bytes, state: State, data: walk.Bytes, vault: Vault
-    ) -> walk.Steps[VerifyReply]:
-        digest: bytes = (yield from walk.digesting(data, len(data))).digest()
-        faults: list[str] = []
-        frames = 0
-        sealed = bool(state.bits & SEALED)
-        try:
-            layout = yield from walk.walking(data)
-            frames = len(layout.places)
-            faults = yield from walk.checking(data, layout, vault.dek)
-            if layout.headers[0][1].recording_id != recording_id:
-                faults.append("the object is another recording's")
-            if layout.end < len(data) and not layout.faults:
-                faults.append(f"bytes {layout.end}-{len(data)}: cut within a frame")
-            if sealed and not layout.sealed:
-                faults.append("the last frame is missing, though the recording was sealed")
-        except ValueError as error:
-            faults.append(str(error))
-        if sealed and len(data) != state.size:
-            faults.append(f"{len(data)} bytes, {state.size} were sealed")
-        if sealed and digest != state.sha256:
-            faults.append(f"SHA-256 differs from the sealed object's {state.sha256.hex()}")
-        return VerifyReply(recording_id, sealed, frames, len(data), digest.hex(), faults)
+        if sealed and not reply.faults:
+            damage.clear(self._index, recording_id)
+        return reply
 
     def _extent(self, recording_id: bytes) -> tuple[State | None, int]:
         """The row, and how many bytes of the object count."""
@@ -234,6 +212,42 @@ def _keep(cache: OrderedDict[_Version, T], version: _Version, found: T) -> None:
     cache[version] = found
     if len(cache) > _KEPT:
         cache.popitem(last=False)
+
+
+def examining(
+    recording_id: bytes, state: State, data: walk.Bytes, find_key: walk.FindKey | None
+) -> walk.Steps[VerifyReply]:
+    """Check an object's bytes against its row, in steps of some milliseconds.
+
+    find_key: None if its pool is locked; then only its size and SHA-256 are looked at.
+    """
+    digest: bytes = (yield from walk.digesting(data, len(data))).digest()
+    faults: list[str] = []
+    frames = 0
+    sealed = bool(state.bits & SEALED)
+    try:
+        if find_key is not None:
+            layout = yield from walk.walking(data)
+            frames = len(layout.places)
+            faults = yield from walk.checking(data, layout, find_key)
+            faults += _misfits(recording_id, layout, len(data), sealed=sealed)
+    except ValueError as error:
+        faults.append(str(error))
+    if sealed and len(data) != state.size:
+        faults.append(f"{len(data)} bytes, {state.size} were sealed")
+    if sealed and digest != state.sha256:
+        faults.append(f"SHA-256 differs from the sealed object's {state.sha256.hex()}")
+    return VerifyReply(recording_id, sealed, frames, len(data), digest.hex(), faults)
+
+
+def _misfits(recording_id: bytes, layout: walk.Layout, size: int, *, sealed: bool) -> Iterator[str]:
+    """What does not fit though every frame may be whole."""
+    if layout.headers[0][1].recording_id != recording_id:
+        yield "the object is another recording's"
+    if layout.end < size and not layout.faults:
+        yield f"bytes {layout.end}-{size}: cut within a frame"
+    if sealed and not layout.sealed:
+        yield "the last frame is missing, though the recording was sealed"
 
 
 def sources_of(call: Call) -> list[Source]:

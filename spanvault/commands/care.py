@@ -168,11 +168,13 @@ def _pairs(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _counts(fields: dict[str, Any]) -> str:
     """What there is to say: a count of nothing, and what is not known, are left out."""
-    told = {key: value for key, value in fields.items() if value not in (0, None, "")}
+    told = {key: value for key, value in fields.items() if value not in (0, None, "", [])}
     return ", ".join(f"{key.replace('_', ' ')} {_shown(key, value)}" for key, value in told.items())
 
 
 def _shown(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if isinstance(value, int) and name.endswith("bytes"):
         return filesize.decimal(value)
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -164,6 +164,51 @@ def test_long_check_holds_up_nobody(rig):
         assert checker.receive(wire.decode_reply)[0].faults == []
 
 
+def scrubbed(client: Client) -> dict[str, Any]:
+    """What the rolling check tells when it has been through all recordings."""
+    deadline_s = time.monotonic() + 30
+    while time.monotonic() < deadline_s:
+        told: dict[str, Any] = client.ask(m.Status())[0].fields["scrub"]
+        if told["state"] == "rests" and told.get("checked") == 3:
+            return told
+        time.sleep(0.05)
+    raise AssertionError(told)
+
+
+def test_flipped_bit_is_found_without_asking(rig):
+    """Rounds of a second; a kill between them and in their midst."""
+    rig.configure(scrub_days=2 / 86400)
+    rig.start()
+    capture = rig.capture()
+    numbers = (1, 2, 3)
+    media = make_media([(call_id(number), 1, second) for number in numbers for second in (0, 1)])
+    capture.send(m.Batch("test", 1, [make_call(number) for number in numbers]), media)
+    assert acknowledged(capture) == [1]
+    operator = rig.client("operator")
+    assert scrubbed(operator)["damaged"] == 0
+    assert "damaged" not in rig.messages
+
+    path = rig.store / f"pools/base/objects/{TWO.hex()[-2:]}/{TWO.hex()}.svr"
+    data = bytearray(whole := path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+    while not (told := scrubbed(operator))["damaged"]:
+        pass
+    assert told["damaged_ids"] == [TWO.hex()]
+    assert "1 recordings DAMAGED" in operator.ask(m.Status())[0].state
+
+    rig.stop(signal.SIGKILL)
+    rig.start()
+    operator = rig.client("operator")
+    assert scrubbed(operator)["damaged_ids"] == [TWO.hex()]
+    assert rig.messages.count("damaged RECORDING_ID=") == 1
+    path.write_bytes(whole)
+    assert operator.ask(m.Verify(TWO))[0].faults == []
+    assert scrubbed(operator)["damaged"] == 0
+    assert rig.stop() == 0
+    assert "cannot go on" not in rig.messages
+
+
 def test_stop_commits_what_was_received(rig):
     rig.configure(commit_interval_s=30)
     rig.start()

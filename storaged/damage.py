@@ -1,0 +1,78 @@
+"""Which recordings are known to be damaged: a row each, so that each is told of once.
+
+Nothing else is changed by it: what still opens of a damaged recording is given out as before.
+FORMAT.md §7. Who finds damage: storaged.scrub. Who finds that it is gone: a Verify as well.
+"""
+
+import logging
+from typing import Final
+
+import msgspec
+
+from storaged.index import Index, State, View, Writing
+
+log = logging.getLogger(__name__)
+TOLD: Final = 20  # ids in a status
+_FAULTS_KEPT: Final = 5
+REMEDY: Final = "restore it from a replica: operating.md, 'A recording is damaged'"
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """What was found first of a damaged recording."""
+
+    found_ns: int
+    faults: list[str]
+
+
+def note(
+    index: Index, recording_id: bytes, state: State, faults: list[str], now_ns: int
+) -> bool:  # fmt: skip
+    """Remember that a recording is damaged; say so in the journal if that is new.
+
+    state: its row when it was read. False, and nothing is noted, if it has changed or gone since.
+    Raises lmdb.Error, OSError.
+    """
+
+    def put(writing: Writing) -> tuple[bool, bool]:
+        if writing.state(recording_id) != state:
+            return False, False
+        if writing.get(b"damaged", recording_id) is not None:
+            return True, False
+        found = Damage(now_ns, faults[:_FAULTS_KEPT])
+        writing.put(b"damaged", recording_id, msgspec.msgpack.encode(found))
+        return True, True
+
+    with index.reading() as view:  # a write costs a sync: not for what is known already
+        if view.state(recording_id) == state and known(view, recording_id):
+            return True
+    is_so, is_new = index.write(put)
+    if is_new:
+        log.error(
+            "A recording is damaged",
+            extra={"RECORDING_ID": recording_id.hex(), "FAULT": faults[0], "REMEDY": REMEDY},
+        )
+    return is_so
+
+
+def clear(index: Index, recording_id: bytes) -> None:
+    """A recording was found whole. Raises lmdb.Error, OSError."""
+    with index.reading() as view:
+        if not known(view, recording_id):
+            return
+    index.write(lambda writing: writing.delete(b"damaged", recording_id))
+    log.info("A damaged recording is whole again", extra={"RECORDING_ID": recording_id.hex()})
+
+
+def known(view: View, recording_id: bytes) -> bool:
+    """Whether it is known to be damaged."""
+    return view.get(b"damaged", recording_id) is not None
+
+
+def told(view: View) -> list[str]:
+    """Ids of damaged recordings, the oldest calls first, TOLD at most."""
+    ids = []
+    for key in view.cursor(b"damaged").iternext(values=False):
+        ids.append(bytes(key).hex())
+        if len(ids) == TOLD:
+            break
+    return ids
