@@ -112,7 +112,7 @@ def parse(document: bytes) -> Metadata:
     parser.StartDoctypeDeclHandler = _refuse
     try:
         parser.Parse(document.strip(b"\0 \t\r\n"), True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # LookupError: an encoding nobody knows
         raise ValueError(f"recording metadata: {error}") from None
     if not reader.recording:
         raise ValueError("recording metadata without <recording>")

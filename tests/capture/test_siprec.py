@@ -156,8 +156,9 @@ BOMB = '<!DOCTYPE r [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>' + RFC
         ("<recording>" + "<a>" * 100, "nested too deep"),
         ("<recording>" + "<a/>" * 5000 + "</recording>", "too many elements"),
         ("<recording>" + " " * 100_000 + "</recording>", "bytes"),
+        ('<?xml version="1.0" encoding="ATF-8"?><recording/>', "unknown encoding"),
     ],
-    ids=["entities", "external", "deep", "many", "large"],
+    ids=["entities", "external", "deep", "many", "large", "encoding"],
 )
 def test_hostile_xml_is_refused(hostile: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):

@@ -130,7 +130,7 @@ def test_neither_its_key_nor_what_was_said_lies_anywhere(evidence):
 
 
 def test_control_without_the_destruction_the_call_is_heard(tmp_path, monkeypatch):
-    def only_removed(folder: Path, names: list[str]) -> None:
+    def only_removed(folder: Path, names: list[str], spans: object = None) -> None:
         for name in names:
             (folder / name).unlink(missing_ok=True)
 
