@@ -3,29 +3,27 @@
 A call is one Call-ID and caller's tag. It lives from the first message heard of it until its last
 media cannot come any more; then its record is final. All times are the packets': a file replayed
 gives what was recorded live. No clock, socket or file here, and no randomness but what is given.
-What a message means: capture.signalling. Where a stream belongs: capture.attachment. Which call a
-message is of, and what survives a restart: capture.calltable. What a record says: docs/calls.md.
+What a message means: capture.signalling. Where a stream belongs: capture.attachment. When a call is
+over: capture.expiry. Which one a message is of, and what a restart finds: capture.calltable.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from operator import length_hint
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from capture import sip
 from capture.association import Association
 from capture.attachment import Attachments
-from capture.calltable import RETRANSMITTED_NS, CallTable, begins_anew
+from capture.beginning import RETRANSMITTED_NS, begins_anew, begins_call, new_call, reveals_call
+from capture.calltable import CallTable
 from capture.control import Control
-from capture.dialog import Dialog, Event
+from capture.expiry import REPORT_NS, Expiry
 from capture.livecall import LiveCall
 from capture.model import Attach, Close, Contest, Datagram, NewStream, Overdue, StreamTotals
-from capture.offer_answer import OfferAnswer
-from capture.orphans import LOOK_NS, PAUSE_NS, Orphans
+from capture.orphans import PAUSE_NS, Orphans
 from capture.relations import Relations, outcome_behind
-from capture.signalling import Signalling, begins_call, reveals_call
-from capture.sip import COMPACT, SipMessage
+from capture.signalling import Signalling
+from capture.sip import SipMessage
 from capture.timers import Timers
 from capture.witness import SILENT, Decision, Witness
 from spanvault import chunk
@@ -33,8 +31,6 @@ from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 
 SECOND_NS: Final = 1_000_000_000
-MAX_KEPT: Final = 8  # values of one header that are kept with a call
-REPORT_NS: Final = 60 * SECOND_NS  # a long call's record is renewed so often
 FRESHENED: Final = 500  # calls whose totals are renewed a second, in what a restart finds
 TIDY_NS: Final = 5 * SECOND_NS
 CLOCK_STEP_NS: Final = 12 * 3600 * SECOND_NS  # more than a quiet night: the clock was set
@@ -54,23 +50,24 @@ class Calls:
         self._witness = witness
         self.counters: Counter[str] = Counter()
         self._settings, self._totals, self._new_id = settings, totals, new_id
-        self._grace_ns = int(settings.bye_grace_s * SECOND_NS)
         patience_ns = int(settings.unmatched_s * SECOND_NS)
+        grace_ns = int(settings.bye_grace_s * SECOND_NS)
         self._table = CallTable()
-        self._association = Association(patience_ns, self._grace_ns)
+        self._association = Association(patience_ns, grace_ns)
         self._orphans = Orphans(settings, totals, new_id, self._count)
         self._attachments = Attachments(
             self._association,
             self._orphans,
             totals,
             patience_ns,
-            self._grace_ns,
+            grace_ns,
             self._count,
             witness,
         )
         self._signalling = Signalling(self._association, self._attachments, self._count, witness)
         self._control = Control(self._attachments, self._count)
         self._relations = Relations(self._table.get, witness)
+        self._expiry = Expiry(settings, self._orphans, totals, self._count, witness)
         self._timers = Timers()
         self._without_sdp: set[bytes] = set()  # ids of calls begun before we listened
         self._changed: dict[bytes, None] = {}  # ids whose record is to be renewed, in order
@@ -78,7 +75,6 @@ class Calls:
         self._ready: list[Call] = []
         self._now_ns = 0
         self._tidied_ns = 0
-        self._stale: Iterator[bytes] = iter([])  # ids whose saved totals are next to be renewed
         self._lossy_until_ns = 0  # a call first heard in its midst may owe that to us
 
     @property
@@ -146,11 +142,9 @@ class Calls:
 
     def counted(self, now_ns: int) -> None:
         """totals count all media before this time."""
-        passed_ns = now_ns - self._attachments.heard_ns
-        self._attachments.heard_ns = now_ns
-        if passed_ns > PAUSE_NS:  # a sparse capture: what was silent meanwhile ended there
-            for call in self._orphans.silent(now_ns):
-                self._expire_orphan(call, now_ns)
+        if self._attachments.counted(now_ns) > PAUSE_NS:
+            for call in self._orphans.silent(now_ns):  # a sparse capture: these ended meanwhile
+                self._expire(call, now_ns)
 
     def tick(self, now_ns: int) -> None:
         """Let time pass: timeouts, final records, what is due for renewal.
@@ -210,8 +204,7 @@ class Calls:
 
     def commands(self) -> list[Attach | Close | Contest]:
         """What media is to do, since last asked."""
-        commands, self._attachments.commands = self._attachments.commands, []
-        return commands
+        return self._attachments.commands()
 
     def records(self) -> list[Call]:
         """The calls that changed since last asked, whole; final ones are then forgotten."""
@@ -231,7 +224,7 @@ class Calls:
 
     def released(self) -> list[int]:
         """Rows that media may forget, since last asked."""
-        rows, self._attachments.released = self._attachments.released, []
+        rows = self._attachments.released()
         for row in rows:
             self._control.release(row)
         return rows
@@ -273,7 +266,7 @@ class Calls:
             self._witness.decided(Decision.NO_CALL, why="call_id_abused")
             return None
         self._make_room()
-        call = self._new_call(message, datagram)
+        call = new_call(message, datagram, self._new_id(), self._settings.headers)
         self._table.insert(call)
         self._witness.decided(Decision.BEGINS, call, mid_call=not begins)
         if begins:
@@ -286,37 +279,6 @@ class Calls:
             self._without_sdp.add(call.id)
         self._touch(call)
         return call
-
-    def _new_call(self, message: SipMessage, datagram: Datagram) -> LiveCall:
-        ends = (datagram.source.address, datagram.destination.address)
-        caller, callee = ends if message.is_request else ends[::-1]
-        dialog = Dialog(changed_ns=datagram.time_ns)
-        if message.is_request and message.method != "INVITE":
-            dialog.outcome = "unknown"  # it may or may not have been answered before we listened
-        return LiveCall(
-            id=self._new_id(),
-            call_id=message.call_id,
-            caller_tag=message.from_.tag,
-            caller=message.from_.user,
-            callee=message.to.user,
-            started_ns=datagram.time_ns,
-            dialog=dialog,
-            offer_answer=OfferAnswer(),
-            caller_host=caller,
-            callee_host=callee,
-            invite_target=callee,
-            dialled=message.request_user,
-            headers=self._kept_headers(message),
-        )
-
-    def _kept_headers(self, message: SipMessage) -> dict[str, list[str]]:
-        """The headers that the settings name, for storaged's rules."""
-        found: dict[str, list[str]] = {}
-        for name in self._settings.headers:
-            long = COMPACT.get(name.lower(), name.lower())
-            if values := message.headers.get(long):
-                found[long] = values[:MAX_KEPT]
-        return found
 
     def _make_room(self) -> None:
         while (call := self._table.crowded) is not None:
@@ -378,7 +340,7 @@ class Calls:
         """A timer of this call is due."""
         if not call.over:
             self._expire(call, now_ns)
-        if call.over and now_ns > self._last_ns(call, now_ns) + self._grace_ns:
+        if call.over and now_ns > self._expiry.gone_ns(call, now_ns):
             self._claim_by_hosts(call, last=True)
             self._over[call.id] = None
             return
@@ -386,69 +348,15 @@ class Calls:
             self._touch(call)
         self._schedule(call)
 
-    def _last_ns(self, call: LiveCall, now_ns: int) -> int:
-        """When a call that is over will have had its last media, as far as that can be told."""
-        ended_ns, until_ns = call.ended_ns or 0, call.media_until_ns or 0
-        if now_ns >= until_ns:
-            return until_ns
-        return min(until_ns, max(ended_ns, call.last_media_ns(self._totals) or 0))
-
     def _expire(self, call: LiveCall, now_ns: int) -> None:
         """End a call that signalling or silence says is over."""
-        if call.ends is not None:
-            self._expire_orphan(call, now_ns)
-            return
-        deadline_ns, ends_ns = self._deadline_ns(call)
-        if now_ns < deadline_ns:
-            return
-        call.dialog.receive(Event.EXPIRE, ends_ns)
-        self._witness.decided(Decision.EXPIRED, call, at_ns=now_ns)
-        self._ended(call)
-        self._touch(call)
-
-    def _expire_orphan(self, call: LiveCall, now_ns: int) -> None:
-        """End a recording without signalling: it fell silent, is long enough, or takes too much."""
-        deadline_ns, ends_ns = self._orphans.deadline_ns(call)
-        if now_ns >= deadline_ns:
-            call.dialog.receive(Event.EXPIRE, ends_ns)
-            self._witness.decided(Decision.EXPIRED, call, at_ns=ends_ns)
-        elif self._orphans.too_much(call, now_ns):
-            call.dialog.stop(now_ns, "evicted")
-            self._witness.decided(Decision.STOPPED, call, reason="evicted")
-            self.counters["orphans_evicted"] += 1
-        else:
-            return
-        self._ended(call)
-        self._touch(call)
-
-    def _deadline_ns(self, call: LiveCall) -> tuple[int, int]:
-        """(when the call counts as over, the end that it then has)."""
-        deadline_ns = call.dialog.deadline_ns()
-        heard = "started_mid_call" in call.flags and call.last_media_ns(self._totals) is not None
-        # Whoever is heard to talk need not be heard to answer.
-        if deadline_ns is None or heard:
-            return self._silent_ns(call)
-        return deadline_ns, deadline_ns
-
-    def _silent_ns(self, call: LiveCall) -> tuple[int, int]:
-        """(when an answered call counts as over, when it was last heard of)."""
-        media_ns = call.last_media_ns(self._totals)
-        heard_ns = max(media_ns or 0, call.heard_ns)
-        wait_s = self._settings.no_media_s if media_ns is None else self._settings.silence_s
-        if call.held:
-            wait_s = max(wait_s, self._settings.hold_s)
-        return heard_ns + int(wait_s * SECOND_NS), heard_ns
+        if self._expiry.expire(call, now_ns):
+            self._ended(call)
+            self._touch(call)
 
     def _schedule(self, call: LiveCall) -> None:
         """Set the call's timer to what comes next."""
-        if call.over:
-            due_ns = self._last_ns(call, self._now_ns) + self._grace_ns
-        elif call.ends is not None:
-            due_ns = min(self._orphans.deadline_ns(call)[0], self._now_ns + LOOK_NS)
-        else:
-            deadline_ns = self._deadline_ns(call)[0]
-            due_ns = min(deadline_ns, max(call.recorded_ns, call.started_ns) + REPORT_NS)
-        self._timers.set(call.id, due_ns)
+        self._timers.set(call.id, self._expiry.due_ns(call, self._now_ns))
 
     def _claim_by_hosts(self, call: LiveCall | None, last: bool) -> None:
         if call is not None and call.id in self._without_sdp:
@@ -456,23 +364,19 @@ class Calls:
 
     def _freshen(self) -> None:
         """Bring the totals of some calls up to date in the table, in turn: a kill loses no more."""
-        for call_id in islice(self._stale, FRESHENED):
-            call = self._table.get(call_id)
-            if call is not None and any(row is not None for row in call.rows):
+        for call in self._table.in_turn(FRESHENED):
+            if any(row is not None for row in call.rows):
                 call.refresh(self._totals)
                 self._table.changed(call)
-        if not length_hint(self._stale):
-            self._stale = iter([call.id for call in self._table])
 
     def _collect(self) -> None:
         """Gather the calls that streams or relations have changed."""
-        for call_id in (*self._attachments.changed, *self._relations.changed):
+        for call_id in (*self._attachments.changed(), *self._relations.changed):
             call = self._table.get(call_id)
             if call is not None:
                 self._touch(call)
                 if call.ends is not None:
                     self._schedule(call)  # a call may have taken it over
-        self._attachments.changed.clear()
         self._relations.changed.clear()
 
     def _touch(self, call: LiveCall) -> None:

@@ -2,19 +2,20 @@
 
 Found by id or by Call-ID and tags; bounded, so that no flood of INVITEs or Call-IDs takes more
 than its share; written to bytes and read back for a restart. What happens to calls: capture.calls.
-Sources: RFC 3261 §12.1 (dialog ids), §22.2 (challenges), §17.1.1.2 (retransmissions).
+Sources: RFC 3261 §12.1 (dialog ids), §22.2 (challenges).
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
+from operator import length_hint
 from typing import Final
 
 import msgspec
 
-from capture.dialog import RETRIED, State
+from capture.beginning import begins_call
+from capture.dialog import State
 from capture.livecall import LiveCall
-from capture.model import Datagram
-from capture.signalling import MAX_INVITES, begins_call
 from capture.sip import SipMessage
 from spanvault.messages import Call
 
@@ -22,8 +23,6 @@ MAX_CALLS: Final = 50_000
 MAX_SAME_CALL_ID: Final = 16
 MAX_PAST: Final = 65_536
 PAST_SAVED: Final = 1_024
-STAYS_NS: Final = 5_000_000_000  # T4: no message stays longer in the network
-RETRANSMITTED_NS: Final = 32_000_000_000  # 64·T1: no copy of a message comes later
 
 
 class Past(msgspec.Struct, array_like=True):
@@ -51,6 +50,7 @@ class CallTable:
         self._finals: OrderedDict[bytes, Call] = OrderedDict()
         self._past: OrderedDict[str, Past] = OrderedDict()
         self._saved: dict[bytes, bytes] = {}  # encoded calls, until they change
+        self._turn: Iterator[bytes] = iter([])  # ids of those whose turn comes
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -76,6 +76,14 @@ class CallTable:
         if len(self._calls) < MAX_CALLS:
             return None
         return self._calls[next(iter(self._unanswered or self._calls))]
+
+    def in_turn(self, count: int) -> Iterator[LiveCall]:
+        """The next so many of all calls, round and round."""
+        for call_id in islice(self._turn, count):
+            if (call := self._calls.get(call_id)) is not None:
+                yield call
+        if not length_hint(self._turn):
+            self._turn = iter(list(self._calls))
 
     def abused(self, call_id: str) -> bool:
         """Whether so many live calls bear this Call-ID that it can only be an attack."""
@@ -182,26 +190,3 @@ class CallTable:
 
 def _callee_tags(call: LiveCall) -> set[str]:
     return {*call.confirmed, *call.offer_answer.sessions} - {call.caller_tag, ""}
-
-
-def _another_branch(call: LiveCall, message: SipMessage, datagram: Datagram) -> bool:
-    """Whether an INVITE that bears the number of an earlier one is another transaction.
-
-    Each hop's copy has a branch of its own, too (RFC 3261 §16.6), but comes at once.
-    """
-    if f"{message.cseq} {message.branch}" in call.invites or len(call.invites) >= MAX_INVITES:
-        return False
-    return datagram.time_ns - call.started_ns > STAYS_NS
-
-
-def begins_anew(call: LiveCall, message: SipMessage, datagram: Datagram) -> bool:
-    """Whether an INVITE under a known Call-ID and tag is another call, not a copy or a retry."""
-    numbers = [int(key.partition(" ")[0]) for key in call.invites]
-    if call.over:
-        late = datagram.time_ns - (call.ended_ns or 0) > RETRANSMITTED_NS
-        retried = call.dialog.status in RETRIED and message.cseq not in numbers
-        copy = message.cseq in numbers and not _another_branch(call, message, datagram)
-        return not retried and (late or not copy)
-    if call.dialog.answered_ns is None or message.cseq <= max(numbers, default=0xFFFFFFFF):
-        return False
-    return datagram.time_ns - call.dialog.answered_ns > RETRANSMITTED_NS

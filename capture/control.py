@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture import rtcp
-from capture.attachment import Attachments, Row
+from capture.attachment import Attachments
 from capture.livecall import LiveCall
 from capture.model import Datagram
+from capture.rows import Row
 from spanvault import chunk
 from spanvault.messages import FarEnd
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from capture.allowance import Allowance
 from capture.columns import rows
+from capture.datagrams import AHEAD, ROW, Datagrams, EndpointKeys, as_columns
 from capture.model import Block, Datagram, Endpoint, Packets
-from capture.network import AHEAD, ROW, Datagrams, Network, Refused
+from capture.network import Network, Refused
 
 RTP: Final = np.dtype(
     {  # within a datagram's header row
@@ -67,7 +68,7 @@ class Decoder:
         """control_per_second: RTCP datagrams that are handed on; None: all, for files can wait."""
         self.counters: Counter[str] = Counter()
         self._control_allowed = Allowance(control_per_second)
-        self._network = Network(self.counters, seed)
+        self._network, self._keys = Network(self.counters), EndpointKeys(seed)
 
     def decode(self, block: Block) -> Decoded:
         """Decode a block. Raises nothing: whatever it is, it is counted."""
@@ -81,7 +82,7 @@ class Decoder:
         nothing = Refused(np.empty(0, np.int64))
         udp = [each for each in datagrams if each.transport == "udp"]
         plain = np.ones(len(udp), np.bool_)
-        decoded = self._tell_apart(self._network.admit(udp), plain, nothing)
+        decoded = self._tell_apart(as_columns(udp), plain, nothing)
         # Whatever came over TCP was found by its SIP framing already.
         decoded.signalling += [each for each in datagrams if each.transport != "udp"]
         decoded.signalling = [each._replace(slow=True) for each in decoded.signalling]
@@ -134,7 +135,7 @@ class Decoder:
         if len(padded):
             self._leave_padding(udp, padded[~truncated[padded] & (length[padded] > 0)], length)
         second = header["second"]
-        source, destination = self._network.keys(udp)
+        source, destination = self._keys.of(udp)
         return Packets(
             udp.data, udp.time_ns, source, destination,
             header["ssrc"].astype(np.uint32), header["sequence"].astype(np.uint16),
@@ -162,7 +163,7 @@ class Decoder:
         rows = rows[(size >= RTCP_LEAST) & (4 * (words + 1) <= size)]
         if not len(rows):
             return []
-        senders, _ = self._network.keys(udp.select(rows))
+        senders, _ = self._keys.of(udp.select(rows))
         chosen = rows[self._control_allowed.choose(senders, udp.time_ns[rows])]
         self.counters["rtcp_ignored"] += len(rows) - len(chosen)
         return [_datagram(udp, row) for row in chosen.tolist()]

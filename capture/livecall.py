@@ -1,7 +1,7 @@
 """One call while it is followed: plain data, so that a restart can take it up again.
 
-What changes it: capture.calls (signalling), capture.attachment (streams), capture.relations. What
-leaves: the call record, spanvault.messages.Call.
+What changes it: capture.calls (signalling), capture.attachment (streams), capture.relations. How
+it begins: capture.beginning. What leaves: the call record, spanvault.messages.Call.
 """
 
 import ipaddress

@@ -4,13 +4,12 @@ What is rare or takes a loop is refused, for capture.slowpath: fragments, IP opt
 headers, TCP, odd link types, merged datagrams. Tunnels are peeled off first (capture.unwrap). IP
 and UDP lengths are believed, not the frame's: Ethernet pads short frames. Checksums are never
 verified: the kernel leaves them to the card.
-Sources: RFC 791, 768, 8200; IEEE 802.1Q; LINKTYPE_ values of libpcap. Contents: capture.decode.
+Sources: RFC 791, 768, 8200; IEEE 802.1Q; LINKTYPE_ values of libpcap.
+The columns: capture.datagrams. Contents: capture.decode.
 """
 
-import secrets
-import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.columns import fields, rows
+from capture.datagrams import AHEAD, BEFORE_IP, HEADER, ROW, Datagrams, Flags
 from capture.inet import EXTENSIONS
-from capture.model import Block, Datagram, Endpoint
+from capture.model import Block
 from capture.tunnels import (
     ETHER_TYPES,
     GROUP_POLICY,
@@ -49,18 +49,6 @@ MAX_TAGS: Final = 4
 UDP, TCP, AUTHENTICATION = 17, 6, 51
 FRAGMENT: Final = 44
 
-BEFORE_IP: Final = 4  # bytes of a header row in front of the IP header: two of them its EtherType
-AHEAD: Final = 32  # bytes of a header row in front of the UDP payload
-ROW: Final = 48  # of them, behind AHEAD the first 16 of the payload: capture.decode knows those
-HEADER: Final = np.dtype(
-    {
-        "names": ["kind", "total", "next", "protocol", "source", "destination",
-                  "source_port", "destination_port", "length"],
-        "formats": [">u2", ">u2", "u1", "u1", ">u4", ">u4", ">u2", ">u2", ">u2"],
-        "offsets": [2, 6, 10, 13, 16, 20, 24, 26, 28],
-        "itemsize": ROW,
-    }
-)  # fmt: skip
 V6: Final = np.dtype(
     {
         "names": ["version", "payload", "next", "length"],
@@ -73,10 +61,6 @@ V6: Final = np.dtype(
 # EtherType, version and header length; no fragment (but "don't fragment" is allowed), protocol.
 PLAIN: Final = np.frombuffer(b"\0\0\x08\0\x45\0\0\0" + b"\0\0\0\0\0\x11\0\0", np.uint64)
 TELLING: Final = np.frombuffer(b"\0\0\xff\xff\xff\0\0\0" + b"\0\0\x3f\xff\0\xff\0\0", np.uint64)
-IS_IPV6: Final = np.uint64(1 << 63)
-PORT_BITS: Final = np.uint64(16)
-
-Flags = NDArray[np.bool_]
 
 
 def _among(numbers: Iterable[int], size: int = 1 << 16) -> Flags:
@@ -106,48 +90,11 @@ class Refused:
         return len(self.rows) + (len(self.inner.start) if self.inner else 0)
 
 
-@dataclass(slots=True)
-class Datagrams:
-    """UDP datagrams as columns of n, in order of arrival. Offsets are into data."""
-
-    data: NDArray[np.uint8]
-    frame: NDArray[np.int64]  # row in the block
-    time_ns: NDArray[np.int64]
-    header: NDArray[np.void]  # ROW bytes: AHEAD in front of the payload, then its first ones
-    six: Flags  # IPv6: the addresses are in data only
-    start: NDArray[np.int64]  # of the payload
-    end: NDArray[np.int64]  # of the payload as its lengths say
-    limit: NDArray[np.int64]  # of what the capture holds of it, at most end
-
-    def select(self, which: NDArray[np.int64]) -> "Datagrams":
-        """Some of them. which: int64[m], rows."""
-        columns = (getattr(self, name)[which] for name in self.__slots__[1:])
-        return Datagrams(self.data, *columns)
-
-    def put(self, row: NDArray[np.int64], inner: "Datagrams") -> None:
-        """Have others in place of those at these rows, which stay of their frame and time."""
-        for name in ("header", "six", "start", "end", "limit"):
-            getattr(self, name)[row] = getattr(inner, name)
-
-    def endpoints(self, row: int) -> tuple[Endpoint, Endpoint]:
-        """Source and destination of one of them."""
-        size = 16 if self.six[row] else 4
-        ports = int(self.start[row]) - 8
-        data = self.data[ports - 2 * size : ports + 4].tobytes()
-        source, destination = struct.unpack_from(">HH", data, 2 * size)
-        return Endpoint(data[:size], source), Endpoint(data[size : 2 * size], destination)
-
-
 class Network:
     """The headers around UDP. counters: what was met besides it."""
 
-    def __init__(self, counters: Counter[str], seed: int | None = None) -> None:
+    def __init__(self, counters: Counter[str]) -> None:
         self.counters = counters
-        # IPv6 addresses are folded into 47 bits with secret odd factors: nobody outside can
-        # construct two that meet.
-        self._factors = np.random.default_rng(
-            secrets.randbits(128) if seed is None else seed
-        ).integers(0, 1 << 64, 4, np.uint64, endpoint=False) | np.uint64(1)
 
     def decode(self, block: Block) -> tuple[Datagrams, Flags, Refused]:
         """The UDP datagrams of a block, and the frames that were refused.
@@ -179,44 +126,6 @@ class Network:
         if len(refused.rows):
             refused = self._peel(block, inner, frame_end, datagrams, plain)
         return datagrams, plain, refused
-
-    def admit(self, datagrams: Sequence[Datagram]) -> Datagrams:
-        """Datagrams that the slow path found, as the same columns."""
-        parts = [
-            part
-            for source, destination, payload in (each[1:4] for each in datagrams)
-            for part in (
-                source.address, destination.address,
-                struct.pack(">HHI", source.port, destination.port, 0), payload,
-            )
-        ]  # fmt: skip
-        data = np.frombuffer(b"".join(parts), np.uint8)
-        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)[3::4]
-        starts = ends - np.array([len(each.payload) for each in datagrams], np.int64)
-        whole = ends + np.array([each.missing for each in datagrams], np.int64)
-        return Datagrams(
-            data, np.full(len(datagrams), -1),
-            np.array([each.time_ns for each in datagrams], np.int64),
-            rows(data, starts - AHEAD, ROW),
-            np.array([len(each.source.address) == 16 for each in datagrams], np.bool_),
-            starts, whole, ends,
-        )  # fmt: skip
-
-    def keys(self, datagrams: Datagrams) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """64 bits for the source of each, and for its destination: address and port.
-
-        IPv4's are exact; IPv6's folded, and never like one of IPv4.
-        """
-        header = datagrams.header.view(HEADER)
-        source = _key4(header["source"], header["source_port"])
-        destination = _key4(header["destination"], header["destination_port"])
-        six = np.flatnonzero(datagrams.six)
-        if len(six):
-            ports = datagrams.start[six] - 8
-            address = rows(datagrams.data, ports - 32, 32).view("<u8").reshape(-1, 4)
-            source[six] = self._fold(address[:, :2], header["source_port"][six])
-            destination[six] = self._fold(address[:, 2:], header["destination_port"][six])
-        return source, destination
 
     def _leave_merged(self, datagrams: Datagrams, plain: Flags) -> None:
         merged = np.flatnonzero(datagrams.end - datagrams.start > LARGEST_UDP)
@@ -263,18 +172,6 @@ class Network:
         self.counters["not_ip"] += int(np.count_nonzero(~(four | six | odd)))
         known |= odd
         return known
-
-    def _fold(self, address: NDArray[np.uint64], port: NDArray[Any]) -> NDArray[np.uint64]:
-        """Keys of IPv6 endpoints. address: uint64[n, 2]."""
-        mixed = address[:, 0] * self._factors[0]
-        mixed ^= mixed >> np.uint64(32)
-        mixed = (mixed + address[:, 1]) * self._factors[1]
-        mixed ^= mixed >> np.uint64(29)
-        mixed *= self._factors[2]
-        key: NDArray[np.uint64] = mixed >> np.uint64(17) << PORT_BITS
-        key |= port.astype(np.uint64)
-        key |= IS_IPV6
-        return key
 
 
 def _headers(block: Block) -> tuple[NDArray[np.int64], NDArray[np.void]]:
@@ -384,14 +281,6 @@ def _end(
         udp_end = np.where(length == 0, ip_end, udp_end)
     end: NDArray[np.int64] = np.maximum(np.minimum(ip_end, udp_end), start)
     return end
-
-
-def _key4(address: NDArray[Any], port: NDArray[Any]) -> NDArray[np.uint64]:
-    """Keys of IPv4 endpoints: address and port, exactly."""
-    key = address.astype(np.uint64)
-    key <<= PORT_BITS
-    key |= port
-    return key
 
 
 def _as_they_are(block: Block) -> Datagrams:

@@ -4,7 +4,7 @@ What no call has claimed for a while is kept all the same, where it proves to be
 (capture.probation): the two directions between a pair of endpoints are one recording, its parties
 unknown. It is bounded in number, in rate and in length, so that a flood of streams takes no more
 than its share, and it says when it may be erased. Should signalling appear, the call takes it over:
-capture.attachment. Nothing tells one conversation from the next on the same ports but silence, so
+capture.joining. Nothing tells one conversation from the next on the same ports but silence, so
 silence is what ends one.
 """
 

@@ -12,6 +12,7 @@ from typing import Final
 from capture import sdp, siprec
 from capture.association import Association
 from capture.attachment import Attachments
+from capture.beginning import MAX_INVITES
 from capture.dialog import Event, State, event_of
 from capture.livecall import Binding, LiveCall
 from capture.model import Datagram, Endpoint
@@ -20,28 +21,8 @@ from capture.sip import SipMessage
 from capture.witness import SILENT, Decision, Witness
 from spanvault.messages import MediaKind
 
-MAX_INVITES: Final = 64  # transactions remembered of one call
 MAX_DIALOGS: Final = 64
 KINDS: Final[dict[str, MediaKind]] = {"audio": "audio", "video": "video", "image": "fax"}
-# Responses to these, and the requests themselves, can be of a call whose INVITE was missed.
-# CANCEL alone is no such: what it cancels never had media, and its 487 will tell.
-OF_A_CALL: Final = frozenset({"INVITE", "BYE", "PRACK", "UPDATE", "INFO", "ACK"})
-
-
-def begins_call(message: SipMessage) -> bool:
-    """Whether this is an INVITE outside any dialog."""
-    return message.is_request and message.method == "INVITE" and not message.to.tag
-
-
-def reveals_call(message: SipMessage) -> bool:
-    """Whether a message we know no call for proves that there is one."""
-    if message.method not in OF_A_CALL:
-        return False
-    if message.is_request:
-        return bool(message.to.tag)
-    if message.method == "INVITE":
-        return True
-    return message.status is not None and 200 <= message.status < 300
 
 
 def sender(call: LiveCall, message: SipMessage, datagram: Datagram) -> Side:

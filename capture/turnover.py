@@ -4,7 +4,7 @@ A phone may send with the same SSRC from call to call. The next call's offer and
 ends are the same; its packets say from when on: behind a pause, or where a sender began anew.
 What goes on through all of the set-up without either is a stream of a call that goes on.
 Sources: RFC 3550 §5.1 (a session begins with a random number), §A.1 (what a number may skip).
-Which streams are asked about: capture.attachment.
+Which streams are asked about: capture.tenure.
 """
 
 from typing import Final

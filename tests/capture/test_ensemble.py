@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture import attachment, worker
+from capture import byhosts, worker
 from capture.ear import Ear, Report
 from capture.ensemble import Ensemble
 from capture.model import Block
@@ -207,7 +207,7 @@ def test_a_last_record_waits_for_media_that_another_ear_has_not_counted_yet():
 
 
 def test_media_that_is_claimed_with_the_last_record_leaves_before_it(monkeypatch):
-    monkeypatch.setattr(attachment, "MAX_COMPARED", 0)  # of a trunk's streams
+    monkeypatch.setattr(byhosts, "MAX_COMPARED", 0)  # of a trunk's streams
     frames = [
         frame
         for frame in answered(START_NS, *phones(4.0), "mid-call@test")

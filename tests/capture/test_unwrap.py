@@ -54,7 +54,7 @@ def told(datagrams) -> list[tuple]:
 def in_blocks(frames: list[bytes], link_type: int = 1) -> list[tuple]:
     """All datagrams: what is plain, and what the slow path makes of the rest."""
     taken = block(frames, link_type)
-    network = Network(Counter(), seed=1)
+    network = Network(Counter())
     found, plain, refused = network.decode(taken)
     datagrams = []
     for row in np.flatnonzero(plain).tolist():
