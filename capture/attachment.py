@@ -213,7 +213,10 @@ class Attachments:
         }
         kinds = kinds_of(stream.codecs, events, secure=call.secure)
         clock_rate = codec.clock_rate if codec else 0
-        self._tenure.commands.append(Attach(row.stream.row, call.id, row.number, clock_rate, kinds))
+        # Who it is that speaks without signalling may turn out later, and that it is encrypted.
+        sealed = call.secure or bool(call.keys) or row.unsignalled
+        attach = Attach(row.stream.row, call.id, row.number, clock_rate, kinds, sealed)
+        self._tenure.commands.append(attach)
 
     def _share(self, row: Row, match: Match) -> None:
         """Another call has part in the stream: it is stored once and listed by both."""

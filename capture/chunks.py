@@ -5,6 +5,7 @@ out, and counted. Source: RFC 3550 §6.4.1, A.3. Ordering: capture.ordering. Byt
 spanvault.chunk.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
@@ -17,8 +18,9 @@ from capture.events import events_among, set_apart
 from capture.held import ROW, WIDTH, Batch
 from capture.jitter import SECOND, Jitter
 from capture.ordering import STREAM, Arrivals, Integers, Ordered, memory, order
+from capture.rtpheader import strip, unwrap
 from capture.streams import WINDOW, StreamTable
-from spanvault.chunk import CAPTURE_LOSS, CHUNK, FRAME, Media
+from spanvault.chunk import CAPTURE_LOSS, CHUNK, FRAME, WHOLE, Media
 
 PORTION: Final = 1 << 14  # packets
 # Of payload. glibc gives more than 32 MiB back to the system as soon as it is freed, and a page
@@ -27,11 +29,14 @@ PART_BYTES: Final = 8 << 20
 FRAME_BYTES: Final = np.dtype(f"V{FRAME.itemsize}")  # what a held row begins with
 
 
-def assemble(batch: Batch, streams: StreamTable, start_ns: int, lossy: bool) -> list[Media]:
+def assemble(
+    batch: Batch, streams: StreamTable, start_ns: int, lossy: bool, counters: Counter[str]
+) -> list[Media]:
     """The chunks of these packets, and the streams' totals brought up to date.
 
     batch: in order of arrival, of attached streams only.  start_ns: where its seconds begin.
     lossy: the capture itself lost packets meanwhile.  They come in parts of about PART_BYTES.
+    counters: of packets whose padding cannot be.
     """
     if not len(batch.slot):
         return []
@@ -43,7 +48,9 @@ def assemble(batch: Batch, streams: StreamTable, start_ns: int, lossy: bool) -> 
         second = np.clip((arrivals.time_ns - start_ns) // SECOND, 0, last) if last else None
         jitter = Jitter(arrivals, streams, second)
         ordered = order(arrivals, streams)
-        _Cut(arrivals, ordered, second, streams, jitter).write(output, lossy)
+        cut = _Cut(arrivals, ordered, second, streams, jitter)
+        if bad := cut.write(output, lossy):
+            counters["bad_padding"] += bad
     output.close()
     return output.parts
 
@@ -89,8 +96,11 @@ class _Cut:
         self.copies = self._among(ordered.copies)
         self.unique = self.count - self.copies
 
-    def write(self, output: "_Output", lossy: bool) -> None:
-        """Put the chunks out; the streams' totals become those of their last chunk."""
+    def write(self, output: "_Output", lossy: bool) -> int:
+        """Put the chunks out; the streams' totals become those of their last chunk.
+
+        Returns how many packets had a padding that cannot be.
+        """
         totals = self._totals()
         ordered, arrivals = self.ordered, self.arrivals
         which, number, each = ordered.order, ordered.number, arrivals.each
@@ -100,26 +110,38 @@ class _Cut:
             which = np.flatnonzero(keep) if which is None else which[keep]
             number, each = number[keep], each[keep]
         frames, place = output.append(arrivals.rows, which, number)
+        size, at, bad = self._unwrap(output.arena, frames, place, each)
         table = self._table(totals, frames, lossy)
         self._update(totals)
         if len(frames):
             runs = _Runs(frames["payload_type"].copy(), each, arrivals.slot)
             self._remember(frames, number, each, runs)
-            table = self._set_events_apart(output.arena, table, frames, place, each, runs)
+            table = self._set_events_apart(output.arena, table, frames, place, each, runs, size, at)
         output.add(table)
+        return bad
+
+    def _unwrap(
+        self, arena: NDArray[np.uint8], frames: NDArray[np.void], place: Integers, each: Integers
+    ) -> tuple[NDArray[np.uint16], Integers, int]:
+        """Take headers off what is held whole and surely not encrypted; see rtpheader.unwrap."""
+        whole = np.flatnonzero(frames["flags"] & WHOLE)
+        if not len(whole):
+            return frames["length"], place, 0
+        size, at, bad = unwrap(frames, place, arena, whole)
+        clear = whole[~self.streams.sealed[self.arrivals.slot[each[whole]]]]
+        strip(frames, place, size, at, clear)
+        return size, at, bad
 
     def _set_events_apart(
         self, arena: NDArray[np.uint8], table: NDArray[np.void], frames: NDArray[np.void],
-        place: NDArray[np.uint32], each: Integers, runs: "_Runs",
+        place: Integers, each: Integers, runs: "_Runs", size: NDArray[np.uint16], at: Integers,
     ) -> NDArray[np.void]:  # fmt: skip
-        """Digits leave in chunks of their own; few streams have any."""
+        """Digits leave in chunks of their own; few streams have any. size, at: of payloads."""
         kinds = self.streams.kinds.reshape(-1)[runs.types]
         if not kinds.any():
             return table
-        events = events_among(
-            frames, np.repeat(kinds, runs.count), self.arrivals.slot[each],
-            place.astype(np.int64) * WIDTH, arena, self.streams,
-        )  # fmt: skip
+        slot, kind = self.arrivals.slot[each], np.repeat(kinds, runs.count)
+        events = events_among(size, kind, slot, at, arena, self.streams)
         if not events.any():
             return table
         slot = self.slot[np.flatnonzero(self.unique)]
@@ -252,13 +274,13 @@ class _Output:
         self.parts: list[Media] = []
         self.arena = batch.arena
         self._frames = np.empty(len(batch.slot), FRAME)
-        self._place = np.empty(len(batch.slot), np.uint32)
+        self._place = np.empty(len(batch.slot), np.int64)
         self._count = 0
         self._begin()
 
     def append(
         self, rows: NDArray[np.void], which: NDArray[np.intp] | None, number: Integers
-    ) -> tuple[NDArray[np.void], NDArray[np.uint32]]:
+    ) -> tuple[NDArray[np.void], Integers]:
         """Add frames, those of `which` rows in that order; returns them and their payloads' places.
 
         Both may be put into another order.
@@ -270,7 +292,7 @@ class _Output:
         place = rows.view(ROW)["place"]
         frames.view(FRAME_BYTES)[:] = leaving if which is None else leaving[which]
         frames["sequence"] = number.astype(np.uint32)  # without the stream's lift
-        self._place[part] = place if which is None else place[which]
+        np.multiply(place if which is None else place[which], WIDTH, out=self._place[part])
         return frames, self._place[part]
 
     def add(self, table: NDArray[np.void]) -> None:
@@ -286,8 +308,8 @@ class _Output:
         if self._first == self._count:
             return
         payload = np.empty(self._size, np.uint8)
-        start = self._place[part].astype(np.int64) * WIDTH
-        _copy_payloads(self.arena, start, self._frames[part]["length"].copy(), payload)
+        length = self._frames[part]["length"].copy()
+        _copy_payloads(self.arena, self._place[part], length, payload)
         self.parts.append(Media(np.concatenate(self._tables), self._frames[part], payload.data))
         self._begin()
 

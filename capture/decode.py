@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.allowance import Allowance
-from capture.columns import rows
 from capture.datagrams import AHEAD, ROW, Datagrams, EndpointKeys, as_columns
 from capture.model import Block, Datagram, Endpoint, Packets
 from capture.network import Network, Refused
+from capture.rtpheader import FIXED, MORE, lengths
 
 RTP: Final = np.dtype(
     {  # within a datagram's header row
@@ -29,9 +29,7 @@ RTP: Final = np.dtype(
         "itemsize": ROW,
     }
 )
-SIZE: Final = 12  # bytes of an RTP header without CSRCs and extension
 VERSION, VERSION_2 = 0xC0, 0x80  # first: version 2 bits, padding, extension, CSRC count 4 bits
-PADDING, EXTENSION, CSRC_COUNT = 0x20, 0x10, 0x0F
 RTCP_FIRST, RTCP_LAST = 192, 223  # second, where RTP has marker and 7 bits of payload type
 RTCP_LEAST: Final = 8  # bytes: a header and an SSRC
 RTCP_PER_SECOND: Final = 10_000  # 10,000 streams send 2,000; more is somebody's flood
@@ -95,10 +93,13 @@ class Decoder:
         control = second - np.uint8(RTCP_FIRST) <= RTCP_LAST - RTCP_FIRST  # wraps below
         version_2 = first & VERSION == VERSION_2
         media = version_2 & ~control & plain
-        start = udp.start + SIZE
+        start = udp.start + FIXED
         media &= start <= udp.limit
-        self._lengthen(udp, first, media, start)
-        media &= start <= udp.end
+        longer = np.flatnonzero((first & np.uint8(MORE) != 0) & media)
+        if len(longer):
+            behind = lengths(udp.data, udp.start[longer], first[longer])
+            media[longer] = udp.start[longer] + behind <= udp.end[longer]
+            start[longer] = udp.start[longer]
         signalling: list[Datagram] = []
         reports: list[Datagram] = []
         if not media.all():
@@ -109,49 +110,18 @@ class Decoder:
             udp, start = udp.select(keep), start[keep]
         return Decoded(self._packets(udp, start), signalling, reports, refused, udp)
 
-    def _lengthen(
-        self,
-        udp: Datagrams,
-        first: NDArray[np.uint8],
-        media: NDArray[np.bool_],
-        start: NDArray[np.int64],
-    ) -> None:
-        """Move the payload's start behind CSRCs and header extension."""
-        longer = np.flatnonzero((first & (EXTENSION | CSRC_COUNT) != 0) & media)
-        if not len(longer):
-            return
-        start[longer] += 4 * (first[longer] & CSRC_COUNT).astype(np.int64)
-        extended = longer[first[longer] & EXTENSION != 0]
-        words = rows(udp.data, start[extended] + 2, 2).view(">u2")
-        start[extended] += 4 + 4 * words.astype(np.int64)
-
     def _packets(self, udp: Datagrams, start: NDArray[np.int64]) -> Packets:
         header = udp.header.view(RTP)
         self.counters["rtp"] += len(header)
-        length = udp.limit - start
-        np.maximum(length, 0, out=length)
-        truncated = udp.limit < udp.end
-        padded = np.flatnonzero(header["first"] & PADDING)
-        if len(padded):
-            self._leave_padding(udp, padded[~truncated[padded] & (length[padded] > 0)], length)
         second = header["second"]
         source, destination = self._keys.of(udp)
         return Packets(
             udp.data, udp.time_ns, source, destination,
             header["ssrc"].astype(np.uint32), header["sequence"].astype(np.uint16),
             header["timestamp"].astype(np.uint32), second & np.uint8(0x7F), second > 0x7F,
-            start, length, truncated, udp.frame,
+            start, udp.limit - start, udp.limit < udp.end, header["first"] & np.uint8(MORE) != 0,
+            udp.frame,
         )  # fmt: skip
-
-    def _leave_padding(
-        self, udp: Datagrams, padded: NDArray[np.int64], length: NDArray[np.int64]
-    ) -> None:
-        """Take padding off the length of the packets at these rows."""
-        padding = rows(udp.data, udp.end[padded] - 1, 1).view(np.uint8).astype(np.int64)
-        right = (padding > 0) & (padding <= length[padded])
-        # A count that cannot be is somebody's fault, not a reason to lose the sound.
-        self.counters["bad_padding"] += len(padded) - int(right.sum())
-        length[padded[right]] -= padding[right]
 
     def _control(
         self, udp: Datagrams, rows: NDArray[np.int64], header: NDArray[np.void]

@@ -52,19 +52,19 @@ def _texts(kinds: bytearray) -> set[str]:
 
 
 def events_among(
-    frames: NDArray[np.void], kind: NDArray[np.uint8], slot: Integers, start: Integers,
+    size: NDArray[np.uint16], kind: NDArray[np.uint8], slot: Integers, start: Integers,
     arena: NDArray[np.uint8], streams: StreamTable,
 ) -> Flags:  # fmt: skip
     """Which frames are events. bool[n].
 
-    kind: uint8[n], what each one's payload type may carry.  slot: int64[n], of its stream.
-    start: int64[n], of its payload in the arena.
+    size: uint16[n], bytes of payload.  kind: uint8[n], what each one's payload type may carry.
+    slot: int64[n], of its stream.  start: int64[n], of its payload in the arena.
     """
     events: Flags = kind == EVENT
-    events |= (kind == UNSURE) & (frames["length"] == EVENT_BYTES)
+    events |= (kind == UNSURE) & (size == EVENT_BYTES)
     red = np.flatnonzero(kind == REDUNDANT)
     if len(red):
-        length = frames["length"][red].astype(np.int64)
+        length = size[red].astype(np.int64)
         events[red] = _carries_events(arena, start[red], length, streams.kinds[slot[red]])
     return events
 
@@ -84,12 +84,12 @@ def _carries_events(
 
 
 def set_apart(
-    table: NDArray[np.void], frames: NDArray[np.void], place: NDArray[np.uint32], events: Flags,
+    table: NDArray[np.void], frames: NDArray[np.void], place: Integers, events: Flags,
     slot: Integers, streams: StreamTable,
 ) -> NDArray[np.void]:  # fmt: skip
     """Move events behind the sound of their chunk, as chunks of their own; returns the new table.
 
-    table: CHUNK[c], which frames: FRAME[n] and place: uint32[n] are cut by; both are put in order.
+    table: CHUNK[c], which frames: FRAME[n] and place: int64[n] are cut by; both are put in order.
     slot: int64[c], of the stream of each chunk, whose totals of events are brought up to date.
     """
     count = table["frames"].astype(np.int64)

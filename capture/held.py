@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from capture.columns import gather
 from capture.model import Packets
-from spanvault.chunk import FRAME, MARKER, TRUNCATED
+from spanvault.chunk import FRAME, MARKER, TRUNCATED, WHOLE
 
 WIDTH: Final = 32  # bytes; G.711, G.722 and G.726 at 20 ms, and G.729's 20 bytes, waste little
 NOBODY: Final = -1  # slot of a packet that nobody wants any more
@@ -71,6 +71,8 @@ class Held:
         row["flags"] = packets.marker.view(np.uint8) * np.uint8(MARKER) + packets.truncated.view(
             np.uint8
         ) * np.uint8(TRUNCATED)
+        if packets.whole.any():
+            row["flags"] += packets.whole.view(np.uint8) * np.uint8(WHOLE)
         row["length"] = packets.payload_length
         row["place"] = self._copy(packets.data, packets.payload_start, packets.payload_length)
         self._span(packets.time_ns)

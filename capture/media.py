@@ -124,6 +124,7 @@ class Media:
         streams.recording_id[slot] = np.void(attach.recording_id)
         streams.number[slot] = attach.number
         streams.kinds[slot] = np.frombuffer(attach.kinds, np.uint8)
+        streams.sealed[slot] = attach.sealed
         if attach.clock_rate:
             streams.clock[slot] = attach.clock_rate
         self._unattached.pop(slot, None)
@@ -349,7 +350,7 @@ class Media:
     def _assemble(self, batch: Batch, first_ns: int, last_ns: int) -> list[chunk.Media]:
         lossy = any(begin <= last_ns and first_ns <= end for begin, end in self._loss)
         self._loss = [span for span in self._loss if span[1] >= first_ns - 10 * SECOND]
-        media = assemble(batch, self.streams, first_ns, lossy)
+        media = assemble(batch, self.streams, first_ns, lossy, self.counters)
         frames = sum(len(part.frames) for part in media)
         self.counters["flushed"] += frames
         self.counters["duplicates"] += len(batch.slot) - frames

@@ -96,9 +96,10 @@ class Packets:
     timestamp: NDArray[np.uint32]
     payload_type: NDArray[np.uint8]
     marker: NDArray[np.bool_]
-    payload_start: NDArray[np.int64]  # offset in data, behind CSRCs and header extension
-    payload_length: NDArray[np.int64]  # without padding
+    payload_start: NDArray[np.int64]  # offset in data
+    payload_length: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    whole: NDArray[np.bool_]  # the payload is the whole packet: see capture.rtpheader
     frame: NDArray[np.int64]  # row in the block, for the rare look at addresses
 
 
@@ -121,6 +122,7 @@ class Attach(NamedTuple):
     number: int
     clock_rate: int = 0  # of its media clock, for the jitter; 0: by the payload type
     kinds: bytes = bytes(128)  # what each payload type may carry: capture.events
+    sealed: bool = False  # packets are, or may be, encrypted: those held whole stay so
 
 
 class Close(NamedTuple):

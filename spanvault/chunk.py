@@ -6,7 +6,7 @@ payloads untouched. Any codec is stored alike; sound is rendered on demand (span
 Bytes: WIRE.md, "Media". Sealing them: storaged/FORMAT.md.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,12 +18,13 @@ FRAME: Final = np.dtype(
         ("timestamp", "<u4"),  # as in the RTP header, media clock
         ("arrival_ns", "<i8"),  # since 1970-01-01T00:00Z, the capture's clock
         ("payload_type", "u1"),
-        ("flags", "u1"),  # MARKER | TRUNCATED
+        ("flags", "u1"),  # MARKER | TRUNCATED | WHOLE
         ("length", "<u2"),  # bytes of payload
     ]
 )
 MARKER: Final = 1  # RTP marker bit
 TRUNCATED: Final = 2  # the capture held fewer bytes than were on the wire
+WHOLE: Final = 4  # the payload is the whole RTP packet, which has CSRCs, extension or padding
 
 CHUNK: Final = np.dtype(
     [
@@ -110,6 +111,14 @@ class Media(NamedTuple):
             per_chunk = np.diff(np.concatenate(([0], totals[ends])))
             if not np.array_equal(per_chunk, self.table["payload_bytes"].astype(np.int64)):
                 raise ValueError("a chunk's frames do not add up to its payload")
+
+
+def with_payloads(chunk: Chunk, payloads: Sequence[bytes]) -> Chunk:
+    """The same frames with other payloads, none of them a whole packet any more."""
+    frames = chunk.frames.copy()
+    frames["flags"] &= np.uint8(0xFF ^ WHOLE)
+    frames["length"] = [len(payload) for payload in payloads]
+    return Chunk(chunk.header, frames, memoryview(b"".join(payloads)))
 
 
 NO_MEDIA: Final = Media(np.empty(0, CHUNK), np.empty(0, FRAME), memoryview(b""))

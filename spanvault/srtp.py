@@ -1,11 +1,14 @@
 """Open SRTP whose keys were told in SDP (SDES): payloads as heard to payloads as sent.
 
-libsrtp opens what it knows; the suites it has not, and streams that were heard from the middle on
-(it takes a rollover counter of 0), are opened here, on `cryptography`. A payload is given only if
-its authentication tag fits, so several keys may be tried on one packet: those of an offer of which
-nobody heard the answer, or the old and the new one about a re-keying.
+libsrtp opens what it knows; the suites it has not, streams that were heard from the middle on
+(it takes a rollover counter of 0), and packets whose header is encrypted too, are opened here, on
+`cryptography`. A packet is authenticated with its header, which is kept where it is more than its
+twelve bytes; extensions that are encrypted by themselves (RFC 6904) stay so. A payload is given
+only if its authentication tag fits, so several keys may be tried on one packet: those of an offer
+of which nobody heard the answer, or the old and the new one about a re-keying.
 Sources: RFC 3711 (§3.3 index, §4.1 ciphers, §4.2 tag, §4.3 keys), RFC 4568 (SDES, suites), RFC 6188
-(192 and 256 bits), RFC 7714 (AES-GCM). Where keys come from: spanvault.sdes.
+(192 and 256 bits), RFC 7714 (AES-GCM), RFC 9335 (encrypted headers). Where keys come from:
+spanvault.sdes.
 """
 
 import hmac
@@ -22,11 +25,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from spanvault.chunk import MARKER, Chunk
+from spanvault.chunk import MARKER, WHOLE, Chunk, with_payloads
 from spanvault.messages import MediaKey
+from spanvault.rtp import CSRC_COUNT, EXTENSION, header_length, without_padding
 from spanvault.sdes import SUITES, Suite
 
 HEADER: Final = struct.Struct(">BBHII")  # RFC 3550 §5.1, without CSRC and extension
+ENCRYPTED_HEADERS: Final = (b"\xc0\xde", b"\xc2\xde")  # profiles of extensions: RFC 9335 §5.1
 VERSION_2: Final = 0x80
 ENCRYPTION, AUTHENTICATION, SALT = 0, 1, 2  # labels, RFC 3711 §4.3.1
 AUTHENTICATION_KEY: Final = 20
@@ -69,10 +74,7 @@ class Opening:
         opened = self._streams[number, ssrc].open(chunk.frames, sealed)
         if shut := sum(payload is None for payload in opened):
             self.warnings["SRTP packets open with no key that was heard: silence"] += shut
-        payloads = [payload or b"" for payload in opened]
-        frames = chunk.frames.copy()
-        frames["length"] = [len(payload) for payload in payloads]
-        return Chunk(chunk.header, frames, memoryview(b"".join(payloads)))
+        return with_payloads(chunk, [payload or b"" for payload in opened])
 
 
 @dataclass
@@ -94,7 +96,10 @@ class Stream:
         self._openers = [_Opener(ssrc, key, effort) for key in reversed(keys)]
 
     def open(self, frames: NDArray[np.void], payloads: Sequence[bytes]) -> list[bytes | None]:
-        """The payloads as sent; None where no key opens one. frames: FRAME[n]."""
+        """The payloads as sent; None where no key opens one.
+
+        frames: FRAME[n].  payloads: what they hold, whole packets where they say so.
+        """
         columns = zip(
             *(frames[name].tolist() for name in ("sequence", "timestamp", "payload_type", "flags")),
             payloads,
@@ -103,14 +108,20 @@ class Stream:
         return [self._open(*column) for column in columns]
 
     def _open(self, number: int, timestamp: int, kind: int, flags: int, sealed: bytes) -> Any:
-        second = kind | (0x80 if flags & MARKER else 0)
-        header = HEADER.pack(VERSION_2, second, number & 0xFFFF, timestamp, self._ssrc)
+        if flags & WHOLE:
+            size = header_length(sealed)
+            header, sealed = sealed[:size], sealed[size:]
+        else:
+            second = kind | (0x80 if flags & MARKER else 0)
+            header = HEADER.pack(VERSION_2, second, number & 0xFFFF, timestamp, self._ssrc)
+        if len(header) < HEADER.size:
+            return None
         for place, opener in enumerate(self._openers):
             payload = opener.open(header, number, sealed)
             if payload is not None:
                 # What opened this one opens the next, most likely.
                 self._openers.insert(0, self._openers.pop(place))
-                return payload
+                return without_padding(payload, header[0])
         return None
 
 
@@ -132,9 +143,9 @@ class _Opener:
         if len(sealed) < self._tag + self._mki:
             return None
         sealed = self._without_mki(sealed)
-        if self._library is not None and self._before is None:
+        if self._library is not None and self._before is None and not _hidden(header)[0]:
             try:
-                return bytes(self._library.unprotect(header + sealed)[HEADER.size :])
+                return bytes(self._library.unprotect(header + sealed)[len(header) :])
             except pylibsrtp.Error:
                 pass
         return self._with_rollover(header, number, sealed)
@@ -191,7 +202,8 @@ class _CounterMode:
         tag = hmac.digest(self._authentication, signed, "sha1")[: self._tag]
         if not hmac.compare_digest(tag, sealed[cut:]):
             return None
-        return self._decrypt(header, rollovers, sealed[:cut])
+        hidden, _ = _hidden(header)
+        return self._decrypt(header, rollovers, hidden + sealed[:cut])[len(hidden) :]
 
     def _decrypt(self, header: bytes, rollovers: int, sealed: bytes) -> bytes:
         index = rollovers << 16 | int.from_bytes(header[2:4], "big")
@@ -219,10 +231,24 @@ class _Gcm:
     def open(self, header: bytes, rollovers: int, sealed: bytes) -> bytes | None:
         index = rollovers << 16 | int.from_bytes(header[2:4], "big")
         nonce = self._salt ^ (int.from_bytes(header[8:12], "big") << 48 | index)
+        hidden, clear = _hidden(header)
         try:
-            return self._cipher.decrypt(nonce.to_bytes(12, "big"), sealed, header)
+            opened = self._cipher.decrypt(nonce.to_bytes(12, "big"), hidden + sealed, clear)
         except InvalidTag:
             return None
+        return opened[len(hidden) :]
+
+
+def _hidden(header: bytes) -> tuple[bytes, bytes]:
+    """What of a header is encrypted, as if it stood before the payload, and what is not.
+
+    CSRCs and the extension but for its first four bytes: RFC 9335 §5.2, §6.2. Mostly nothing is.
+    """
+    at = HEADER.size + 4 * (header[0] & CSRC_COUNT)
+    if not header[0] & EXTENSION or header[at : at + 2] not in ENCRYPTED_HEADERS:
+        return b"", header
+    clear = header[: HEADER.size] + header[at : at + 4]
+    return header[HEADER.size : at] + header[at + 4 :], clear
 
 
 def _own(key: MediaKey) -> _CounterMode | _Gcm:

@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from spanvault import rtp
 from spanvault.chunk import CONTROL, Chunk
 from spanvault.client import Page
 from spanvault.messages import MediaKey
@@ -95,7 +96,7 @@ class InTimeOrder:
 
     def __iter__(self) -> Iterator[Chunk]:
         if not self._srtp:
-            return self._stored()
+            return rtp.payloads(self._stored())
         opening = Opening(self._pages.keys)  # anew: it must hear a stream from its beginning
         self.warnings = opening.warnings
         return opening.open(self._stored())

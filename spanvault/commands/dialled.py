@@ -7,6 +7,7 @@ spanvault.digits.
 from collections.abc import Iterator
 from typing import Any
 
+from spanvault import rtp
 from spanvault.callline import iso_utc
 from spanvault.chunk import EVENTS, MARKER, Chunk
 from spanvault.client import Client
@@ -33,7 +34,7 @@ class Dialled:
             chunks = list(opening.open(iter(chunks)))
             self.faults += [f"{text} ({times})" for text, times in opening.warnings.items()]
         packets: dict[int, list[tuple[int, int, Heard]]] = {}
-        for chunk in chunks:
+        for chunk in rtp.payloads(chunks):
             packets.setdefault(int(chunk.header["stream"]) - EVENTS, []).extend(_packets(chunk))
         streams = {stream.number: stream for stream in call.streams}
         self.events = sorted(

@@ -1,5 +1,6 @@
 """SRTP with keys in SDP through the whole product: sealed by the phones, heard by us."""
 
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,14 @@ ROLLS_OVER = 65_500  # a sequence number that is near its end
 
 
 def spoken(
-    begins_ns: int, speaker: Phone, listener: Phone, senders: list[Sender]
+    begins_ns: int, speaker: Phone, listener: Phone, senders: list[Sender], headers: bool = False
 ) -> Iterator[Frame]:
-    """A voice, 20 ms a packet; the second sender takes over at CHANGE."""
+    """A voice, 20 ms a packet; the second sender takes over at CHANGE. headers: of all kinds."""
     for number, payload in enumerate(payloads(speaker.samples)):
         sender = senders[min(number // CHANGE, len(senders) - 1)]
         packet = rtp(ROLLS_OVER + number, 160 * number, speaker.ssrc, payload)
+        if headers:
+            packet = with_more(packet, number)
         yield udp_frame(
             begins_ns + number * PACKET_NS,
             (speaker.address, speaker.rtp_port),
@@ -47,17 +50,37 @@ def spoken(
         )
 
 
-def secure_call(number: int, name: str, suites: list[str]) -> list[Frame]:
-    """A call of two phones, each with keys of its own; a re-INVITE for each suite but the first."""
+AUDIO_LEVEL = bytes.fromhex("bede0001 10b00000")  # RFC 6464, in RFC 8285's one-byte form
+TWO_BYTES = bytes.fromhex("10000002 0101b000") + b"\x02\x02ab"  # its two-byte form
+CSRCS = bytes.fromhex("0000000a 0000000b")  # of a conference's speakers
+
+
+def with_more(packet: bytes, number: int) -> bytes:
+    """A packet with CSRCs, an extension, padding, several of them or none, by its number."""
+    csrcs = CSRCS if number % 3 == 1 else b""
+    extension = [AUDIO_LEVEL, TWO_BYTES, b""][number % 5 % 3]
+    # RFC 6904's extensions are encrypted by themselves: to who has the payload's key, any bytes.
+    if extension == TWO_BYTES and number % 2:
+        extension = extension[:7] + secrets.token_bytes(5)
+    padding = b"\0\0\0\x04" if number % 7 == 2 else b""
+    first = 0x80 | (0x20 if padding else 0) | (0x10 if extension else 0) | len(csrcs) // 4
+    return bytes([first]) + packet[1:12] + csrcs + extension + packet[12:] + padding
+
+
+def secure_call(number: int, name: str, suites: list[str], more: str = "") -> list[Frame]:
+    """A call of two phones, each with keys of its own; a re-INVITE for each suite but the first.
+
+    more: what the packets' headers have, "headers" in the clear, or "cryptex".
+    """
     caller, callee = phones(SECONDS, number)
     start_ns = START_NS + 20 * number * SECOND
     talk_ns = start_ns + ANSWERED_NS
     sides = [(caller, callee), (callee, caller)]
-    senders = [[Sender(suite) for suite in suites] for _ in sides]
+    senders = [[Sender(suite, cryptex=more == "cryptex") for suite in suites] for _ in sides]
     media = [
         frame
         for (speaker, listener), keys in zip(sides, senders, strict=True)
-        for frame in spoken(talk_ns, speaker, listener, keys)
+        for frame in spoken(talk_ns, speaker, listener, keys, bool(more))
     ]
     bodies = [
         (secure_sdp(caller, ours), secure_sdp(callee, theirs))
@@ -81,13 +104,21 @@ CALLS = {
     **{suite: [suite] for suite in SUITES},
     "a new key": ["AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_80"],
     "another suite": ["AES_256_CM_HMAC_SHA1_32", "AEAD_AES_256_GCM"],
+    **{f"{suite} headers": [suite] for suite in SUITES},
+    **{
+        f"{suite} cryptex": [suite]
+        for suite in ("AES_CM_128_HMAC_SHA1_80", "F8_128_HMAC_SHA1_80", "AEAD_AES_256_GCM")
+    },
 }
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     folder = tmp_path_factory.mktemp("srtp")
-    calls = [secure_call(n, name, suites) for n, (name, suites) in enumerate(CALLS.items())]
+    calls = [
+        secure_call(n, name, suites, name.partition(" ")[2] if name.split()[0] in SUITES else "")
+        for n, (name, suites) in enumerate(CALLS.items())
+    ]
     return replayed(folder, calls)
 
 

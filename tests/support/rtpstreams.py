@@ -66,6 +66,7 @@ def packets(sent: Sequence[Sent]) -> Packets:
         payload_start=ends - lengths,
         payload_length=lengths,
         truncated=np.zeros(count, np.bool_),
+        whole=np.zeros(count, np.bool_),
         frame=np.arange(count),
     )
 

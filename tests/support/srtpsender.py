@@ -1,4 +1,4 @@
-"""A phone's side of SRTP: packets sealed as RFC 3711, 6188 and 7714 say, for every SDES suite.
+"""A phone's side of SRTP: packets sealed as RFC 3711, 6188, 7714, 9335 say, for every SDES suite.
 
 Written from the RFCs, apart from spanvault.srtp, so that each is the other's check; sessions of
 libsrtp are used for nothing here. An SDP of RTP/SAVP and its a=crypto (RFC 4568).
@@ -7,6 +7,7 @@ libsrtp are used for nothing here. An SDP of RTP/SAVP and its a=crypto (RFC 4568
 import base64
 import hmac
 import secrets
+from collections.abc import Callable
 from typing import Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -18,10 +19,13 @@ FIXED: Final = 12  # bytes of an RTP header without CSRCs and extension
 
 
 class Sender:
-    """Seals the packets of one stream, in order. suite: its name in a=crypto."""
+    """Seals the packets of one stream, in order. suite: its name in a=crypto.
 
-    def __init__(self, suite: str) -> None:
-        self.suite = suite
+    cryptex: what is in their headers is encrypted too, if they have an extension (RFC 9335).
+    """
+
+    def __init__(self, suite: str, *, cryptex: bool = False) -> None:
+        self.suite, self._cryptex = suite, cryptex
         words = suite.split("_")
         bits = next(int(word) for word in words if word in ("128", "192", "256"))
         self._gcm = words[0] == "AEAD"
@@ -40,23 +44,49 @@ class Sender:
         return f"a=crypto:1 {self.suite} inline:{base64.b64encode(self.key + self.salt).decode()}"
 
     def seal(self, packet: bytes) -> bytes:
-        """An RTP packet with neither CSRCs nor extension, as SRTP."""
+        """An RTP packet as SRTP."""
         sequence = int.from_bytes(packet[2:4], "big")
         if sequence < self._highest:
             self._rollovers += 1
         self._highest = sequence
-        head, said = packet[:FIXED], packet[FIXED:]
-        index = self._rollovers << 16 | sequence
-        ssrc = int.from_bytes(packet[8:12], "big")
+        behind_csrcs = FIXED + 4 * (packet[0] % 16)
+        behind = behind_csrcs
+        if packet[0] & 0x10:
+            behind += 4 + 4 * int.from_bytes(packet[behind + 2 : behind + 4], "big")
+        head, said = packet[:behind], packet[behind:]
+        if self._cryptex and packet[0] & 0x10:
+            # RFC 9335 §5.1: the profile says so; §6.2: CSRCs and all but the extension's first
+            # word are encrypted as if they stood before the payload.
+            profile, words = head[behind_csrcs:][:2], head[behind_csrcs:][2:4]
+            word = {b"\xbe\xde": b"\xc0\xde", b"\x10\0": b"\xc2\xde"}[profile] + words
+            csrcs = head[FIXED:behind_csrcs]
+            sealed, tag = self._sealed(
+                head[:FIXED] + word, csrcs + head[behind_csrcs + 4 :] + said,
+                lambda body: head[:FIXED] + body[: len(csrcs)] + word + body[len(csrcs) :],
+            )  # fmt: skip
+            return head[:FIXED] + sealed[: len(csrcs)] + word + sealed[len(csrcs) :] + tag
+        sealed, tag = self._sealed(head, said, lambda body: head + body)
+        return head + sealed + tag
+
+    def _sealed(
+        self, clear: bytes, said: bytes, whole: Callable[[bytes], bytes]
+    ) -> tuple[bytes, bytes]:
+        """What is encrypted of a packet, and its tag.
+
+        clear: what is not, fixed header first.  whole: the packet around what was encrypted.
+        """
+        index = self._rollovers << 16 | int.from_bytes(clear[2:4], "big")
+        ssrc = int.from_bytes(clear[8:12], "big")
         if self._gcm:  # RFC 7714 §8.1
             mask = (ssrc << 48 | index).to_bytes(12, "big")
             nonce = bytes(a ^ b for a, b in zip(mask, self._session_salt, strict=True))
-            return head + AESGCM(self._session).encrypt(nonce, said, head)
-        body = self._f8(head, said) if self.suite.startswith("F8") else self._counter(
+            body = AESGCM(self._session).encrypt(nonce, said, clear)
+            return body[: len(said)], body[len(said) :]
+        body = self._f8(clear, said) if self.suite.startswith("F8") else self._counter(
             ssrc, index, said
         )  # fmt: skip
-        signed = head + body + self._rollovers.to_bytes(4, "big")
-        return head + body + hmac.digest(self._signing, signed, "sha1")[: self._tag]
+        signed = whole(body) + self._rollovers.to_bytes(4, "big")
+        return body, hmac.digest(self._signing, signed, "sha1")[: self._tag]
 
     def _derive(self, label: int, size: int) -> bytes:
         # RFC 3711 §4.3.1 with a rate of 0: x = label ‖ r XOR salt, then ‖ two bytes of counter.
