@@ -3,36 +3,25 @@
 Only connections that once carried a SIP start line take memory, and together no more than a bound;
 everything else on the wire is passed by. A hole that is not filled soon is skipped: the next start
 line is found again.
-Sources: RFC 9293, RFC 3261 §18.3 (framing by Content-Length). Parsing: capture.sip. Frames of
-WebSocket: capture.websocket. Which segments come here: capture.triage.
+Source: RFC 9293. Messages in what the segments hold: capture.framing. Parsing: capture.sip. Which
+segments come here: capture.triage.
 """
 
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from struct import unpack_from
 from typing import Final
 
-from capture import websocket
+from capture.framing import FRAMINGS, MAX_MESSAGE, START_LINE, Framing, beginning
 from capture.model import Datagram, Endpoint
 from capture.packet import Packet
 
 MAX_STREAMS: Final = 8_192
 MAX_BYTES: Final = 32 << 20  # held of all streams together
-MAX_MESSAGE: Final = 128 << 10  # bytes of one message, headers and body
 MAX_WAITING: Final = 64  # segments behind a hole
 IDLE_NS: Final = 3_600_000_000_000  # a connection may rest between two calls
 SIP_TLS_PORT: Final = 5061
-
-START_LINE: Final = re.compile(
-    rb"SIP/2\.0 [1-6]\d\d |"
-    rb"[A-Z][A-Za-z0-9.!%*_+`'~-]{0,31} [^\s\x00-\x1f]{1,2048} SIP/2\.0\r?\n"
-)
-HEADERS_END: Final = re.compile(rb"\r\n\r\n|\n\n|\n\r\n")
-CONTENT_LENGTH: Final = re.compile(  # its value may be folded: RFC 3261 §7.3.1
-    rb"(?:^|\n)(?:content-length|l)[ \t]*:(?:\r?\n[ \t]|[ \t])*(\S*)", re.I
-)
 
 
 @dataclass(slots=True)
@@ -40,8 +29,8 @@ class _Stream:
     """One direction of one connection."""
 
     next_sequence: int
-    transport: str = "tcp"
-    buffer: bytearray = field(default_factory=bytearray)
+    transport: str
+    framing: Framing
     waiting: dict[int, bytes] = field(default_factory=dict)  # by sequence, behind a hole
     last_ns: int = 0
     size: int = 0  # bytes held, as last counted
@@ -73,11 +62,11 @@ class TcpStreams:
         if size < 20 or size > len(data):
             raise ValueError(f"TCP header length {size}")
         key = packet.source + packet.destination + bytes(data[:4])
-        stream = self._stream(key, bytes(data[size:]), sequence, flags, time_ns)
+        stream, fresh = self._stream(key, bytes(data[size:]), sequence, flags, time_ns)
         if stream is None:
             return []
         try:
-            messages = list(FRAMINGS[stream.transport](stream.buffer, self._count))
+            messages = stream.framing.receive(fresh, self._count)
         except ValueError:
             self._drop(key)
             raise
@@ -93,40 +82,39 @@ class TcpStreams:
 
     def _stream(
         self, key: bytes, payload: bytes, sequence: int, flags: int, time_ns: int
-    ) -> _Stream | None:
-        """The stream with this segment's bytes in its buffer, or None if it is none of ours."""
+    ) -> tuple[_Stream | None, bytes]:
+        """The stream, None if it is none of ours, and the bytes of it that can be read now."""
         stream = self._streams.get(key)
         if flags & 0x06:  # SYN, RST: whatever was there is over
             if stream is not None:
                 self._drop(key)
-            return None
+            return None, b""
         if not payload:
-            return None
+            return None, b""
         if stream is None or time_ns - stream.last_ns > IDLE_NS:
-            stream = self._begin(key, payload, sequence)
-            if stream is None:
-                return None
+            stream, fresh = self._begin(key, payload, sequence)
         else:
             self._streams.move_to_end(key)
-            _place(stream, sequence, payload, self._count)
-        stream.last_ns = time_ns
-        return stream
+            fresh = _place(stream, sequence, payload, self._count)
+        if stream is not None:
+            stream.last_ns = time_ns
+        return stream, fresh
 
-    def _begin(self, key: bytes, payload: bytes, sequence: int) -> _Stream | None:
+    def _begin(self, key: bytes, payload: bytes, sequence: int) -> tuple[_Stream | None, bytes]:
         if key in self._streams:  # it rested for too long
             self._drop(key)
         transport, start = beginning(payload)
         if not transport:
             if payload[:2] == b"\x16\x03" and SIP_TLS_PORT in unpack_from("!HH", key, len(key) - 4):
                 self._count("sip_tls_segments")
-            return None
-        stream = self._streams[key] = _Stream((sequence + len(payload)) & 0xFFFFFFFF, transport)
-        stream.buffer += payload[start:]
-        return stream
+            return None, b""
+        following = (sequence + len(payload)) & 0xFFFFFFFF
+        stream = self._streams[key] = _Stream(following, transport, FRAMINGS[transport]())
+        return stream, payload[start:]
 
     def _bound(self, stream: _Stream) -> None:
         """Count what a stream holds now; those that were silent longest go for it."""
-        size = len(stream.buffer) + sum(map(len, stream.waiting.values()))
+        size = len(stream.framing) + sum(map(len, stream.waiting.values()))
         self.held += size - stream.size
         stream.size = size
         while len(self._streams) > MAX_STREAMS or self.held > MAX_BYTES:
@@ -137,39 +125,31 @@ class TcpStreams:
         self.held -= self._streams.pop(key).size
 
 
-def beginning(payload: bytes) -> tuple[str, int]:
-    """How a segment that carries SIP is framed and where that begins; "" if it carries none."""
-    text = websocket.begins(payload)
-    if text is not None and START_LINE.match(text):
-        return "ws", 0
-    # The plain search spares other people's traffic the costly one.
-    found = START_LINE.search(payload) if b"SIP/2.0" in payload else None
-    return ("tcp", found.start()) if found else ("", 0)
-
-
 def _cut(stream: _Stream, found: Datagram, missing: int) -> list[Datagram]:
     """What the snap length left of the message that a segment holds; the rest never comes."""
-    rest = bytes(stream.buffer)
-    stream.buffer.clear()
+    rest = stream.framing.clear()
     stream.next_sequence = (stream.next_sequence + missing) & 0xFFFFFFFF
     if stream.transport == "tcp" and START_LINE.match(rest):
         return [found._replace(payload=rest, missing=missing)]
     return []
 
 
-def _place(stream: _Stream, sequence: int, payload: bytes, count: Callable[[str], None]) -> None:
-    """Append what is next, keep what is early, forget what was there before."""
+def _place(stream: _Stream, sequence: int, payload: bytes, count: Callable[[str], None]) -> bytes:
+    """What can be read now; keep what is early, forget what was there before."""
     stream.waiting.setdefault(sequence, payload)
-    _drain(stream)
+    fresh = _drain(stream)
     if len(stream.waiting) > MAX_WAITING:
         # The missing segment was never captured. What lies before the hole is no whole message.
         count("tcp_holes")
-        stream.buffer.clear()
+        stream.framing.clear()
         stream.next_sequence = min(stream.waiting, key=lambda at: _ahead(at, stream.next_sequence))
-        _drain(stream)
+        fresh = _drain(stream)
+    return fresh
 
 
-def _drain(stream: _Stream) -> None:
+def _drain(stream: _Stream) -> bytes:
+    """Take what is next, and all that then is, from what waits."""
+    taken: list[bytes] = []
     progress = True
     while progress and stream.waiting:
         progress = False
@@ -179,52 +159,12 @@ def _drain(stream: _Stream) -> None:
                 continue
             fresh = stream.waiting.pop(sequence)[-ahead:] if ahead else stream.waiting.pop(sequence)
             if fresh and -ahead < MAX_MESSAGE:
-                stream.buffer += fresh
+                taken.append(fresh)
                 stream.next_sequence = (stream.next_sequence + len(fresh)) & 0xFFFFFFFF
             progress = True
+    return b"".join(taken)
 
 
 def _ahead(sequence: int, reference: int) -> int:
     """How far a sequence number lies ahead, in 32-bit arithmetic: RFC 9293 §3.4."""
     return ((sequence - reference + 0x80000000) & 0xFFFFFFFF) - 0x80000000
-
-
-def _messages(buffer: bytearray, count: Callable[[str], None]) -> Iterator[bytes]:
-    """Take whole messages off the front of the buffer; junk before a start line is skipped."""
-    while buffer:
-        found = START_LINE.search(buffer)
-        if found is None:
-            # A start line may be cut in two here; anything longer than one is junk.
-            if len(buffer) > 4096:
-                del buffer[:-4096]
-            return
-        if found.start():
-            del buffer[: found.start()]
-        end = HEADERS_END.search(buffer)
-        if end is None:
-            if len(buffer) > MAX_MESSAGE:
-                count("tcp_messages_oversized")
-                del buffer[:8]  # past this start line; the next one is looked for
-                continue
-            return
-        length = _content_length(buffer[: end.start()])
-        if length is None or end.end() + length > MAX_MESSAGE:
-            # RFC 3261 §18.3: nothing says where such a message ends.
-            count("tcp_content_length_bad")
-            del buffer[: end.end()]
-            continue
-        if len(buffer) < end.end() + length:
-            return
-        yield bytes(buffer[: end.end() + length])
-        del buffer[: end.end() + length]
-
-
-def _content_length(headers: bytearray) -> int | None:
-    """Bytes of body; 0 where the header is missing, None where it is nonsense."""
-    found = CONTENT_LENGTH.search(headers)
-    if found is None:
-        return 0
-    return int(found[1]) if found[1].isdigit() and len(found[1]) < 7 else None
-
-
-FRAMINGS: Final = {"tcp": _messages, "ws": websocket.messages}

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.columns import fields, rows
+from capture.framing import beginning
 from capture.model import Block
 from capture.network import FRAGMENT, IPV4, IPV6, LINKS, MAX_TAGS, TAGS
-from capture.tcp import beginning
 
 TCP: Final = 6
 SYN_OR_RST: Final = 0x06

@@ -5,7 +5,7 @@ The upgrade itself need not be heard: a frame whose text begins as SIP does tell
 Sources: RFC 6455 §5.2, §5.4; RFC 7118. Segments: capture.tcp.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from struct import unpack_from
 from typing import Final, NamedTuple
 
@@ -65,24 +65,55 @@ def begins(data: bytes) -> bytes | None:
     return None if frame is None else payload(frame, data)
 
 
-def messages(buffer: bytearray, count: Callable[[str], None]) -> Iterator[bytes]:
-    """Take whole messages off the front of the buffer, put together where they came in parts.
+class Messages:
+    """Whole messages out of one direction of a connection, put together where they came in parts.
 
-    Raises ValueError if what is there is no frame: the connection cannot be followed any more.
+    A frame is looked at once: what came of a message without an end is not read again with each
+    segment.
     """
-    parts: list[bytes] = []
-    at = 0
-    while (frame := header(buffer[at : at + 14])) is not None and at + frame.size <= len(buffer):
-        if frame.flags & COMPRESSED:
-            count("websocket_compressed")
-        elif frame.opcode < CONTROL:
-            parts.append(payload(frame, buffer[at : at + frame.size]))
-        at += frame.size
-        last = frame.flags & FIN and frame.opcode < CONTROL
-        if last and parts:
-            yield b"".join(parts)
-        if last or not parts:
-            del buffer[:at]
-            parts, at = [], 0
-    if len(buffer) > 2 * MAX_MESSAGE:
-        raise ValueError("WebSocket message without an end")
+
+    __slots__ = ("_frames", "_parts", "_size")
+
+    def __init__(self) -> None:
+        self._frames = bytearray()  # not whole yet
+        self._parts: list[bytes] = []  # of a message whose end did not come yet
+        self._size = 0  # theirs
+
+    def __len__(self) -> int:
+        """Bytes held."""
+        return len(self._frames) + self._size
+
+    def receive(self, data: bytes, count: Callable[[str], None]) -> list[bytes]:
+        """The messages that these bytes complete.
+
+        Raises ValueError if they are no frames: the connection cannot be followed any more.
+        """
+        self._frames += data
+        found: list[bytes] = []
+        at, frames = 0, self._frames
+        while (frame := header(frames[at : at + 14])) and at + frame.size <= len(frames):
+            if frame.flags & COMPRESSED:
+                count("websocket_compressed")
+            elif frame.opcode < CONTROL:
+                self._add(payload(frame, frames[at : at + frame.size]))
+            if frame.flags & FIN and frame.opcode < CONTROL and self._parts:
+                found.append(self._message())
+            at += frame.size
+        del frames[:at]
+        return found
+
+    def clear(self) -> bytes:
+        """Forget a message that did not end; gives what is there of it."""
+        self._frames.clear()
+        return self._message()
+
+    def _message(self) -> bytes:
+        parts, self._parts, self._size = self._parts, [], 0
+        return b"".join(parts)
+
+    def _add(self, part: bytes) -> None:
+        if part:  # or parts of nothing would take memory without end
+            self._parts.append(part)
+            self._size += len(part)
+        if self._size > MAX_MESSAGE:
+            raise ValueError("WebSocket message without an end")

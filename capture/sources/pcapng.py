@@ -1,7 +1,8 @@
 """The blocks of pcapng: sections of either byte order, several interfaces with their own clocks.
 
-Enhanced packet blocks, which are nearly all there is, are read by the hundred; everything else
-one by one. Source: draft-ietf-opsawg-pcapng. Windows of a file: capture.sources.files.
+Runs of enhanced packet blocks, which are nearly all there is, are read by the hundred; all else one
+by one, many to a search of the window: a search costs as much as reading dozens.
+Source: draft-ietf-opsawg-pcapng. Windows of a file: capture.sources.files.
 """
 
 import struct
@@ -22,6 +23,9 @@ BYTE_ORDERS: Final = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}
 OPTION_END, OPTION_RESOLUTION, OPTION_OFFSET = 0, 9, 14
 SMALLEST: Final = 12  # a block's type and its length, twice
 NANO: Final = 1_000_000_000
+RUN: Final = 64  # enhanced packets in a row that are worth a search of the window
+STEPS: Final = 4_096  # blocks read one by one before the next search
+Frame = tuple[int, int, int, int]  # where it starts, captured and original length, time
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,10 @@ class PcapngReader:
         """See Reader.read."""
         if not len(self._found):
             self._found = self._search(window) + self.position
-        if len(self._found):
+        if len(self._found) >= RUN:
             return self._enhanced(window, self._found[:limit] - self.position)
-        return self._one(window)
+        self._found = self._found[:0]
+        return self._several(window, min(limit, STEPS))
 
     def _search(self, window: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The enhanced packet blocks that follow each other from the window's start on."""
@@ -106,8 +111,34 @@ class PcapngReader:
         original = header[:, 6].astype(np.int64)
         return Block(window, at + 28, captured[:count], original, time_ns, link_type)
 
-    def _one(self, window: NDArray[np.uint8]) -> Block | None:
-        """Whatever block lies at the window's start; None if it is not whole."""
+    def _several(self, window: NDArray[np.uint8], steps: int) -> Block | None:
+        """The frames of up to so many blocks at the window's start, as long as links are alike.
+
+        None if not even the first block is whole.
+        """
+        begun, at, link_type = self.position, 0, None
+        frames: list[Frame] = []
+        for _ in range(steps):
+            try:
+                found = self._one(window[at:])
+            except ValueError:
+                if not at:
+                    raise
+                break  # what came before is given first; the fault comes next
+            if found is None:
+                break
+            length, frame, of_type = found
+            if frame:
+                if of_type != (link_type := of_type if link_type is None else link_type):
+                    break
+                frames.append((at + frame[0], *frame[1:]))
+                self._last_ns = frame[3]
+            at += length
+            self.position = begun + at
+        return _block(window, frames, link_type or 0) if at else None
+
+    def _one(self, window: NDArray[np.uint8]) -> tuple[int, Frame | None, int] | None:
+        """Length, frame and its link type of the block at the start; None if it is not whole."""
         if len(window) < SMALLEST:
             return None
         kind, length = struct.unpack_from(f"{self._order}II", window.data)
@@ -119,14 +150,12 @@ class PcapngReader:
             raise self._damaged(f"a packet block of {length} bytes")
         if length > len(window) and (kind in PACKETS or kind in (SECTION, INTERFACE)):
             return None
-        body = window[8 : length - 4]
-        block = _block(window, [], 0)
         if kind == INTERFACE:
-            self._interfaces.append(self._description(bytes(body)))
-        elif kind in PACKETS:
-            block = self._packet(window, kind, bytes(body[: PACKETS[kind]]), len(body))
-        self.position += length
-        return block
+            self._interfaces.append(self._description(bytes(window[8 : length - 4])))
+        if kind not in PACKETS:
+            return length, None, 0
+        head = bytes(window[8 : min(8 + PACKETS[kind], length - 4)])
+        return length, *self._packet(kind, head, length - SMALLEST)
 
     def _section(self, window: NDArray[np.uint8]) -> int:
         order = BYTE_ORDERS.get(bytes(window[8:12]))
@@ -161,8 +190,8 @@ class PcapngReader:
             raise self._damaged(f"a clock of {ticks} ticks a second")
         return ticks
 
-    def _packet(self, window: NDArray[np.uint8], kind: int, header: bytes, room: int) -> Block:
-        """A block of the one frame in a packet block. room: bytes of header and frame."""
+    def _packet(self, kind: int, header: bytes, room: int) -> tuple[Frame, int]:
+        """The frame in a packet block and its link type. room: bytes of header and frame."""
         if len(header) < PACKETS[kind]:
             raise self._damaged("a packet block cut short")
         if kind == SIMPLE:
@@ -175,11 +204,10 @@ class PcapngReader:
             number, *_, high, low, captured, original = struct.unpack(self._order + layout, header)
             interface = self._interface(number)
             stamp = np.array([high, low], np.uint32)
-            time_ns = self._last_ns = int(interface.time_ns(stamp[:1], stamp[1:])[0])
+            time_ns = int(interface.time_ns(stamp[:1], stamp[1:])[0])
         if captured > room - PACKETS[kind]:
             raise self._damaged("a frame longer than its block")
-        start = 8 + PACKETS[kind]
-        return _block(window, [(start, captured, original, time_ns)], interface.link_type)
+        return (8 + PACKETS[kind], captured, original, time_ns), interface.link_type
 
     def _interface(self, number: int) -> Interface:
         if number >= len(self._interfaces):
@@ -192,9 +220,7 @@ class PcapngReader:
         )
 
 
-def _block(
-    window: NDArray[np.uint8], frames: list[tuple[int, int, int, int]], link_type: int
-) -> Block:
-    """A block of a few frames, each its start, captured and original length, and time."""
+def _block(window: NDArray[np.uint8], frames: list[Frame], link_type: int) -> Block:
+    """A block of a few frames."""
     start, captured, original, time_ns = np.array(frames, np.int64).reshape(-1, 4).T
     return Block(window, start, captured, original, time_ns, link_type)

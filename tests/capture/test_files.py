@@ -4,6 +4,7 @@ import gzip
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -42,8 +43,8 @@ def frames(path: Path) -> Iterator[tuple[Frame, int]]:
     """Each frame and its link type."""
     for block in blocks(path):
         columns = (block.time_ns, block.start, block.length)
-        for time, start, length in zip(*(each.tolist() for each in columns), strict=True):
-            yield (time, bytes(block.data[start : start + length])), block.link_type
+        for when, start, length in zip(*(each.tolist() for each in columns), strict=True):
+            yield (when, bytes(block.data[start : start + length])), block.link_type
 
 
 def read_until_fault(path: Path) -> tuple[list[Frame], str]:
@@ -64,7 +65,7 @@ def test_pcap_of_either_byte_order_and_resolution(tmp_path: Path, order: str, na
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_pcapng_of_either_byte_order(tmp_path: Path, order: str) -> None:
     path = tmp_path / "a.pcapng"
-    packets = [enhanced(frame, time // 1000, order=order) for time, frame in FRAMES]
+    packets = [enhanced(frame, when // 1000, order=order) for when, frame in FRAMES]
     path.write_bytes(section(order) + interface(order=order) + b"".join(packets))
     assert read(path) == FRAMES
 
@@ -114,6 +115,23 @@ def test_other_blocks_are_passed_over_and_old_packet_blocks_read(tmp_path: Path)
         + enhanced(b"new section", stamp, order=">")
     )
     assert read(path) == [(EPOCH, b"old"), (EPOCH, b"simp"), (EPOCH, b"new section")]
+
+
+def test_blocks_of_all_kinds_between_each_other_are_read_without_a_search_for_each(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.pcapng"
+    stamp = EPOCH // 1000
+    old = struct.pack("<HHIIII", 0, 0, stamp >> 32, stamp & 0xFFFFFFFF, 3, 3) + b"old"
+    obsolete = pcapng_block(2, old)
+    simple = pcapng_block(3, struct.pack("<I", 4) + b"simp")
+    kinds = [obsolete, simple, enhanced(b"enhanced", stamp), interface(), pcapng_block(0xBAD, b"")]
+    path.write_bytes(section() + interface() + b"".join(kinds * 10_000))
+    begun = time.process_time()
+    found = read(path)
+    assert time.process_time() - begun < 2  # with a search for each: 10
+    assert found == [(EPOCH, b"old"), (EPOCH, b"simp"), (EPOCH, b"enhanced")] * 10_000
+    assert max(len(block.start) for block in blocks(path)) <= 65_536
 
 
 def test_large_files_come_in_bounded_blocks(tmp_path: Path) -> None:
@@ -172,7 +190,7 @@ def test_a_cut_file_gives_its_whole_frames_then_says_where_it_was_cut(tmp_path: 
     for name, data, at in (
         ("cut.pcap", pcap(FRAMES)[:-3], 97),
         ("cut.pcapng", section() + interface() + b"".join(
-            enhanced(frame, time // 1000) for time, frame in FRAMES)[:-3], 172),
+            enhanced(frame, when // 1000) for when, frame in FRAMES)[:-3], 172),
     ):  # fmt: skip
         path = tmp_path / name
         path.write_bytes(data)
@@ -277,7 +295,7 @@ def test_arbitrary_bytes_raise_only_value_error(head: bytes, tail: bytes) -> Non
 def test_damaged_captures_raise_only_value_error(data: st.DataObject) -> None:
     whole = data.draw(st.sampled_from([
         pcap(FRAMES),
-        section() + interface() + b"".join(enhanced(frame, time) for time, frame in FRAMES),
+        section() + interface() + b"".join(enhanced(frame, when) for when, frame in FRAMES),
     ]))  # fmt: skip
     damaged = bytearray(whole)
     for at in data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=6)):

@@ -122,7 +122,7 @@ def test_connections_that_carry_sip_are_bounded_in_memory():
     assert path._tcp.held <= 32 << 20
     assert path.counters["tcp_streams_evicted"] > 0
     sizes = [
-        len(each.buffer) + sum(map(len, each.waiting.values()))
+        len(each.framing) + sum(map(len, each.waiting.values()))
         for each in path._tcp._streams.values()
     ]
     assert path._tcp.held == sum(sizes)

@@ -10,7 +10,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.packet import Packet, Raw
 
 from capture.slowpath import SlowPath
-from capture.websocket import begins, messages
+from capture.websocket import Messages, begins
 from tests.support.frames import block
 
 INVITE = b"INVITE sip:b@x SIP/2.0\r\nCall-ID: 1\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n"
@@ -32,7 +32,7 @@ def frame(text: bytes, opcode: int = 1, *, mask: bytes = b"", fin: bool = True) 
 
 
 def taken(data: bytes) -> list[bytes]:
-    return list(messages(bytearray(data), lambda name: None))
+    return Messages().receive(data, lambda name: None)
 
 
 @pytest.mark.parametrize("mask", [b"", KEY])
@@ -47,9 +47,9 @@ def test_parts_with_a_ping_between_them() -> None:
 
 
 def test_pings_alone_take_no_memory() -> None:
-    buffer = bytearray(frame(b"?", 9) * 50)
-    assert list(messages(buffer, lambda name: None)) == []
-    assert not buffer
+    connection = Messages()
+    assert connection.receive(frame(b"?", 9) * 50, lambda name: None) == []
+    assert len(connection) == 0
 
 
 def test_compressed_frames_are_counted() -> None:
@@ -60,7 +60,7 @@ def test_compressed_frames_are_counted() -> None:
     def count(name: str) -> None:
         counters[name] += 1
 
-    assert list(messages(packed + frame(OK), count)) == [OK]
+    assert Messages().receive(packed + frame(OK), count) == [OK]
     assert counters["websocket_compressed"] == 1
 
 

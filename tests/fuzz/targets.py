@@ -324,7 +324,7 @@ def _digits(data: bytes) -> None:
 
 def _websocket(data: bytes) -> None:
     websocket.begins(data)
-    list(websocket.messages(bytearray(data), lambda name: None))
+    websocket.Messages().receive(data, lambda name: None)
 
 
 TARGETS: Final[dict[str, Target]] = {
