@@ -220,6 +220,8 @@ class Calls:
 
     def media(self) -> chunk.Media:
         """The RTCP that is kept, since last asked: before the records that count it."""
+        for call in self._control.claimed():
+            self._table.changed(call)
         return self._control.media()
 
     def released(self) -> list[int]:

@@ -1,8 +1,9 @@
 """RTCP of the streams that calls hold: kept with the recording, and read for what it tells.
 
 Fed with datagrams, bounded for each stream. A datagram is kept as heard, beside the stream of
-whoever sent it, or else of one that it reports on; of streams without a call nothing is kept, and
-no stream is opened by RTCP. Encrypted RTCP is kept and not read.
+whoever sent it, or else of one that it reports on; of streams without a call it waits until one
+claims them (capture.unclaimed), and no stream is opened by RTCP. Encrypted RTCP is kept and not
+read.
 The round trip is what a listener in the middle can measure: from a sender report that passes by to
 the report that answers it, less what the answerer says it waited.
 Sources: RFC 3550 §6.4, §11, RFC 3711 §3.4. The bytes: capture.rtcp. Which stream it is of:
@@ -20,6 +21,7 @@ from capture.attachment import Attachments
 from capture.livecall import LiveCall
 from capture.model import Datagram
 from capture.rows import Row
+from capture.unclaimed import EARLY_NS, Unclaimed
 from spanvault import chunk
 from spanvault.messages import FarEnd
 
@@ -46,10 +48,35 @@ class Control:
         self._attachments, self._count = attachments, count
         self._kept: dict[int, Kept] = {}  # by row
         self._waiting: dict[int, Row] = {}
+        self._unclaimed = Unclaimed(count)
+        self._now_ns = 0
 
     def receive(self, datagram: Datagram) -> Iterable[LiveCall]:
         """Take a datagram in; the calls that it tells something of."""
+        self._now_ns = datagram.time_ns
         row = self._speaker(datagram, _first_ssrc(datagram.payload))
+        earlier = self._unclaimed.take(row) if row is not None and row.call is not None else []
+        return self._hear([*earlier, datagram])
+
+    def claimed(self) -> Iterable[LiveCall]:
+        """Take in what came before its stream was claimed; the calls that it tells something of."""
+        early = []
+        for datagram in self._unclaimed.early():
+            if abs(self._now_ns - datagram.time_ns) <= EARLY_NS:
+                early.append(datagram)
+            else:
+                self._count("rtcp_unmatched")
+        return self._hear([*self._unclaimed.claimed(), *early])
+
+    def _hear(self, datagrams: list[Datagram]) -> Iterable[LiveCall]:
+        told = (call for datagram in datagrams for call in self._take_in(datagram))
+        return {call.id: call for call in told}.values()
+
+    def _take_in(self, datagram: Datagram) -> Iterable[LiveCall]:
+        row = self._speaker(datagram, _first_ssrc(datagram.payload))
+        if row is not None and row.call is None:
+            self._unclaimed.hold(row, datagram)  # it may be encrypted: not to be read yet
+            return []
         if row is not None and row.call is not None and row.call.secure:
             self._count("rtcp_encrypted")
             return [row.call] if self._keep(row, datagram) else []
@@ -60,7 +87,7 @@ class Control:
             return []
         row = row or self._reported(datagram, packets)
         if row is None or row.call is None:
-            self._count("rtcp_unmatched")
+            self._unclaimed.hold(row, datagram)
             return []
         if not self._keep(row, datagram):
             return []
@@ -86,6 +113,7 @@ class Control:
         """The row is gone. What was kept of it must have left."""
         self._kept.pop(row, None)
         self._waiting.pop(row, None)
+        self._unclaimed.release(row)
 
     # --- whose it is ------------------------------------------------------------------------
 

@@ -45,8 +45,9 @@ class Orders(msgspec.Struct, array_like=True):
     attach: list[Attach] = []
     close: list[Close] = []
     release: list[int] = []
-    stop: bool = False
+    stop: bool = False  # tell all there is, and wait for the last orders
     contest: list[Contest] = []
+    last: bool = False
 
 
 class Word(msgspec.Struct, array_like=True):
@@ -63,6 +64,7 @@ class Word(msgspec.Struct, array_like=True):
     counters: dict[str, int] = {}
     last: bool = False
     control: list[Datagram] = []  # RTCP
+    ending: bool = False  # all has been heard; what nobody claims now is let go
 
 
 class Report(msgspec.Struct):
@@ -138,7 +140,15 @@ class Ear:
         self._word.done = orders.number
 
     def stop(self) -> None:
-        """The daemon stops: give what was heard so far."""
+        """The daemon stops: give what was heard so far, and ask about what nobody has claimed."""
+        self._flush(self.media.flush())
+        self._counted = self._word.ending = True
+        self._word.overdue = self.media.overdue(everything=True)
+
+    def finish(self, orders: Orders | None) -> None:
+        """Carry out the last orders, if any came, and give what was claimed by them."""
+        if orders is not None:
+            self.obey(orders)
         self._flush(self.media.flush())
         self._counted = self._word.last = True
 
@@ -148,7 +158,7 @@ class Ear:
         word.time_ns = self.now_ns
         word.counted_ns = self.media.counted_ns(self.now_ns)
         word.counters = self._counters()
-        word.overdue = self.media.overdue()
+        word.overdue += self.media.overdue()
         media, self._flushed = self._flushed, []
         totals, types = self._totals()
         return Report(word, totals, types, media)

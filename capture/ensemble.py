@@ -40,6 +40,7 @@ class Ensemble:
         self._control: list[Datagram] = []  # RTCP
         self._now_ns = self._next_tick_ns = BEGINNING
         self._ticked = False  # records wait for the ears to have obeyed
+        self._at_the_end: list[Overdue] = []
 
     def receive(self, ear: int, report: Report) -> Heard:
         """Take an ear's report in; what became due leaves."""
@@ -59,15 +60,28 @@ class Ensemble:
             self._now_ns = self._next_tick_ns = now_ns
         self._now_ns = max(self._now_ns, now_ns)
         self._take_in(self._now_ns)
-        self.calls.overdue([self._known(ear, stream) for stream in word.overdue])
+        overdue = [self._known(ear, stream) for stream in word.overdue]
+        if word.ending:
+            self._at_the_end += overdue  # the table may not know of them before all have told
+            return heard
+        self.calls.overdue(overdue)
         heard.add(self._tick())
         return heard
 
-    def orders(self, ear: int, stop: bool = False) -> Orders | None:
-        """What an ear is to do, since last asked. stop: and then to say its last word."""
+    def orders(self, ear: int, stop: bool = False, last: bool = False) -> Orders | None:
+        """What an ear is to do, since last asked.
+
+        stop: and then to tell all it has.  last: and then to say its last word.
+        """
         self._command()
-        self._ears[ear].orders.stop = stop
+        self._ears[ear].orders.stop, self._ears[ear].orders.last = stop, last
         return self._ears[ear].give()
+
+    def conclude(self) -> None:
+        """All ears have told all they have: decide on what waits. The last orders follow."""
+        self._take_in(None)
+        overdue, self._at_the_end = self._at_the_end, []
+        self.calls.overdue(overdue)
 
     def pause(self) -> Heard:
         """The daemon stops, the calls go on: all ears have told their last word."""
@@ -198,7 +212,8 @@ class _Told:
 
 
 def _any(orders: Orders) -> bool:
-    return bool(orders.attach or orders.close or orders.contest or orders.release or orders.stop)
+    told = orders.attach or orders.close or orders.contest or orders.release
+    return bool(told or orders.stop or orders.last)
 
 
 def _due(events: list[Event], until_ns: int | None) -> tuple[list[Event], list[Event]]:

@@ -83,6 +83,7 @@ class Team:
         self._sockets: list[zmq.Socket[bytes]] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._told_s = [time.monotonic()] * settings.workers
+        self._ending = [False] * settings.workers
         self._last = [False] * settings.workers
         group = secrets.randbits(16)
         ring_mb = max(LEAST_MB, settings.ring_mb // settings.workers)
@@ -114,10 +115,10 @@ class Team:
     def stop(self) -> Iterator[Heard]:
         """See Hearing."""
         self._order(stop=True)
-        end = time.monotonic() + STOP_S
-        while self._speaking() and time.monotonic() < end:
-            for number in self._ready(None):
-                yield self._receive(number)
+        yield from self._hear_out(self._ending)
+        self._ensemble.conclude()
+        self._order(last=True)
+        yield from self._hear_out(self._last)
         if not all(self._last):
             self._log.error("a worker did not say its last word")
         yield self._ensemble.pause()
@@ -163,19 +164,27 @@ class Team:
         frames: list[Any] = self._sockets[number].recv_multipart(copy=False)
         told, report = worker.decode([frame.buffer for frame in frames])
         self._told_s[number] = time.monotonic()
+        self._ending[number] |= told.word.ending
         self._last[number] = told.word.last
         self.port.tell(number, told)
         return self._ensemble.receive(number, report)
 
-    def _order(self, stop: bool = False) -> None:
+    def _hear_out(self, done: list[bool]) -> Iterator[Heard]:
+        """What the workers have still to say. done: of each, whether that was all."""
+        end = time.monotonic() + STOP_S
+        while self._speaking(done) and time.monotonic() < end:
+            for number in self._ready(None):
+                yield self._receive(number)
+
+    def _order(self, stop: bool = False, last: bool = False) -> None:
         for number, socket in enumerate(self._sockets):
-            if orders := self._ensemble.orders(number, stop):
+            if orders := self._ensemble.orders(number, stop, last):
                 with contextlib.suppress(zmq.Again):  # it is not there any more
                     socket.send(msgspec.msgpack.encode(orders), zmq.NOBLOCK)
 
-    def _speaking(self) -> bool:
+    def _speaking(self, done: list[bool]) -> bool:
         """Whether a worker that runs has still something to say."""
-        pairs = zip(self._processes, self._last, strict=True)
+        pairs = zip(self._processes, done, strict=True)
         return any(process.poll() is None and not last for process, last in pairs)
 
     def _watch(self) -> None:

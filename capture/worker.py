@@ -33,6 +33,7 @@ RING_LAG_NS: Final = 300_000_000
 # Messages that may wait for a team that is busy; then the ring waits, and what it loses is counted.
 WAITING: Final = 64
 LAST_WORD_MS: Final = 10_000  # may take so long to be read
+LAST_ORDERS_S: Final = 10.0  # may take so long to come: the slowest worker is waited for
 PARENT: Final = 0  # standard input
 
 
@@ -113,8 +114,21 @@ class Worker:
         self._port.close()
         self._ear.stop()
         self._tell()
+        self._ear.finish(self._last_orders())
+        self._tell()
         self._socket.close(linger=0 if _ended(PARENT) else LAST_WORD_MS)
         self._context.term()
+
+    def _last_orders(self) -> Orders | None:
+        """What the team wants of that which nobody had claimed; None if it says nothing."""
+        end = time.monotonic() + LAST_ORDERS_S
+        while time.monotonic() < end and not _ended(PARENT):
+            if self._socket.poll(POLL_MS):
+                orders = _orders.decode(self._socket.recv())
+                if orders.last:
+                    return orders
+                self._ear.obey(orders)
+        return None
 
     def _told_to_stop(self) -> bool:
         return self._stopping or _ended(PARENT)

@@ -124,10 +124,47 @@ def test_chunks_of_one_stream_never_begin_alike(wire, leg):
 
 def test_rtcp_without_a_call_opens_nothing(wire):
     say(wire, A_RTCP, sender_report(1, [Block(2)]))
+    say(wire, A_RTCP, sender_report(9))
     wire.rtp(*A_TO_B, ssrc=1)
     say(wire, A_RTCP, sender_report(1, [Block(2)]))
-    assert (kept(wire), wire.end()) == ([], [])
-    assert wire.calls.counters["rtcp_unmatched"] == 2
+    assert kept(wire) == []
+    wire.wait(120)
+    say(wire, A_RTCP, b"")
+    assert (kept(wire), wire.calls.released(), wire.end()) == ([], [1], [])
+    assert wire.calls.counters["rtcp_unmatched"] == 3
+
+
+def test_rtcp_that_comes_before_its_call_is_known_is_kept_with_it(wire):
+    """Before the stream's first packet, and while it waits for its SDP."""
+    early, waiting, later = (sender_report(1, [Block(2, lost=n)], packets=n) for n in (1, 2, 3))
+    say(wire, A_RTCP, early)
+    wire.rtp(*A_TO_B, ssrc=1)
+    wire.rtp(*B_TO_A, ssrc=2)
+    say(wire, A_RTCP, waiting)
+    assert kept(wire) == []
+    Leg(wire).answer(ALICE, BOB)
+    say(wire, A_RTCP, later)
+    assert kept(wire) == [(CONTROL, [200] * 3, [early, waiting, later])]
+    (call,) = wire.end()
+    assert call.streams[1].far_end == FarEnd(reports=3, lost=3)
+
+
+def test_encrypted_rtcp_of_a_stream_that_waits_for_its_call_is_kept(wire):
+    sealed = sender_report(1)[:8] + bytes(range(40))
+    wire.rtp(*A_TO_B, ssrc=1)
+    say(wire, A_RTCP, sealed)
+    key = ("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:" + "QUJD" * 10,)
+    Leg(wire).answer(sdp("10.0.0.1:4000", more=key), sdp("10.0.0.2:5000", more=key))
+    assert kept(wire) == [(CONTROL, [200], [sealed])]
+
+
+def test_of_streams_that_nobody_claims_no_more_rtcp_is_held_than_its_share(wire):
+    wire.rtp(*A_TO_B, ssrc=1)
+    for number in range(40):
+        say(wire, A_RTCP, sender_report(1, packets=number))
+    for ssrc in range(300):
+        say(wire, B_RTCP, sender_report(1000 + ssrc))
+    assert wire.calls.counters["rtcp_unmatched"] == 40 - 32 + 300 - 256
 
 
 def test_what_is_malformed_is_counted_and_not_kept(wire, leg):

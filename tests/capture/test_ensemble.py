@@ -148,6 +148,10 @@ class Together:
             self._on_the_way[number].append(over_the_wire(ear.report()))
         for number in range(len(self.ears)):
             self.listen(number)
+        self.ensemble.conclude()
+        for number, ear in enumerate(self.ears):
+            ear.finish(self.ensemble.orders(number, last=True))
+            self.run.take(self.ensemble.receive(number, over_the_wire(ear.report())))
         self.run.take(self.ensemble.pause())
         return self.run
 
@@ -217,6 +221,19 @@ def test_media_that_is_claimed_with_the_last_record_leaves_before_it(monkeypatch
     assert run.facts() == alone(frames).facts()
     assert len(run.facts()["mid-call@test"][-1]) == 2 * 200
     assert run.late == []
+
+
+def test_what_no_call_has_claimed_at_the_stop_is_kept():
+    """RTP alone, by several ears: both directions are one recording, as one ear keeps it."""
+    frames = [frame for frame in answered(START_NS, *phones(4.0), "none@test") if not is_sip(frame)]
+    (call,) = {call.id: call for call in alone(frames).records}.values()
+    for share, ears in ((by_flow, 2), (lambda frame: frame.data[29], 3)):
+        run = together(frames, share, ears)
+        (ours,) = {call.id: call for call in run.records}.values()
+        assert sorted(s.packets for s in ours.streams) == [200, 200]
+        assert (ours.flags, ours.outcome) == (call.flags, call.outcome)
+        assert sum(len(chunk.frames) for chunk in run.chunks) == 2 * 200
+        assert run.late == []
 
 
 @settings(max_examples=15)
