@@ -46,8 +46,8 @@ def assemble(
     for slot, count, part in _portions(batch.slot):
         arrivals = Arrivals(batch, by_stream[part], slot, count)
         second = np.clip((arrivals.time_ns - start_ns) // SECOND, 0, last) if last else None
-        jitter = Jitter(arrivals, streams, second)
         ordered = order(arrivals, streams)
+        jitter = Jitter(arrivals, streams, second, ordered.arrived(ordered.copies))
         cut = _Cut(arrivals, ordered, second, streams, jitter)
         if bad := cut.write(output, lossy):
             counters["bad_padding"] += bad

@@ -1,7 +1,8 @@
 """Interarrival jitter of all streams of a portion, at the end of each of their seconds.
 
 J += (|D| - J)/16 for each packet is a weighted sum over the packets of a second: the weights are
-powers of 15/16. Source: RFC 3550 §6.4.1, A.8.
+powers of 15/16. Copies do not count: they would halve it, and add how late they came.
+Source: RFC 3550 §6.4.1, A.8.
 """
 
 import numpy as np
@@ -16,8 +17,22 @@ SECOND = 1_000_000_000
 class Jitter:
     """Packets in order of arrival; brings the streams' jitter up to date."""
 
-    def __init__(self, arrivals: Arrivals, streams: StreamTable, second: Integers | None) -> None:
-        """second: int64[n], of each packet; None if they are all of the same."""
+    def __init__(
+        self, arrivals: Arrivals, streams: StreamTable, second: Integers | None, copies: Integers
+    ) -> None:
+        """second: int64[n], of each packet; None if they are all of the same.
+
+        copies: which packets were heard before.
+        """
+        slots = arrivals.slot
+        if len(copies):
+            once = np.ones(len(arrivals.time_ns), np.bool_)
+            once[copies] = False
+            arrivals = arrivals.only(once)
+            second = None if second is None else second[once]
+        if not len(arrivals.slot):
+            self._key, self._value = np.zeros(1, np.int64), np.zeros(1)  # no chunk will ask
+            return
         difference = _differences(arrivals, streams)
         self._key, head = _pieces(arrivals, second)
         count = np.diff(head, append=len(difference))
@@ -25,7 +40,7 @@ class Jitter:
         to_end = np.repeat(head + count - 1, count) - np.arange(len(difference))
         gain = np.add.reduceat(difference * decay[to_end], head) / 16
         self._value = np.empty(len(head))
-        slot = arrivals.slot[self._key // STREAM]
+        slot = slots[self._key // STREAM]
         rank = np.arange(len(head)) - np.searchsorted(self._key, self._key // STREAM * STREAM)
         for turn in range(int(rank.max()) + 1):  # once, unless seconds were flushed together
             now = np.flatnonzero(rank == turn)
@@ -34,7 +49,8 @@ class Jitter:
 
     def at(self, key: Integers) -> NDArray[np.float64]:
         """The jitter at the end of a stream's second. key: stream × STREAM + second."""
-        return self._value[np.searchsorted(self._key, key, side="right") - 1]
+        # Nobody asks for a stream of copies alone: whatever it is given does not matter.
+        return self._value[np.maximum(np.searchsorted(self._key, key, side="right") - 1, 0)]
 
 
 def _pieces(arrivals: Arrivals, second: Integers | None) -> tuple[Integers, Integers]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from capture.callstate import CallState
 from capture.courier import Courier
+from capture.doubled import Doubled
 from capture.hearing import Alone, Hearing
 from capture.recorder import Heard
 from capture.team import Team
@@ -37,6 +38,7 @@ class Live:
         # Interruptions of the link, frames that the card missed, batches that found no room.
         self._lost = (0, 0, 0)
         self._look_at = 0.0
+        self._doubled, self._twice = Doubled(), 0.0  # the share of packets that come twice
 
     def run(self) -> None:
         """Record; on SIGTERM write what is left and return.
@@ -88,6 +90,9 @@ class Live:
         if (dropped := self._port.drops()) > self._dropped:
             frames, self._dropped = dropped - self._dropped, dropped
             self._log.error("frames dropped by the capture", extra={"FRAMES": frames})
+        counted = self._hearing.counters()
+        packets, copies = counted.get("flushed", 0), counted.get("duplicates", 0)
+        self._twice = self._doubled.look(time.monotonic(), packets, copies)
         lost_batches = self._courier.outbox.lost_batches
         lost = self._port.interruptions, self._port.missed, lost_batches
         if lost != self._lost:
@@ -136,6 +141,8 @@ class Live:
             line = f"{missed} frames MISSED by the card: ethtool -G {self._interface}; {line}"
         if self._port.merging and (merged := self._hearing.counters().get("oversized", 0)):
             line = f"{merged} frames MERGED: ethtool -K {self._interface} gro off lro off; {line}"
+        if self._twice:
+            line += f"; {self._twice:.0%} of RTP comes TWICE: mirror received frames only (rx)"
         if self._hearing.counters().get("slow_sip_tls_segments"):
             line += "; SIP over TLS is heard and cannot be read: mirror a plain hop too"
         return f"{trouble}; {line}" if (trouble := self._port.trouble) else line
@@ -148,6 +155,7 @@ class Live:
             "calls": self._calls.active,
             "dropped_frames": self._port.drops(),
             "missed_frames": self._port.missed,
+            "rtp_twice_share": round(self._twice, 3),
             **self._hearing.counters(),
         }
 

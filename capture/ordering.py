@@ -5,6 +5,7 @@ running sum or maximum within its stretch. Late packets are placed, never droppe
 Source: RFC 3550 §5.1, A.1. Counting and cutting: capture.chunks.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +41,18 @@ class Arrivals:
         self.each = np.repeat(np.arange(len(slot)), count)  # [n] which of the m it belongs to
         self.lift = np.arange(len(slot)) * STREAM  # [m]
 
+    def only(self, which: Flags) -> "Arrivals":
+        """Some of them; a stream of which there is none is left out. Lifts stay as they are."""
+        count = np.bincount(self.each[which], minlength=len(self.slot))
+        left = np.flatnonzero(count)
+        some = copy(self)
+        some.rows, some.sequence = self.rows[which], self.sequence[which]
+        some.timestamp, some.time_ns = self.timestamp[which], self.time_ns[which]
+        some.slot, some.lift, some.count = self.slot[left], self.lift[left], count[left]
+        some.head = np.cumsum(some.count) - some.count
+        some.each = np.repeat(np.arange(len(left)), some.count)
+        return some
+
     def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """A value per stream, for each of its packets."""
         return values[self.each]
@@ -62,6 +75,10 @@ class Ordered:
     copies: Integers  # rows that were heard before
     skips: Integers  # rows in front of which a restart jumped over numbers, and over how many
     skipped: Integers
+
+    def arrived(self, rows: Integers) -> Integers:
+        """Which arrivals these rows are."""
+        return rows if self.order is None else self.order[rows]
 
     def put(self, arrivals: NDArray[Any]) -> NDArray[Any]:
         """A column of the arrivals, in this order."""

@@ -50,6 +50,10 @@ COUNTS: Final = {
     ),
     "slow_fragments_cut": ("fragments cut by the snap length", "tcpdump -s 0."),
     "slow_frames_unreadable": ("frames whose headers could not be read", ""),
+    "duplicates": (
+        "copies of RTP packets, left out before counting",
+        "As many as packets? The port mirrors both directions: mirror received frames only (rx).",
+    ),
     "bad_padding": ("RTP packets with impossible padding", ""),
     "clock_steps": ("times that the capture's clock was set", "Merge files in order (mergecap)."),
 }  # fmt: skip

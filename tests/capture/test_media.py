@@ -294,6 +294,22 @@ def test_jitter_uses_the_clock_that_signalling_names() -> None:
     assert np.isclose(chunks.table["jitter"][0], jitter(sent[:50], 48_000))
 
 
+@pytest.mark.parametrize("late", [0.000_01, 0.004], ids=["at once", "behind the next one"])
+def test_jitter_of_a_port_that_mirrors_twice_is_that_of_the_packets(late: float) -> None:
+    sent = [Sent(n, 0.003 * n + 0.001 * (n % 3), 160 * n) for n in range(500)]
+    copies = [each._replace(at=each.at + late) for each in sent]
+    talk = Conversation()
+    for first in range(0, 500, 100):  # some seconds are of copies and of packets, the last of both
+        part = [*sent[first : first + 100], *copies[max(0, first - 50) : first + 50]]
+        talk.hear(sorted(part, key=lambda each: each.at))
+        talk.flush()
+    talk.hear(copies[450:])
+    talk.flush()
+    totals = talk.media.totals(talk.new[0].row)
+    assert (totals.packets, totals.duplicates) == (500, 500)
+    assert math.isclose(totals.jitter, jitter(sent), rel_tol=1e-9)
+
+
 def test_streams_are_counted_apart() -> None:
     talk = Conversation()
     sent = [

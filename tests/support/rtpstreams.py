@@ -97,9 +97,11 @@ def truth(sent: Sequence[Sent]) -> Truth:
 
 
 def jitter(sent: Sequence[Sent], clock_rate: int = 8000) -> float:
-    """RFC 3550 §A.8, packet by packet."""
+    """RFC 3550 §A.8, packet by packet, copies left out."""
     value = 0.0
-    for previous, each in pairwise(sent):
+    once = {each.sequence: each for each in reversed(sent)}  # the first of each
+    heard = [each for each in sent if once[each.sequence] is each]
+    for previous, each in pairwise(heard):
         ticks = (each.stamp - previous.stamp + 2**31) % 2**32 - 2**31
         difference = abs((each.time_ns - previous.time_ns) * clock_rate / SECOND - ticks)
         value += (difference - value) / 16
