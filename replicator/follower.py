@@ -12,10 +12,11 @@ from typing import Final
 
 import msgspec
 
-from replicator import merging
+from replicator import merging, returning
 from replicator.plan import (
     AskFeed,
     AskHead,
+    BringBack,
     Claim,
     Copy,
     CopyBundle,
@@ -118,6 +119,9 @@ class Follower(threading.Thread):
                 self._replica.claim(store_id, first)
                 self._space = self._replica.target.space()
                 self._plan.claimed(time.time_ns())
+            case BringBack(change):
+                self._plan.brought_back(step)
+                returning.bring_back(self._replica, self._source, self._target_name, change)
             case CopyKeys() | CopyBundle() | CopyObject():
                 self._copy(step)
             case EraseCopies():
@@ -132,10 +136,13 @@ class Follower(threading.Thread):
 
     def _ask_head(self, position: int) -> None:
         try:
-            head = self._source.feed(position, wait_ms=0, limit=1, target=self._target_name).head
+            reply = self._source.feed(position, wait_ms=0, limit=1, target=self._target_name)
         except StoreError:
-            head = None  # what stands still is the target; the store's absence is told in its turn
-        self._plan.head_is(head, time.time_ns())
+            # What stands still is the target; the store's absence is told in its turn.
+            self._plan.head_is(None, time.time_ns())
+        else:
+            self._plan.asked_back(reply.wanted)
+            self._plan.head_is(reply.head, time.time_ns())
 
     def _copy(self, step: Copy) -> None:
         try:

@@ -8,6 +8,7 @@ Fed with the feed's replies and with what became of each step; answers with the 
 - Erasures come last: the new root key must be there before the old ones go.
 - Each page leaves a small bundle; from time to time they are merged, or a restore after years
   would have to open millions of files.
+- What the store asks back goes before all copying: somebody may be waiting to hear it.
 - What the store itself cannot give (a damaged recording) is set aside, shown, and tried again
   later; the rest goes on. What the target cannot take stops only this target, with back-off.
 
@@ -95,6 +96,12 @@ class EraseCopies(NamedTuple):
     change: Change
 
 
+class BringBack(NamedTuple):
+    """Bring back to the store what is damaged there."""
+
+    change: Change
+
+
 class Merge(NamedTuple):
     """Make few large bundles out of many small ones."""
 
@@ -106,7 +113,7 @@ class Wait(NamedTuple):
 
 
 Copy = CopyKeys | CopyBundle | CopyObject | EraseCopies
-Step = AskFeed | AskHead | Claim | Copy | Merge | Wait
+Step = AskFeed | AskHead | BringBack | Claim | Copy | Merge | Wait
 
 
 class Fault(NamedTuple):
@@ -142,6 +149,7 @@ class Plan:
         self._page: dict[int, int] = {}  # position → when it was first seen, of what is open
         self._page_end = mark.position
         self._steps: deque[Copy] = deque()
+        self._wanted: deque[BringBack] = deque()
         self._head: int | None = None
         self._head_due_ns = 0
         self._bundles = 0  # written since they were last merged
@@ -152,6 +160,8 @@ class Plan:
             return self._pause(now_ns)
         if self.mark.store_id and now_ns >= self._claim_due_ns:
             return Claim(self.mark.store_id, first=not self.mark.claimed)
+        if self._wanted:
+            return self._wanted[0]
         if self._steps:
             return self._steps[0]
         return Merge() if self._bundles >= MERGE_AT else AskFeed(self.mark.position)
@@ -159,6 +169,7 @@ class Plan:
     def fed(self, reply: FeedReply, now_ns: int) -> None:
         """The store answered. Raises ValueError if this is no continuation for this target."""
         self._check(reply)
+        self.asked_back(reply.wanted)
         self._head = max(reply.head, reply.position)
         self._store_answered()
         if not self.mark.store_id:
@@ -174,6 +185,15 @@ class Plan:
             self._move_to(reply.position)
             self._not_before_ns = now_ns + IDLE_NS
             self._retry_aside(now_ns)
+
+    def asked_back(self, wanted: list[Change]) -> None:
+        """The store wants these of the target, now: what it wanted before no longer counts."""
+        self._wanted = deque(map(BringBack, wanted))
+
+    def brought_back(self, step: BringBack) -> None:
+        """It was tried. If it came to nothing the store asks again."""
+        if self._wanted and self._wanted[0] is step:
+            self._wanted.popleft()
 
     def head_is(self, head: int | None, now_ns: int) -> None:
         """The store said how far it is, or (None) did not answer."""

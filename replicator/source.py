@@ -27,6 +27,7 @@ from spanvault.messages import (
     ReadObject,
     ReadObjectReply,
     Receipt,
+    Return,
 )
 
 TIMEOUT_S: Final = 30.0
@@ -107,6 +108,10 @@ class Source:
     def erasure_receipt(self, receipt: ErasureReceipt) -> None:
         """Tell the store that a target followed. Raises StoreError, Refused, Stopped."""
         self._ask(receipt, Done)
+
+    def give_back(self, message: Return, *bulk: bytes) -> None:
+        """Send a part of what the store asked back. Raises StoreError, Refused, Stopped."""
+        self._ask(message, Done, *bulk)
 
     def health(self, health: Health) -> None:
         """Tell the store how the replicator is. Raises StoreError, Refused, Stopped."""

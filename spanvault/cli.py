@@ -21,6 +21,7 @@ from spanvault.commands import (
     install,
     keys,
     listing,
+    repairing,
     replay,
     restore,
     sound,
@@ -49,7 +50,8 @@ app = typer.Typer(
 )
 for command in (
     replay.replay, listing.calls, listing.show, sound.export, explain.explain, care.verify,
-    care.status, restore.restore, care.check, install.init, erasing.erase, erasing.erasures,
+    repairing.repair, care.status, restore.restore, care.check, install.init, erasing.erase,
+    erasing.erasures,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(erasing.certificate, name="certificate")

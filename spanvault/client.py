@@ -32,6 +32,9 @@ from spanvault.messages import (
     KeysReply,
     Lock,
     MediaKey,
+    Mend,
+    Mending,
+    MendReply,
     Message,
     Recipients,
     Rotate,
@@ -173,6 +176,14 @@ class Client:
     def verify(self, call_id: bytes) -> VerifyReply:
         """Check one recording by hash and tag."""
         return self.request(Verify(call_id), VerifyReply, VERIFY_TIMEOUT_S)[0]
+
+    def mend(self, ids: Sequence[bytes], *, again: bool) -> list[Mending]:
+        """How it stands with damaged recordings; all that are known if no ids are given.
+
+        again: check them first, and have all targets asked anew.
+        """
+        wanted = Mend(list(ids), again)
+        return self.request(wanted, MendReply, VERIFY_TIMEOUT_S)[0].recordings
 
     def erase(self, ids: Sequence[bytes], reason: str, *, unfinished: bool) -> EraseReply:
         """Erase calls for good: all of them, or none."""

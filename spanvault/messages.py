@@ -405,12 +405,16 @@ class Change(msgspec.Struct):
 
 
 class FeedReply(Message):
-    """Changes, the position to go on from, and the store's newest position (what lag is from)."""
+    """Changes, the position to go on from, and the store's newest position (what lag is from).
+
+    wanted: what is damaged in the store and asked back of this target (Return).
+    """
 
     store_id: str
     changes: list[Change]
     position: int
     head: int = 0
+    wanted: list[Change] = []
 
 
 class ReadObject(Message):
@@ -425,6 +429,43 @@ class ReadObjectReply(Message):
     """Followed by one frame: the bytes. `total` is the object's size."""
 
     total: int
+
+
+class Return(Message):
+    """What a target holds of something that the store asked back. Answered by Done.
+
+    The bytes from `offset` follow as one frame; or `fault` says why the target has it not.
+    """
+
+    target: str
+    change: Change
+    offset: int = 0
+    fault: str = ""
+
+
+class Mend(Message):
+    """Ask how it stands with damaged recordings: these, or all that are known.
+
+    again: check them first, and ask all targets anew for what is damaged.
+    """
+
+    ids: list[bytes] = []
+    again: bool = True
+
+
+class Mending(msgspec.Struct):
+    """One damaged recording. told: by target, what came of asking there."""
+
+    id: bytes
+    state: Literal["whole", "asked", "hopeless"]
+    fault: str = ""
+    told: dict[str, str] = {}
+
+
+class MendReply(Message):
+    """How it stands with each of them."""
+
+    recordings: list[Mending]
 
 
 class Receipt(Message):
@@ -549,11 +590,12 @@ class Import(Message):
 Request = (
     Status | Search | Several | Get | Fetch | Verify | Feed | ReadObject | Receipt | Import | Health
     | Erase | ErasureReceipt | Erasures | Certify | Keys | Unlock | Lock | Rotate | Recipients
+    | Return | Mend
 )  # fmt: skip
 Reply = (
     Failure | Done | StatusReply | SearchReply | GetReply | FetchReply | VerifyReply
     | FeedReply | ReadObjectReply | EraseReply | ErasuresReply | CertifyReply
-    | KeysReply
+    | KeysReply | MendReply
 )  # fmt: skip
 ToIngest = Hello | Batch | Sealed | Health
 FromIngest = Welcome | Acknowledge | Refuse

@@ -28,6 +28,7 @@ from storaged.index import Index
 from storaged.ingest import Ingest
 from storaged.keyring import Keyring
 from storaged.layout import Store
+from storaged.mending import Mender
 from storaged.opening import Opener
 from storaged.requests import Desk
 from storaged.scrub import Scrub
@@ -71,9 +72,13 @@ class Daemon:
         )  # fmt: skip
         self._scrubbing = Scrubbing(scrub, self._late)
         self._late_s = max(_LATE_S, settings.commit_interval_s)
-        desk = Desk(
-            store, tables, self._vaults, self._access, eraser, time.time_ns, self.state, opener.pool
+        self._mender = Mender(
+            tables, self._vaults, self._sorter.forget, time.time_ns, time.monotonic
         )
+        desk = Desk(
+            store, tables, self._vaults, self._access, eraser, self._mender, time.time_ns,
+            self.state, opener.pool,
+        )  # fmt: skip
         requests = transport.listen(self._context, settings.requests, certificate)
         self._serving = Serving(requests, clients, desk)
         self._committer = Committer(self._sorter, self._sorter.drain)
@@ -121,6 +126,9 @@ class Daemon:
         line += "" if age_s is None else f"; committed {age_s:.1f} s ago"
         if damaged := scrub["damaged"]:
             line += f"; {damaged:,} recordings DAMAGED"
+        repair = self._mender.fields()
+        if hopeless := repair["hopeless"]:
+            line += f", {hopeless:,} of them CANNOT BE REPAIRED"
         for vault in self._vaults:
             if vault.fault or vault.locked:
                 line += f"; pool {vault.name} {vault.fault or 'is locked'}"
@@ -129,6 +137,7 @@ class Daemon:
             "pools": {vault.name: _pool_fields(vault, fault) for vault in self._vaults},
             "ingest": dict(self._ingest.counts),
             "scrub": scrub,
+            "repair": repair,
             "feed_position": self._index.position,
         }  # fmt: skip
         return (f"not recording: {fault}" if fault else line), fields

@@ -14,7 +14,7 @@ from storaged.index import Index, State, View, Writing
 log = logging.getLogger(__name__)
 TOLD: Final = 20  # ids in a status
 _FAULTS_KEPT: Final = 5
-REMEDY: Final = "restore it from a replica: operating.md, 'A recording is damaged'"
+REMEDY: Final = "it is restored from a replica if one has it: see spanvault repair"
 
 
 class Damage(msgspec.Struct, frozen=True):

@@ -40,7 +40,6 @@ from storaged.walk import Steps
 log = logging.getLogger(__name__)
 MOST: Final = 5000  # calls of one batch
 MAX_REASON: Final = 500  # characters
-_TURN_S: Final = 0.01  # at waiting for a commit to end before other requests get their turn
 
 
 class _Doomed(NamedTuple):
@@ -72,22 +71,15 @@ class Eraser:
         """
         ids = _checked(wanted)
         with contextlib.ExitStack() as held:
-            yield from self._hold_all(held)
+            yield from self._vaults.holding(held)
             self._complete_all()
             return self._erase(who, wanted, ids)
 
     def finishing(self) -> Steps[None]:
         """finish() in steps while storaged runs: a pool that had to wait for it was unlocked."""
         with contextlib.ExitStack() as held:
-            yield from self._hold_all(held)
+            yield from self._vaults.holding(held)
             self.finish()
-
-    def _hold_all(self, held: contextlib.ExitStack) -> Steps[None]:
-        """Keep the committer from all pools until `held` ends."""
-        for vault in self._vaults:
-            while not vault.held.acquire(timeout=_TURN_S):
-                yield
-            held.callback(vault.held.release)
 
     def finish(self) -> None:
         """Complete what a crash interrupted, before anything else is written.

@@ -76,6 +76,18 @@ def destroy(
         os.close(descriptor)
 
 
+def write_at(path: Path, offset: int, data: bytes) -> None:
+    """Write and sync a part of a file; what lay behind it goes (a part that is sent again)."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(descriptor, offset)
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """write(2) until all is written. Raises OSError."""
     written = os.write(descriptor, data)

@@ -14,13 +14,13 @@ MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
     "capture": frozenset({m.Health}),
     # No Import: whoever holds the replicator's key could make a fresh store use keys of his own.
     "replicator": frozenset(
-        {m.Status, m.Health, m.Feed, m.ReadObject, m.Receipt, m.ErasureReceipt}
+        {m.Status, m.Health, m.Feed, m.ReadObject, m.Receipt, m.ErasureReceipt, m.Return}
     ),
     "operator": frozenset(
         {
             m.Status, m.Health, m.Search, m.Several, m.Get, m.Fetch, m.Verify, m.Feed,
             m.ReadObject, m.Receipt, m.Import, m.Erase, m.ErasureReceipt, m.Erasures, m.Certify,
-            m.Keys, m.Unlock, m.Lock, m.Rotate, m.Recipients,
+            m.Keys, m.Unlock, m.Lock, m.Rotate, m.Recipients, m.Mend,
         }
     ),
 }  # fmt: skip

@@ -54,8 +54,23 @@ class Pool:
         *_, free = self._aside(recording_id)
         self.path(recording_id).rename(free)
 
+    def replace(self, recording_id: bytes, part: Path) -> None:
+        """Put another file in an object's place, whole or not at all; the old one is set aside.
+
+        Raises OSError.
+        """
+        self.forget(recording_id)
+        path = self.path(recording_id)
+        if path.exists():
+            *before, free = self._aside(recording_id)
+            if not before or not before[-1].samefile(path):  # a crash came between the two
+                free.hardlink_to(path)
+        part.rename(path)
+        files.sync_folder(path.parent)
+        files.sync_folder(self.objects)
+
     def paths(self, recording_id: bytes) -> list[Path]:
-        """Every file there is of a recording: the object, those set aside, a part of an import."""
+        """Every file there is of a recording: the object, those set aside, a part of a copy."""
         path = self.path(recording_id)
         *aside, _ = self._aside(recording_id)
         return [one for one in (path, path.with_suffix(".part")) if one.exists()] + aside

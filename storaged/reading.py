@@ -92,6 +92,12 @@ class Reader:
                 return page._replace(cursor=number << _SOURCE_BITS if more else None)
         raise AssertionError("a call has at least its own recording")
 
+    def forget(self, recording_id: bytes) -> None:
+        """Know nothing of an object any more: another file took its place."""
+        for cache in (self._layouts, self._contents):
+            for version in [one for one in cache if one[0] == recording_id]:
+                del cache[version]
+
     def verify(self, recording_id: bytes) -> VerifyReply:
         """Check one object by structure, tags and stored hash. Raises Fault if there is none."""
         return walk.finish(self.verifying(recording_id))

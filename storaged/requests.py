@@ -26,7 +26,7 @@ from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, View
 from storaged.layout import Store
-from storaged.reading import Reader
+from storaged.mending import Mender
 from storaged.restoring import Restorer
 from storaged.search import MAX_ROWS, STEP_ROWS, search
 from storaged.vaults import Vault, Vaults
@@ -60,12 +60,12 @@ class Desk:
 
     def __init__(
         self, store: Store, index: Index, vaults: Vaults, access: AccessLog, eraser: Eraser,
-        clock_ns: Callable[[], int], state: Callable[[], tuple[str, dict[str, Any]]],
-        open_pool: Callable[[str], Vault],
+        mender: Mender, clock_ns: Callable[[], int],
+        state: Callable[[], tuple[str, dict[str, Any]]], open_pool: Callable[[str], Vault],
     ) -> None:  # fmt: skip
         self._store, self._index, self._vaults, self._eraser = store, index, vaults, eraser
         self._access, self._clock_ns, self._state = access, clock_ns, state
-        self._reader = Reader(index, vaults)
+        self._mender, self._reader = mender, mender.reader
         self._restorer = Restorer(store, index, vaults, clock_ns, open_pool)
         self._targets: set[bytes] = set()  # that the index knows of
         self.custody = Custody(index, vaults, clock_ns)
@@ -74,7 +74,6 @@ class Desk:
             m.Status: self._status,
             m.Several: self._several,
             m.Get: self._get,
-            m.Feed: self._feed,
             m.ReadObject: self._read_object,
             m.Receipt: self._receipt,
             m.Import: self._import,
@@ -138,6 +137,7 @@ class Desk:
             and policy.may_ask(who.role, request)
             and request.wait_ms > 0
             and request.position >= self._index.position
+            and not (who.role == "replicator" and self._mender.wants(_target(who, request)))
         )
 
     def _carry_out(self, who: Identity, request: Any, bulk: list[Any]) -> Steps[Answer]:
@@ -145,7 +145,13 @@ class Desk:
             if isinstance(request, m.Erase):
                 return Answer((yield from self._eraser.erasing(str(who), request)))
             if isinstance(request, m.Verify):
-                return Answer((yield from self._reader.verifying(request.id)))
+                return Answer((yield from self._mender.checking(request.id)))
+            if isinstance(request, m.Mend):
+                return Answer((yield from self._mending(request)))
+            if isinstance(request, m.Return):
+                return Answer((yield from self._returned(who, request, bulk)))
+            if isinstance(request, m.Feed):
+                return Answer(self._feed(who, request))
             if isinstance(request, m.Search):
                 return (yield from self._searching(request))
             if isinstance(request, m.Fetch):
@@ -225,6 +231,11 @@ class Desk:
             return {"erasure": request.erasure.hex()[:32], "target": request.target[:200]}
         if isinstance(request, m.Unlock | m.Lock | m.Rotate | m.Recipients):
             return {"pool": request.pool[:16]}
+        if isinstance(request, m.Mend):
+            return {"ids": [one.hex()[:32] for one in request.ids[:_SEVERAL_MAX]]}
+        if isinstance(request, m.Return):
+            about = {"id": request.change.id.hex()[:32], "target": request.target[:200]}
+            return about | ({"fault": request.fault[:200]} if request.fault else {})
         if isinstance(request, m.Import):
             return {"id": request.change.id.hex()[:32], "change": request.change.kind}
         subject = {"id": request.id.hex()[:32]} if getattr(request, "id", None) is not None else {}
@@ -300,7 +311,21 @@ class Desk:
         keys = [] if request.cursor else call.keys
         return Answer(m.FetchReply(page.cursor, page.damaged, keys), media=page.media)
 
-    def _feed(self, request: m.Feed, _: list[Any]) -> Answer:
+    def _mending(self, request: m.Mend) -> Steps[m.MendReply]:
+        if len(request.ids) > _SEVERAL_MAX:
+            raise Fault("invalid", f"{len(request.ids)} ids", f"Name {_SEVERAL_MAX} at most.")
+        return (yield from self._mender.asking(request))
+
+    def _returned(self, who: Identity, request: m.Return, bulk: list[Any]) -> Steps[m.Done]:
+        """What takes a recording's place is in the log before it does."""
+        _check_target(request.target)
+        yield from self._mender.taking(
+            request, bytes(bulk[0]) if bulk else b"",
+            lambda: self._write_down(who, request, "replacing"),
+        )  # fmt: skip
+        return m.Done()
+
+    def _feed(self, who: Identity, request: m.Feed) -> m.FeedReply:
         if not 0 <= request.position < 1 << 63 or not 1 <= request.limit <= _FEED_MAX:
             raise Fault("invalid", "position or limit out of range", f"1 to {_FEED_MAX} a page.")
         changes: list[m.Change] = []
@@ -315,7 +340,8 @@ class Desk:
                 if change is not None:
                     changes.append(change)
                     size += len(change.data) + 100
-        return Answer(m.FeedReply(self._store.store_id.hex(), changes, position, head))
+        wanted = self._mender.wanted(_target(who, request)) if who.role == "replicator" else []
+        return m.FeedReply(self._store.store_id.hex(), changes, position, head, wanted)
 
     def _read_object(self, request: m.ReadObject, _: list[Any]) -> Answer:
         with self._index.reading() as view:
@@ -361,7 +387,7 @@ class Desk:
         """Remember each place that the feed is copied to: what it holds must be erased there."""
         if not isinstance(request, m.Feed) or who.role != "replicator":
             return
-        name = (request.target or str(who)).encode()[:200]
+        name = _target(who, request).encode()[:200]
         if name in self._targets:
             return
         with contextlib.suppress(OSError, lmdb.Error):  # tried again with its next question
@@ -428,6 +454,11 @@ class Desk:
         if not state.bits & SEALED or not state.bits & OBJECT:
             return None  # goes on in a new segment: it is announced again when that ends
         return m.Change(position, "object", what, pool, size=state.size, sha256=state.sha256.hex())
+
+
+def _target(who: Identity, request: m.Feed) -> str:
+    """The place that the feed is asked for."""
+    return request.target or str(who)
 
 
 def _check_target(name: str) -> None:

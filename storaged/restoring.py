@@ -6,7 +6,6 @@ Who sends them: replicator restore. Protocol: WIRE.md §6.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -165,7 +164,7 @@ class Restorer:
                 f"part at {wanted.offset}, {there} bytes are here",
                 "Send parts in order.",
             )
-        _write_at(part, wanted.offset, bulk)
+        files.write_at(part, wanted.offset, bulk)
         if wanted.offset + len(bulk) < change.size:
             return
         header = _check_object(part, change)
@@ -173,18 +172,6 @@ class Restorer:
         files.sync_folder(path.parent)
         files.sync_folder(path.parent.parent)
         self._index.write(_put_object(change, header))
-
-
-def _write_at(path: Path, offset: int, data: bytes) -> None:
-    """Write and sync a part; what lay behind it goes (a part that is sent again)."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.ftruncate(descriptor, offset)
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        files.write_all(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_object(path: Path, change: Change) -> Header:

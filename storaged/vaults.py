@@ -19,9 +19,11 @@ from storaged.intake import Intake
 from storaged.keyring import ROOT, Keyring
 from storaged.layout import Store
 from storaged.pool import Pool
+from storaged.walk import Steps
 
 log = logging.getLogger(__name__)
 BASE: Final = "base"
+_TURN_S: Final = 0.01  # at waiting for a commit to end before other requests get their turn
 _PATIENCE_S: Final = 10.0  # for a commit to end before a pool is locked
 
 
@@ -160,6 +162,13 @@ class Vaults:
     def named(self, name: str) -> Vault:
         """The pool of a name. Raises Fault."""
         return self.of(TIERS.get(name, -1))
+
+    def holding(self, held: contextlib.ExitStack) -> Steps[None]:
+        """Keep the committer from all pools until `held` ends; in steps, while a commit goes on."""
+        for vault in self:
+            while not vault.held.acquire(timeout=_TURN_S):
+                yield
+            held.callback(vault.held.release)
 
     @property
     def locked(self) -> list[str]:

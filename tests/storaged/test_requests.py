@@ -15,6 +15,7 @@ from storaged import accesslog, policy
 from storaged.accesslog import AccessLog
 from storaged.erasing import Eraser
 from storaged.layout import Store
+from storaged.mending import Mender
 from storaged.requests import Answer, Desk
 from tests.support.vault import (
     START,
@@ -44,8 +45,11 @@ class Counter:
         self.eraser = Eraser(
             self.store, parts.index, parts.vaults, forget or parts.writer.forget, time.time_ns
         )
+        mender = Mender(
+            parts.index, parts.vaults, forget or parts.writer.forget, time.time_ns, time.monotonic
+        )
         self.desk = Desk(
-            self.store, parts.index, parts.vaults, self.access, self.eraser, time.time_ns,
+            self.store, parts.index, parts.vaults, self.access, self.eraser, mender, time.time_ns,
             lambda: ("fine", {}), parts.open_pool,
         )  # fmt: skip
 
@@ -268,7 +272,8 @@ def request_of(kind: type) -> Any:
         m.ErasureReceipt: m.ErasureReceipt(ONE, "t", 0, ""), m.Erasures: m.Erasures(),
         m.Certify: m.Certify(ONE), m.Keys: m.Keys(), m.Unlock: m.Unlock("core", ONE),
         m.Lock: m.Lock("core"), m.Rotate: m.Rotate("base", "root"),
-        m.Recipients: m.Recipients("core", ONE),
+        m.Recipients: m.Recipients("core", ONE), m.Return: m.Return("t", change),
+        m.Mend: m.Mend([ONE]),
     }[kind]  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def test_flipped_bit_is_told_of_once_and_forgotten_when_it_is_mended(checked, ca
     [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert call_id(3).hex() == error.RECORDING_ID
     assert "frame 0 does not authenticate" in error.FAULT
-    assert "restore it from a replica" in error.REMEDY
+    assert "restored from a replica" in error.REMEDY
     checked.parts.pool.path(call_id(3)).write_bytes(whole)
     assert checked.round()["damaged"] == 0
 

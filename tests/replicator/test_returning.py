@@ -1,0 +1,103 @@
+"""What is damaged in the store comes back from a target, with real daemons; kills on the way."""
+
+import json
+import time
+
+import pytest
+
+from spanvault.messages import Verify
+from tests.support.ingest import identity
+
+CALLS = range(4)
+SIZE = 400_000  # a second: some parts each
+
+
+@pytest.fixture
+def house(make_house, until):
+    """A house whose calls lie at two targets."""
+    made = make_house("house")
+    made.target(siteb=made.replica, sitec=made.replica.with_name("sitec"))
+    made.replica.with_name("sitec").mkdir()
+    made.start()
+    made.record(CALLS, size=SIZE)
+    until(lambda: made.copied(CALLS, "siteb") and made.copied(CALLS, "sitec"))
+    return made
+
+
+def flip(path, at: int = 4000) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def repair(house, *arguments: str):
+    """The command's exit code, its documents by id, and what it said."""
+    done = house.appliance.spanvault("repair", *arguments, "--json", "--wait", "20")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.returncode, {one["id"]: one for one in found}, done.stderr
+
+
+def test_flipped_cut_and_deleted_recordings_are_whole_again(house, until) -> None:
+    sound = {number: house.original(number).read_bytes() for number in CALLS}
+    paths = {number: house.original(number) for number in CALLS}
+    flip(paths[0])
+    paths[1].write_bytes(sound[1][:1000])
+    paths[2].unlink()
+    code, found, said = repair(house, *(identity(number).hex() for number in CALLS))
+    assert (code, {one["state"] for one in found.values()}) == (0, {"whole"}), said
+    assert {number: paths[number].read_bytes() for number in CALLS} == sound
+    assert all(house.said(number, size=SIZE) for number in CALLS)
+    with house.client() as client:
+        fields = client.status().fields
+    assert (fields["repair"]["mended"], fields["scrub"]["damaged"]) == (3, 0)
+    assert "A damaged recording was repaired" in house.appliance.log("storaged", 60)
+
+
+def test_damaged_copy_is_named_passed_over_and_made_sound(house, until) -> None:
+    sound = house.original(0).read_bytes()
+    flip(house.copy(0))  # at siteb
+    house.copy(1).unlink()
+    for number in (0, 1):
+        flip(house.original(number))
+    code, _, said = repair(house, identity(0).hex(), identity(1).hex())
+    assert code == 0, said
+    assert house.original(0).read_bytes() == sound
+    log = house.appliance.log("storaged", 60)
+    if "its copy is damaged: its SHA-256 is another" in log:  # siteb was the first to be asked
+        until(lambda: house.copy(0).read_bytes() == sound)
+
+
+def test_what_no_target_has_is_said_by_target(house) -> None:
+    for place in (house.replica, house.replica.with_name("sitec")):
+        flip(house.copy(3, place))
+    flip(house.original(3))
+    code, found, said = repair(house, identity(3).hex())
+    assert code == 1
+    one = found[identity(3).hex()]
+    damaged = "its copy is damaged: its SHA-256 is another"
+    assert (one["state"], one["targets"]) == ("hopeless", {"siteb": damaged, "sitec": damaged})
+    assert "cannot be repaired" in said
+    with house.client() as client:
+        assert "CANNOT BE REPAIRED" in client.status().state
+
+
+def test_killed_daemons_leave_the_damaged_or_the_whole_recording(house) -> None:
+    """Whoever is killed whenever: the object is one of the two, and becomes whole."""
+    path = house.original(2)
+    sound = path.read_bytes()
+    flip(path)
+    damaged = path.read_bytes()
+    for turn in range(6):
+        with house.client() as client:
+            client.request(Verify(identity(2)), object)  # finds it, and has it asked back
+        time.sleep(0.03 * turn)
+        for name in ("storaged", "replicator") if turn % 2 else ("replicator", "storaged"):
+            house.appliance.kill(name)
+        assert path.read_bytes() in (sound, damaged)
+        if path.read_bytes() == sound:
+            path.write_bytes(damaged)
+        house.start()
+    code, _, said = repair(house, identity(2).hex())
+    assert code == 0, said
+    assert path.read_bytes() == sound
+    assert house.said(2, size=SIZE)
