@@ -18,8 +18,8 @@ from spanvault.chunk import MARKER, TRUNCATED, Chunk
 from spanvault.messages import Codec, Stream
 from spanvault.payloadtypes import meaning
 from spanvault.sandbox import Sandbox
+from spanvault.video.told import Begin, Begun, Block, End, Picture, Track, Written
 from spanvault.video.units import KINDS, Assembler, Packet, Unit, muxable
-from spanvault.video.worker import Begin, Begun, Block, End, Picture, Track, Written
 
 MODULE: Final = "spanvault.video.worker"
 ANSWER_S: Final = 120.0  # a slow disk may take its time

@@ -16,60 +16,11 @@ import msgspec
 import numpy as np
 
 from spanvault import sandbox
+from spanvault.video.told import Begin, Begun, Block, End, Picture, Track, Written
 
 RAW_HEAD: Final = struct.Struct("<4sHH4sHHIIII")  # IVF, which VP8 lies in
 LAST_S: Final = 0.04  # how long a picture lasts that no other follows
 SOUND_CODECS: Final = {"mp4": "aac", "matroska": "flac"}
-
-
-class Track(msgspec.Struct, array_like=True):
-    """A video track. key: its first key picture, which tells size and parameters."""
-
-    raw: str  # FFmpeg's format of such pictures on their own
-    clock_rate: int
-    key: bytes
-    title: str
-
-
-class Begin(msgspec.Struct, array_like=True, tag="begin"):
-    """Write to a file descriptor. sound_rate: of stereo blocks, 0 if there is no sound."""
-
-    file: int
-    container: str
-    sound_rate: int
-    tracks: list[Track]
-
-
-class Picture(msgspec.Struct, array_like=True, tag="picture"):
-    """One picture of a track, and its place in ticks of the track's clock."""
-
-    track: int
-    ticks: int
-    key: bool
-    data: bytes
-
-
-class Block(msgspec.Struct, array_like=True, tag="block"):
-    """The next samples: int16, left and right in turn."""
-
-    samples: bytes
-
-
-class End(msgspec.Struct, array_like=True, tag="end"):
-    """Nothing follows; the file is finished."""
-
-
-class Begun(msgspec.Struct, array_like=True):
-    """usable: of each track, whether FFmpeg could make something of its key picture."""
-
-    usable: list[bool]
-
-
-class Written(msgspec.Struct, array_like=True):
-    """pictures: of each track. error: why the file is not whole, empty if it is."""
-
-    pictures: list[int]
-    error: str
 
 
 class Line:
