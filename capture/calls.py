@@ -159,7 +159,6 @@ class Calls:
             call = self._table.get(call_id)
             if call is not None:
                 self._check(call, now_ns)
-        self._freshen()
         if now_ns - self._tidied_ns >= TIDY_NS:
             self._tidied_ns = now_ns
             self._attachments.expire(now_ns)
@@ -233,6 +232,7 @@ class Calls:
 
     def snapshot(self) -> bytes:
         """Everything that a restarted capture needs to go on with the calls it knew."""
+        self._freshen()
         return self._table.snapshot()
 
     def restore(self, table: bytes) -> None:

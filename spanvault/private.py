@@ -124,7 +124,7 @@ class PrivateStore:
             "clients": clients,
             "unlock_key": self._unlock_key,
             "pools": self._pools,
-            "commit_interval_s": 0.2,  # nobody else's batches to wait for
+            "commit_interval_s": 0.4,  # half of what a replay leaves unacknowledged
         }
 
     def _wait(self, storaged: "subprocess.Popen[bytes]") -> None:

@@ -35,7 +35,7 @@ class Pool:
         """Where a recording's object lies."""
         return Path(self._text(recording_id))
 
-    def append(self, recording_id: bytes, data: bytes) -> None:
+    def append(self, recording_id: bytes, data: bytes | memoryview) -> None:
         """Write data to the end of an object, which is made if it is not there. Raises OSError."""
         files.write_all(self._descriptor_of(recording_id), data)
 

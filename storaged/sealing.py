@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -49,6 +49,8 @@ ENTRY: Final = np.dtype(
         ("last_ns", "<i8"),  # latest chunk start in the frame
     ]
 )  # one row of the trailer's table
+
+Sealed = TypeVar("Sealed", bytes, memoryview)
 
 assert HEADER_BYTES == 104
 assert LOCATOR_BYTES == 32
@@ -118,10 +120,14 @@ class SegmentKey:
             raise ValueError("key commitment does not match: another key, or a changed header")
         return cls(header, prk)
 
-    def seal(self, sequence: int, flag: int, plain: bytes) -> bytes:
+    def seal(self, sequence: int, flag: int, plain: bytes) -> memoryview:
         """One frame: length, flag, ciphertext and tag. A (sequence, flag) is used once only."""
-        cipher = self._cipher(flag).encrypt(_nonce(sequence, flag), plain, self._aad)
-        return _FRAME.pack(len(cipher), flag) + cipher
+        size = len(plain) + TAG
+        frame = np.empty(FRAME_HEAD_BYTES + size, np.uint8).data  # uninitialised: all is written
+        _FRAME.pack_into(frame, 0, size, flag)
+        body = frame[FRAME_HEAD_BYTES:]
+        self._cipher(flag).encrypt_into(_nonce(sequence, flag), plain, self._aad, body)
+        return frame
 
     def open_frame(self, sequence: int, flag: int, cipher: bytes | memoryview) -> bytes:
         """The plaintext of a frame's body. Raises ValueError if it is not the one sealed here."""
@@ -264,7 +270,7 @@ class ObjectWriter:
 
     def data(
         self, chunks: Sequence[bytes | memoryview], first_ns: int, last_ns: int, flag: int = DATA
-    ) -> bytes:
+    ) -> memoryview:
         """A frame of chunks. chunks: parts of packed ones, at most CHUNK_MAX bytes together.
 
         flag: DATA, or EVENTS where all of them are telephone events.
@@ -285,15 +291,15 @@ class ObjectWriter:
         trailer = Trailer(self.segments, np.frombuffer(bytes(self.entries), ENTRY), record)
         frame = self._frame(LAST, trailer.serialize())
         self._key = None
-        return self._given(frame + locator.serialize())
+        return self._given(b"".join((frame, locator.serialize())))
 
-    def _frame(self, flag: int, plain: bytes) -> bytes:
+    def _frame(self, flag: int, plain: bytes) -> memoryview:
         assert self._key is not None
         frame = self._key.seal(self.sequence, flag, plain)
         self.sequence += 1
         return frame
 
-    def _given(self, data: bytes) -> bytes:
+    def _given(self, data: Sealed) -> Sealed:
         self.size += len(data)
         self.digest.update(data)
         return data

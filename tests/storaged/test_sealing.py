@@ -235,7 +235,8 @@ def test_resume_goes_on_in_a_new_segment_behind_the_last_whole_frame():
     assert (found.end, found.sealed, found.faults) == (PLACES[2].end, False, [])
     assert found.have == [(1, START + second * 10**9) for second in range(3)]
     more = found.writer.begin(DEK, START, b"another salt 16B")
-    more += found.writer.data(packed(3), 3, 3) + found.writer.last(b"")
+    more += found.writer.data(packed(3), 3, 3)
+    more += found.writer.last(b"")
     whole = torn[: found.end] + more
     assert faults(whole) == []
     assert [header.segment for _, header in walk.walk(whole).headers] == [0, 1]
