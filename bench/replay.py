@@ -5,8 +5,8 @@ capture): CPU time, user and system, of each; the most memory each ever held (ca
 hands to storaged). What it stored is compared with what was sent. A capture of one call shows what
 starting the processes costs, whatever the size. The yardstick is `tcpdump -r FILE -w OTHER` on the
 same file. Both find the file in the page cache, and Python finds modules compiled, as where
-the product is installed. Prints a table, how CPU and memory grow from the first shape to each other, and one JSON
-line.
+the product is installed. Prints a table, how CPU and memory grow from the first shape to each
+other, and one JSON line.
 
     python bench/replay.py [--shape CALLS:SECONDS …] [--folder DIR]
 """

@@ -17,8 +17,8 @@ from capture.sources import files
 from spanvault.config import CaptureConfig
 from spanvault.lifecycle import Lifecycle
 
-# Then reading waits for storaged. Two groups of its commits, each of which costs something for every
-# recording; more than that, and memory that nobody has used lately costs what it saves.
+# Then reading waits for storaged. Two groups of its commits, each of which costs something for
+# every recording; of more than that, the memory costs what it saves.
 UNACKNOWLEDGED_BYTES: Final = 128 << 20
 FOLLOWS_NS: Final = 10_000_000_000  # a file that begins within so long continues the one before
 BEFORE_NS: Final = 10_000_000  # frames come a little out of order, so also where files were cut
