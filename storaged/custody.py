@@ -13,6 +13,7 @@ from spanvault import messages as m
 from spanvault.spool import key_id
 from storaged.faults import Fault
 from storaged.index import KEYS_CHANGED, ROTATED, Index, Writing
+from storaged.opening import Opener
 from storaged.vaults import BASE, Vault, Vaults
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,11 @@ _KEY_BYTES: Final = 32
 class Custody:
     """Carries out requests about keys. For the thread of requests."""
 
-    def __init__(self, index: Index, vaults: Vaults, clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, index: Index, vaults: Vaults, clock_ns: Callable[[], int], opener: Opener
+    ) -> None:
         self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
+        self._opener = opener
         self.handlers: dict[type, Callable[[Any], m.Message]] = {
             m.Keys: self._keys,
             m.Unlock: self._unlock,
@@ -52,16 +56,21 @@ class Custody:
     def _unlock(self, request: m.Unlock) -> m.Done:
         vault = self._vaults.named(request.pool)
         _check_key(request.key)
-        if request.drill or vault.name == BASE:
+        if request.drill:
             if not vault.sealed_to(request.key):
                 raise _not_sealed(vault)
-        else:
-            vault.unlock(request.key)
-            self._announce(vault.key_files(), new_only=True)
+            return m.Done()
+        if vault.name != BASE:
+            self._vaults.base.keyring  # noqa: B018 - says that it is locked: it vouches for others
+        was_locked = vault.locked
+        vault.unlock(request.key)
+        self._announce(vault.key_files(), new_only=True)
+        if vault.name == BASE and was_locked:
+            self._opener.open_others(request.key)
         return m.Done()
 
     def _lock(self, request: m.Lock) -> m.Done:
-        self._vaults.named(request.pool).lock()
+        self._vaults.lock(request.pool)
         return m.Done()
 
     def _rotate(self, request: m.Rotate) -> m.Done:
@@ -79,6 +88,7 @@ class Custody:
         if vault.name != BASE:
             base = self._vaults.base.keyring
             changed += base.vouch(vault.tier, vault.keyring.ingest_public)
+        self._opener.keep_intake_keys()
         self._announce(changed, rotated=vault.name)
 
     def _recipients(self, request: m.Recipients) -> m.Done:

@@ -26,7 +26,7 @@ from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.index import Index
 from storaged.ingest import Ingest
-from storaged.keyring import Keyring
+from storaged.intakekeys import IntakeKeys
 from storaged.layout import Store
 from storaged.mending import Mender
 from storaged.opening import Opener
@@ -35,7 +35,7 @@ from storaged.scrub import Scrub
 from storaged.scrubbing import Scrubbing
 from storaged.serving import Serving
 from storaged.sorting import Sorter
-from storaged.vaults import Vault
+from storaged.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
 _TURN_MS: Final = 500  # the watchdog and the status line want a turn
@@ -48,11 +48,11 @@ class Daemon:
     """Everything that is open while storaged runs. open() makes one."""
 
     def __init__(
-        self, settings: StoragedConfig, life: Lifecycle, store: Store, ring: Keyring, tables: Index
-    ) -> None:
+        self, settings: StoragedConfig, life: Lifecycle, store: Store, tables: Index,
+        opener: Opener, vaults: Vaults,
+    ) -> None:  # fmt: skip
         self._life, self._store, self._index = life, store, tables
-        opener = Opener(settings, store, ring, tables)
-        self._vaults = opener.all()
+        self._vaults = vaults
         self._access = _open_access_log(store)
         self._sorter = Sorter(
             tables, self._vaults, time.time_ns,
@@ -77,7 +77,7 @@ class Daemon:
         )
         desk = Desk(
             store, tables, self._vaults, self._access, eraser, self._mender, time.time_ns,
-            self.state, opener.pool,
+            self.state, opener,
         )  # fmt: skip
         requests = transport.listen(self._context, settings.requests, certificate)
         self._serving = Serving(requests, clients, desk)
@@ -85,7 +85,7 @@ class Daemon:
         self._memories = Memories(settings.ingest)
         self._custody, self._grace_ns = desk.custody, int(settings.ingest_grace_days * 86400e9)
         self._ingest = Ingest(
-            self._socket, clients, self._committer, ring, store.refused, os.urandom(8).hex(),
+            self._socket, clients, self._committer, store, vaults.base, os.urandom(8).hex(),
             int(settings.commit_interval_s * 1e9), self._memories, desk.take_health,
         )  # fmt: skip
 
@@ -204,19 +204,22 @@ def _pool_fields(vault: Vault, fault: str | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Keyring, Index]]:
-    """Lock, unlock and open the store. Raises Fault or ValueError, with a remedy."""
-    private_key = opening.unlock_key(settings.unlock_key)
+def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener, Vaults]]:
+    """Take the store, unlock what can be. Raises Fault or ValueError, with a remedy."""
     store = Store(settings.store)
-    store.open(opening.recipients_of(settings))
+    store.open(lambda: opening.recipients_of(settings))
     try:
-        ring = Keyring(store.keys, private_key)
-        if store.store_id != ring.store_id:  # killed while it became the store of a replica
+        secret = transport.load_certificate(settings.certificate).secret or b""
+        intake_keys = IntakeKeys(store.intake / "keys", secret)
+        ring = opening.base_keys(settings, store, intake_keys)
+        if ring and store.store_id != ring.store_id:  # killed while it became a replica's store
             store.write_format(ring.store_id)
         tables = _open_index(store)
         try:
-            opening.announce_keys(tables, ring.names())
-            yield store, ring, tables
+            if ring:
+                opening.announce_keys(tables, ring.names())
+            opener = Opener(settings, store, tables, intake_keys)
+            yield store, tables, opener, opener.all(ring)
         finally:
             tables.close()
     finally:
@@ -225,8 +228,8 @@ def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Keyring, Index
 
 def run(settings: StoragedConfig, life: Lifecycle) -> None:
     """storaged from start to stop. Raises Fault, ValueError (settings), zmq.ZMQError, OSError."""
-    with open_store(settings) as (store, ring, tables):
-        daemon = Daemon(settings, life, store, ring, tables)
+    with open_store(settings) as (store, tables, opener, vaults):
+        daemon = Daemon(settings, life, store, tables, opener, vaults)
         try:
             daemon.run()
         finally:

@@ -8,6 +8,7 @@ Source of the order of writing: FORMAT.md §8. Who writes a group: storaged.writ
 """
 
 import copy
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 
 from spanvault import wire
 from spanvault.chunk import CHUNK, CONTROL, FRAME, Media
-from spanvault.messages import Batch, Call, Codec, Stream
+from spanvault.messages import Batch, Call, Codec, Sealed, Stream
 from storaged import record
 from storaged.sealing import LAST_MAX
 
 BATCH_MAX: Final = 32 << 20
+_KEY_ID: Final = re.compile(r"[0-9a-f]{16}")
 _CHUNK: Final = CHUNK.itemsize
 _FRAME: Final = FRAME.itemsize
 _WORDS: Final = _CHUNK // 8  # a row of the chunk table as u64; the first two are the recording id
@@ -34,6 +36,7 @@ class Group:
     def __init__(self) -> None:
         self.batches: list[Media] = []
         self.calls: dict[bytes, Call] = {}
+        self.sealed: list[tuple[str, bytes]] = []  # of captures' spools, while base is locked
         self.origins: dict[Any, list[int]] = {}  # sequences to acknowledge, by sender
         self.bytes = 0
 
@@ -62,6 +65,16 @@ class Group:
                 self.calls[call.id] = call
         self.origins.setdefault(origin, []).append(batch.sequence)
         self.bytes += size + media.table.nbytes
+
+    def add_sealed(self, origin: Any, sealed: Sealed, bulk: Sequence[bytes]) -> None:
+        """Take a spooled batch in that nobody here can open now. Raises ValueError."""
+        if len(bulk) != 1:
+            raise ValueError(f"a sealed batch takes 1 frame, {len(bulk)} came")
+        if not _KEY_ID.fullmatch(sealed.key_id):  # it becomes part of a file's name
+            raise ValueError("a sealed batch names no key")
+        self.sealed.append((sealed.key_id, bytes(bulk[0])))
+        self.origins.setdefault(origin, []).append(sealed.sequence)
+        self.bytes += len(bulk[0])
 
     def without(self, recording_ids: Container[bytes]) -> "Group":
         """This group, less what it has of these calls' records."""

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import zmq
@@ -21,8 +20,11 @@ from spanvault.slots import Memories
 from spanvault.transport import Clients, Identity
 from storaged import files, policy
 from storaged.committer import Committer
+from storaged.faults import Fault
 from storaged.gathering import Group
 from storaged.keyring import Keyring
+from storaged.layout import Store
+from storaged.vaults import Vault
 
 log = logging.getLogger(__name__)
 IDLE_NS: Final = 50_000_000  # no further batch for so long: commit what there is
@@ -36,12 +38,12 @@ class Ingest:
     """Owns what was received and not acknowledged yet. For the main thread."""
 
     def __init__(
-        self, socket: "zmq.Socket[bytes]", clients: Clients, committer: Committer, keyring: Keyring,
-        refused: Path, instance: str, interval_ns: int, memories: Memories,
+        self, socket: "zmq.Socket[bytes]", clients: Clients, committer: Committer, store: Store,
+        base: Vault, instance: str, interval_ns: int, memories: Memories,
         take_health: Callable[[Identity, Health], None],
     ) -> None:  # fmt: skip
         self._socket, self._clients, self._committer = socket, clients, committer
-        self._keyring, self._refused_folder, self._instance = keyring, refused, instance
+        self._store, self._base, self._instance = store, base, instance
         self._interval_ns, self._take_health = interval_ns, take_health
         self._memories = memories
         self._group = Group()
@@ -107,8 +109,8 @@ class Ingest:
             return
         if isinstance(message, Hello):
             self._send(route, Welcome(
-                self._keyring.store_id.hex(), self._keyring.ingest_key_id,
-                self._keyring.ingest_public, self._instance, os.getuid(),
+                self._store.store_id.hex(), spool.key_id(self._base.intake_key),
+                self._base.intake_key, self._instance, os.getuid(),
             ))  # fmt: skip
             self._memories.refresh()
         elif isinstance(message, Batch) and message.slot is not None:
@@ -124,25 +126,34 @@ class Ingest:
     def _take_batch(
         self, route: bytes, message: Batch | Sealed, frames: list[Any], bulk: list[Any], now_ns: int
     ) -> None:
+        if not self._group:
+            self._begun_ns = now_ns
         try:
-            batch, media = self._open(message, bulk)
-            if not self._group:
-                self._begun_ns = now_ns
-            self._group.add(route, batch, media)
+            self._add(route, message, bulk)
         except ValueError as error:
             self._refuse(route, message, frames, str(error))
             return
         self._came_ns = now_ns
         self.counts["batches"] += 1
 
-    def _open(self, message: Batch | Sealed, bulk: list[Any]) -> tuple[Batch, Media]:
-        """A batch and its media, checked. Raises ValueError."""
+    def _add(self, route: bytes, message: Batch | Sealed, bulk: list[Any]) -> None:
+        """Into the group; a spooled batch that cannot be opened now as it is. ValueError."""
         if isinstance(message, Batch):
-            return message, wire.decode_media(bulk)
+            self._group.add(route, message, wire.decode_media(bulk))
+            return
+        try:
+            ring = self._base.keyring
+        except Fault:  # locked
+            self._group.add_sealed(route, message, bulk)
+        else:
+            self._group.add(route, *self._open(message, bulk, ring))
+
+    def _open(self, message: Sealed, bulk: list[Any], ring: Keyring) -> tuple[Batch, Media]:
+        """A spooled batch and its media, checked. Raises ValueError."""
         if len(bulk) != 1:
             raise ValueError(f"a sealed batch takes 1 frame, {len(bulk)} came")
         inner, media = wire.decode_to_ingest(
-            spool.open_batch(bulk[0], self._keyring.ingest_key(message.key_id))
+            spool.open_batch(bulk[0], ring.ingest_key(message.key_id))
         )
         if not isinstance(inner, Batch) or inner.sequence != message.sequence:
             raise ValueError("the sealed batch is not the one its envelope names")
@@ -154,9 +165,9 @@ class Ingest:
         log.error("A batch was refused", extra={"BATCH": message.sequence, "FAULT": fault})
         name = f"{message.sequence}-{os.urandom(4).hex()}.sealed"
         try:
-            if sum(1 for _ in self._refused_folder.iterdir()) < _REFUSED_KEPT:
-                sealed = spool.seal_batch(frames, self._keyring.ingest_public)
-                files.replace(self._refused_folder / name, sealed)
+            if sum(1 for _ in self._store.refused.iterdir()) < _REFUSED_KEPT:
+                sealed = spool.seal_batch(frames, self._base.intake_key)
+                files.replace(self._store.refused / name, sealed)
         except OSError as error:
             log.error("A refused batch could not be set aside", extra={"FAULT": str(error)})
             return  # unanswered: it comes again

@@ -53,6 +53,10 @@ class Intake:
         for each in media:
             self._put([], each, public_key)
 
+    def put_sealed(self, key_id: str, sealed: bytes) -> None:
+        """Keep a batch as a capture's spool sealed it: to the same key. Raises OSError."""
+        self._write(self._number(), key_id, sealed)
+
     def open_first(self, private_key: Callable[[str], bytes]) -> tuple[Path, Batch, Media] | None:
         """The oldest batch; None if none waits. private_key: finds an ingest key by its id.
 
@@ -64,11 +68,15 @@ class Intake:
                 key = private_key(path.name.split(".")[1])
                 return path, *_open(path.read_bytes(), key)
             except ValueError as error:
-                log.error("A batch of the intake does not open, it was set aside",
-                          extra={"FILE": str(path), "FAULT": str(error)})  # fmt: skip
-                path.rename(path.with_suffix(".damaged"))
-                del self._files[path]
+                self.set_aside(path, error)
         return None
+
+    def set_aside(self, path: Path, error: ValueError) -> None:
+        """Leave a batch out that can never become part of recordings. Raises OSError."""
+        log.error("A batch of the intake cannot be taken, it was set aside",
+                  extra={"FILE": str(path), "FAULT": str(error)})  # fmt: skip
+        path.rename(path.with_suffix(".damaged"))
+        del self._files[path]
 
     def remove(self, path: Path) -> None:
         """Forget a batch that has become part of recordings."""
@@ -76,11 +84,16 @@ class Intake:
         self._files.pop(path, None)
 
     def _put(self, calls: list[Call], media: Media, public_key: bytes) -> None:
-        number = self._next
-        self._next += 1
+        number = self._number()
         frames: list[Any] = wire.encode_media(Batch("intake", number, calls), media)
-        sealed = spool.seal_batch(frames, public_key)
-        path = self._folder / f"{number:012d}.{spool.key_id(public_key)}{SUFFIX}"
+        self._write(number, spool.key_id(public_key), spool.seal_batch(frames, public_key))
+
+    def _number(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def _write(self, number: int, key_id: str, sealed: bytes) -> None:
+        path = self._folder / f"{number:012d}.{key_id}{SUFFIX}"
         try:
             files.replace(path, sealed)
         except OSError:

@@ -6,7 +6,7 @@ FORMAT.md §3 specifies the folders. Keys: storaged.keyring; index: storaged.ind
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,10 +47,10 @@ class Store:
         """A pool's folder, unless the settings name another."""
         return self.folder / "pools" / name
 
-    def open(self, recipients: Sequence[bytes]) -> None:
+    def open(self, recipients: Callable[[], Sequence[bytes]]) -> None:
         """Lock the store; make it first where there is none.
 
-        recipients: public keys that a new store is sealed to.
+        recipients: gives the public keys that a new store is sealed to; asked for a new one only.
         Raises Fault: in use, not a store, of another version, unreadable.
         """
         try:
@@ -60,7 +60,7 @@ class Store:
                 self._check_empty(names)
             self._take_lock()
             if not self.format_file.exists():
-                self._create(recipients)
+                self._create(recipients())
             self._check_format()
             self.refused.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:

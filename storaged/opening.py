@@ -6,58 +6,109 @@ a volume is not mounted nothing is made in its place. What is open afterwards: s
 
 import contextlib
 import errno
+import logging
 import resource
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from spanvault import keyfile, protected
 from spanvault.config import PoolConfig, StoragedConfig
 from spanvault.rules import POOLS, TIERS
-from storaged import index, vaults
+from storaged import index, keypage, vaults
 from storaged.faults import Fault
 from storaged.index import KEYS_CHANGED, Index
 from storaged.intake import Intake
-from storaged.keyring import Keyring
+from storaged.intakekeys import IntakeKeys
+from storaged.keyring import ROOT, Keyring
 from storaged.layout import Store
 from storaged.pool import Pool
 from storaged.vaults import BASE, Vault, Vaults
 
+log = logging.getLogger(__name__)
 _SPARE_FILES: Final = 512  # descriptors kept for everything that is no object
 
 
 class Opener:
-    """Opens the pools of a store."""
+    """Opens the pools of a store. base: the vault that all() made."""
 
     def __init__(
-        self, settings: StoragedConfig, store: Store, ring: Keyring, tables: Index
+        self, settings: StoragedConfig, store: Store, tables: Index, intake_keys: IntakeKeys
     ) -> None:
-        self._settings, self._store, self._ring, self._tables = settings, store, ring, tables
+        self._settings, self._store, self._tables = settings, store, tables
+        self._intake_keys = intake_keys
         self._max_open = max(64, (_raise_file_limit() - _SPARE_FILES) // len(POOLS))
 
-    def all(self) -> Vaults:
-        """Every pool there is; those of the settings are made. Raises Fault, ValueError."""
-        base = Vault(
-            self._open(BASE), self._store.keys, Intake(self._store.intake / BASE),
-            lambda: self._ring.ingest_public, self._ring,
-        )  # fmt: skip
-        found = Vaults(base)
+    def all(self, ring: Keyring | None) -> Vaults:
+        """Every pool there is; those of the settings are made. ring: base's; None: it is locked.
+
+        Raises Fault, ValueError.
+        """
+        self.vaults = Vaults(self._vault(BASE, ring))
+        if ring is None:
+            for name in POOLS[1:]:
+                if name in self._settings.pools or TIERS[name] in self._intake_keys.tiers:
+                    self._intake_keys.of(TIERS[name])  # without a key nothing could be recorded
+                    self.vaults.add(self._vault(name, None))
+        else:
+            self.open_others()
+        return self.vaults
+
+    def open_others(self, private_key: bytes | None = None) -> None:
+        """Once base is open: the other pools, made if they are new, unlocked if a key opens them.
+
+        private_key: what base was unlocked with. Raises Fault, ValueError, OSError.
+        """
+        base = self.vaults.base.keyring
         for name in POOLS[1:]:
-            if name in self._settings.pools or self._ring.intake_key(TIERS[name]):
-                found.add(self.pool(name))
-        return found
+            if name in self._settings.pools or base.intake_key(TIERS[name]):
+                if self.vaults.has(name):
+                    vaults.try_keys(self.vaults.named(name), self._keys_of(name, private_key))
+                else:
+                    self.vaults.add(self.pool(name))
+        self.keep_intake_keys()
 
     def pool(self, name: str) -> Vault:
         """A pool other than base: made if it is new, unlocked if a key at hand opens it."""
         about = self._settings.pools.get(name, PoolConfig())  # type: ignore[call-overload]
         recipients = [keyfile.load(path) for path in about.recipients]
-        pool = self._open(name)
-        vaults.make(self._store, self._ring, pool, recipients or recipients_of(self._settings))
-        paths = [about.unlock_key] if about.unlock_key else []
-        keys = [unlock_key(path) for path in (*paths, self._settings.unlock_key)]
-        vault = vaults.open_vault(self._store, self._ring, pool, keys)
+        pool, base = self._open(name), self.vaults.base.keyring
+        vaults.make(self._store, base, pool, recipients or base.recipients)
+        self.keep_intake_keys()
+        vault = vaults.open_vault(
+            self._store, base, pool, self._keys_of(name), self._told(pool.tier)
+        )
         announce_keys(self._tables, vault.key_files())
         return vault
+
+    def keep_intake_keys(self) -> None:
+        """See to it that what base's root says of ingest keys is known without it. OSError."""
+        base = self.vaults.base.keyring
+        keys = {TIERS[BASE]: base.ingest_public}
+        for tier in TIERS.values():
+            if key := base.intake_key(tier):
+                keys[tier] = key
+        self._intake_keys.keep(base.store_id, keys)
+
+    def _vault(self, name: str, ring: Keyring | None) -> Vault:
+        keys = self._store.keys if name == BASE else self._store.keys / name
+        intake = Intake(self._store.intake / name)
+        return Vault(self._open(name), keys, intake, self._told(TIERS[name]), ring)
+
+    def _told(self, tier: int) -> Callable[[], bytes]:
+        return lambda: self._intake_keys.of(tier)
+
+    def _keys_of(self, name: str, private_key: bytes | None = None) -> list[bytes]:
+        """The private keys that may open a pool other than base: its own, and what opens base."""
+        about = self._settings.pools.get(name)  # type: ignore[call-overload]
+        own = [about.unlock_key] if about and about.unlock_key else []
+        found = []
+        for path in (*own, self._settings.unlock_key):
+            try:
+                found.append(unlock_key(path))
+            except Fault as fault:  # the pool records all the same
+                log.warning("A key is not at hand", extra={"POOL": name, "FAULT": fault.error})
+        return found if private_key is None else [*found, private_key]
 
     def _open(self, name: str) -> Pool:
         """A pool's folder, made if there is nothing of it yet. Raises Fault if it is gone."""
@@ -80,6 +131,34 @@ class Opener:
                 "make its folder `objects` anew (mkdir -m 700) and restore the store from a "
                 "replica.",
             ) from None
+
+
+def base_keys(settings: StoragedConfig, store: Store, intake_keys: IntakeKeys) -> Keyring | None:
+    """The opened keys of base; None if no key at hand opens them: it records locked.
+
+    Raises Fault: damaged; or locked, and nobody vouches for a key that it could record to.
+    """
+    try:
+        return Keyring(store.keys, unlock_key(settings.unlock_key))
+    except Fault as fault:
+        sealed_to = _recipients(store.keys / ROOT)
+        vouched = TIERS[BASE] in intake_keys.tiers and intake_keys.store_id == store.store_id
+        if fault.code != "locked" or not vouched or not sealed_to:
+            raise
+        log.error("The store is locked, it records and is not heard", extra={"FAULT": str(fault)})
+        return None
+
+
+def _recipients(root: Path) -> list[bytes]:
+    """Whom a root is sealed to; nobody if it is not there. Raises Fault: damaged."""
+    try:
+        return keypage.recipients_of(root.read_bytes())
+    except OSError:
+        return []
+    except ValueError as error:
+        raise Fault(
+            "corrupt", f"{root}: {error}", "Restore the keys folder from a replica."
+        ) from None
 
 
 def unlock_key(path: Path) -> bytes:

@@ -12,6 +12,7 @@ from spanvault.transport import Identity, Role
 
 MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
     "capture": frozenset({m.Health}),
+    # Receipts are the replicator's alone: nobody else made the copy.
     # No Import: whoever holds the replicator's key could make a fresh store use keys of his own.
     "replicator": frozenset(
         {m.Status, m.Health, m.Feed, m.ReadObject, m.Receipt, m.ErasureReceipt, m.Return}
@@ -19,7 +20,7 @@ MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
     "operator": frozenset(
         {
             m.Status, m.Health, m.Search, m.Several, m.Get, m.Fetch, m.Verify, m.Feed,
-            m.ReadObject, m.Receipt, m.Import, m.Erase, m.ErasureReceipt, m.Erasures, m.Certify,
+            m.ReadObject, m.Import, m.Erase, m.Erasures, m.Certify,
             m.Keys, m.Unlock, m.Lock, m.Rotate, m.Recipients, m.Mend,
         }
     ),

@@ -4,7 +4,6 @@ Who may ask: storaged.policy. Media and checks: storaged.reading. Imports: stora
 Sockets, and requests that wait: storaged.serving. Protocol: WIRE.md §6.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -27,9 +26,11 @@ from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, View
 from storaged.layout import Store
 from storaged.mending import Mender
+from storaged.opening import Opener
+from storaged.receipts import Receipts
 from storaged.restoring import Restorer
 from storaged.search import MAX_ROWS, STEP_ROWS, search
-from storaged.vaults import Vault, Vaults
+from storaged.vaults import Vaults
 from storaged.walk import Steps, finish
 
 log = logging.getLogger(__name__)
@@ -61,23 +62,21 @@ class Desk:
     def __init__(
         self, store: Store, index: Index, vaults: Vaults, access: AccessLog, eraser: Eraser,
         mender: Mender, clock_ns: Callable[[], int],
-        state: Callable[[], tuple[str, dict[str, Any]]], open_pool: Callable[[str], Vault],
+        state: Callable[[], tuple[str, dict[str, Any]]], opener: Opener,
     ) -> None:  # fmt: skip
         self._store, self._index, self._vaults, self._eraser = store, index, vaults, eraser
         self._access, self._clock_ns, self._state = access, clock_ns, state
         self._mender, self._reader = mender, mender.reader
-        self._restorer = Restorer(store, index, vaults, clock_ns, open_pool)
-        self._targets: set[bytes] = set()  # that the index knows of
-        self.custody = Custody(index, vaults, clock_ns)
+        self._restorer = Restorer(store, index, vaults, clock_ns, opener)
+        self._receipts = Receipts(store, index)
+        self.custody = Custody(index, vaults, clock_ns, opener)
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
             m.Status: self._status,
             m.Several: self._several,
             m.Get: self._get,
             m.ReadObject: self._read_object,
-            m.Receipt: self._receipt,
             m.Import: self._import,
-            m.ErasureReceipt: self._erasure_receipt,
             m.Erasures: self._erasures,
             m.Certify: self._certify,
         }
@@ -90,7 +89,6 @@ class Desk:
         """answer() in steps of some milliseconds, so that a long one holds up no other."""
         denied = policy.denial(who, request)
         if denied is None:
-            self._meet_target(who, request)
             if isinstance(request, m.Erase):
                 answer = yield from self._erase(who, request)
             else:
@@ -151,6 +149,7 @@ class Desk:
             if isinstance(request, m.Return):
                 return Answer((yield from self._returned(who, request, bulk)))
             if isinstance(request, m.Feed):
+                self._receipts.meet(who, request)
                 return Answer(self._feed(who, request))
             if isinstance(request, m.Search):
                 return (yield from self._searching(request))
@@ -158,6 +157,8 @@ class Desk:
                 return (yield from self._fetching(request))
             if isinstance(request, m.Health):
                 return self._take_health(who, request)
+            if isinstance(request, m.Receipt | m.ErasureReceipt):
+                return self._take_receipt(who, request)
             if handler := self.custody.handlers.get(type(request)):
                 reply = handler(request)
                 if isinstance(request, m.Unlock):
@@ -207,7 +208,6 @@ class Desk:
 
     def _subject(self, request: Any) -> dict[str, Any]:
         """What a request was about. Numbers and Call-IDs as the index's tokens."""
-        key = self._vaults.base.keyring.index_key
         if isinstance(request, m.Search):
             subject: dict[str, Any] = {
                 "since_ns": request.since_ns,
@@ -216,10 +216,7 @@ class Desk:
                 "longer_s": request.longer_s,
                 "shorter_s": request.shorter_s,
             }
-            if request.number is not None:
-                subject["number"] = record.token(key, record.NUMBER, request.number).hex()
-            if request.call_id is not None:
-                subject["call_id"] = record.token(key, record.CALL_ID, request.call_id).hex()
+            subject |= self._tokens(request)
             return {name: value for name, value in subject.items() if value is not None}
         if isinstance(request, m.Feed):
             return {"position": request.position}
@@ -239,9 +236,25 @@ class Desk:
         if isinstance(request, m.Import):
             return {"id": request.change.id.hex()[:32], "change": request.change.kind}
         subject = {"id": request.id.hex()[:32]} if getattr(request, "id", None) is not None else {}
-        if isinstance(request, m.Fetch) and request.digits:
-            subject["digits"] = True
+        if isinstance(request, m.Fetch):
+            subject["cursor"] = request.cursor
+            if request.from_ns is not None:
+                subject["from_ns"] = request.from_ns
+            if request.digits:
+                subject["digits"] = True
         return subject
+
+    def _tokens(self, request: m.Search) -> dict[str, str]:
+        """What was searched for. Nothing while base is locked: such a search finds nothing."""
+        if self._vaults.base.locked:
+            return {}
+        key = self._vaults.base.keyring.index_key
+        asked = {"number": (record.NUMBER, request.number),
+                 "call_id": (record.CALL_ID, request.call_id)}  # fmt: skip
+        return {
+            name: record.token(key, kind, text).hex()
+            for name, (kind, text) in asked.items() if text is not None
+        }  # fmt: skip
 
     # --- one handler a message -----------------------------------------------------------------
 
@@ -262,6 +275,13 @@ class Desk:
             self.take_health(who, health)
         except ValueError as error:
             raise Fault("invalid", str(error), "Send fewer fields.") from None
+        return Answer(m.Done())
+
+    def _take_receipt(self, who: Identity, request: m.Receipt | m.ErasureReceipt) -> Answer:
+        if isinstance(request, m.Receipt):
+            self._receipts.copied(who, request)
+        else:
+            self._receipts.erased(who, request)
         return Answer(m.Done())
 
     def _searching(self, request: m.Search) -> Steps[Answer]:
@@ -318,7 +338,7 @@ class Desk:
 
     def _returned(self, who: Identity, request: m.Return, bulk: list[Any]) -> Steps[m.Done]:
         """What takes a recording's place is in the log before it does."""
-        _check_target(request.target)
+        self._receipts.check(who, request.target)
         yield from self._mender.taking(
             request, bytes(bulk[0]) if bulk else b"",
             lambda: self._write_down(who, request, "replacing"),
@@ -354,22 +374,6 @@ class Desk:
         with self._vaults.of(state.tier).pool.reading(request.id) as data:
             return Answer(m.ReadObjectReply(state.size), [data[request.offset : end]])
 
-    def _receipt(self, request: m.Receipt, _: list[Any]) -> Answer:
-        _check_target(request.target)
-        with self._index.reading() as view:
-            if view.state(request.id) is None:
-                raise Fault("not_found", "there is no call of this id")
-        self._index.write(lambda writing: writing.put_receipt(request))
-        return Answer(m.Done())
-
-    def _erasure_receipt(self, request: m.ErasureReceipt, _: list[Any]) -> Answer:
-        _check_target(request.target)
-        with self._index.reading() as view:
-            if len(request.erasure) != 16 or erasures.find(view, request.erasure) is None:
-                raise Fault("not_found", "there was no such erasure")
-        self._index.write(lambda writing: erasures.confirm(writing, request))
-        return Answer(m.Done())
-
     def _erasures(self, request: m.Erasures, _: list[Any]) -> Answer:
         with self._index.reading() as view:
             return Answer(certifying.listed(view, request))
@@ -382,17 +386,6 @@ class Desk:
     def _import(self, request: m.Import, bulk: list[Any]) -> Answer:
         self._restorer.take(request, bytes(bulk[0]) if bulk else b"")
         return Answer(m.Done())
-
-    def _meet_target(self, who: Identity, request: Any) -> None:
-        """Remember each place that the feed is copied to: what it holds must be erased there."""
-        if not isinstance(request, m.Feed) or who.role != "replicator":
-            return
-        name = _target(who, request).encode()[:200]
-        if name in self._targets:
-            return
-        with contextlib.suppress(OSError, lmdb.Error):  # tried again with its next question
-            self._index.write(lambda writing: writing.put(b"target", name, b""))
-            self._targets.add(name)
 
     # --- what they share -----------------------------------------------------------------------
 
@@ -459,11 +452,6 @@ class Desk:
 def _target(who: Identity, request: m.Feed) -> str:
     """The place that the feed is asked for."""
     return request.target or str(who)
-
-
-def _check_target(name: str) -> None:
-    if not name or len(name.encode()) > 200:
-        raise Fault("invalid", "a target's name has 1 to 200 bytes", "Use a shorter one.")
 
 
 def _without_keys(call: m.Call) -> m.Call:

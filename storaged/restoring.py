@@ -20,10 +20,11 @@ from storaged import index as tables
 from storaged.faults import Fault
 from storaged.index import FINAL, IMPORTING, OBJECT, SEALED, Index, State, Writing, reserved
 from storaged.keypage import SLOTS
-from storaged.keyring import ROOT
+from storaged.keyring import ROOT, Keyring
 from storaged.layout import Store
+from storaged.opening import Opener
 from storaged.sealing import HEADER_BYTES, Header
-from storaged.vaults import BASE, Vault, Vaults
+from storaged.vaults import BASE, Vaults
 
 _KEY_FILE: Final = re.compile(r"(?:(core|sensitive)/)?(root|page-([0-9]{6})\.[0-9]{1,5})")
 _NOT_EMPTY: Final = "Restore into an empty store: name a new folder."
@@ -34,11 +35,14 @@ class Restorer:
 
     def __init__(
         self, store: Store, index: Index, vaults: Vaults, clock_ns: Callable[[], int],
-        open_pool: Callable[[str], Vault],
+        opener: Opener,
     ) -> None:  # fmt: skip
         self._store, self._index, self._vaults = store, index, vaults
-        self._keyring = vaults.base.keyring
-        self._clock_ns, self._open_pool = clock_ns, open_pool
+        self._clock_ns, self._opener = clock_ns, opener
+
+    @property
+    def _keyring(self) -> Keyring:
+        return self._vaults.base.keyring
 
     def take(self, wanted: Import, bulk: bytes) -> None:
         """Make one change our own. Raises Fault: not empty, damaged, out of order; OSError."""
@@ -86,6 +90,7 @@ class Restorer:
         if name == ROOT:
             self._keyring.replace_root(data, wanted.store_id)
             self._store.write_format(self._keyring.store_id)
+            self._opener.keep_intake_keys()
         else:
             path = self._store.keys / name
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -101,7 +106,7 @@ class Restorer:
         for pool, tier in TIERS.items():
             known = self._keyring.intake_key(tier) and (self._store.keys / pool / ROOT).exists()
             if known:
-                self._vaults.add(self._open_pool(pool))
+                self._vaults.add(self._opener.pool(pool))
 
     def _was_erased(self, call_id: bytes) -> bool:
         with self._index.reading() as view:

@@ -22,6 +22,7 @@ from storaged.writer import Counts, Writer
 log = logging.getLogger(__name__)
 _REMEMBERED: Final = 50_000  # calls whose pool is known without looking
 _AT_ONCE: Final = 8  # files of an intake between two groups
+_Commit = Callable[[Vault, Group, Gathered], Counts]
 _NOTHING: Final = Counts(0, 0, 0, 0)
 
 
@@ -48,25 +49,34 @@ class Sorter:
     def commit(self, group: Group) -> Counts:
         """Make a group durable. Raises OSError, lmdb.Error, Fault: then it must come again."""
         self.drain()
+        while group.sealed:  # each once, however often the rest must be tried
+            self._vaults.base.intake.put_sealed(*group.sealed[0])
+            del group.sealed[0]
         chunks = Gathered(group.batches)
         if len(self._vaults) == 1:
             return self._commit(self._vaults.base, group, chunks)
+        return self._commit_parts(group, chunks, self._commit)._replace(bytes=group.bytes)
+
+    def _commit_parts(self, group: Group, chunks: Gathered, commit: _Commit) -> Counts:
+        """Each pool's part of a group into that pool."""
         counts = _NOTHING
         # Base first: if it fails nothing else was done, so no intake grows with each new try.
         for tier, ids in sorted(self._split(group, chunks).items()):
             part = chunks.only(ids)
             calls = Group.of(group.calls[one] for one in ids if one in group.calls)
-            done = self._commit(self._vaults.of(tier), calls, part)
+            done = commit(self._vaults.of(tier), calls, part)
             counts = Counts(*(a + b for a, b in zip(counts, done, strict=True)))
         for call in group.calls.values():
             if call.final:
                 self._tiers.pop(call.id, None)
-        return counts._replace(bytes=group.bytes)
+        return counts
 
     def drain(self) -> bool:
         """Make recordings of some of what waits for pools that are open. Whether more is left."""
         more = False
         for vault in self._vaults:
+            if vault.locked:
+                self._writers.pop(vault.tier, None)  # it holds keys
             for _ in range(_AT_ONCE):
                 if not self._drain_one(vault):
                     break
@@ -151,17 +161,38 @@ class Sorter:
                 return False
             path, batch, media = found
             group = Group()
-            group.add(None, batch, media)
             try:
-                self._writer(vault).commit(group, Gathered(group.batches))
+                group.add(None, batch, media)
+            except ValueError as error:
+                vault.intake.set_aside(path, error)
+                return True
+            chunks = Gathered(group.batches)
+            try:
+                self._take_in(vault, group, chunks)
             except OSError as error:
                 self._tell(vault, f"the pool's disk takes nothing ({error.strerror})")
                 return False
-            ids = {call.id for call in batch.calls} | set(Gathered(group.batches).rows)
+            ids = {call.id for call in batch.calls} | set(chunks.rows)
             self._index.write(lambda writing: _forget_placed(writing, ids))
             vault.intake.remove(path)
             self._tell(vault, None)
             return True
+
+    def _take_in(self, vault: Vault, group: Group, chunks: Gathered) -> None:
+        """What waited for a pool into it; and of base's intake, others' into theirs.
+
+        A spooled batch that came while base was locked may hold calls of any pool.
+        """
+        if vault is not self._vaults.base:
+            self._writer(vault).commit(group, chunks)
+            return
+
+        def commit(to: Vault, calls: Group, part: Gathered) -> Counts:
+            if to is vault:
+                return self._writer(to).commit(calls, part)
+            return self._commit(to, calls, part)
+
+        self._commit_parts(group, chunks, commit)
 
     def _writer(self, vault: Vault) -> Writer:
         """The writer on a pool's keys as they were opened last."""

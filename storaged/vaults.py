@@ -2,7 +2,8 @@
 
 A pool other than base has a root of its own under keys/POOL, sealed to its own recipients. While it
 is locked nothing of it can be read, yet it records: its public ingest key stands in base's root,
-and what comes is sealed to that (storaged.intake). FORMAT.md §5.4.
+and what comes is sealed to that (storaged.intake). While base is locked all are, and the keys stand
+beside the intakes (storaged.intakekeys). FORMAT.md §5.4, §5.5.
 """
 
 import contextlib
@@ -77,12 +78,12 @@ class Vault:
                 raise Fault("denied", f"pool {self.name} is open, and not sealed to this key")
 
     def _opened(self, private_key: bytes) -> Keyring:
-        ring = Keyring(self._keys, private_key, f"{self.name}/")
+        ring = Keyring(self._keys, private_key, "" if self.name == BASE else f"{self.name}/")
         if not ring.has_ingest_key(self.intake_key):
             # Whoever changed the disk: what is sealed to a stranger's key must not go on.
             raise Fault(
                 "corrupt",
-                f"{self._keys / ROOT}: not the root that base's root vouches for",
+                f"{self._keys / ROOT}: not the root whose key the intake is sealed to",
                 "Restore the keys folder from a replica.",
             )
         return ring
@@ -106,9 +107,7 @@ class Vault:
             return []
 
     def lock(self) -> None:
-        """Let the keys go. Raises Fault for base, or while a commit does not end."""
-        if self.name == BASE:
-            raise Fault("invalid", "base cannot be locked alone", "Stop storaged instead.")
+        """Let the keys go. Raises Fault while a commit does not end."""
         with self._quiet():
             self._ring = None
 
@@ -127,7 +126,8 @@ class Vault:
         if self._ring is not None:
             return self._ring.names()
         pages = sorted(path.name for path in self._keys.glob("page-??????.*[0-9]"))
-        return [f"{self.name}/{name}" for name in (*pages, ROOT)]
+        prefix = "" if self.name == BASE else f"{self.name}/"
+        return [f"{prefix}{name}" for name in (*pages, ROOT)]
 
 
 class Vaults:
@@ -146,6 +146,10 @@ class Vaults:
     def add(self, vault: Vault) -> None:
         """Take another pool in."""
         self._by_tier = {**self._by_tier, vault.tier: vault}
+
+    def has(self, name: str) -> bool:
+        """Whether the store has a pool of this name."""
+        return TIERS.get(name, -1) in self._by_tier
 
     def of(self, tier: int) -> Vault:
         """The pool with a number. Raises Fault if the store has none."""
@@ -169,6 +173,12 @@ class Vaults:
             while not vault.held.acquire(timeout=_TURN_S):
                 yield
             held.callback(vault.held.release)
+
+    def lock(self, name: str) -> None:
+        """Let a pool's keys go; with base's all: its root vouches for the others. Raises Fault."""
+        vault = self.named(name)
+        for one in self if vault is self.base else [vault]:
+            one.lock()
 
     @property
     def locked(self) -> list[str]:
@@ -195,23 +205,29 @@ def make(store: Store, base: Keyring, pool: Pool, recipients: Iterable[bytes]) -
 
 
 def open_vault(
-    store: Store, base: Keyring, pool: Pool, private_keys: Iterable[bytes]
+    store: Store, base: Keyring, pool: Pool, private_keys: Iterable[bytes],
+    public_key: Callable[[], bytes] | None = None,
 ) -> Vault:  # fmt: skip
-    """A pool other than base, unlocked if one of these keys opens it."""
-    intake = Intake(store.intake / pool.name)
+    """A pool other than base, unlocked if one of these keys opens it.
 
-    def public_key() -> bytes:
-        key = base.intake_key(pool.tier)
-        if key is None:
-            raise Fault(
-                "corrupt", f"base's root vouches for no pool {pool.name}",
-                "Restore the keys folder from a replica.",
-            )  # fmt: skip
-        return key
-
-    vault = Vault(pool, store.keys / pool.name, intake, public_key)
+    public_key: what its intake is sealed to, where something else than base's root is to say it.
+    """
+    told = public_key or (lambda: vouched(base, pool))
+    vault = Vault(pool, store.keys / pool.name, Intake(store.intake / pool.name), told)
     try_keys(vault, private_keys)
     return vault
+
+
+def vouched(base: Keyring, pool: Pool) -> bytes:
+    """The public ingest key of another pool, by base's root. Raises Fault: it names none."""
+    key = base.intake_key(pool.tier)
+    if key is None:
+        raise Fault(
+            "corrupt",
+            f"base's root vouches for no pool {pool.name}",
+            "Restore the keys folder from a replica.",
+        )
+    return key
 
 
 def try_keys(vault: Vault, private_keys: Iterable[bytes]) -> None:

@@ -26,7 +26,8 @@ class Office:
 
     def __init__(self, folder: Path) -> None:
         self.two, self.now_ns = TwoPools(folder), 1_000 * DAY
-        self.custody = Custody(self.two.parts.index, self.two.parts.vaults, lambda: self.now_ns)
+        parts = self.two.parts
+        self.custody = Custody(parts.index, parts.vaults, lambda: self.now_ns, parts.opener)
 
     def ask(self, request: m.Message) -> m.Message:
         return self.custody.handlers[type(request)](request)
@@ -71,8 +72,13 @@ def test_unlock_and_lock(office):
     office.ask(m.Lock("sensitive"))
     assert office.about("sensitive").locked
     assert office.about("sensitive").recipients == [key_id(keyfile.public_of(office.two.key))]
-    with pytest.raises(Fault, match="base cannot be locked alone"):
-        office.ask(m.Lock("base"))
+    office.ask(m.Unlock("sensitive", office.two.key))
+    office.ask(m.Lock("base"))  # it vouches for the others
+    assert (office.about("base").locked, office.about("sensitive").locked) == (True, True)
+    with pytest.raises(Fault, match="pool base is locked"):
+        office.ask(m.Unlock("sensitive", office.two.key))
+    office.ask(m.Unlock("base", office.unlock_key))
+    assert (office.about("base").locked, office.about("sensitive").locked) == (False, True)
     for key in (b"", bytes(32), bytes(31)):
         with pytest.raises(Fault, match="this is no key"):
             office.ask(m.Unlock("sensitive", key))

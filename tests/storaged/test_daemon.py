@@ -327,6 +327,7 @@ def test_second_daemon_names_the_first(rig):
 def test_wrong_unlock_key_is_a_config_error_with_a_remedy(rig):
     rig.start()
     rig.stop()
+    (rig.store / "intake/keys").unlink()  # or it would record locked: test_locked_store.py
     keyfile.create_private(rig.folder / "other.key")
     rig.configure(unlock_key=rig.folder / "other.key")
     code, messages = rig.run_to_end()

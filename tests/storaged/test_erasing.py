@@ -4,7 +4,9 @@ import json
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spanvault import certificate, chunk, spool, wire
 from spanvault import messages as m
@@ -211,13 +213,21 @@ def test_nothing_is_erased_that_cannot_be_logged(counter, monkeypatch):
     assert (begun["ids"], begun["reason"]) == ([ONE.hex()], "asked for")
 
 
+def signed(counter: Counter, receipt: m.ErasureReceipt, key: bytes = b"k" * 32) -> m.ErasureReceipt:
+    """As a target's replicator signs it."""
+    facts = certificate.receipt_facts(counter.store.store_id.hex(), receipt)
+    private = Ed25519PrivateKey.from_private_bytes(key)
+    signer, signature = certificate.sign(certificate.RECEIPT, facts, private)
+    return msgspec.structs.replace(receipt, signer=signer, signature=signature)
+
+
 def test_place_that_the_feed_was_copied_to_has_to_follow(counter):
     counter.ask(m.Feed(0, target="siteb"), who=REPLICATOR)
     counter.ask(m.Feed(0))  # an operator looks; he keeps nothing
     reply = erase(counter, ONE)
     assert reply.pending == ["siteb"]
     assert "pending at siteb" in counter.ask(m.Get(ONE)).error
-    receipt = m.ErasureReceipt(reply.erasure, "siteb", 5, "file overwrite, best effort")
+    receipt = signed(counter, m.ErasureReceipt(reply.erasure, "siteb", 5, certificate.OVERWRITTEN))
     assert counter.ask(receipt, who=REPLICATOR) == m.Done()
     (erasure,) = counter.ask(m.Erasures()).erasures
     assert (erasure.receipts, erasure.pending) == ([receipt], [])
@@ -234,8 +244,9 @@ def test_feed_tells_of_keys_before_the_erasure_and_no_more_of_the_call(counter):
 
 def test_certificate_says_what_was_done_and_breaks_if_it_is_changed(counter):
     sha256 = counter.ask(m.Verify(ONE)).sha256
-    counter.ask(m.Receipt(ONE, "siteb", 5, sha256, 7))
     counter.ask(m.Feed(0, target="siteb"), who=REPLICATOR)
+    size = counter.ask(m.Get(ONE)).size
+    assert counter.ask(m.Receipt(ONE, "siteb", size, sha256, 7), who=REPLICATOR) == m.Done()
     erase(counter, ONE)
     text = counter.ask(m.Certify(ONE)).document
     facts, signer = certificate.parse(text)

@@ -28,6 +28,7 @@ from tests.support.vault import (
 )
 
 OPERATOR = Identity("operator", "alice")
+REPLICATOR = Identity("replicator", "copier")
 ONE, TWO = call_id(1), call_id(2)
 
 
@@ -50,7 +51,7 @@ class Counter:
         )
         self.desk = Desk(
             self.store, parts.index, parts.vaults, self.access, self.eraser, mender, time.time_ns,
-            lambda: ("fine", {}), parts.open_pool,
+            lambda: ("fine", {}), parts.opener,
         )  # fmt: skip
 
     def ask(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Any:
@@ -87,8 +88,10 @@ def test_get_tells_call_recording_and_copies(counter):
     assert (growing.call, growing.sealed) == (make_call(1, final=False), False)
     assert growing.size == counter.parts.pool.path(ONE).stat().st_size
     counter.parts.commit(calls=[make_call(1, revision=1)])
-    receipt = m.Receipt(ONE, "site-b", 5, "00", START)
-    assert counter.ask(receipt) == m.Done()
+    sealed = counter.ask(m.Get(ONE))
+    receipt = m.Receipt(ONE, "site-b", sealed.size, counter.ask(m.Verify(ONE)).sha256, START)
+    counter.ask(m.Feed(0, target="site-b"), who=REPLICATOR)
+    assert counter.ask(receipt, who=REPLICATOR) == m.Done()
     sealed = counter.ask(m.Get(ONE))
     assert (sealed.sealed, sealed.pool, sealed.receipts) == (True, "base", [receipt])
 
@@ -108,7 +111,7 @@ def test_several_calls_come_in_the_order_they_are_asked_for(counter):
     "request_",
     [
         m.Get(TWO), m.Get(b"x"), m.Get(b""), m.Fetch(TWO), m.Fetch(b""), m.Verify(TWO),
-        m.Verify(b""), m.Verify(bytes(600)), m.ReadObject(b"", 0, 1), m.Receipt(b"", "x", 1, "", 0),
+        m.Verify(b""), m.Verify(bytes(600)), m.ReadObject(b"", 0, 1),
     ],
 )  # fmt: skip
 def test_call_that_is_not_there(counter, request_):

@@ -201,7 +201,7 @@ def test_root_that_base_does_not_vouch_for_is_not_unlocked(two):
         two.parts.folder / "keys/sensitive", two.parts.keyring.store_id,
         [keyfile.public_of(other)], 2,
     )  # fmt: skip
-    with pytest.raises(Fault, match="not the root that base's root vouches for"):
+    with pytest.raises(Fault, match="not the root whose key the intake is sealed to"):
         two.secret.unlock(other)
 
 

@@ -19,14 +19,17 @@ import zmq
 from spanvault import keyfile, transport, wire
 from spanvault import messages as m
 from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Media
+from spanvault.config import StoragedConfig
 from spanvault.rules import TIERS
 from storaged import keyring as keys
 from storaged import vaults
 from storaged.gathering import Group
 from storaged.index import Index
 from storaged.intake import Intake
+from storaged.intakekeys import IntakeKeys
 from storaged.keyring import Keyring
 from storaged.layout import Store
+from storaged.opening import Opener
 from storaged.pool import Pool
 from storaged.vaults import Vault, Vaults
 from storaged.writer import Writer
@@ -133,6 +136,15 @@ class Parts:
         key = keyfile.load(self.folder / "unlock.key")
         vaults.make(Store(self.folder), self.keyring, pool, [keyfile.public_of(key)])
         return vaults.open_vault(Store(self.folder), self.keyring, pool, [key])
+
+    @property
+    def opener(self) -> Opener:
+        """What opens pools, as the daemon has it."""
+        settings = StoragedConfig(store=self.folder, unlock_key=self.folder / "unlock.key")
+        intake_keys = IntakeKeys(self.folder / "intake" / "keys", b"secret")
+        made = Opener(settings, Store(self.folder), self.index, intake_keys)
+        made.vaults = self.vaults
+        return made
 
     def again(self) -> "Parts":
         """As after a crash and a restart: nothing of this process is left but what is on disk."""
