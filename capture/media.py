@@ -138,8 +138,10 @@ class Media:
             return []
         streams = self.streams
         streams.close_at_ns[slot] = close.at_ns
-        if streams.heard_ns[slot] <= close.at_ns or streams.state[slot] == LEAVING:
+        if streams.heard_ns[slot] <= close.at_ns:
             return []
+        if streams.state[slot] not in (UNATTACHED, ATTACHED):
+            return []  # it has gone already: nothing of it is kept any more that could go on
         following = self._following(slot)
         spans = [
             span

@@ -74,8 +74,11 @@ def parse(text: str) -> tuple[dict[str, Any], bytes]:
         raise ValueError("not a certificate of spanvault")
     if not is_signed(CERTIFICATE, facts, signer, value):
         raise ValueError("the signature does not fit: it was changed, or signed by nobody")
-    for copy in facts.get("copies", []):
-        _check_receipt(facts, copy)
+    try:
+        for copy in facts.get("copies", []):
+            _check_receipt(facts, copy)
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("what it says of copies is not what a certificate of ours says") from None
     return facts, signer
 
 

@@ -74,7 +74,7 @@ def check(lines: bytes) -> list[int]:
     for number, line in enumerate(lines.splitlines(), 1):
         try:
             fits = json.loads(line)["prev"] == last
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             fits = False
         if not fits:
             wrong.append(number)

@@ -57,7 +57,7 @@ def find(view: View, erasure_id: bytes) -> Erasure | None:
     cursor, key = view.cursor(b"confirmed"), erasure.id
     more = cursor.set_range(key)
     while more and cursor.key()[:16] == key:
-        erasure.receipts.append(_receipt.decode(cursor.value()))
+        erasure.receipts.append(tables.decode(_receipt, b"confirmed", cursor.value()))
         more = cursor.next()
     confirmed = {receipt.target for receipt in erasure.receipts}
     erasure.pending = [name for name in targets(view) if name not in confirmed]
@@ -77,7 +77,8 @@ def newest_first(view: View, before: bytes | None) -> Iterator[Erasure]:
 
 def targets(view: View) -> list[str]:
     """Every place that the feed was ever asked for: what it holds must be erased, too."""
-    return [bytes(key).decode() for key in view.cursor(b"target").iternext(values=False)]
+    names = map(bytes, view.cursor(b"target").iternext(values=False))
+    return [name.decode(errors="replace") for name in names]
 
 
 def change(view: View, position: int, erasure_id: bytes) -> Change | None:
@@ -89,6 +90,8 @@ def change(view: View, position: int, erasure_id: bytes) -> Change | None:
 
 
 def _load(view: View, erasure_id: bytes) -> Erasure:
+    """Raises Fault."""
     data = view.get(b"erasure", erasure_id)
-    assert data is not None
-    return _erasure.decode(data)
+    if data is None:
+        raise tables.damaged(b"unfinished", "of an erasure that is not there")
+    return tables.decode(_erasure, b"erasure", data)

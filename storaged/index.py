@@ -16,6 +16,7 @@ import msgspec
 
 from spanvault.messages import Call, Receipt
 from storaged import record
+from storaged.faults import Fault
 from storaged.resuming import Reach
 
 TABLES: Final = (
@@ -46,6 +47,7 @@ _REACH: Final = struct.Struct("<QQIHH")
 _LATEST: Final = struct.Struct("<Hq")
 _POSITION: Final = struct.Struct(">Q")
 _SIGN: Final = 1 << 63
+_receipt: Final = msgspec.msgpack.Decoder(Receipt)
 R = TypeVar("R")
 
 
@@ -73,6 +75,31 @@ class TimeRow(NamedTuple):
     started_ns: int
     duration_ms: int
     outcome: str
+
+
+def damaged(table: bytes, fault: object) -> Fault:
+    """What to say of a row that cannot be: LMDB has no checksums, a medium may have changed it."""
+    return Fault(
+        "corrupt",
+        f"index: a row of table {table.decode()} cannot be read ({fault})",
+        "Look after the store's medium, and restore the store from a replica.",
+    )
+
+
+def unpack(layout: struct.Struct, table: bytes, value: bytes) -> tuple[Any, ...]:
+    """The fields of a key or value of fixed size. Raises Fault."""
+    try:
+        return layout.unpack(value)
+    except struct.error as error:
+        raise damaged(table, error) from None
+
+
+def decode(decoder: "msgspec.msgpack.Decoder[R]", table: bytes, value: bytes) -> R:
+    """A value that is MessagePack. Raises Fault."""
+    try:
+        return decoder.decode(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise damaged(table, error) from None
 
 
 def time_key(started_ns: int, call_id: bytes = bytes(16)) -> bytes:
@@ -178,14 +205,14 @@ class View:
     def number(self, name: bytes) -> int:
         """A counter of table meta; 0 if it was never set."""
         value = self.get(b"meta", name)
-        return _U64.unpack(value)[0] if value else 0
+        return int(unpack(_U64, b"meta", value)[0]) if value else 0
 
     def state(self, call_id: bytes) -> State | None:
         """The recording's row."""
         value = self.get(b"state", call_id)
         if value is None:
             return None
-        key_id, size, sha256, revision, tier, bits, _ = _STATE.unpack(value)
+        key_id, size, sha256, revision, tier, bits, _ = unpack(_STATE, b"state", value)
         return State(key_id, size, sha256, revision, tier, bits)
 
     def placed(self, call_id: bytes) -> int | None:
@@ -196,7 +223,7 @@ class View:
     def committed(self, call_id: bytes) -> int | None:
         """Acknowledged bytes of an unsealed object."""
         value = self.get(b"open", call_id)
-        return _U64.unpack_from(value)[0] if value else None
+        return int(unpack(_U64, b"open", value[: _U64.size])[0]) if value else None
 
     def reach(self, call_id: bytes) -> Reach | int:
         """How far an unsealed object reaches; its acknowledged bytes if no more is known of it."""
@@ -212,7 +239,7 @@ class View:
         cursor, found = self.cursor(b"receipt"), []
         more = cursor.set_range(call_id)
         while more and cursor.key()[:16] == call_id:
-            found.append(msgspec.msgpack.decode(cursor.value(), type=Receipt))
+            found.append(decode(_receipt, b"receipt", cursor.value()))
             more = cursor.next()
         return found
 
@@ -236,7 +263,7 @@ class View:
         more = cursor.set_range(_POSITION.pack(position + 1))
         while more and limit > 0:
             value = bytes(cursor.value())
-            yield _POSITION.unpack(cursor.key())[0], value[:1], value[1:]
+            yield unpack(_POSITION, b"feed", cursor.key())[0], value[:1], value[1:]
             limit -= 1
             more = cursor.next()
 
@@ -351,13 +378,17 @@ def _serialize_reach(reach: Reach | int) -> bytes:
 def _parse_reach(value: bytes) -> Reach | int:
     if len(value) == _U64.size:
         return int(_U64.unpack(value)[0])
-    size, header, sequence, segments, streams = _REACH.unpack_from(value)
-    latest = _LATEST.iter_unpack(value[_REACH.size : _REACH.size + streams * _LATEST.size])
-    return Reach(size, header, sequence, segments, tuple(latest))
+    head, rest = value[: _REACH.size], value[_REACH.size :]
+    size, header, sequence, segments, streams = unpack(_REACH, b"open", head)
+    if len(rest) != streams * _LATEST.size:
+        raise damaged(b"open", f"{len(rest)} bytes of {streams} streams")
+    return Reach(size, header, sequence, segments, tuple(_LATEST.iter_unpack(rest)))
 
 
 def parse_time_row(key: bytes, value: bytes) -> TimeRow:
     """One row of table time."""
-    started, call_id = _TIME_KEY.unpack(key)
-    duration_ms, outcome, _, _ = _TIME.unpack(value)
+    started, call_id = unpack(_TIME_KEY, b"time", key)
+    duration_ms, outcome, _, _ = unpack(_TIME, b"time", value)
+    if outcome >= len(record.OUTCOMES):
+        raise damaged(b"time", f"outcome {outcome}")
     return TimeRow(bytes(key), call_id, started - _SIGN, duration_ms, record.OUTCOMES[outcome])

@@ -446,6 +446,16 @@ def test_a_stream_closed_in_advance_is_another_one_afterwards() -> None:
     assert talk.counted(1) == Truth(10, 0, 0, 0)
 
 
+def test_closing_a_stream_whose_packets_have_gone_opens_none() -> None:
+    talk = Conversation(attach=False)
+    talk.hear(steady(range(10)))
+    talk.media.release(talk.new[0].row)
+    talk.close(talk.new[0], at=0.05)
+    assert len(talk.new) == 1
+    talk.flush()
+    assert not talk.chunks
+
+
 def test_calls_that_use_one_address_and_ssrc_in_turn_are_told_apart_within_a_block() -> None:
     """SIPp does so; in a file all of them may come in one block, known only afterwards."""
     talk = Conversation(attach=False)

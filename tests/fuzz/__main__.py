@@ -35,7 +35,9 @@ def one(name: str, arguments: list[str]) -> None:
     """Fuzz one target until libFuzzer ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["capture", "spanvault", "sipmessage"]):
+    with atheris.instrument_imports(
+        include=["capture", "spanvault", "storaged", "replicator", "sipmessage"]
+    ):
         from tests.fuzz.targets import survive
 
     runs = itertools.count(1)

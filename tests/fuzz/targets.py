@@ -27,6 +27,8 @@ from spanvault import chunk, config, digits, sdes, wire
 from spanvault.audio import red
 from spanvault.config import CaptureConfig
 from spanvault.messages import Hello, Status, StatusReply, Welcome
+from tests.fuzz import dialogs, disk, payloads
+from tests.fuzz.choices import cut, joined
 from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, udp_frame
 from tests.support.conversation import Wire
 from tests.support.digits import press
@@ -76,11 +78,27 @@ def _calls(data: bytes) -> None:
     """Messages from either side, one after the other, into a call table; then time passes."""
     table = Wire()
     ends = ("10.0.0.1:5060", "10.0.0.2:5060")
-    for number, message in enumerate(_cut(data)):
+    for number, message in enumerate(cut(data)):
         table.hear(ends[number % 2], ends[1 - number % 2], message)
     table.wait(400)
     table.calls.restore(table.calls.snapshot())
     table.end()
+
+
+def _table(data: bytes) -> None:
+    """The saved call table, as an older or newer capture may have left it."""
+    wire = Wire()
+    wire.calls.restore(data)
+    wire.wait(400)
+    wire.end()
+
+
+def table() -> bytes:
+    """Of a call that is up."""
+    wire = Wire()
+    for number, message in enumerate(messages()[:4]):
+        wire.hear(f"10.0.0.{1 + number % 2}:5060", f"10.0.0.{2 - number % 2}:5060", message)
+    return wire.calls.snapshot()
 
 
 # --- frames ---------------------------------------------------------------------------------------
@@ -108,7 +126,7 @@ def clothes() -> list[bytes]:
 
 def _frames(data: bytes) -> None:
     """Several frames of one link type through both decoders."""
-    frames = [frame for frame in _cut(data[1:])[:MAX_FRAMES] if frame]
+    frames = [frame for frame in cut(data[1:])[:MAX_FRAMES] if frame]
     if not frames:
         return
     taken = block(frames, _link(data))
@@ -121,7 +139,7 @@ def parted() -> list[bytes]:
     """Fragments and TCP segments, each led by its length."""
     ethernet = bytes([LINKS.index(1)])
     fragments = wrapped(_call()[:2], WRAPPINGS["fragments of VXLAN of fragments"].wrap)
-    return [ethernet + _joined(frame.data for frame in fragments), ethernet + _joined(_tcp())]
+    return [ethernet + joined(frame.data for frame in fragments), ethernet + joined(_tcp())]
 
 
 def _tcp() -> Iterator[bytes]:
@@ -207,7 +225,7 @@ def edits() -> list[bytes]:
 
 
 def _wire(data: bytes) -> None:
-    frames = _cut(data)
+    frames = cut(data)
     for decode in (
         wire.decode_request, wire.decode_reply, wire.decode_to_ingest, wire.decode_from_ingest,
     ):  # fmt: skip
@@ -216,7 +234,7 @@ def _wire(data: bytes) -> None:
 
 
 def _media(data: bytes) -> None:
-    media = wire.decode_media(_cut(data))
+    media = wire.decode_media(cut(data))
     media.check()
     for each in media.chunks():
         list(chunk.unpack(chunk.pack(each)))
@@ -225,7 +243,7 @@ def _media(data: bytes) -> None:
 def sent() -> list[bytes]:
     """A message of each kind of traffic."""
     return [
-        _joined(map(bytes, wire.encode(each)))
+        joined(map(bytes, wire.encode(each)))
         for each in (
             Hello(capture="a"),
             Status(),
@@ -242,24 +260,10 @@ def media() -> list[bytes]:
     heard = [each for taken in files.blocks(path) for each in recorder.receive(taken).media]
     path.unlink()
     return [
-        _joined((each.table.tobytes(), each.frames.tobytes(), bytes(each.payload)))
+        joined((each.table.tobytes(), each.frames.tobytes(), bytes(each.payload)))
         for each in [*heard, *recorder.finish().media]
         if len(each.table)
     ]
-
-
-def _cut(data: bytes) -> list[bytes]:
-    """Parts, each led by its length in two bytes."""
-    parts, at = [], 0
-    while at + 2 <= len(data):
-        (size,) = struct.unpack_from(">H", data, at)
-        parts.append(data[at + 2 : at + 2 + size])
-        at += 2 + size
-    return parts
-
-
-def _joined(parts: Iterable[bytes]) -> bytes:
-    return b"".join(struct.pack(">H", len(part)) + part for part in parts)
 
 
 def _rtcp(data: bytes) -> None:
@@ -316,7 +320,7 @@ def _digits(data: bytes) -> None:
     digits.decode(
         [
             digits.Heard(int.from_bytes(part[:4], "big"), 0, part[4:5] > b"\x7f", part[5:])
-            for part in _cut(data)
+            for part in cut(data)
         ],
         8000,
     )
@@ -330,7 +334,7 @@ def _websocket(data: bytes) -> None:
 TARGETS: Final[dict[str, Target]] = {
     "sip": Target(_sip, messages),
     "sdp": Target(sdp.parse, descriptions),
-    "calls": Target(_calls, lambda: [_joined(messages()[:6]), _joined(messages()[6:16])]),
+    "calls": Target(_calls, lambda: [joined(messages()[:6]), joined(messages()[6:16])]),
     "peel": Target(_peel, clothes),
     "frames": Target(_frames, parted),
     "hep": Target(lambda data: hep.packet(memoryview(data)), lambda: [
@@ -338,7 +342,7 @@ TARGETS: Final[dict[str, Target]] = {
         for outer in WRAPPINGS[name].wrap(_call()[0])
     ]),
     "digits": Target(_digits, lambda: [
-        _joined(bytes(4) + bytes((255 * marker,)) + payload for marker, payload in press("5"))
+        joined(bytes(4) + bytes((255 * marker,)) + payload for marker, payload in press("5"))
     ]),
     "rtcp": Target(_rtcp, lambda: [
         sender_report(1, [Block(2)]) + description((1, "name")) + goodbye(1, reason="gone"),
@@ -357,6 +361,22 @@ TARGETS: Final[dict[str, Target]] = {
     "edited": Target(_edited, edits),
     "wire": Target(_wire, sent),
     "media": Target(_media, media),
+    "dialogs": Target(dialogs.tell, dialogs.stories),
+    "payloads": Target(payloads.unpack, payloads.spoken),
+    "pictures": Target(payloads.show, payloads.pictures),
+    "srtp": Target(payloads.open_srtp, payloads.packets),
+    "places": Target(payloads.place, payloads.packets),
+    "table": Target(_table, lambda: [table()]),
+    "object": Target(disk.read_object, disk.objects),
+    "sealed": Target(disk.read_sealed, disk.plaintexts),
+    "root": Target(disk.read_root, disk.roots),
+    "page": Target(disk.read_page, disk.pages),
+    "keyfile": Target(disk.read_key_file, disk.key_files),
+    "rows": Target(disk.read_rows, disk.rows),
+    "log": Target(disk.read_log, disk.logs),
+    "store": Target(disk.store, disk.batches),
+    "bundle": Target(disk.read_bundle, disk.bundles),
+    "notes": Target(disk.read_notes, disk.notes),
 }  # fmt: skip
 
 

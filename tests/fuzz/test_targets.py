@@ -32,7 +32,7 @@ def test_damaged_seeds(name: str) -> None:
         survive(name, bytes(data))
 
 
-@pytest.mark.parametrize("name", ["sip", "calls", "frames", "capture", "edited"])
+@pytest.mark.parametrize("name", ["sip", "calls", "frames", "capture", "edited", "dialogs"])
 def test_nothing_is_left_behind(name: str) -> None:
     counts = []
     for _ in range(3):

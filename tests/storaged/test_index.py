@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spanvault.messages import Call, Receipt, Search
-from storaged import record
+from storaged import erasures, record
 from storaged.faults import Fault
 from storaged.index import OBJECT_CHANGED, RECORD_CHANGED, Index
 from storaged.search import search
@@ -181,3 +181,23 @@ def test_a_hundred_thousand_calls_are_searched_in_no_time(parts):
         assert len(numbers(parts, **wanted)) == found
         # Generous: a shared machine. The table is walked at about a million rows a second.
         assert time.process_time() - begun_s < 1.5, wanted
+
+
+@pytest.mark.parametrize(
+    ("table", "ask"),
+    [
+        (b"state", lambda view, one: view.state(one)),
+        (b"open", lambda view, one: view.committed(one)),
+        (b"open", lambda view, one: view.reach(one)),
+        (b"time", lambda view, one: view.time_row(one)),
+        (b"meta", lambda view, one: view.number(one)),
+        (b"receipt", lambda view, one: view.receipts(one)),
+        (b"erasure", lambda view, one: erasures.find(view, one)),
+    ],
+)
+def test_a_row_that_the_medium_changed_is_named(parts, table, ask):
+    parts.index.write(lambda writing: writing.put(table, call_id(1), b"\xc1 changed"))
+    with parts.index.reading() as view, pytest.raises(Fault, match=table.decode()) as caught:
+        ask(view, call_id(1))
+    assert caught.value.code == "corrupt"
+    assert "replica" in caught.value.hint

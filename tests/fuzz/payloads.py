@@ -1,0 +1,132 @@
+"""What lies in a packet: how codecs pack frames, SRTP, pictures, and the place of all in time."""
+
+import struct
+from contextlib import suppress
+from typing import Final
+
+import numpy as np
+
+from spanvault import payloadtypes, srtp
+from spanvault.audio import aac, amr, codecs, framing, timeline
+from spanvault.chunk import CHUNK, FRAME, Chunk
+from spanvault.messages import Codec, MediaKey
+from spanvault.sdes import SUITES
+from spanvault.video.units import KINDS, Assembler, Packet
+from tests.fuzz.choices import Choices, cut, joined
+from tests.support.callgen import SECOND, START_NS
+
+SECRET: Final = bytes(range(64))
+PLAIN: Final = [  # decoded by arithmetic, in this process
+    codec
+    for codec in payloadtypes.STATIC.values()
+    if codecs.decodable(codec) and not codecs.is_foreign(codec)
+]
+
+
+def unpack(data: bytes) -> None:
+    """A payload through everything that cuts payloads up; the first byte chooses variants."""
+    choice, payload = (data or b"\0")[0], data[1:]
+    wide, aligned, crc = (bool(choice & bit) for bit in (1, 2, 4))
+    for split in (framing.g729, framing.g723, framing.dvi4, framing.every(choice + 1)):
+        with suppress(ValueError):
+            assert sum(map(len, split(payload))) <= 8 * len(payload) + 64
+    with suppress(ValueError):
+        list(amr.either(payload, wide=wide, aligned=aligned, crc=crc))
+    for cutter in (aac.latm, lambda each: aac.generic(each, "aac-hbr")):
+        with suppress(ValueError):
+            list(cutter(payload))
+    text = payload.decode("utf-8", "replace")
+    for mux in (False, True):
+        with suppress(ValueError):
+            aac.configuration(text, mux=mux)
+    for codec in PLAIN:
+        with suppress(ValueError):
+            codecs.open_decoder(codec).decode(payload)
+
+
+def show(data: bytes) -> None:
+    """Packets of a video stream; the first byte chooses the codec, parts lead with their flags."""
+    names = sorted(KINDS)
+    name = names[(data or b"\0")[0] % len(names)]
+    parameters = "sprop-parameter-sets=Z0IACpZTBYmI,aMljiA==;sprop-vps=QAEMAf//AWAAAAMA"
+    assembler = Assembler(Codec(name, 90_000, parameters=parameters))
+    given, taken, sequence = 0, 0, 65_536
+    for part in cut(data[1:]):
+        flags = (part or b"\0")[0]
+        sequence += flags & 3
+        payload = part[1:]
+        taken += len(payload) + 64
+        marker, short, ticks = bool(flags & 4), bool(flags & 8), flags >> 4
+        packet = Packet(sequence, ticks, marker, short, ticks, payload)
+        given += sum(len(unit.data) for unit in assembler.receive(packet))
+    given += sum(len(unit.data) for unit in assembler.finish())
+    assert given <= 16 * taken + 4096, "pictures out of nothing"
+
+
+def pictures() -> list[bytes]:
+    h264 = [b"\x04\x65abc", b"\x04\x78\0\x03\x65ab\0\2\x41x", b"\1\x7c\x85abc", b"\5\x7c\x45abc"]
+    vp8 = [b"\5\x10\x10\0\0\x9d\x01\x2a\x10\0\x10\0", b"\x25\x90\x80\1abc"]
+    h265 = [b"\5\x26\1abc", b"\5\x60\1\0\3\x26\1a", b"\1\x62\1\x93abc", b"\5\x62\1\x53abc"]
+    return [bytes([at]) + joined(parts) for at, parts in enumerate((h264, h265, vp8))]
+
+
+def open_srtp(data: bytes) -> None:
+    """Packets of anybody under keys of each suite."""
+    choose = Choices(data)
+    name = choose.of(sorted(SUITES))
+    suite = SUITES[name]
+    keys = [MediaKey(name, SECRET[: suite.key + suite.salt], choose.of((0, 0, 4)))]
+    frames, payloads = np.zeros(6, FRAME), []
+    for row in frames:
+        row["sequence"], row["timestamp"] = 65_536 + choose.number(1 << 16), choose.number(1 << 16)
+        row["payload_type"], row["flags"] = choose.number(256), choose.number(256)
+        payloads.append(choose.bytes(80))
+    frames["length"] = list(map(len, payloads))
+    header = np.zeros(1, CHUNK)
+    header["frames"], header["payload_bytes"] = len(frames), sum(map(len, payloads))
+    opening = srtp.Opening(keys)
+    for chunk in opening.open([Chunk(header[0], frames, memoryview(b"".join(payloads)))]):
+        assert not chunk.payload, "opened though nobody sealed it"
+
+
+def place(data: bytes) -> None:
+    """Chunks of a few streams on the line of time: any clock, any jump."""
+    choose, line = Choices(data), timeline.TimeLine(START_NS)
+    ready: list[Chunk] = []
+    for _ in range(40):
+        if not choose.left:
+            break
+        ready += line.receive(_chunk(choose))
+    ready += line.finish()
+    for chunk in ready:
+        places = line.places(int(chunk.header["stream"]), choose.of((8000, 48_000)), chunk.frames)
+        assert len(places) == len(chunk.frames)
+
+
+def _chunk(choose: Choices) -> Chunk:
+    count = 1 + choose.number(20)
+    frames = np.zeros(count, FRAME)
+    start = START_NS + choose.number(1 << 16) * SECOND // 50
+    step = choose.of((0, 1, 160, 160, 960, 60_000, 1 << 31))
+    frames["sequence"] = 65_536 + choose.number(1 << 16) + np.arange(count)
+    first = choose.of((0, 160, 1 << 31, (1 << 32) - 161)) + choose.number(1 << 16)
+    frames["timestamp"] = (first + step * np.arange(count, dtype=np.uint64)) & 0xFFFFFFFF
+    frames["arrival_ns"] = start + 20_000_000 * np.arange(count) * choose.of((0, 1, 1, 50))
+    header = np.zeros(1, CHUNK)
+    header["stream"], header["frames"], header["start_ns"] = choose.number(4), count, start
+    return Chunk(header[0], frames, memoryview(b""))
+
+
+def spoken() -> list[bytes]:
+    """Payloads as codecs pack them."""
+    return [
+        bytes([0]) + bytes(20), b"\2\xf0\x04" + bytes(12), b"\1\x20" + bytes(24),
+        b"\7\xf0\x3c\0" * 9,
+        b"\0\0\x10\0\x28" + bytes(5), b"\0\xff\3" + bytes(300), b"\0400026203fc0",
+    ]  # fmt: skip
+
+
+def packets() -> list[bytes]:
+    return [
+        bytes([at]) + struct.pack(">BHHBBB", 0, at, 160, 0, 0, 30) + bytes(30) for at in range(9)
+    ]
