@@ -215,8 +215,9 @@ class Attachments:
         clock_rate = codec.clock_rate if codec else 0
         # Who it is that speaks without signalling may turn out later, and that it is encrypted.
         sealed = call.secure or bool(call.keys) or row.unsignalled
-        attach = Attach(row.stream.row, call.id, row.number, clock_rate, kinds, sealed)
-        self._tenure.commands.append(attach)
+        self._tenure.commands.append(
+            Attach(row.stream.row, call.id, row.number, clock_rate, kinds, sealed, call.clock_ns)
+        )
 
     def _share(self, row: Row, match: Match) -> None:
         """Another call has part in the stream: it is stored once and listed by both."""

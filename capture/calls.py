@@ -16,6 +16,8 @@ from capture.association import Association
 from capture.attachment import Attachments
 from capture.beginning import RETRANSMITTED_NS, begins_anew, begins_call, new_call, reveals_call
 from capture.calltable import CallTable
+from capture.clock import Clock
+from capture.continuity import waited_too_long
 from capture.control import Control
 from capture.expiry import REPORT_NS, Expiry
 from capture.livecall import LiveCall
@@ -33,7 +35,6 @@ from spanvault.messages import Call
 SECOND_NS: Final = 1_000_000_000
 FRESHENED: Final = 500  # calls whose totals are renewed a second, in what a restart finds
 TIDY_NS: Final = 5 * SECOND_NS
-CLOCK_STEP_NS: Final = 12 * 3600 * SECOND_NS  # more than a quiet night: the clock was set
 
 
 class Calls:
@@ -45,8 +46,10 @@ class Calls:
         totals: Callable[[int], StreamTotals],
         new_id: Callable[[], bytes],
         witness: Witness = SILENT,
+        clock: Clock | None = None,
     ) -> None:
         """totals: what media has heard on a row so far.  new_id: 16 bytes, never the same."""
+        self.clock = clock or Clock()  # of whoever feeds us
         self._witness = witness
         self.counters: Counter[str] = Counter()
         self._settings, self._totals, self._new_id = settings, totals, new_id
@@ -54,15 +57,9 @@ class Calls:
         grace_ns = int(settings.bye_grace_s * SECOND_NS)
         self._table = CallTable()
         self._association = Association(patience_ns, grace_ns)
-        self._orphans = Orphans(settings, totals, new_id, self._count)
+        self._orphans = Orphans(settings, totals, new_id, self._count, self.clock)
         self._attachments = Attachments(
-            self._association,
-            self._orphans,
-            totals,
-            patience_ns,
-            grace_ns,
-            self._count,
-            witness,
+            self._association, self._orphans, totals, patience_ns, grace_ns, self._count, witness
         )
         self._signalling = Signalling(self._association, self._attachments, self._count, witness)
         self._control = Control(self._attachments, self._count)
@@ -98,7 +95,7 @@ class Calls:
             return
         self.counters["sip_messages"] += 1
         self._witness.heard(datagram, message)
-        self._advance(datagram.time_ns)
+        self._now_ns = max(self._now_ns, datagram.time_ns)
         call = self._table.find(message)
         if call is not None and begins_call(message) and begins_anew(call, message, datagram):
             call = None
@@ -140,6 +137,22 @@ class Calls:
                 call.flags.add("capture_loss")
                 self._touch(call)
 
+    def clock_set(self) -> None:
+        """The clock was set. Time goes on for us; who looks for a call by the hour shall know."""
+        self.counters["clock_steps"] += 1
+        for call in self._table:
+            if not call.over:
+                call.flags.add("clock_set")
+                self._touch(call)
+
+    def goes_on(self, datagrams: Iterable[Datagram], gap_ns: int) -> bool:
+        """Whether signalling behind a gap shows that the clock was set in it."""
+        return waited_too_long(self._table, datagrams, self._now_ns + gap_ns, gap_ns)
+
+    def on_hold(self) -> list[int]:
+        """Rows of calls on hold."""
+        return [row for call in self._table if call.held for row in call.rows if row is not None]
+
     def counted(self, now_ns: int) -> None:
         """totals count all media before this time."""
         if self._attachments.counted(now_ns) > PAUSE_NS:
@@ -151,7 +164,7 @@ class Calls:
 
         now_ns: the packets' clock; totals must count all media before it.
         """
-        self._advance(now_ns)
+        self._now_ns = max(self._now_ns, now_ns)
         self.counted(now_ns)
         for call_id in self._without_sdp:
             self._claim_by_hosts(self._table.get(call_id), last=False)
@@ -233,7 +246,7 @@ class Calls:
     def snapshot(self) -> bytes:
         """Everything that a restarted capture needs to go on with the calls it knew."""
         self._freshen()
-        return self._table.snapshot()
+        return self._table.snapshot(self.clock.offset_ns)
 
     def restore(self, table: bytes) -> None:
         """Take up what a snapshot held. Media is new: its streams get new numbers.
@@ -269,6 +282,7 @@ class Calls:
             return None
         self._make_room()
         call = new_call(message, datagram, self._new_id(), self._settings.headers)
+        call.clock_ns = self.clock.offset_ns
         self._table.insert(call)
         self._witness.decided(Decision.BEGINS, call, mid_call=not begins)
         if begins:
@@ -384,20 +398,6 @@ class Calls:
     def _touch(self, call: LiveCall) -> None:
         self._changed[call.id] = None
         self._table.changed(call)
-
-    def _advance(self, now_ns: int) -> None:
-        """Follow the packets' clock; where it was set, move our timers with it."""
-        step_ns = now_ns - self._now_ns
-        if self._now_ns and abs(step_ns) > CLOCK_STEP_NS:
-            self.counters["clock_steps"] += 1
-            for call in self._table:
-                if call.over:
-                    self._over[call.id] = None  # its grace cannot be measured any more
-                call.shift(step_ns)
-                self._table.changed(call)
-                self._schedule(call)
-            self._now_ns = now_ns
-        self._now_ns = max(self._now_ns, now_ns)
 
     def _count(self, name: str) -> None:
         self.counters[name] += 1

@@ -38,6 +38,7 @@ class Table(msgspec.Struct):
     calls: list[msgspec.Raw]
     finals: list[Call]
     past: list[tuple[str, Past]]
+    clock_ns: int = 0  # what the time of day was ahead of theirs
 
 
 class CallTable:
@@ -159,14 +160,17 @@ class CallTable:
         """The call's final record is stored for good: it need not survive a restart."""
         self._finals.pop(call_id, None)
 
-    def snapshot(self) -> bytes:
-        """Everything that a restarted capture needs to go on; only changed calls cost time."""
+    def snapshot(self, clock_ns: int = 0) -> bytes:
+        """Everything that a restarted capture needs to go on; only changed calls cost time.
+
+        clock_ns: what the time of day is ahead of theirs.
+        """
         for call_id, call in self._calls.items():
             if call_id not in self._saved:
                 self._saved[call_id] = msgspec.msgpack.encode(call)
         calls = [msgspec.Raw(data) for data in self._saved.values()]
         past = list(self._past.items())[-PAST_SAVED:]
-        return msgspec.msgpack.encode(Table(calls, list(self._finals.values()), past))
+        return msgspec.msgpack.encode(Table(calls, list(self._finals.values()), past, clock_ns))
 
     def restore(self, table: bytes) -> tuple[list[LiveCall], list[Call]]:
         """The live calls and unacknowledged final records of a snapshot. Rows are forgotten.
@@ -179,6 +183,7 @@ class CallTable:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"no call table: {error}") from None
         for call in calls:
+            call.shift(saved.clock_ns)
             call.rows = [None] * len(call.streams)
             if not call.over:
                 call.flags.add("capture_restarted")

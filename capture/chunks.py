@@ -116,6 +116,7 @@ class _Cut:
         if len(frames):
             runs = _Runs(frames["payload_type"].copy(), each, arrivals.slot)
             self._remember(frames, number, each, runs)
+            self._set_clock(table, frames)
             table = self._set_events_apart(output.arena, table, frames, place, each, runs, size, at)
         output.add(table)
         return bad
@@ -146,6 +147,13 @@ class _Cut:
             return table
         slot = self.slot[np.flatnonzero(self.unique)]
         return set_apart(table, frames, place, events, slot, self.streams)
+
+    def _set_clock(self, table: NDArray[np.void], frames: NDArray[np.void]) -> None:
+        """Tell times by the clock that the streams' calls began with."""
+        ahead_ns = self.streams.clock_ns[self.slot[np.flatnonzero(self.unique)]]
+        if ahead_ns.any():
+            table["start_ns"] += ahead_ns
+            frames["arrival_ns"] += np.repeat(ahead_ns, table["frames"])
 
     def _among(self, rows: Integers, weights: Integers | None = None) -> Integers:
         """How many of these rows each piece has, or the sum of their weights."""

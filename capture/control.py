@@ -224,17 +224,17 @@ def _note(far_end: FarEnd, report: rtcp.Report, trip_ns: int | None) -> None:
 def _chunk(row: Row, kept: Kept) -> tuple[NDArray[np.void], NDArray[np.void], bytes]:
     """The datagrams that wait, as one chunk: table, frames, payload."""
     datagrams, kept.waiting = kept.waiting, []
+    assert row.call is not None
     frames = np.zeros(len(datagrams), chunk.FRAME)
     before = kept.packets - len(datagrams)
     for at, datagram in enumerate(datagrams):
         flags = chunk.TRUNCATED if datagram.missing else 0
         frames[at] = (
-            65536 + before + at, 0, datagram.time_ns, datagram.payload[1], flags,
-            len(datagram.payload),
+            65536 + before + at, 0, datagram.time_ns + row.call.clock_ns,
+            datagram.payload[1], flags, len(datagram.payload),
         )  # fmt: skip
     payload = b"".join(datagram.payload for datagram in datagrams)
     table = np.zeros(1, chunk.CHUNK)
-    assert row.call is not None
     table["recording_id"], table["stream"] = np.void(row.call.id), row.number + chunk.CONTROL
     table["ssrc"], table["frames"] = row.stream.ssrc, len(frames)
     table["payload_bytes"] = len(payload)

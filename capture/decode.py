@@ -9,7 +9,7 @@ Headers around UDP: capture.network. Frames it refuses: capture.slowpath.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -51,6 +51,15 @@ class Decoded:
     control: list[Datagram]  # RTCP, by its looks
     refused: Refused  # takes the slow path
     datagrams: Datagrams  # what the packets came in, row by row
+
+    def earlier(self, by_ns: int) -> "Decoded":
+        """The same by another clock. Only for what came the fast way."""
+        return replace(
+            self,
+            packets=replace(self.packets, time_ns=self.packets.time_ns - by_ns),
+            signalling=[each._replace(time_ns=each.time_ns - by_ns) for each in self.signalling],
+            control=[each._replace(time_ns=each.time_ns - by_ns) for each in self.control],
+        )
 
     def endpoints(self, row: int) -> tuple[Endpoint, Endpoint]:
         """Source and destination of a packet."""

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from capture.clock import Clock, stretches
 from capture.decode import Decoded, Decoder
 from capture.media import Media
 from capture.model import Attach, Block, Close, Contest, Datagram, NewStream, Overdue
@@ -24,8 +25,6 @@ from spanvault import chunk
 from spanvault.config import CaptureConfig
 
 TICK_NS: Final = 1_000_000_000
-# Frames come a little out of order; what is further behind is a clock that was corrected.
-CLOCK_SET_BACK_NS: Final = 5 * TICK_NS
 
 TOTALS: Final = np.dtype(
     [
@@ -65,6 +64,7 @@ class Word(msgspec.Struct, array_like=True):
     last: bool = False
     control: list[Datagram] = []  # RTCP
     ending: bool = False  # all has been heard; what nobody claims now is let go
+    clock_ns: int = 0  # what the time of day is ahead of all these times: capture.clock
 
 
 class Report(msgspec.Struct):
@@ -83,7 +83,9 @@ class Ear:
         self.decoder = Decoder()
         self.slow_path = SlowPath()
         self.media = Media(settings)
-        self.now_ns = 0
+        self.clock = Clock()
+        self.now_ns = 0  # by that clock, as all that follows
+        self._last_ns = 0  # of the last frame
         self._next_tick_ns = 0
         self._word = Word(0, 0)
         self._flushed: list[chunk.Media] = []
@@ -99,6 +101,14 @@ class Ear:
 
     def receive(self, block: Block) -> None:
         """Take a block in; what it brings is in the next report."""
+        for stretch in stretches(block):
+            part = stretch.earlier(self.clock.offset_ns)
+            gap_ns = int(part.time_ns[0]) - self._last_ns if self._last_ns else 0
+            part = part.earlier(self.clock.follow(gap_ns))
+            self._last_ns = int(part.time_ns[-1])
+            self._stretch(part)
+
+    def _stretch(self, block: Block) -> None:
         decoded = [self.decoder.decode(block)]
         if (refused := decoded[0].refused).count:
             found = self.slow_path.receive(block, refused.rows, refused.inner)
@@ -112,13 +122,14 @@ class Ear:
         for part in slow:
             self._packets(part, among=len(fast.packets.ssrc) > 0)
         self._word.opened += self.media.contested()
-        if len(block.time_ns):
-            self.tick(int(block.time_ns.max()))
+        self._tick(int(block.time_ns.max()))
 
     def tick(self, now_ns: int) -> None:
-        """Let time pass, with or without packets. Raises nothing if the clock was set back."""
-        if now_ns < self.now_ns - CLOCK_SET_BACK_NS:
-            self.now_ns = self._next_tick_ns = now_ns
+        """Let time pass, with or without packets. Raises nothing if the clock was set."""
+        now_ns -= self.clock.offset_ns
+        self._tick(now_ns - self.clock.follow(now_ns - self.now_ns if self.now_ns else 0))
+
+    def _tick(self, now_ns: int) -> None:
         self.now_ns = max(self.now_ns, now_ns)
         if self.now_ns >= self._next_tick_ns:
             self._flush(self.media.tick(self.now_ns))
@@ -155,7 +166,7 @@ class Ear:
     def report(self) -> Report:
         """What there is to say since last asked."""
         word, self._word = self._word, Word(0, 0, self._word.done)
-        word.time_ns = self.now_ns
+        word.time_ns, word.clock_ns = self.now_ns, self.clock.offset_ns
         word.counted_ns = self.media.counted_ns(self.now_ns)
         word.counters = self._counters()
         word.overdue += self.media.overdue()

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from capture.calls import Calls
-from capture.ear import CLOCK_SET_BACK_NS, TICK_NS, TOTALS, Orders, Report
+from capture.ear import TICK_NS, TOTALS, Orders, Report
 from capture.media import NO_TOTALS
 from capture.model import Attach, Close, Datagram, NewStream, Overdue, StreamTotals
 from capture.recorder import Heard
@@ -54,11 +54,9 @@ class Ensemble:
         if word.dropped:
             self.calls.dropped()
         heard = Heard(media=report.media, ticked=bool(report.media))
-        now_ns = min(each.time_ns for each in self._ears)
-        if now_ns < self._now_ns - CLOCK_SET_BACK_NS:
-            self._take_in(None)
-            self._now_ns = self._next_tick_ns = now_ns
-        self._now_ns = max(self._now_ns, now_ns)
+        if word.clock_ns != self._ears[ear].clock_ns:
+            self._set(ear, word.clock_ns)
+        self._now_ns = max(self._now_ns, min(each.time_ns for each in self._ears))
         self._take_in(self._now_ns)
         overdue = [self._known(ear, stream) for stream in word.overdue]
         if word.ending:
@@ -95,6 +93,13 @@ class Ensemble:
         for each in self._ears:
             total.update(each.counters)
         return dict(total)
+
+    def _set(self, ear: int, clock_ns: int) -> None:
+        """An ear has followed the host's clock, which was set. All will, within a moment."""
+        self._ears[ear].clock_ns = clock_ns
+        if self.calls.clock.offset_ns != clock_ns:
+            self.calls.clock.offset_ns = clock_ns
+            self.calls.clock_set()
 
     def _known(self, ear: int, stream: Known) -> Known:
         """As the table knows it."""
@@ -152,6 +157,7 @@ class _Told:
 
     def __init__(self) -> None:
         self.time_ns = self.counted_ns = BEGINNING
+        self.clock_ns = 0
         self.counters: dict[str, int] = {}
         self.orders = Orders(1)
         self._given = self._done = 0

@@ -108,7 +108,7 @@ def set_apart(
     arrival = frames["arrival_ns"]
     for row, at in enumerate(dialled.tolist()):
         mine = slice(int(head[at]), int(head[at] + count[at]))
-        heard_ns = arrival[mine][events[mine]]
+        heard_ns = arrival[mine][events[mine]] - streams.clock_ns[slot[at]]
         apart["packets"][row] = _count(streams, int(slot[at]), heard_ns)
     target = np.where(
         events, (head + count - number)[piece] + before, np.arange(len(frames)) - before

@@ -4,11 +4,11 @@ capture.live sees no difference. The team: capture.team.
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from typing import Final, Protocol
 
 from capture.calls import Calls
+from capture.hostclock import HostClock
 from capture.ids import new_id
 from capture.recorder import Heard, Recorder
 from capture.sources.port import Port
@@ -67,14 +67,15 @@ class Alone:
         self._recorder = Recorder(settings, new_id)
         self.calls, self._log = self._recorder.calls, log
         self.port = Port(interface, settings.ring_mb, log)
+        self._host = HostClock(self._recorder.clock)
 
     def hear(self, wake_fd: int | None) -> Iterator[Heard]:
         """See Hearing."""
-        turned = False
+        turned, now_ns = False, self._host.now_ns()
         for block in self.port.blocks(POLL_MS, wake_fd):
             turned = True
             yield self._recorder.receive(block)
-        ticked = self._recorder.tick(time.time_ns() - RING_LAG_NS)
+        ticked = self._recorder.tick(now_ns - RING_LAG_NS)
         if ticked.ticked or not turned:
             yield ticked
 

@@ -85,6 +85,7 @@ class LiveCall(msgspec.Struct, array_like=True):
     byes: dict[str, bool] = {}  # by branch, a hop each: whether a final response was heard
     ends: tuple[Endpoint, Endpoint] | None = None  # of RTP without signalling: capture.orphans
     expires_ns: int | None = None  # when its record says that it may go
+    clock_ns: int = 0  # what the time of day was ahead when it began: capture.clock
 
     @property
     def ended_ns(self) -> int | None:
@@ -130,13 +131,25 @@ class LiveCall(msgspec.Struct, array_like=True):
         fresh = [key for key in keys if key not in self.keys]
         self.keys = [*self.keys, *fresh][-MAX_KEYS:]
 
-    def shift(self, step_ns: int) -> None:
-        """The capture's clock was set: what is still to come is counted by the new one."""
-        self.dialog.changed_ns += step_ns
-        self.heard_ns += step_ns
-        self.recorded_ns += step_ns
+    def shift(self, by_ns: int) -> None:
+        """Count all times by another clock; what is told of them stays."""
+        self.clock_ns -= by_ns
+        self.streams = [_moved(stream, by_ns) for stream in self.streams]
+        self.beside = {number: _moved(each, by_ns) for number, each in self.beside.items()}
+        dialog = self.dialog
+        dialog.changed_ns += by_ns
+        dialog.answered_ns = _at(dialog.answered_ns, by_ns)
+        dialog.ended_ns = _at(dialog.ended_ns, by_ns)
+        dialog.cancelled_ns = _at(dialog.cancelled_ns, by_ns)
+        self.started_ns += by_ns
+        self.heard_ns += by_ns
+        self.recorded_ns += by_ns
+        self.expires_ns = _at(self.expires_ns, by_ns)
+        for referral in self.referrals:
+            referral.time_ns += by_ns
         for binding in self.bindings:
-            binding.since_ns += step_ns
+            binding.since_ns += by_ns
+            binding.until_ns = _at(binding.until_ns, by_ns)
 
     def last_media_ns(self, totals: Callable[[int], StreamTotals]) -> int | None:
         """When its latest RTP packet was heard, or None."""
@@ -177,21 +190,23 @@ class LiveCall(msgspec.Struct, array_like=True):
         self.revision += 1
         streams, beside = self._streams()
         caller, callee = self._speakers()
+        flags = self.flags | self._signalled_flags() | self._media_flags(streams)
+        ahead_ns = self.clock_ns
         return Call(
             id=self.id,
             capture=capture,
             call_ids=[self.call_id] if self.call_id else [],
             caller=caller,
             callee=callee,
-            started_ns=self.started_ns,
-            answered_ns=self.dialog.answered_ns,
-            ended_ns=self.dialog.ended_ns,
+            started_ns=self.started_ns + ahead_ns,
+            answered_ns=_at(self.dialog.answered_ns, ahead_ns),
+            ended_ns=_at(self.dialog.ended_ns, ahead_ns),
             outcome=self.dialog.outcome,
             end_reason=self.dialog.end_reason,
-            flags=sorted(self.flags | self._signalled_flags() | self._media_flags(streams)),
+            flags=sorted(flags),
             related=list(self.related),
-            streams=streams,
-            beside=beside,
+            streams=[_moved(stream, ahead_ns) for stream in streams],
+            beside=[_moved(stream, ahead_ns) for stream in beside],
             keys=list(self.keys),
             siprec=self.siprec.told() if self.siprec else None,
             dialled=self.dialled,
@@ -199,7 +214,7 @@ class LiveCall(msgspec.Struct, array_like=True):
             headers=self.headers,
             revision=self.revision,
             final=final,
-            expires_ns=self.expires_ns,
+            expires_ns=_at(self.expires_ns, ahead_ns),
         )
 
     def _streams(self) -> tuple[list[Stream], list[Stream]]:
@@ -268,6 +283,23 @@ class LiveCall(msgspec.Struct, array_like=True):
             if len(sounds) > 1:
                 flags.add("codec_changed")
         return flags
+
+
+def _at(time_ns: int | None, ahead_ns: int) -> int | None:
+    """A time by a clock that is ahead by so much."""
+    return None if time_ns is None else time_ns + ahead_ns
+
+
+def _moved(stream: Stream, ahead_ns: int) -> Stream:
+    """A stream's times by a clock that is ahead by so much."""
+    if not ahead_ns:
+        return stream
+    return msgspec.structs.replace(
+        stream,
+        first_ns=stream.first_ns + ahead_ns,
+        last_ns=stream.last_ns + ahead_ns,
+        bye_ns=_at(stream.bye_ns, ahead_ns),
+    )
 
 
 def _copy_totals(stream: Stream, totals: StreamTotals) -> None:

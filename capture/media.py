@@ -7,7 +7,7 @@ Counting: capture.chunks. Known streams: capture.streams. Held packets: capture.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.chunks import assemble
+from capture.continuity import step_between
 from capture.held import NOBODY, Batch, Held, store
 from capture.model import (
     Attach,
@@ -123,6 +124,7 @@ class Media:
         streams.state[slot] = ATTACHED
         streams.recording_id[slot] = np.void(attach.recording_id)
         streams.number[slot] = attach.number
+        streams.clock_ns[slot] = attach.clock_ns
         streams.kinds[slot] = np.frombuffer(attach.kinds, np.uint8)
         streams.sealed[slot] = attach.sealed
         if attach.clock_rate:
@@ -210,6 +212,19 @@ class Media:
         """The packet time before which all media is counted in totals."""
         held = (part.first_ns for part in (*self._full, self._filling) if part.count)
         return min(now_ns, min(held, default=now_ns))
+
+    def step(self, packets: Packets, on_hold: Iterable[int]) -> int | None:
+        """By how much the clock was set before these packets, by what they say; None: not at all.
+
+        on_hold: rows of which silence is expected.
+        """
+        slot = self.streams.index.find(self.streams.index.fingerprints(packets))
+        held = [part.batch() for part in (*self._full, self._filling)]
+        if not any(len(batch.slot) for batch in held):
+            return None
+        silent = [one for row in on_hold if (one := self.streams.slot(row)) is not None]
+        before = store(held).batch()
+        return step_between(before, packets, slot, self.streams.clock, np.array(silent, np.int64))
 
     def flush(self) -> list[chunk.Media]:
         """All chunks there are, due or not."""

@@ -5,7 +5,7 @@ replayed with the clock of the day it was made.
 """
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +60,10 @@ class Block:
             self.data, start, length, length + cut, self.time_ns[rows],
             self.link_type if link_type is None else link_type,
         )  # fmt: skip
+
+    def earlier(self, by_ns: int) -> "Block":
+        """The same frames by another clock."""
+        return replace(self, time_ns=self.time_ns - by_ns) if by_ns else self
 
     def part(self, start: int, end: int) -> "Block":
         """Some of its frames, uncopied; frames dropped before the block count in its first part."""
@@ -123,6 +127,7 @@ class Attach(NamedTuple):
     clock_rate: int = 0  # of its media clock, for the jitter; 0: by the payload type
     kinds: bytes = bytes(128)  # what each payload type may carry: capture.events
     sealed: bool = False  # packets are, or may be, encrypted: those held whole stay so
+    clock_ns: int = 0  # what is added to its times as it leaves: capture.clock
 
 
 class Close(NamedTuple):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from capture.clock import Clock
 from capture.dialog import Dialog, State
 from capture.livecall import LiveCall
 from capture.model import Endpoint, NewStream, Overdue, StreamTotals
@@ -51,7 +52,9 @@ class Orphans:
         totals: Callable[[int], StreamTotals],
         new_id: Callable[[], bytes],
         count: Callable[[str], None],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._settings, self._totals = settings, totals
         self._new_id, self._count = new_id, count
         self._most_bits = settings.orphan_mbit * 1e6
@@ -190,6 +193,7 @@ class Orphans:
             flags={"no_signalling"},
             heard_ns=time_ns,
             ends=_pair(stream.source, stream.destination),
+            clock_ns=self._clock.offset_ns,
             expires_ns=time_ns + int(self._settings.orphan_days * DAY_NS),
         )
         self._by_pair.setdefault(_pair(stream.source, stream.destination), []).append(call)

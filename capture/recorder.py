@@ -6,14 +6,12 @@ capture may hold hours: it is taken in stretches, so that neither runs far ahead
 No clock, socket or file here. Who sends what comes out: capture.courier.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Final
 
-import numpy as np
-
 from capture.calls import Calls
+from capture.clock import Clock, stretches
 from capture.decode import RTCP_PER_SECOND, Decoded, Decoder
 from capture.media import Media
 from capture.model import Attach, Block, Close, Datagram, NewStream
@@ -24,9 +22,6 @@ from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 
 TICK_NS: Final = 1_000_000_000
-# Frames come a little out of order; what is further behind is a clock that was corrected.
-CLOCK_SET_BACK_NS: Final = 5 * TICK_NS
-STRETCH_NS: Final = TICK_NS
 
 
 @dataclass(slots=True)
@@ -45,7 +40,7 @@ class Heard:
 
 
 class Recorder:
-    """One capture's calls and streams. now_ns is always the time of the packets."""
+    """One capture's calls and streams. Times that are handed in are those of the packets."""
 
     def __init__(
         self,
@@ -61,21 +56,51 @@ class Recorder:
         self.decoder = Decoder(control_per_second=None if slow_frames is None else RTCP_PER_SECOND)
         self.slow_path = SlowPath(slow_frames)
         self.media = Media(settings)
-        self.calls = Calls(settings, self.media.totals, new_id, witness)
-        self.now_ns: int | None = None
+        self.clock = Clock()
+        self.calls = Calls(settings, self.media.totals, new_id, witness, self.clock)
+        self._now_ns: int | None = None  # by our clock, as all that follows
+        self._last_ns = 0  # of the last frame
         self._next_tick_ns = 0
+
+    @property
+    def now_ns(self) -> int | None:
+        """The time of the packets; None before the first."""
+        return None if self._now_ns is None else self._now_ns + self.clock.offset_ns
 
     def receive(self, block: Block) -> Heard:
         """Take a block in; what became due leaves."""
         heard = Heard()
         for stretch in stretches(block):
-            heard.add(self._count(int(stretch.time_ns[0])))
-            heard.add(self._stretch(stretch))
+            part = stretch.earlier(self.clock.offset_ns)
+            decoded = self.decoder.decode(part)
+            if step_ns := self._step(int(part.time_ns[0]) - self._last_ns, decoded):
+                part, decoded = part.earlier(step_ns), decoded.earlier(step_ns)
+            heard.add(self._count(int(part.time_ns[0])))
+            heard.add(self._stretch(part, decoded))
+            self._last_ns = int(part.time_ns[-1])
         return heard
 
-    def _stretch(self, block: Block) -> Heard:
-        decoded = [self.decoder.decode(block)]
-        if (refused := decoded[0].refused).count:
+    def _step(self, gap_ns: int, heard: Decoded | None = None) -> int:
+        """By how much the clock was set in a gap. heard: what came behind it."""
+        if self._now_ns is None:
+            return 0
+
+        def said() -> int | None:
+            if heard is None:
+                return None
+            by_media = self.media.step(heard.packets, self.calls.on_hold())
+            if by_media is None and self.calls.goes_on(heard.signalling, gap_ns):
+                return gap_ns
+            return by_media
+
+        step_ns = self.clock.follow(gap_ns, said)
+        if step_ns:
+            self.calls.clock_set()
+        return step_ns
+
+    def _stretch(self, block: Block, fast: Decoded) -> Heard:
+        decoded = [fast]
+        if (refused := fast.refused).count:
             slow = self.slow_path.receive(block, refused.rows, refused.inner)
             decoded.append(self.decoder.admit(slow))
             if self.slow_path.dropped:
@@ -84,22 +109,25 @@ class Recorder:
             self.calls.dropped()
             self.media.lost(block.dropped, int(block.time_ns.min()), int(block.time_ns.max()))
         self._signalling(datagram for part in decoded for datagram in part.signalling)
-        fast, *others = decoded
         self._packets(fast)
-        for part in others:
+        for part in decoded[1:]:
             self._packets(part, among=len(fast.packets.ssrc) > 0)
         self._opened(self.media.contested())
         for part in decoded:
             for datagram in part.control:
                 self.calls.control(datagram)
-        return self.tick(int(block.time_ns.max()))
+        return self._tick(int(block.time_ns.max()))
 
     def tick(self, now_ns: int) -> Heard:
-        """Let time pass, with or without packets. Raises nothing if the clock was set back."""
-        if self.now_ns is None or now_ns < self.now_ns - CLOCK_SET_BACK_NS:
+        """Let time pass, with or without packets. Raises nothing if the clock was set."""
+        now_ns -= self.clock.offset_ns
+        return self._tick(now_ns - self._step(now_ns - (self._now_ns or 0)))
+
+    def _tick(self, now_ns: int) -> Heard:
+        if self._now_ns is None:
             self._next_tick_ns = now_ns + TICK_NS
-            self.now_ns = now_ns
-        now_ns = self.now_ns = max(now_ns, self.now_ns)
+            self._now_ns = self._last_ns = now_ns
+        now_ns = self._now_ns = max(now_ns, self._now_ns)
         if now_ns < self._next_tick_ns:
             return Heard()
         flushed = self.media.tick(now_ns)
@@ -113,10 +141,10 @@ class Recorder:
 
     def finish(self, reason: str = "capture_end") -> Heard:
         """The capture ends here, and every call with it."""
-        if self.now_ns is None:
+        if self._now_ns is None:
             return Heard()
         flushed = self.media.flush()
-        self.calls.finish(self.now_ns, reason, self.media.overdue(everything=True))
+        self.calls.finish(self._now_ns, reason, self.media.overdue(everything=True))
         self._obey()
         return self._heard(flushed + self.media.flush())
 
@@ -143,7 +171,7 @@ class Recorder:
 
         No call ends here: a pause may be a clock that was set, and then its media goes on.
         """
-        if self.now_ns is None or now_ns < self._next_tick_ns:
+        if self._now_ns is None or now_ns < self._next_tick_ns:
             return Heard()
         flushed = self.media.tick(now_ns)
         self.calls.overdue(self.media.overdue())
@@ -189,20 +217,3 @@ class Recorder:
         for row in self.calls.released():
             self.media.release(row)
         return heard
-
-
-def stretches(block: Block) -> Iterator[Block]:
-    """A block in parts of about STRETCH_NS, cut too where the clock was set back."""
-    time_ns = block.time_ns
-    if not len(time_ns):
-        return
-    if int(time_ns.max()) - int(time_ns.min()) < STRETCH_NS:
-        yield block
-        return
-    back = np.flatnonzero(np.diff(time_ns) < -CLOCK_SET_BACK_NS) + 1
-    for start, end in pairwise([0, *back.tolist(), len(time_ns)]):
-        # Frames a little out of order stay with those they were heard among.
-        number = np.maximum.accumulate(time_ns[start:end]) // STRETCH_NS
-        cuts = np.flatnonzero(np.diff(number)) + 1 + start
-        for first, last in pairwise([start, *cuts.tolist(), end]):
-            yield block.part(first, last)

@@ -40,6 +40,7 @@ COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
     "number": (np.uint16,),
     "ssrc": (np.uint32,),
     "clock": (np.float64,),
+    "clock_ns": (np.int64,),  # what its times of arrival are ahead as they leave: capture.clock
     # While nobody claims it: capture.probation.
     "unclaimed": (np.int64,),  # packets
     "octets": (np.int64,),  # of their payloads
@@ -85,6 +86,7 @@ class StreamTable:
     number: NDArray[np.uint16]
     ssrc: NDArray[np.uint32]
     clock: NDArray[np.float64]
+    clock_ns: NDArray[np.int64]
     unclaimed: NDArray[np.int64]
     octets: NDArray[np.int64]
     orderly: NDArray[np.int64]

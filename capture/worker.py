@@ -21,6 +21,7 @@ import numpy as np
 import zmq
 
 from capture.ear import TOTALS, TYPES, Ear, Orders, Report, Word
+from capture.hostclock import HostClock
 from capture.sources.port import Port
 from spanvault import journal, wire
 from spanvault.config import CaptureConfig
@@ -91,6 +92,7 @@ class Worker:
             orphans=task.orphans, orphan_packets=task.orphan_packets,
         )  # fmt: skip
         self._ear = Ear(settings)
+        self._host = HostClock(self._ear.clock)
         self._port = Port(task.interface, task.ring_mb, log, task.group)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.PAIR)
@@ -102,12 +104,13 @@ class Worker:
     def run(self) -> None:
         """Hear until told to stop, or nobody is there to tell."""
         while not self._told_to_stop():
+            now_ns = self._host.now_ns()
             for block in self._port.blocks(POLL_MS):
                 self._ear.receive(block)
                 self._turn()
                 if self._told_to_stop():
                     break
-            self._ear.tick(time.time_ns() - RING_LAG_NS)
+            self._ear.tick(now_ns - RING_LAG_NS)
             self._turn()
         for block in self._port.drain():
             self._ear.receive(block)

@@ -22,6 +22,7 @@ FLAGS: Final = {
     "zrtp": "The phones may encrypt end to end (ZRTP): switch it off to record.",
     "fax": "T.38 is not RTP and not recorded: a fax server keeps faxes.",
     "hold": "On hold: silence or music on hold is what was sent.",
+    "clock_set": "The capture's clock was set during it: let NTP keep it. Lengths are right.",
     "capture_loss": "The capture itself lost frames: see `spanvault status`.",
 }
 # By counter: what it counts, and what can be done.
@@ -55,7 +56,7 @@ COUNTS: Final = {
         "As many as packets? The port mirrors both directions: mirror received frames only (rx).",
     ),
     "bad_padding": ("RTP packets with impossible padding", ""),
-    "clock_steps": ("times that the capture's clock was set", "Merge files in order (mergecap)."),
+    "clock_steps": ("times that the capture's clock was set", "Let NTP keep it."),
 }  # fmt: skip
 
 

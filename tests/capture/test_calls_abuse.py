@@ -43,19 +43,6 @@ def test_one_call_id_cannot_be_used_for_calls_without_end(wire):
     assert wire.calls.active == calltable.MAX_SAME_CALL_ID
 
 
-def test_a_clock_that_jumps_by_years_neither_ends_nor_keeps_calls(wire):
-    leg = Leg(wire)
-    leg.answer(ALICE, BOB)
-    for years in (9, -18):
-        wire.now_ns += years * 365 * 86_400 * SECOND
-        wire.wait(1)
-        assert wire.calls.active == 1
-    leg.bye()
-    wire.wait(3)
-    [call] = wire.records.values()
-    assert (call.outcome, call.end_reason, call.final) == ("answered", "bye", True)
-
-
 def test_lost_frames_are_marked_on_every_call_that_was_up(wire):
     Leg(wire).answer(ALICE, BOB)
     wire.calls.dropped()

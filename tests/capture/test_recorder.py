@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from capture.recorder import stretches
 from tests.support.callgen import (
     SECOND,
     START_NS,
@@ -212,17 +211,6 @@ def test_a_clock_set_in_mid_call_leaves_one_whole_call(tmp_path, step_s):
     half = len(frames) // 2
     run = Run().play(tmp_path, [*frames[:half], *later(frames[half:], step_s)]).end()
     assert heard_of(run) == [("bye", [150, 150])]
-
-
-def test_stretches_keep_every_frame_in_its_order():
-    times = [0.0, 0.9, 0.8, 1.1, 0.95, 7.0, 0.5, 0.6, 2.6]
-    frames = [bytes([number]) * 20 for number in range(len(times))]
-    whole = block(frames, times=[int(START_NS + each * SECOND) for each in times])
-    whole.dropped = 3
-    parts = list(stretches(whole))
-    assert [len(part.start) for part in parts] == [3, 2, 1, 2, 1]
-    assert [part.dropped for part in parts] == [3, 0, 0, 0, 0]
-    assert [int(part.data[at]) for part in parts for at in part.start] == list(range(len(times)))
 
 
 def test_a_capture_that_is_killed_has_counted_up_to_its_last_saved_second():

@@ -1,0 +1,101 @@
+"""What is heard tells of a gap in time: was it a pause, or was the clock set that stamps arrivals?
+
+A sender's timestamps are a clock of its own, which goes on through silence. Where streams that
+flowed up to the gap go on behind it as if there had been none, and no other says otherwise, the
+clock was set. A sender may stop its timestamps, too, against the RFC: on hold, which signalling
+tells, or between two words, which the marker tells. SIP tells of a step by a reply to an INVITE
+that everybody had long given up.
+Sources: RFC 3550 §5.1, RFC 3551 §4.1 (marker), RFC 3261 table 4.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capture import sip
+from capture.held import Batch
+from capture.livecall import LiveCall
+from capture.model import Datagram, Packets
+
+SECOND: Final = 1_000_000_000
+FLOWS_NS: Final = SECOND // 2  # a stream that flows is not silent for so long
+FLOWING: Final = 5  # packets that a stream was heard with in that time before the gap
+MOST_LOST: Final = 25  # sequence numbers, at the gap
+PACE: Final = 3  # packets behind the gap that show how fast they come: not as a burst that waited
+NOBODY_WAITS_NS: Final = 12 * 3600 * SECOND
+
+
+def waited_too_long(
+    calls: Iterable[LiveCall], datagrams: Iterable[Datagram], now_ns: int, gap_ns: int
+) -> bool:
+    """Whether what is heard behind a gap shows that it was no pause: nobody waits that long.
+
+    So of a reply to an INVITE whose transaction would be over, and of half a day in a call.
+    """
+    waiting = [call for call in calls if not call.over]
+    if gap_ns >= NOBODY_WAITS_NS:
+        return bool(waiting)
+    late = {call.call_id for call in waiting if (call.dialog.deadline_ns() or now_ns) < now_ns}
+    return bool(late) and any(_reply_to(datagram) in late for datagram in datagrams)
+
+
+def _reply_to(datagram: Datagram) -> str | None:
+    """The Call-ID of a reply to an INVITE."""
+    try:
+        message = sip.parse(datagram.payload)
+    except ValueError:
+        return None
+    return message.call_id if message.method == "INVITE" and message.status else None
+
+
+def step_between(
+    before: Batch, packets: Packets, slot: NDArray[Any], clock: NDArray[np.float64],
+    on_hold: NDArray[np.int64],
+) -> int | None:  # fmt: skip
+    """By how many ns the clock was set between what is held and what comes; None: not at all.
+
+    before: what is held from before the gap.  slot: int[n], of each of the packets, which are
+    those right behind it; -1: of no known stream.  clock: float[slots], ticks a second.
+    on_hold: slots of which silence is expected.
+    """
+    if not len(before.slot) or not len(slot):
+        return None
+    held = before.packets
+    recent = held["arrival_ns"] > held["arrival_ns"].max() - FLOWS_NS
+    steps, pauses = [], 0
+    for each in np.intersect1d(before.slot[recent], slot[slot >= 0]).tolist():
+        old = held[(before.slot == each) & recent]
+        new = np.flatnonzero(slot == each)
+        if each < 0 or each in on_hold or len(old) < FLOWING or len(new) < PACE:
+            continue
+        last, first = old[np.argmax(old["arrival_ns"])], new[0]
+        gap_ns = int(packets.time_ns[first]) - int(last["arrival_ns"])
+        said_ns = _elapsed_ns(int(last["timestamp"]), int(packets.timestamp[first]), clock[each])
+        skipped = int(packets.sequence[first]) - int(last["sequence"]) & 0xFFFF
+        if (
+            skipped > MOST_LOST
+            or packets.marker[first]
+            or not _at_its_pace(packets, new, clock[each])
+        ):
+            pauses += abs(said_ns - gap_ns) < FLOWS_NS
+        elif 0 <= said_ns < FLOWS_NS:
+            steps.append(gap_ns - said_ns)
+        else:
+            pauses += 1
+    return int(np.median(steps)) if len(steps) > pauses else None
+
+
+def _elapsed_ns(earlier: int, later: int, rate: float) -> int:
+    """What passed between two timestamps, 32 bits each."""
+    ticks = (later - earlier + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
+    return int(ticks / rate * SECOND)
+
+
+def _at_its_pace(packets: Packets, rows: NDArray[np.intp], rate: float) -> bool:
+    """Whether packets come about as fast as they were sent."""
+    first, last = rows[0], rows[-1]
+    sent_ns = _elapsed_ns(int(packets.timestamp[first]), int(packets.timestamp[last]), rate)
+    heard_ns = int(packets.time_ns[last]) - int(packets.time_ns[first])
+    return sent_ns < 2 * heard_ns + SECOND // 50
