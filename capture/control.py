@@ -6,7 +6,7 @@ claims them (capture.unclaimed), and no stream is opened by RTCP. Encrypted RTCP
 read.
 The round trip is what a listener in the middle can measure: from a sender report that passes by to
 the report that answers it, less what the answerer says it waited.
-Sources: RFC 3550 §6.4, §11, RFC 3711 §3.4. The bytes: capture.rtcp. Which stream it is of:
+Sources: RFC 3550 §6.4, §11, RFC 3711 §3.4. The bytes: spanvault.rtcp. Which stream it is of:
 capture.attachment.
 """
 
@@ -16,18 +16,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from capture import rtcp
 from capture.attachment import Attachments
 from capture.livecall import LiveCall
 from capture.model import Datagram
 from capture.rows import Row
 from capture.unclaimed import EARLY_NS, Unclaimed
-from spanvault import chunk
+from spanvault import chunk, rtcp
+from spanvault.farend import Trips, note, reports
 from spanvault.messages import FarEnd
 
 MOST: Final = 64  # datagrams of one stream between two flushes; feedback for video comes in swarms
-REMEMBERED: Final = 8  # sender reports that an answer may come to
-LONGEST_NS: Final = 60_000_000_000  # a round trip; more is two clocks that met by chance
 COPY_NS: Final = 1_000_000_000  # the same bytes within so long are a copy, as of a mirror
 
 
@@ -38,7 +36,7 @@ class Kept:
         self.waiting: list[Datagram] = []
         self.packets = self.chunk_ns = self.first_ns = self.last_ns = 0
         self.last = b""
-        self.sent_ns: dict[int, int] = {}  # sender reports, by the middle of their NTP time
+        self.trips = Trips()
 
 
 class Control:
@@ -127,8 +125,8 @@ class Control:
 
     def _reported(self, datagram: Datagram, packets: list[rtcp.Packet]) -> Row | None:
         """Of one who sends nothing: a stream that it hears."""
-        reports = (report for packet in packets for report in _reports(packet))
-        return next((row for one in reports if (row := self._heard(datagram, one.ssrc))), None)
+        told = (report for packet in packets for report in reports(packet))
+        return next((row for one in told if (row := self._heard(datagram, one.ssrc))), None)
 
     # --- what becomes of it -----------------------------------------------------------------
 
@@ -156,14 +154,14 @@ class Control:
         """Note what one packet says; the calls it says it of."""
         if isinstance(packet, rtcp.SenderReport):
             self._sent(packet, datagram)
-        for report in _reports(packet):
+        for report in reports(packet):
             row = self._heard(datagram, report.ssrc)
             if row is not None:
                 trip_ns = self._round_trip(row, report, datagram.time_ns)
                 for call, index in self._listed(row):
                     stream = call.streams[index]
                     stream.far_end = stream.far_end or FarEnd()
-                    _note(stream.far_end, report, trip_ns)
+                    note(stream.far_end, report, trip_ns)
                     yield call
         if isinstance(packet, rtcp.Goodbye):
             for ssrc in packet.ssrcs:
@@ -177,19 +175,11 @@ class Control:
     def _sent(self, report: rtcp.SenderReport, datagram: Datagram) -> None:
         row = self._speaker(datagram, report.ssrc)
         if row is not None:
-            sent_ns = self._kept.setdefault(row.stream.row, Kept()).sent_ns
-            sent_ns[report.ntp >> 16 & 0xFFFFFFFF] = datagram.time_ns
-            if len(sent_ns) > REMEMBERED:
-                del sent_ns[next(iter(sent_ns))]
+            self._kept.setdefault(row.stream.row, Kept()).trips.sent(report, datagram.time_ns)
 
     def _round_trip(self, row: Row, report: rtcp.Report, time_ns: int) -> int | None:
         kept = self._kept.get(row.stream.row)
-        sent_ns = kept.sent_ns.get(report.last_sr) if kept and report.last_sr else None
-        if sent_ns is None:
-            return None
-        trip_ns = time_ns - sent_ns - (report.delay * 1_000_000_000 >> 16)
-        # A little below 0 is how coarsely the answerer counts, or how we stamp.
-        return max(0, trip_ns) if -LONGEST_NS // 1000 < trip_ns < LONGEST_NS else None
+        return kept.trips.answered(report, time_ns) if kept else None
 
     def _listed(self, row: Row) -> Iterator[tuple[LiveCall, int]]:
         """The calls that have part in a stream, and where they list it."""
@@ -204,21 +194,6 @@ class Control:
 def _first_ssrc(payload: bytes) -> int:
     """Of SR, RR, SDES and BYE alike, in the clear even where the rest is not: RFC 3711 §3.4."""
     return int.from_bytes(payload[4:8], "big")
-
-
-def _reports(packet: rtcp.Packet) -> tuple[rtcp.Report, ...]:
-    return packet.reports if isinstance(packet, rtcp.SenderReport | rtcp.ReceiverReport) else ()
-
-
-def _note(far_end: FarEnd, report: rtcp.Report, trip_ns: int | None) -> None:
-    far_end.reports += 1
-    far_end.lost = report.lost
-    far_end.worst = max(far_end.worst, report.fraction / 256)
-    far_end.jitter = max(far_end.jitter, float(report.jitter))
-    if trip_ns is not None:
-        far_end.round_trips += 1
-        before = far_end.round_trip_ms or 0.0
-        far_end.round_trip_ms = before + (trip_ns / 1e6 - before) / far_end.round_trips
 
 
 def _chunk(row: Row, kept: Kept) -> tuple[NDArray[np.void], NDArray[np.void], bytes]:

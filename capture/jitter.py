@@ -8,7 +8,7 @@ Source: RFC 3550 §6.4.1, A.8.
 import numpy as np
 from numpy.typing import NDArray
 
-from capture.ordering import STREAM, Arrivals, Integers
+from capture.ordering import STREAM, Integers, Timed
 from capture.streams import StreamTable
 
 SECOND = 1_000_000_000
@@ -18,7 +18,7 @@ class Jitter:
     """Packets in order of arrival; brings the streams' jitter up to date."""
 
     def __init__(
-        self, arrivals: Arrivals, streams: StreamTable, second: Integers | None, copies: Integers
+        self, arrivals: Timed, streams: StreamTable, second: Integers | None, copies: Integers
     ) -> None:
         """second: int64[n], of each packet; None if they are all of the same.
 
@@ -26,10 +26,8 @@ class Jitter:
         """
         slots = arrivals.slot
         if len(copies):
-            once = np.ones(len(arrivals.time_ns), np.bool_)
-            once[copies] = False
-            arrivals = arrivals.only(once)
-            second = None if second is None else second[once]
+            arrivals = arrivals.without(copies)
+            second = None if second is None else np.delete(second, copies)
         if not len(arrivals.slot):
             self._key, self._value = np.zeros(1, np.int64), np.zeros(1)  # no chunk will ask
             return
@@ -53,7 +51,7 @@ class Jitter:
         return self._value[np.maximum(np.searchsorted(self._key, key, side="right") - 1, 0)]
 
 
-def _pieces(arrivals: Arrivals, second: Integers | None) -> tuple[Integers, Integers]:
+def _pieces(arrivals: Timed, second: Integers | None) -> tuple[Integers, Integers]:
     """The streams' seconds as keys, ascending, and where each begins."""
     if second is None:
         return arrivals.lift, arrivals.head
@@ -63,7 +61,7 @@ def _pieces(arrivals: Arrivals, second: Integers | None) -> tuple[Integers, Inte
     return key[head], head
 
 
-def _differences(arrivals: Arrivals, streams: StreamTable) -> NDArray[np.float64]:
+def _differences(arrivals: Timed, streams: StreamTable) -> NDArray[np.float64]:
     """|D| of each packet, in units of its media clock; remembers the last packet of each stream."""
     slot, head = arrivals.slot, arrivals.head
     known = streams.known[slot]

@@ -5,7 +5,6 @@ running sum or maximum within its stretch. Late packets are placed, never droppe
 Source: RFC 3550 §5.1, A.1. Counting and cutting: capture.chunks.
 """
 
-from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,32 +25,28 @@ Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
-class Arrivals:
-    """Packets stream by stream, each in order of arrival. n packets of m streams."""
+class Timed:
+    """Packets stream by stream, each in order of arrival, and when. n packets of m streams."""
 
-    def __init__(self, batch: Batch, which: NDArray[np.intp], slot: Integers, count: Integers):
-        """which: int[n], the packets.  slot, count: int[m], of which stream, and how many."""
-        self.rows = batch.rows[which]  # held.ROW, as bytes
-        packets = self.rows.view(ROW)
-        self.sequence = packets["sequence"].astype(np.uint16)
-        self.timestamp = packets["timestamp"].copy()
-        self.time_ns = packets["arrival_ns"].copy()
-        self.slot, self.count = slot, count
+    def __init__(
+        self, time_ns: Integers, timestamp: NDArray[np.uint32], slot: Integers, count: Integers,
+        lift: Integers,
+    ) -> None:  # fmt: skip
+        """slot, count, lift: int64[m], of which stream, how many, and what its numbers begin at."""
+        self.time_ns, self.timestamp = time_ns, timestamp
+        self.slot, self.count, self.lift = slot, count, lift
         self.head = np.cumsum(count) - count  # [m] a stream's first packet
         self.each = np.repeat(np.arange(len(slot)), count)  # [n] which of the m it belongs to
-        self.lift = np.arange(len(slot)) * STREAM  # [m]
 
-    def only(self, which: Flags) -> "Arrivals":
-        """Some of them; a stream of which there is none is left out. Lifts stay as they are."""
-        count = np.bincount(self.each[which], minlength=len(self.slot))
+    def without(self, which: Integers) -> "Timed":
+        """All but some; a stream of which none is left is left out. Lifts stay as they are."""
+        keep = np.ones(len(self.time_ns), np.bool_)
+        keep[which] = False
+        count = self.count - np.bincount(self.each[which], minlength=len(self.slot))
         left = np.flatnonzero(count)
-        some = copy(self)
-        some.rows, some.sequence = self.rows[which], self.sequence[which]
-        some.timestamp, some.time_ns = self.timestamp[which], self.time_ns[which]
-        some.slot, some.lift, some.count = self.slot[left], self.lift[left], count[left]
-        some.head = np.cumsum(some.count) - some.count
-        some.each = np.repeat(np.arange(len(left)), some.count)
-        return some
+        return Timed(
+            self.time_ns[keep], self.timestamp[keep], self.slot[left], count[left], self.lift[left]
+        )
 
     def spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """A value per stream, for each of its packets."""
@@ -63,6 +58,20 @@ class Arrivals:
         previous[1:] = values[:-1]
         previous[self.head] = first
         return previous
+
+
+class Arrivals(Timed):
+    """The same with what they are."""
+
+    def __init__(self, batch: Batch, which: NDArray[np.intp], slot: Integers, count: Integers):
+        """which: int[n], the packets.  slot, count: int[m], of which stream, and how many."""
+        self.rows = batch.rows[which]  # held.ROW, as bytes
+        packets = self.rows.view(ROW)
+        self.sequence = packets["sequence"].astype(np.uint16)
+        super().__init__(
+            packets["arrival_ns"].copy(), packets["timestamp"].copy(), slot, count,
+            np.arange(len(slot)) * STREAM,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -208,7 +208,7 @@ class _CounterMode:
     def _decrypt(self, header: bytes, rollovers: int, sealed: bytes) -> bytes:
         index = rollovers << 16 | int.from_bytes(header[2:4], "big")
         start = int.from_bytes(self._salt, "big") ^ int.from_bytes(header[8:12], "big") << 48
-        return _keystream(self._cipher, (start ^ index) << 16, sealed)
+        return keystream(self._cipher, (start ^ index) << 16, sealed)
 
 
 class _F8(_CounterMode):
@@ -261,7 +261,7 @@ def _own(key: MediaKey) -> _CounterMode | _Gcm:
 def derive(master: bytes, salt: bytes, label: int, size: int) -> bytes:
     """A session key of `size` bytes: RFC 3711 §4.3.1, §4.3.3, with a derivation rate of 0."""
     start = (int.from_bytes(salt, "big") ^ label << 48) << 16
-    return _keystream(algorithms.AES(master), start, bytes(size))
+    return keystream(algorithms.AES(master), start, bytes(size))
 
 
 def f8(key: bytes, salt: bytes, start: bytes, data: bytes) -> bytes:
@@ -277,7 +277,8 @@ def f8(key: bytes, salt: bytes, start: bytes, data: bytes) -> bytes:
     return out
 
 
-def _keystream(cipher: algorithms.AES, start: int, data: bytes) -> bytes:
+def keystream(cipher: algorithms.AES, start: int, data: bytes) -> bytes:
+    """Data under AES in counter mode, its own inverse. start: the first block's counter."""
     return Cipher(cipher, modes.CTR(start.to_bytes(16, "big"))).encryptor().update(data)
 
 

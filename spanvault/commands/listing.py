@@ -19,6 +19,7 @@ from spanvault.commands.access import (
     reach,
 )
 from spanvault.commands.dialled import Dialled
+from spanvault.commands.encrypted import read_far_ends
 from spanvault.commands.output import (
     FAILED,
     USAGE,
@@ -79,6 +80,9 @@ def show(
     digits: Annotated[
         bool, typer.Option("--digits", help="What was dialled within it; takes a right.")
     ] = False,
+    far_end: Annotated[
+        bool, typer.Option("--far-end", help="Open an encrypted call's RTCP: what was lost there.")
+    ] = False,
     store: StoreOption = None,
     unlock_key: UnlockOption = None,
     config: ConfigOption = CONFIG,
@@ -87,6 +91,7 @@ def show(
     """One call in full: parties, times, channels, the recording and its copies."""
     with reach(store, unlock_key, config) as client:
         reply = client.get(find_call(client, id).id)
+        unread = read_far_ends(client, reply.call) if far_end else []
         dialled = Dialled(client, reply.call) if digits else None
         if json:
             said = {"digits": dialled.documents()} if dialled else {}
@@ -95,7 +100,9 @@ def show(
             _print(reply, dialled)
         for fault in dialled.faults if dialled else []:
             complain(fault, "What else was dialled is there. See: spanvault verify")
-        if dialled and dialled.faults:
+        for fault in unread:
+            complain(fault, "What else was reported is there. See: spanvault verify")
+        if unread or (dialled and dialled.faults):
             raise typer.Exit(FAILED)
         if waveform and not _draw(client, reply.call):
             raise typer.Exit(FAILED)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from capture import rtcp
 from capture.model import StreamTotals
+from spanvault import rtcp
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call, Stream
 from tests.support.recorded import Recording

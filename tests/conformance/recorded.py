@@ -39,6 +39,15 @@ class Recorded:
         self.exit_code, self.errors = done.returncode, done.stderr
         self._sounds: Path | None = None
 
+    def shown(self, call_id: str, *options: str) -> dict[str, Any]:
+        """What `spanvault show` tells of one call."""
+        done = spanvault(
+            "show", call_id, "--json", *options, "--store", self._store, home=self._folder
+        )
+        assert done.returncode == 0, done.stderr
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
     def sound(self, recording_id: str) -> tuple[int, NDArray[np.int16]]:
         """Sample rate and int16[n, 2] of one call's export; all are exported at the first."""
         if self._sounds is None:

@@ -25,6 +25,7 @@ from tests.support.callgen import (
     udp_frame,
     write_pcap,
 )
+from tests.support.rtcpforge import Block, goodbye, sender_report
 from tests.support.srtpsender import Sender, secure_sdp
 from tests.support.voices import heard, likeness, payloads
 
@@ -48,6 +49,16 @@ def spoken(
             (listener.address, listener.rtp_port),
             sender.seal(packet),
         )
+
+
+def reported(begins_ns: int, speaker: Phone, listener: Phone, sender: Sender) -> Iterator[Frame]:
+    """What a phone reports after two seconds: of the other's stream it lost 3. Then it says BYE."""
+    if sender.suite.startswith("F8"):
+        return
+    report = sender_report(speaker.ssrc, [Block(listener.ssrc, fraction=64, lost=3, jitter=16)])
+    ends = (speaker.address, speaker.rtp_port + 1), (listener.address, listener.rtp_port + 1)
+    for after_s, said in ((2, report), (4, report + goodbye(speaker.ssrc))):
+        yield udp_frame(begins_ns + after_s * SECOND, *ends, sender.seal_control(said))
 
 
 AUDIO_LEVEL = bytes.fromhex("bede0001 10b00000")  # RFC 6464, in RFC 8285's one-byte form
@@ -85,6 +96,11 @@ def secure_call(number: int, name: str, suites: list[str], more: str = "") -> li
     bodies = [
         (secure_sdp(caller, ours), secure_sdp(callee, theirs))
         for ours, theirs in zip(*senders, strict=True)
+    ]
+    media += [
+        frame
+        for (speaker, listener), keys in zip(sides, senders, strict=True)
+        for frame in reported(talk_ns, speaker, listener, keys[0])
     ]
     media += reinvite(caller, callee, name, talk_ns + CHANGE * PACKET_NS, bodies[1:])
     return around(media, start_ns, caller, callee, name, bodies[0], SECONDS + 0.1)
@@ -143,6 +159,15 @@ def test_both_sides_are_heard(recorded: Recorded, name: str):
         alike, later_s = likeness(side, heard(phone.samples))
         assert alike > 0.99
         assert abs(later_s) < 0.01
+
+
+@pytest.mark.parametrize("suite", [suite for suite in SUITES if not suite.startswith("F8")])
+def test_what_the_far_ends_reported_is_opened_when_asked_for(recorded: Recorded, suite: str):
+    (call,) = [one for one in recorded.calls if one["call_ids"] == [suite]]
+    assert [channel["far_end"] for channel in call["channels"]] == [None, None]
+    told = recorded.shown(call["id"], "--far-end")
+    said = {"reports": 2, "lost": 3, "worst": 0.25, "jitter_ms": 2.0, "round_trip_ms": None}
+    assert [channel["far_end"] for channel in told["channels"]] == [said, said]
 
 
 def test_a_key_that_is_not_the_phones_gives_silence(tmp_path: Path):

@@ -37,6 +37,8 @@ class Sender:
         self._signing = self._derive(1, 20)
         self._session_salt = self._derive(2, len(self.salt))
         self._rollovers, self._highest = 0, -1
+        self._control, self._control_signing = self._derive(3, bits // 8), self._derive(4, 20)
+        self._control_salt, self._reports = self._derive(5, len(self.salt)), 0
 
     @property
     def crypto(self) -> str:
@@ -87,6 +89,22 @@ class Sender:
         )  # fmt: skip
         signed = whole(body) + self._rollovers.to_bytes(4, "big")
         return body, hmac.digest(self._signing, signed, "sha1")[: self._tag]
+
+    def seal_control(self, datagram: bytes) -> bytes:
+        """RTCP as SRTCP: RFC 3711 §3.4; AES-GCM or counter mode."""
+        self._reports += 1
+        head, said = datagram[:8], datagram[8:]
+        word = (1 << 31 | self._reports).to_bytes(4, "big")
+        ssrc, salt = head[4:8], self._control_salt
+        if self._gcm:  # RFC 7714 §9.1, §9.2
+            mask = b"\0\0" + ssrc + b"\0\0" + self._reports.to_bytes(4, "big")
+            nonce = bytes(a ^ b for a, b in zip(mask, salt, strict=True))
+            return head + AESGCM(self._control).encrypt(nonce, said, head + word) + word
+        mask = bytes(4) + ssrc + self._reports.to_bytes(6, "big") + b"\0\0"
+        start = bytes(a ^ b for a, b in zip(mask, salt + b"\0\0", strict=True))
+        stream = Cipher(algorithms.AES(self._control), modes.CTR(start)).encryptor()
+        signed = head + stream.update(said) + word
+        return signed + hmac.digest(self._control_signing, signed, "sha1")[:10]
 
     def _derive(self, label: int, size: int) -> bytes:
         # RFC 3711 §4.3.1 with a rate of 0: x = label ‖ r XOR salt, then ‖ two bytes of counter.

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import rtcp
-from capture.rtcp import Description, Goodbye, Other, ReceiverReport, Report, SenderReport
+from spanvault import rtcp
+from spanvault.rtcp import Description, Goodbye, Other, ReceiverReport, Report, SenderReport
 from tests.support.rtcpforge import (
     Block,
     description,
