@@ -7,12 +7,13 @@ that files, keys, records and seals are in the figure: `long` are many calls of 
 CPU is the daemon's alone (user and system), apart by thread: `main` takes batches in, `zmq`
 receives and decrypts (CURVE), `committer` seals, writes and syncs. The kernel's own write-back is
 not in it. Paced, it sends one second's chunks a second; `--fast`, as many as are acknowledged.
+With --pools the calls are spread evenly over three pools.
 Memory is RssAnon, the process's own (not the pages of LMDB's file that it has mapped); `grown`: its
-highest in the last third of the time less that in the second.
+highest in the last third of the time less that in the second; minutes_mb: the highest of each.
 Prints a table and one JSON line.
 
     python bench/ingest.py [--calls 525 5250] [--seconds 30] [--mean-s 180] [--fast] [--no-short]
-                           [--in-flight-mb 256] [--folder DIR]
+                           [--in-flight-mb 256] [--pools] [--folder DIR]
     python bench/ingest.py --calls 5250 --no-short --seconds 600      ten minutes: is memory flat?
 """
 
@@ -41,6 +42,13 @@ PACKETS, BYTES = 50, 160  # a second of G.711 in one stream
 BATCH = 128  # chunks
 TICK = os.sysconf("SC_CLK_TCK")
 KEPT_S = 60  # an ended call's object
+POOLS = ("base", "core", "sensitive")
+CALLEE = "+4912345678"  # and the number of the pool
+RULES = "".join(
+    f'[pools.{pool}]\n[[rules]]\npool = "{pool}"\nnumber = ["{CALLEE}{number}"]\n'
+    for number, pool in enumerate(POOLS)
+    if number
+)
 SHORT_CALLS, SHORT_MEAN_S = 2000, 10
 THREADS = {"committer": "committer", "requests": "requests", "ZMQbg/IO/0": "zmq"}
 
@@ -54,6 +62,7 @@ class Load(NamedTuple):
     seconds: int
     fast: bool
     in_flight: int  # bytes
+    pools: bool
 
 
 class Traffic:
@@ -119,7 +128,8 @@ class Traffic:
         ]  # fmt: skip
         return m.Call(
             self._ids.pop(number) if final else self._ids[number],
-            "bench", [f"{number}@bench.example"], f"+4930{number:07d}", "+493012345678",
+            "bench", [f"{number}@bench.example"],
+            f"+4930{number:07d}", f"{CALLEE}{number % len(POOLS)}",
             START + number, START if revision else None, START + second * SECOND if final else None,
             "answered" if revision else "in_progress", "bye" if final else None,
             streams=streams, revision=revision, final=final,
@@ -179,6 +189,11 @@ class Usage:
         self.memory.append(1024 * int(status.partition("RssAnon:")[2].split()[0]))
 
     @property
+    def minutes(self) -> list[int]:
+        """The most of each minute: a sample a second."""
+        return [max(self.memory[at : at + 60]) for at in range(0, len(self.memory), 60)]
+
+    @property
     def grown(self) -> int:
         third = max(1, len(self.memory) // 3)
         return max(self.memory[-third:]) - max(self.memory[-2 * third : -third] or [0])
@@ -188,14 +203,15 @@ class Retention:
     """Removes what ended long ago, or ten minutes would take 57 GB of disk."""
 
     def __init__(self, store: Path) -> None:
-        self._objects = store / "pools/base/objects"
+        self._pools = [store / "pools" / pool / "objects" for pool in POOLS]
         self._ended: deque[tuple[int, bytes]] = deque()
 
     def turn(self, second: int, calls: list[m.Call]) -> None:
         self._ended += [(second, call.id) for call in calls if call.final]
         while self._ended and self._ended[0][0] < second - KEPT_S:
             name = self._ended.popleft()[1].hex()
-            (self._objects / name[-2:] / f"{name}.svr").unlink(missing_ok=True)
+            for objects in self._pools:
+                (objects / name[-2:] / f"{name}.svr").unlink(missing_ok=True)
 
 
 def play(
@@ -220,6 +236,8 @@ def play(
 def measure(load: Load, folder: Path) -> dict[str, Any]:
     """One run on a new store."""
     rig = Rig(folder, commit_interval_s=2.0)
+    if load.pools:
+        rig.config.write_text(rig.config.read_text() + RULES)
     try:
         rig.start()
         assert rig.process is not None
@@ -235,10 +253,11 @@ def measure(load: Load, folder: Path) -> dict[str, Any]:
         before = usage.cpu_s()
         wall_s = play(sender, traffic, 4, load, usage, retention)
         used = {name: cpu_s - before.get(name, 0.0) for name, cpu_s in usage.cpu_s().items()}
+        objects = [len(list(rig.store.glob(f"pools/{pool}/objects/*/*"))) for pool in POOLS]
         rig.stop()
     finally:
         rig.close()
-    return report(load, wall_s, used, usage)
+    return {**report(load, wall_s, used, usage), "objects": "/".join(map(str, objects))}
 
 
 def report(load: Load, wall_s: float, used: dict[str, float], usage: Usage) -> dict[str, Any]:
@@ -248,6 +267,7 @@ def report(load: Load, wall_s: float, used: dict[str, float], usage: Usage) -> d
     heard_s = wall_s if load.fast else max(wall_s, load.seconds)
     return {
         "load": load.name, "calls": load.calls, "mean_s": load.mean_s, "seconds": load.seconds,
+        "pools": len(POOLS) if load.pools else 1,
         "paced": not load.fast, "in_flight_mb": load.in_flight >> 20, "wall_s": round(wall_s, 2),
         "mb_per_s": round(size / heard_s / 1e6),
         "cpu_s": round(total_s, 2),
@@ -257,6 +277,7 @@ def report(load: Load, wall_s: float, used: dict[str, float], usage: Usage) -> d
         "ns_per_packet": round(total_s / (chunks * PACKETS) * 1e9),
         "chunks_per_cpu_s": round(chunks / total_s), "mb_per_cpu_s": round(size / total_s / 1e6),
         "memory_mb": round(max(usage.memory) / 1e6), "grown_mb": round(usage.grown / 1e6),
+        "minutes_mb": "/".join(str(round(size / 1e6)) for size in usage.minutes),
     }  # fmt: skip
 
 
@@ -268,9 +289,10 @@ def main() -> None:
     parser.add_argument("--in-flight-mb", type=int, default=256)
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--no-short", action="store_true")
+    parser.add_argument("--pools", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     given = parser.parse_args()
-    common = (given.seconds, given.fast, given.in_flight_mb << 20)
+    common = (given.seconds, given.fast, given.in_flight_mb << 20, given.pools)
     loads = [Load("long", calls, given.mean_s, *common) for calls in given.calls]
     if not given.no_short:
         loads.append(Load("short", SHORT_CALLS, SHORT_MEAN_S, *common))

@@ -171,19 +171,23 @@ class StreamTable:
 
     def totals(self, slot: int) -> StreamTotals:
         """What has been flushed of a stream; last_ns is what was heard."""
-        heard = self.payload_types[slot]
+        # item() gives Python's numbers at once: asked for each stream of each record.
+        heard, packets, sent = self.payload_types[slot], self.packets.item(slot), 0
+        if self.known.item(slot):
+            numbers = self.highest.item(slot) - self.base.item(slot) + 1
+            sent = numbers - self.skipped.item(slot)
         return StreamTotals(
-            packets=int(self.packets[slot]),
-            lost=int(max(0, self.expected(slot) - self.packets[slot])),
-            duplicates=int(self.duplicates[slot]),
-            late=int(self.late[slot]),
-            jitter=float(self.jitter[slot]),
-            first_ns=int(self.first_ns[slot]),
-            last_ns=int(max(self.last_ns[slot], self.heard_ns[slot])),
-            payload_types={each: int(heard[each]) for each in np.flatnonzero(heard).tolist()},
-            events=int(self.events[slot]),
-            events_first_ns=int(self.events_first_ns[slot]),
-            events_last_ns=int(self.events_last_ns[slot]),
+            packets=packets,
+            lost=max(0, sent - packets),
+            duplicates=self.duplicates.item(slot),
+            late=self.late.item(slot),
+            jitter=self.jitter.item(slot),
+            first_ns=self.first_ns.item(slot),
+            last_ns=max(self.last_ns.item(slot), self.heard_ns.item(slot)),
+            payload_types={each: heard.item(each) for each in heard.nonzero()[0].tolist()},
+            events=self.events.item(slot),
+            events_first_ns=self.events_first_ns.item(slot),
+            events_last_ns=self.events_last_ns.item(slot),
         )
 
     def expected(self, slot: Any) -> Any:
