@@ -165,7 +165,8 @@ class Follower(threading.Thread):
             followed = self._replica.erase(erasure)
         except ValueError as error:  # no erasure, or an id or a name that no replica can hold
             raise Refused(str(error), "The feed names it; look at storaged's journal.") from error
-        self._plan.erased(one.id for one in erasure.recordings)
+        if not erasure.moved_to:  # else the aside may be of the copy in the pool it is in now
+            self._plan.erased(one.id for one in erasure.recordings)
         if not followed:
             self._plan.put_off(step, "the new root key has not come yet")
             return

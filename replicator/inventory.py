@@ -32,6 +32,7 @@ class Inventory:
         self.records = 0
         self.erasures: list[Change] = []
         self._erased: set[bytes] = set()
+        self._moved: set[tuple[bytes, str]] = set()  # and the pool that it was moved up from
 
     def present(self, identity: bytes, size: int) -> list[Version]:
         """The versions of a recording that have the size of its file, the newest last.
@@ -48,7 +49,7 @@ class Inventory:
     def add(self, change: Change) -> None:
         """Take note of the next change, in the order of positions."""
         version = Version(change.position, change.size, change.sha256, change.pool)
-        if change.id in self._erased and change.kind == "object":
+        if change.kind == "object" and self.gone(change):
             return
         if change.kind == "keys":
             self.keys.setdefault(change.name, []).append(version)
@@ -57,8 +58,12 @@ class Inventory:
         elif change.kind == "erase":
             self.erasures.append(change)
             self._forget(change)
-        elif change.id not in self._erased:
+        elif not self.gone(change):
             self.records += 1
+
+    def gone(self, change: Change) -> bool:
+        """Whether a record or recording was erased, or moved up: its key is destroyed."""
+        return change.id in self._erased or (change.id, change.pool) in self._moved
 
     def erased(self, identity: bytes) -> bool:
         """Whether a call was erased: what bundles and files say of it does not count."""
@@ -79,8 +84,13 @@ class Inventory:
         except ValueError:
             return  # the store it is imported into says so
         for one in erasure.recordings:
-            self._erased.add(one.id)
-            self.objects.pop(one.id, None)
+            versions = self.objects.pop(one.id, [])
+            if not erasure.moved_to:
+                self._erased.add(one.id)
+                continue
+            self._moved.add((one.id, one.pool))
+            if kept := [version for version in versions if version.pool != one.pool]:
+                self.objects[one.id] = kept
 
 
 def in_order(

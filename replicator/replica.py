@@ -94,8 +94,14 @@ class Replica:
                 name = f"page-{page.page:06d}.{generation}"
                 self.target.destroy(layout.keys_name(_in_pool(page.pool, name)))
         for one in erasure.recordings:
-            self.target.remove(layout.object_name(one.id))
+            name = layout.object_name(one.id)
+            if not erasure.moved_to or self._holds(name, one.sha256):
+                self.target.remove(name)
         return True
+
+    def _holds(self, name: str, digest: str) -> bool:
+        """Whether this very file is here: of a call that was moved, the new copy may be already."""
+        return self.target.exists(name) and self.target.sha256(name) == digest
 
     def _epoch(self, pool: str) -> int:
         """That of a pool's root key file at the target; 0 if there is none."""

@@ -133,7 +133,7 @@ class Restore:
     def _import_records(self, inventory: Inventory) -> None:
         done = 0
         for change in self._changes():
-            if change.kind == "record" and not inventory.erased(change.id):
+            if change.kind == "record" and not inventory.gone(change):
                 name = f"record of call {change.id.hex()} at position {change.position}"
                 message = Import(self._store_id, change)
                 self._guarded(name, partial(self._source.import_change, message))

@@ -51,7 +51,7 @@ app = typer.Typer(
 for command in (
     replay.replay, listing.calls, listing.show, sound.export, explain.explain, care.verify,
     repairing.repair, care.status, restore.restore, care.check, install.init, erasing.erase,
-    erasing.erasures,
+    erasing.move, erasing.erasures,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(erasing.certificate, name="certificate")

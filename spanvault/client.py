@@ -36,6 +36,8 @@ from spanvault.messages import (
     Mending,
     MendReply,
     Message,
+    Move,
+    MoveReply,
     Recipients,
     Rotate,
     Search,
@@ -189,6 +191,10 @@ class Client:
         """Erase calls for good: all of them, or none."""
         wanted = Erase(list(ids), reason, unfinished)
         return self.request(wanted, EraseReply, ERASE_TIMEOUT_S)[0]
+
+    def move(self, ids: Sequence[bytes], pool: str, reason: str) -> MoveReply:
+        """Move calls up into a higher pool: all of them, or none."""
+        return self.request(Move(list(ids), pool, reason), MoveReply, ERASE_TIMEOUT_S)[0]
 
     def erasures(self, call_id: bytes | None = None) -> Iterator[Erasure]:
         """Erasures, newest first; or the one that a call went with."""

@@ -495,6 +495,26 @@ class EraseReply(Message):
     pending: list[str] = []
 
 
+class Move(Message):
+    """Move calls up into a higher pool, and erase the lower copies: all of them, or none."""
+
+    ids: list[bytes]
+    pool: str
+    reason: str  # stays for ever, also at the targets: it should name nobody
+
+
+class MoveReply(Message):
+    """What was moved, recordings that had to go along included. already: ids that were there.
+
+    erasure: of the lower copies; empty if there was none. pending: targets that must follow it.
+    """
+
+    erasure: bytes
+    moved: int
+    already: list[bytes] = []
+    pending: list[str] = []
+
+
 class Copy(msgspec.Struct, frozen=True):
     """Where a recording was copied to before it was erased."""
 
@@ -544,6 +564,7 @@ class Erasure(msgspec.Struct):
     pages: list[RekeyedPage] = []
     epochs: dict[str, int] = {}  # of each pool's root since then
     refused: int = 0  # refused batches that held some of it, destroyed
+    moved_to: str = ""  # the pool where the calls live on; empty: they are gone
     done: bool = False
     receipts: list[ErasureReceipt] = []
     pending: list[str] = []  # targets that have not confirmed
@@ -590,12 +611,12 @@ class Import(Message):
 Request = (
     Status | Search | Several | Get | Fetch | Verify | Feed | ReadObject | Receipt | Import | Health
     | Erase | ErasureReceipt | Erasures | Certify | Keys | Unlock | Lock | Rotate | Recipients
-    | Return | Mend
+    | Return | Mend | Move
 )  # fmt: skip
 Reply = (
     Failure | Done | StatusReply | SearchReply | GetReply | FetchReply | VerifyReply
     | FeedReply | ReadObjectReply | EraseReply | ErasuresReply | CertifyReply
-    | KeysReply | MendReply
+    | KeysReply | MendReply | MoveReply
 )  # fmt: skip
 ToIngest = Hello | Batch | Sealed | Health
 FromIngest = Welcome | Acknowledge | Refuse

@@ -36,10 +36,13 @@ def listed(view: View, wanted: Erasures) -> ErasuresReply:
 
 def erasure_of(view: View, call_id: bytes) -> Erasure:
     """The erasure that a call went with. Raises Fault if it was not erased."""
-    erased = view.erased(call_id) if len(call_id) == 16 else None
+    known = len(call_id) == 16
+    erased = (view.erased(call_id) or view.moved(call_id)) if known else None
     found = erasures.find(view, erased) if erased else None
     if found is None:
-        raise Fault("not_found", "no call of this id was erased", "See: spanvault erasures")
+        raise Fault(
+            "not_found", "no call of this id was erased or moved", "See: spanvault erasures"
+        )
     return found
 
 
@@ -73,6 +76,7 @@ def certify(view: View, call_id: bytes, keyring: Keyring, now_ns: int) -> str:
         "keys": _keys(erasure, one),
         "root_epoch": erasure.epochs.get(one.pool),
         "grade": OVERWRITTEN,
+        "moved_to": erasure.moved_to or None,
         "copies": _copies(erasure, one),
         "pending": erasure.pending,
         "issued_at": iso_utc(now_ns),

@@ -29,6 +29,7 @@ from storaged.ingest import Ingest
 from storaged.intakekeys import IntakeKeys
 from storaged.layout import Store
 from storaged.mending import Mender
+from storaged.moving import Mover
 from storaged.opening import Opener
 from storaged.requests import Desk
 from storaged.scrub import Scrub
@@ -76,8 +77,9 @@ class Daemon:
             tables, self._vaults, self._sorter.forget, time.time_ns, time.monotonic
         )
         desk = Desk(
-            store, tables, self._vaults, self._access, eraser, self._mender, time.time_ns,
-            self.state, opener,
+            store, tables, self._vaults, self._access, eraser, self._mender,
+            Mover(tables, self._vaults, eraser, self._sorter.forget, time.time_ns),
+            time.time_ns, self.state, opener,
         )  # fmt: skip
         requests = transport.listen(self._context, settings.requests, certificate)
         self._serving = Serving(requests, clients, desk)

@@ -42,7 +42,7 @@ MOST: Final = 5000  # calls of one batch
 MAX_REASON: Final = 500  # characters
 
 
-class _Doomed(NamedTuple):
+class Doomed(NamedTuple):
     """A call that is to go. call: its record, if it opens."""
 
     state: State
@@ -97,14 +97,16 @@ class Eraser:
         with self._index.reading() as view:
             begun = erasures.unfinished(view)
         for erasure in begun:
+            if erasure.moved_to:  # from the transaction on, what was sealed there counts
+                self._vaults.named(erasure.moved_to).intake.publish_moving(erasure.id)
             if not any(self._vaults.named(page.pool).locked for page in erasure.pages):
-                self._complete(erasure)
+                self.complete(erasure)
 
     def _erase(self, who: str, wanted: Erase, ids: list[bytes]) -> EraseReply:
         with self._index.reading() as view:
             already = [one for one in ids if view.erased(one)]
             new = [one for one in ids if not view.erased(one)]
-            doomed = [self._look_at(view, one) for one in new]
+            doomed = [self.look_at(view, one) for one in new]
             _check_ended(doomed, wanted)
             self._check_shared(view, doomed, set(ids))
             pending = erasures.targets(view)
@@ -116,14 +118,14 @@ class Eraser:
         at_ns = self._clock_ns()
         erasure = Erasure(
             at_ns.to_bytes(8, "big") + os.urandom(8), at_ns, who, wanted.reason.strip(),
-            [one.erased for one in doomed], self._pages(doomed),
+            [one.erased for one in doomed], self.pages(doomed),
         )  # fmt: skip
         self._forget(new)
-        self._index.write(lambda writing: self._begin(writing, erasure, doomed))
-        self._complete(erasure)
+        self._index.write(lambda writing: self.begin(writing, erasure, doomed))
+        self.complete(erasure)
         return EraseReply(erasure.id, len(doomed), already, pending)
 
-    def _look_at(self, view: View, call_id: bytes) -> _Doomed:
+    def look_at(self, view: View, call_id: bytes) -> Doomed:
         """What there is of a call. Raises Fault: nothing."""
         state = view.state(call_id)
         if (waits_for := self._waits_for(view, call_id)) is not None:
@@ -148,7 +150,7 @@ class Eraser:
             _dek(vault, key_id)
         copies = [Copy(one.target, one.verified_ns) for one in view.receipts(call_id)]
         has_object = bool(state.bits & SEALED)
-        return _Doomed(state, call, ErasedRecording(
+        return Doomed(state, call, ErasedRecording(
             call_id, vault.name, sorted(key_ids), state.size if has_object else 0,
             state.sha256.hex() if has_object else "", copies,
         ))  # fmt: skip
@@ -159,7 +161,7 @@ class Eraser:
         vault = self._vaults.of(tier) if tier is not None else None
         return vault if vault is not None and len(vault.intake) else None
 
-    def _check_shared(self, view: View, doomed: Sequence[_Doomed], ids: set[bytes]) -> None:
+    def _check_shared(self, view: View, doomed: Sequence[Doomed], ids: set[bytes]) -> None:
         """Raise Fault if a call outside the batch has media in common with one in it.
 
         The same sound would stay with the other call, or be taken from it: neither must go unsaid.
@@ -180,7 +182,8 @@ class Eraser:
                     "Nothing was erased. Such calls can only go together: name both.",
                 )
 
-    def _pages(self, doomed: Sequence[_Doomed]) -> list[RekeyedPage]:
+    def pages(self, doomed: Sequence[Doomed]) -> list[RekeyedPage]:
+        """The key pages that lose some of their keys."""
         pages = {
             (one.erased.pool, key_id // SLOTS) for one in doomed for key_id in one.erased.key_ids
         }
@@ -189,14 +192,14 @@ class Eraser:
             for pool, page in sorted(pages)
         ]
 
-    def _begin(self, writing: Writing, erasure: Erasure, doomed: Sequence[_Doomed]) -> None:
+    def begin(self, writing: Writing, erasure: Erasure, doomed: Sequence[Doomed]) -> None:
         """The intent; tokens can only be found while the records still open."""
         erasures.begin(writing, erasure)
         for one in doomed:
             key = self._vaults.named(one.erased.pool).keyring.index_key
             writing.remove_call(one.erased.id, one.call, key)
 
-    def _complete(self, erasure: Erasure) -> None:
+    def complete(self, erasure: Erasure) -> None:
         """Destroy keys and files of what was begun, as often as it takes."""
         dropped = {name: self._destroy(name, erasure) for name in _pools(erasure)}
         pages = [
@@ -299,7 +302,7 @@ def _checked(wanted: Erase) -> list[bytes]:
     return ids
 
 
-def _check_ended(doomed: Sequence[_Doomed], wanted: Erase) -> None:
+def _check_ended(doomed: Sequence[Doomed], wanted: Erase) -> None:
     """Raise Fault for a call that may go on."""
     going_on = [one for one in doomed if not one.state.bits & FINAL]
     if going_on and not wanted.unfinished:

@@ -19,9 +19,12 @@ _receipt: Final = msgspec.msgpack.Decoder(ErasureReceipt)
 
 
 def begin(writing: Writing, erasure: Erasure) -> None:
-    """Note what is going to be erased: from here on the calls are gone for everyone."""
+    """Note what is going to be erased: from here on it is gone for everyone.
+
+    Calls that were moved have no tombstone: they live on in another pool.
+    """
     for one in erasure.recordings:
-        writing.put(b"erased", one.id, erasure.id)
+        writing.put(b"moved" if erasure.moved_to else b"erased", one.id, erasure.id)
     writing.put(b"erasure", erasure.id, _encode(erasure))
     writing.put(b"unfinished", erasure.id, b"")
 

@@ -21,7 +21,7 @@ from storaged.resuming import Reach
 
 TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
-    b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged",
+    b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged", b"moved", b"follow",
 )  # fmt: skip
 MULTIPLE: Final = (b"token", b"shared")  # with several values a key, all of one length
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
@@ -247,6 +247,10 @@ class View:
         """The erasure that a call went with, if it was erased."""
         return self.get(b"erased", call_id)
 
+    def moved(self, call_id: bytes) -> bytes | None:
+        """The erasure of a call's copy in the pool that it was moved up from last."""
+        return self.get(b"moved", call_id)
+
     def sharing(self, recording_id: bytes) -> list[bytes]:
         """The other calls that have streams in this recording."""
         cursor = self.cursor(b"shared")
@@ -318,7 +322,7 @@ class Writing(View):
                 self.delete(b"shared", recording_id, call_id)
         else:
             self._delete_by_scan(call_id)
-        for table in (b"record", b"state", b"open", b"damaged"):
+        for table in (b"record", b"state", b"open", b"damaged", b"follow"):
             self.delete(table, call_id)
         for receipt in self.receipts(call_id):
             self.delete(b"receipt", call_id + receipt.target.encode())

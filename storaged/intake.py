@@ -6,7 +6,7 @@ read it. FORMAT.md §5.5. Who fills and empties it: storaged.sorting.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from storaged import files
 
 log = logging.getLogger(__name__)
 SUFFIX: Final = ".sealed"
+MOVING: Final = ".moving"
 _CALLS_BYTES: Final = 8 << 20  # of call records in a file; a wire header has at most 16 MiB
 
 
@@ -55,7 +56,38 @@ class Intake:
 
     def put_sealed(self, key_id: str, sealed: bytes) -> None:
         """Keep a batch as a capture's spool sealed it: to the same key. Raises OSError."""
-        self._write(self._number(), key_id, sealed)
+        self._keep(self._number(), key_id, sealed)
+
+    def put_moving(
+        self, move: bytes, calls: list[Call], media: Media | None, public_key: bytes
+    ) -> None:
+        """Keep something of a call that is being moved here, synced; it does not count yet.
+
+        move: the id of its erasure in the lower pool. What was put first is taken first.
+        Raises OSError.
+        """
+        number = len(self._moving(move.hex()))
+        frames: list[Any] = wire.encode_media(Batch("moved", 0, calls), media or NO_MEDIA)
+        name = f"{move.hex()}.{number:06d}.{spool.key_id(public_key)}{MOVING}"
+        self._write(self._folder / name, spool.seal_batch(frames, public_key))
+
+    def publish_moving(self, move: bytes) -> None:
+        """From now on all of that counts. The pool must be held. Raises OSError."""
+        for path in self._moving(move.hex()):
+            new = path.with_name(f"{self._number():012d}.{path.name.split('.')[2]}{SUFFIX}")
+            path.rename(new)
+            self._files[new] = new.stat().st_size
+        files.sync_folder(self._folder)
+
+    def drop_moving(self, kept: Collection[bytes] = ()) -> None:
+        """Away with what came to nothing: all but these moves, which took place."""
+        names = {move.hex() for move in kept}
+        for path in self._moving("*"):
+            if path.name.split(".")[0] not in names:
+                spool.shred(path)
+
+    def _moving(self, move: str) -> list[Path]:
+        return sorted(self._folder.glob(f"{move}.*{MOVING}"))
 
     def open_first(self, private_key: Callable[[str], bytes]) -> tuple[Path, Batch, Media] | None:
         """The oldest batch; None if none waits. private_key: finds an ingest key by its id.
@@ -86,20 +118,24 @@ class Intake:
     def _put(self, calls: list[Call], media: Media, public_key: bytes) -> None:
         number = self._number()
         frames: list[Any] = wire.encode_media(Batch("intake", number, calls), media)
-        self._write(number, spool.key_id(public_key), spool.seal_batch(frames, public_key))
+        self._keep(number, spool.key_id(public_key), spool.seal_batch(frames, public_key))
 
     def _number(self) -> int:
         self._next += 1
         return self._next - 1
 
-    def _write(self, number: int, key_id: str, sealed: bytes) -> None:
+    def _keep(self, number: int, key_id: str, sealed: bytes) -> None:
         path = self._folder / f"{number:012d}.{key_id}{SUFFIX}"
+        self._write(path, sealed)
+        self._files[path] = len(sealed)
+
+    def _write(self, path: Path, sealed: bytes) -> None:
+        """Raises OSError: then nothing of it takes up space."""
         try:
             files.replace(path, sealed)
         except OSError:
             path.with_name(path.name + ".new").unlink(missing_ok=True)
             raise
-        self._files[path] = len(sealed)
 
 
 def _open(sealed: bytes, private_key: bytes) -> tuple[Batch, Media]:

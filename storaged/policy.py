@@ -22,6 +22,7 @@ MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
             m.Status, m.Health, m.Search, m.Several, m.Get, m.Fetch, m.Verify, m.Feed,
             m.ReadObject, m.Import, m.Erase, m.Erasures, m.Certify,
             m.Keys, m.Unlock, m.Lock, m.Rotate, m.Recipients, m.Mend,
+            m.Move,
         }
     ),
 }  # fmt: skip
@@ -35,6 +36,7 @@ REVEALING: Final[frozenset[type[m.Message]]] = frozenset(
         m.Get,
         m.Fetch,
         m.Erase,
+        m.Move,
         m.Unlock,
         m.Lock,
         m.Rotate,

@@ -26,6 +26,7 @@ from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, View
 from storaged.layout import Store
 from storaged.mending import Mender
+from storaged.moving import STORAGED, Mover
 from storaged.opening import Opener
 from storaged.receipts import Receipts
 from storaged.restoring import Restorer
@@ -61,12 +62,12 @@ class Desk:
 
     def __init__(
         self, store: Store, index: Index, vaults: Vaults, access: AccessLog, eraser: Eraser,
-        mender: Mender, clock_ns: Callable[[], int],
+        mender: Mender, mover: Mover, clock_ns: Callable[[], int],
         state: Callable[[], tuple[str, dict[str, Any]]], opener: Opener,
     ) -> None:  # fmt: skip
         self._store, self._index, self._vaults, self._eraser = store, index, vaults, eraser
         self._access, self._clock_ns, self._state = access, clock_ns, state
-        self._mender, self._reader = mender, mender.reader
+        self._mender, self._reader, self._mover = mender, mender.reader, mover
         self._restorer = Restorer(store, index, vaults, clock_ns, opener)
         self._receipts = Receipts(store, index)
         self.custody = Custody(index, vaults, clock_ns, opener)
@@ -89,13 +90,22 @@ class Desk:
         """answer() in steps of some milliseconds, so that a long one holds up no other."""
         denied = policy.denial(who, request)
         if denied is None:
-            if isinstance(request, m.Erase):
+            if isinstance(request, m.Erase | m.Move):
                 answer = yield from self._erase(who, request)
             else:
                 answer = yield from self._carry_out(who, request, bulk)
         else:
             answer = Answer(m.Failure("denied", *denied))
         return self._logged(who, request, answer)
+
+    def following(self) -> Steps[None]:
+        """Move up what must follow its call, in steps; each is in the log before it is begun."""
+        try:
+            yield from self._mover.following(
+                lambda wanted: self._write_down(STORAGED, wanted, "begun")
+            )
+        except Exception:  # recording must go on, whatever this stumbled over
+            log.exception("Following calls into higher pools failed by a fault of ours")
 
     def refuse(self, who: Identity, error: str) -> Answer:
         """The answer to a message that could not be read."""
@@ -142,6 +152,8 @@ class Desk:
         try:
             if isinstance(request, m.Erase):
                 return Answer((yield from self._eraser.erasing(str(who), request)))
+            if isinstance(request, m.Move):
+                return Answer((yield from self._mover.moving(str(who), request)))
             if isinstance(request, m.Verify):
                 return Answer((yield from self._mender.checking(request.id)))
             if isinstance(request, m.Mend):
@@ -174,7 +186,7 @@ class Desk:
             hint = "Look at the journal of spanvault-storaged, and report it."
             return Answer(m.Failure("unavailable", "a fault of storaged itself", hint))
 
-    def _erase(self, who: Identity, request: m.Erase) -> Steps[Answer]:
+    def _erase(self, who: Identity, request: m.Erase | m.Move) -> Steps[Answer]:
         """What cannot be undone is in the log before it is begun."""
         try:
             self._write_down(who, request, "begun")
@@ -183,7 +195,7 @@ class Desk:
             return Answer(m.Failure("full", f"access log: {error.strerror}", hint))
         return (yield from self._carry_out(who, request, []))
 
-    def _write_down(self, who: Identity, request: Any, result: str) -> None:
+    def _write_down(self, who: Identity | str, request: Any, result: str) -> None:
         kind = type(request)
         entry = {
             "at_ns": self._clock_ns(),
@@ -224,6 +236,9 @@ class Desk:
             return {"ids": [one.hex()[:32] for one in request.ids[:_SEVERAL_MAX]]}
         if isinstance(request, m.Erase):
             return {"ids": [one.hex()[:32] for one in request.ids], "reason": request.reason[:500]}
+        if isinstance(request, m.Move):
+            ids = [one.hex()[:32] for one in request.ids[:_SEVERAL_MAX]]
+            return {"ids": ids, "pool": request.pool[:16], "reason": request.reason[:500]}
         if isinstance(request, m.ErasureReceipt):
             return {"erasure": request.erasure.hex()[:32], "target": request.target[:200]}
         if isinstance(request, m.Unlock | m.Lock | m.Rotate | m.Recipients):

@@ -121,7 +121,8 @@ class Restorer:
         except ValueError as error:
             raise Fault("corrupt", f"erasure: {error}", "Restore from another replica.") from None
         with self._index.reading() as view:
-            if any(view.state(one.id) for one in erasure.recordings):
+            here = any(view.state(one.id) for one in erasure.recordings)
+            if here and not erasure.moved_to:
                 raise Fault("invalid", "what was erased is here", "Begin anew in an empty folder.")
         self._index.write(lambda writing: erasures.adopt(writing, erasure))
 

@@ -16,7 +16,7 @@ import zmq
 
 from spanvault import wire
 from spanvault.lifecycle import name_thread
-from spanvault.messages import Erase, Failure, Feed, Fetch, Mend, Search, Verify
+from spanvault.messages import Erase, Failure, Feed, Fetch, Mend, Move, Search, Verify
 from spanvault.transport import Clients, Identity
 from storaged.requests import Answer, Desk
 from storaged.walk import Steps
@@ -28,6 +28,7 @@ _MAX_WAIT_MS: Final = 60_000
 _WORK_S: Final = 0.05  # at long answers before the socket is looked at again
 _AT_ONCE: Final = 32  # messages taken before long answers get their turn
 UNDER_WAY: Final = 16  # waiting Feeds and long answers of one client
+_FOLLOW_S: Final = 2.0  # between two looks at what must follow its call into a higher pool
 _SYNC_S: Final = 2.0  # the access log, where a line need not be durable at once
 
 
@@ -58,7 +59,8 @@ class Serving:
         self._stopping = threading.Event()
         self.broken: BaseException | None = None
         self.unreadable = 0
-        self._synced_s = 0.0
+        self._synced_s = self._follow_s = 0.0
+        self._following: Steps[None] | None = None
         self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
 
     def start(self) -> None:
@@ -84,15 +86,28 @@ class Serving:
 
     def _turn(self) -> None:
         """Take what has come, go on with what takes long."""
-        patience_ms = 0 if self._long else _WAITING_TURN_MS if self._waiting else _TURN_MS
+        patience_ms = (
+            0 if self._long or self._following else _WAITING_TURN_MS if self._waiting else _TURN_MS
+        )
         for _ in range(_AT_ONCE):
             if not self._socket.poll(patience_ms):
                 break
             self._receive()
             patience_ms = 0
         self._work(time.monotonic() + _WORK_S)
+        self._follow(time.monotonic())
         self._answer_waiting(time.monotonic())
         self._sync_log(time.monotonic())
+
+    def _follow(self, now_s: float) -> None:
+        """Now and then, a step of moving up what must follow its call."""
+        if self._following is None and now_s >= self._follow_s:
+            self._following = self._desk.following()
+        if self._following is not None:
+            try:
+                next(self._following)
+            except StopIteration:
+                self._following, self._follow_s = None, time.monotonic() + _FOLLOW_S
 
     def _sync_log(self, now_s: float) -> None:
         if now_s - self._synced_s >= _SYNC_S:
@@ -118,7 +133,7 @@ class Serving:
     def _take(self, route: bytes, who: Identity, request: Any, bulk: list[Any]) -> None:
         """Answer a request, or put it beside the others that take their time."""
         waits = isinstance(request, Feed) and self._desk.can_wait(who, request)
-        if (waits or isinstance(request, Verify | Mend | Erase)) and self._under_way(
+        if (waits or isinstance(request, Verify | Mend | Move | Erase)) and self._under_way(
             who
         ) >= UNDER_WAY:
             self._send(route, self._desk.busy(who, request, UNDER_WAY).frames())

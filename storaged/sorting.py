@@ -7,7 +7,7 @@ Committing to one pool: storaged.writer. Rules: spanvault.rules.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from spanvault.messages import Call
@@ -40,6 +40,7 @@ class Sorter:
         self._place, self._default = place, TIERS[default]
         self._writers: dict[int, tuple[Keyring, Writer]] = {}
         self._tiers: dict[bytes, int] = {}
+        self._stand_ins: set[bytes] = set()  # recordings whose call's record has not come yet
 
     @property
     def growing(self) -> int:
@@ -66,7 +67,9 @@ class Sorter:
             calls = Group.of(group.calls[one] for one in ids if one in group.calls)
             done = commit(self._vaults.of(tier), calls, part)
             counts = Counts(*(a + b for a, b in zip(counts, done, strict=True)))
+        self._note_followers(group.calls.values())
         for call in group.calls.values():
+            self._stand_ins.discard(call.id)
             if call.final:
                 self._tiers.pop(call.id, None)
         return counts
@@ -83,8 +86,10 @@ class Sorter:
             more |= bool(len(vault.intake)) and not vault.locked
         return more
 
-    def forget(self, recording_ids: Iterable[bytes]) -> None:
+    def forget(self, recording_ids: Sequence[bytes]) -> None:
         """Know nothing of these any more: they were erased. All pools must be held."""
+        for one in recording_ids:
+            self._tiers.pop(one, None)
         for _, writer in self._writers.values():
             writer.forget(recording_ids)
 
@@ -118,8 +123,30 @@ class Sorter:
             for one in unknown:
                 state = view.state(one)
                 tier = state.tier if state else view.placed(one)
+                if state is not None and state.revision < 0:
+                    self._stand_ins.add(one)
                 if tier is not None:
                     self._tiers[one] = tier
+
+    def _note_followers(self, calls: Iterable[Call]) -> None:
+        """Note what lies lower than it should: storaged.moving has it follow when it can.
+
+        That is media that came before the record by which its pool is known, and recordings of
+        others (orphans, legs heard first) that hold streams of a call in a higher pool.
+        """
+        wanted: dict[bytes, int] = {}
+        for call in calls:
+            tier = self._tiers.get(call.id, self._default)
+            if call.id in self._stand_ins:
+                tier = wanted[call.id] = max(tier, TIERS[self._place(call)])
+            for other in record.recordings_of(call):
+                wanted[other] = max(tier, wanted.get(other, 0))
+        if not wanted:
+            return
+        with self._index.reading() as view:
+            new = [one for one in wanted.items() if _lies_lower(view, *one)]
+        if new:
+            self._index.write(lambda writing: _put_followers(writing, new))
 
     # --- into it -------------------------------------------------------------------------------
 
@@ -223,6 +250,21 @@ def _put_placed(writing: Writing, ids: Iterable[bytes], tier: int, shares: Itera
     for call in shares:
         for recording_id in record.recordings_of(call):
             writing.put(b"shared", recording_id, call.id)
+
+
+def _lies_lower(view: View, recording_id: bytes, tier: int) -> bool:
+    """Whether a recording is in a lower pool than this, and that is not noted yet."""
+    state = view.state(recording_id)
+    return (
+        state is not None
+        and state.tier < tier
+        and view.get(b"follow", recording_id) != bytes((tier,))
+    )
+
+
+def _put_followers(writing: Writing, followers: Iterable[tuple[bytes, int]]) -> None:
+    for one, tier in followers:
+        writing.put(b"follow", one, bytes((tier,)))
 
 
 def _forget_placed(writing: Writing, ids: Iterable[bytes]) -> None:

@@ -1,18 +1,19 @@
-"""`spanvault erase`, `spanvault erasures`, `spanvault certificate`: calls that nobody hears again.
+"""`spanvault erase`, `move`, `erasures`, `certificate`: calls that nobody, or fewer, hear again.
 
 What is destroyed, in which order, and what a certificate proves: storaged/FORMAT.md §12.
 """
 
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
 from spanvault import certificate as certificates
 from spanvault.callline import iso_utc
-from spanvault.client import Client
+from spanvault.client import Client, RequestFailed
 from spanvault.commands.access import (
     CONFIG,
     ConfigOption,
@@ -35,6 +36,7 @@ from spanvault.commands.output import (
 from spanvault.commands.times import local_time
 from spanvault.messages import Erasure
 
+_TAKEN_S: Final = 10.0
 certificate = typer.Typer(no_args_is_help=True, help="Proofs that calls were erased.")
 _ID_HELP = "Ids, or their beginnings; - reads them from stdin, one a line."
 
@@ -71,6 +73,33 @@ def erase(
     say(f"{reply.erased} calls erased, {len(reply.already)} had been before", "green")
     if reply.pending:
         say(f"Pending at {', '.join(reply.pending)}: see spanvault erasures.")
+
+
+def move(
+    ids: Annotated[list[str], typer.Argument(metavar="ID…", help=_ID_HELP)],
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="core or sensitive.")],
+    reason: Annotated[str, typer.Option(help="Why. It stays for ever, so it should name nobody.")],
+    store: StoreOption = None,
+    unlock_key: UnlockOption = None,
+    config: ConfigOption = CONFIG,
+    json: JsonOption = False,
+) -> None:
+    """Move calls up into a higher pool, and erase the lower copies: all that are named, or none."""
+    given = _given(ids)
+    if not given:
+        raise CommandFailed("no ids were given", code=USAGE)
+    with reach(store, unlock_key, config) as client:
+        wanted = [find_call(client, one).id for one in given]
+        reply = client.move(wanted, pool, reason)
+        _until_taken(client, wanted, time.monotonic() + _TAKEN_S)
+    if json:
+        already = [one.hex() for one in reply.already]
+        document({"erasure": reply.erasure.hex(), "moved": reply.moved, "already": already,
+                  "pending": reply.pending})  # fmt: skip
+        return
+    say(f"{reply.moved} calls moved to {pool}, {len(reply.already)} were there", "green")
+    if reply.pending:
+        say(f"Lower copies pending at {', '.join(reply.pending)}: see spanvault erasures.")
 
 
 def erasures(
@@ -146,6 +175,8 @@ def _rows(facts: dict[str, Any], signer: bytes) -> list[tuple[str, str]]:
         for copy in facts.get("copies", [])
     ]
     rows = [(name.replace("_", " "), str(facts.get(name))) for name in shown]
+    if facts.get("moved_to"):
+        rows.append(("lives on in", str(facts["moved_to"])))
     return [*rows, *copies, ("store", str(facts.get("store"))), ("public key", signer.hex())]
 
 
@@ -184,7 +215,25 @@ def _confirm(count: int) -> None:
         raise CommandFailed("nothing was erased")
 
 
+def _until_taken(client: Client, ids: list[bytes], until_s: float) -> None:
+    """Until the pool has made recordings of them, or for a while: nothing is lost before."""
+    for one in ids:
+        while time.monotonic() < until_s:
+            try:
+                client.get(one)
+                break
+            except RequestFailed as error:
+                if error.code != "unavailable":
+                    raise
+                time.sleep(0.1)
+
+
 def _state(erasure: Erasure) -> str:
+    moved = f"moved to {erasure.moved_to}; " if erasure.moved_to else ""
+    return moved + _reach(erasure)
+
+
+def _reach(erasure: Erasure) -> str:
     if not erasure.done:
         return "begun, not completed"
     return f"pending at {', '.join(erasure.pending)}" if erasure.pending else "everywhere"
@@ -197,6 +246,7 @@ def _document(erasure: Erasure) -> dict[str, Any]:
         "by": erasure.who,
         "reason": erasure.reason,
         "ids": [one.id.hex() for one in erasure.recordings],
+        "moved_to": erasure.moved_to or None,
         "done": erasure.done,
         "confirmed": [receipt.target for receipt in erasure.receipts],
         "pending": erasure.pending,

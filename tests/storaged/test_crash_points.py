@@ -102,7 +102,7 @@ ERASURE = [
     "write keys/page", "syncfs", "rename keys/page", "fsync keys",
     "write keys/root", "fsync keys/root", "rename keys/root", "fsync keys",
     "write keys/page", "write keys/root.old", "syncfs", "unlink keys/page", "unlink keys/root.old",
-    "fsync keys", f"unlink {OBJECT}", "syncfs", "index Eraser._complete, done", "answer",
+    "fsync keys", f"unlink {OBJECT}", "syncfs", "index Eraser.complete, done", "answer",
 ]  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def test_refused_batch_that_holds_the_call_is_destroyed(counter, nested):
     assert [path.name for path in counter.store.refused.iterdir()] == ["2.sealed"]
 
 
-@pytest.mark.parametrize("step", ["_complete", "drop", "unlink", "_destroy_refused", "end"])
+@pytest.mark.parametrize("step", ["complete", "drop", "unlink", "_destroy_refused", "end"])
 def test_interrupted_erasure_is_completed_at_the_next_start(counter, monkeypatch, step):
     parts = counter.parts
     before = parts.index.position

@@ -29,9 +29,9 @@ SECRET = make_call(2, callee="sensitive")
 class ThreePools:
     """base, core and sensitive, each on keys of its own; a call's callee names its pool."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: dict[str, bytes] | None = None) -> None:
         self.parts = Parts(folder)
-        self.keys = {name: os.urandom(32) for name in POOLS[1:]}
+        self.keys = keys or {name: os.urandom(32) for name in POOLS[1:]}
         self.pools: dict[str, Vault] = {"base": self.parts.vaults.base}
         for name, key in self.keys.items():
             store = Store(folder)

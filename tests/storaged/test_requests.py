@@ -16,6 +16,7 @@ from storaged.accesslog import AccessLog
 from storaged.erasing import Eraser
 from storaged.layout import Store
 from storaged.mending import Mender
+from storaged.moving import Mover
 from storaged.requests import Answer, Desk
 from tests.support.vault import (
     START,
@@ -50,8 +51,10 @@ class Counter:
             parts.index, parts.vaults, forget or parts.writer.forget, time.time_ns, time.monotonic
         )
         self.desk = Desk(
-            self.store, parts.index, parts.vaults, self.access, self.eraser, mender, time.time_ns,
-            lambda: ("fine", {}), parts.opener,
+            self.store, parts.index, parts.vaults, self.access, self.eraser, mender,
+            Mover(parts.index, parts.vaults, self.eraser, forget or parts.writer.forget,
+                  time.time_ns),
+            time.time_ns, lambda: ("fine", {}), parts.opener,
         )  # fmt: skip
 
     def ask(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Any:
@@ -276,7 +279,7 @@ def request_of(kind: type) -> Any:
         m.Certify: m.Certify(ONE), m.Keys: m.Keys(), m.Unlock: m.Unlock("core", ONE),
         m.Lock: m.Lock("core"), m.Rotate: m.Rotate("base", "root"),
         m.Recipients: m.Recipients("core", ONE), m.Return: m.Return("t", change),
-        m.Mend: m.Mend([ONE]),
+        m.Mend: m.Mend([ONE]), m.Move: m.Move([ONE], "core", "asked for"),
     }[kind]  # fmt: skip
 
 
