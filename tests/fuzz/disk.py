@@ -76,7 +76,7 @@ def read_sealed(data: bytes) -> None:
     for part in cut(data):
         flag = (DATA, LAST, EVENTS)[part[0] % 3] if part else DATA
         offset = writer.size
-        frame = writer._frame(flag, part[1:])
+        frame = bytes(writer._frame(flag, part[1:]))
         if flag == LAST:
             frame += struct.pack("<QQQ8s", 0, offset, writer.sequence - 1, b"SVRLAST\n")
         made += writer._given(frame)

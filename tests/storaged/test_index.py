@@ -196,7 +196,7 @@ def test_a_hundred_thousand_calls_are_searched_in_no_time(parts):
     ],
 )
 def test_a_row_that_the_medium_changed_is_named(parts, table, ask):
-    parts.index.write(lambda writing: writing.put(table, call_id(1), b"\xc1 changed"))
+    parts.index.write(lambda writing: writing.put(table, call_id(1), b"\xc1bad"))
     with parts.index.reading() as view, pytest.raises(Fault, match=table.decode()) as caught:
         ask(view, call_id(1))
     assert caught.value.code == "corrupt"
