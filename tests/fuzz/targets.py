@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from capture import hep, rtcp, sdp, sip, siprec, websocket
+from capture import hep, sdp, sip, siprec, websocket
 from capture.decode import Decoder
 from capture.explain.__main__ import Explainer
 from capture.offload import segments
@@ -23,7 +23,7 @@ from capture.recorder import Recorder
 from capture.slowpath import SlowPath
 from capture.sources import files
 from capture.tunnels import LINK_TYPES, peel
-from spanvault import chunk, config, digits, sdes, wire
+from spanvault import chunk, config, digits, rtcp, sdes, wire
 from spanvault.audio import red
 from spanvault.config import CaptureConfig
 from spanvault.messages import Hello, Status, StatusReply, Welcome
