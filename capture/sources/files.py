@@ -13,6 +13,7 @@ import stat
 import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 from typing import Final, Protocol
@@ -26,6 +27,7 @@ from capture.sources.pcapng import PcapngReader
 
 WINDOW: Final = 2 << 20  # bytes looked at at once; half of it, or twice, costs more
 MAX_FRAMES: Final = 65_536
+LATEST_NS: Final = 4_102_444_800 * 10**9  # 2100: twice as much still fits into 64 bits
 REMEDY: Final = "Give a pcap or pcapng file, as tcpdump -w or Wireshark write it."
 
 
@@ -89,9 +91,16 @@ def _blocks(reader: Reader, source: "Seekable | Streamed") -> Iterator[Block]:
                 "The frames before it were read."
             )
         if len(block.start):
-            yield block
+            yield _dated(block)
     if source.fault:
         raise source.fault
+
+
+def _dated(block: Block) -> Block:
+    """A block with no time that no clock shows: a damaged one could not be reckoned with."""
+    if int(block.time_ns.min()) >= 0 and int(block.time_ns.max()) < LATEST_NS:
+        return block
+    return replace(block, time_ns=np.clip(block.time_ns, 0, LATEST_NS))
 
 
 def _reader(head: NDArray[np.uint8]) -> Reader:

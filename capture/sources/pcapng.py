@@ -23,6 +23,7 @@ BYTE_ORDERS: Final = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}
 OPTION_END, OPTION_RESOLUTION, OPTION_OFFSET = 0, 9, 14
 SMALLEST: Final = 12  # a block's type and its length, twice
 NANO: Final = 1_000_000_000
+FAR_S: Final = 1 << 32  # seconds; time stamp and offset of so many still fit into 64 bits as ns
 RUN: Final = 64  # enhanced packets in a row that are worth a search of the window
 STEPS: Final = 4_096  # blocks read one by one before the next search
 Frame = tuple[int, int, int, int]  # where it starts, captured and original length, time
@@ -44,7 +45,7 @@ class Interface:
         # Finer than a nanosecond: drop digits first, or the product would overflow.
         coarse = max(1, self.ticks // NANO)
         part_ns = part // np.uint64(coarse) * np.uint64(NANO) // np.uint64(self.ticks // coarse)
-        seconds = whole.astype(np.int64) + self.offset_s
+        seconds = np.minimum(whole, np.uint64(FAR_S)).astype(np.int64) + self.offset_s
         return seconds * NANO + part_ns.astype(np.int64)
 
 
@@ -179,7 +180,8 @@ class PcapngReader:
             if code == OPTION_RESOLUTION and len(value) == 1:
                 ticks = self._resolution(value[0])
             elif code == OPTION_OFFSET and len(value) == 8:
-                (offset_s,) = struct.unpack(f"{self._order}q", value)
+                (far_s,) = struct.unpack(f"{self._order}q", value)
+                offset_s = max(-FAR_S, min(far_s, FAR_S))
             at += 4 + (size + 3) // 4 * 4
         return Interface(link_type, snap_length, ticks, offset_s)
 

@@ -99,6 +99,15 @@ def test_a_clock_finer_than_nanoseconds(tmp_path: Path) -> None:
     assert read(path) == [(3_123_456_789, b"x")]
 
 
+def test_times_that_no_clock_shows_are_brought_to_the_nearest_that_one_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    seconds = interface(options=option(9, b"\0"))
+    before = interface(options=option(9, b"\0") + option(14, struct.pack("<q", -(10**9))))
+    frames = enhanced(b"late", 10**10) + before + enhanced(b"early", 7, number=1)
+    path.write_bytes(section() + seconds + frames)
+    assert read(path) == [(4_102_444_800 * SECOND, b"late"), (0, b"early")]
+
+
 def test_other_blocks_are_passed_over_and_old_packet_blocks_read(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     stamp = EPOCH // 1000
