@@ -61,7 +61,10 @@ def engine(path: Path, truth: Truth) -> tuple[Check, list[tuple[float, int]]]:
             rows[stream.ssrc] = stream.row
             media.attach(Attach(stream.row, stream.ssrc.to_bytes(16, "big"), 0))
         heard += len(decoded.packets.ssrc)
-        if media.tick(int(block.time_ns[-1])):
+        leaving = media.tick(int(block.time_ns[-1]))
+        for _ in leaving:
+            pass  # a part is copied out as it is asked for
+        if leaving:
             marks.append((time.process_time(), heard))
     media.flush()
     return lambda: compare([media.totals(rows[ssrc]) for ssrc in sorted(rows)], truth), marks

@@ -1,9 +1,10 @@
 """How much memory of the capture a concurrent call takes, and how long the collector stops it.
 
 A recorder of its own process hears generated calls, all at once, with the table of calls saved each
-second as the daemon does; what it gives is let go at once, as if acknowledged. Anonymous memory is
-asked for after each block: the capture file is mapped and does not count. A call's share is what
-the larger run takes more than the smaller. Prints a table and one JSON line.
+second and freed memory kept as the daemon does; what it gives is let go at once, as if
+acknowledged. Anonymous memory is asked for after each block, and as each part of a second leaves:
+the capture file does not count. A call's share is what the larger run takes more than the smaller.
+Prints a table and one JSON line.
 
     python bench/memory.py [--calls 500 5000]
 """
@@ -21,10 +22,11 @@ from typing import Any
 
 import calls
 
-from capture.__main__ import COLLECTED
+from capture.__main__ import COLLECTED, KEPT_BYTES
 from capture.ids import new_id
 from capture.recorder import Recorder
 from capture.sources.files import blocks
+from spanvault import memory
 from spanvault.config import CaptureConfig
 
 RAMP_S, TALK_S = 3, 7
@@ -54,9 +56,10 @@ class Pauses:
 
 
 def hear(path: Path) -> dict[str, Any]:
-    """What one run took. Media that leaves in a second counts in the peak, once."""
+    """What one run took. Media that leaves counts in the peak, part by part."""
     gc.freeze()
     gc.set_threshold(*COLLECTED)
+    memory.keep_freed(KEPT_BYTES)
     recorder, pauses = Recorder(CaptureConfig(), new_id), Pauses()
     before, packets, rest, peak, table, sound = anonymous_kb(), 0, 0, 0, 0, 0
     began, began_ns = time.process_time(), 0
@@ -65,11 +68,14 @@ def hear(path: Path) -> dict[str, Any]:
         heard = recorder.receive(block)
         packets += len(block.start)
         full = FULL_S <= (int(block.time_ns[0]) - began_ns) / 1e9 < RAMP_S + TALK_S - 1
+        left = 0
+        for media in heard.media:
+            left += len(media.payload) + media.frames.nbytes
+            peak = max(peak, anonymous_kb() - before if full else 0)
         if heard.ticked:
             size = len(recorder.calls.snapshot())
             if full:
-                table = size
-                sound = sum(len(media.payload) + media.frames.nbytes for media in heard.media)
+                table, sound = size, left
         now = anonymous_kb() - before
         if full:
             peak = max(peak, now)

@@ -13,14 +13,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from capture.columns import gather, scatter
+from capture.arena import WIDTH
 from capture.events import events_among, set_apart
-from capture.held import ROW, WIDTH, Batch
+from capture.held import ROW, Batch
 from capture.jitter import SECOND, Jitter
+from capture.leaving import Leaving, Part
 from capture.ordering import STREAM, Arrivals, Integers, Ordered, memory, order
 from capture.rtpheader import strip, unwrap
 from capture.streams import WINDOW, StreamTable
-from spanvault.chunk import CAPTURE_LOSS, CHUNK, FRAME, WHOLE, Media
+from spanvault.chunk import CAPTURE_LOSS, CHUNK, FRAME, WHOLE
 
 PORTION: Final = 1 << 14  # packets
 # Of payload. glibc gives more than 32 MiB back to the system as soon as it is freed, and a page
@@ -31,7 +32,7 @@ FRAME_BYTES: Final = np.dtype(f"V{FRAME.itemsize}")  # what a held row begins wi
 
 def assemble(
     batch: Batch, streams: StreamTable, start_ns: int, lossy: bool, counters: Counter[str]
-) -> list[Media]:
+) -> Leaving:
     """The chunks of these packets, and the streams' totals brought up to date.
 
     batch: in order of arrival, of attached streams only.  start_ns: where its seconds begin.
@@ -39,7 +40,7 @@ def assemble(
     counters: of packets whose padding cannot be.
     """
     if not len(batch.slot):
-        return []
+        return Leaving()
     by_stream = _by_stream(batch.slot)
     last = _last_second(batch.packets["arrival_ns"], start_ns)
     output = _Output(batch)
@@ -52,7 +53,7 @@ def assemble(
         if bad := cut.write(output, lossy):
             counters["bad_padding"] += bad
     output.close()
-    return output.parts
+    return Leaving(output.parts)
 
 
 def _by_stream(slot: NDArray[np.int32]) -> NDArray[np.intp]:
@@ -279,12 +280,17 @@ class _Output:
     """One flush's chunks, written portion by portion."""
 
     def __init__(self, batch: Batch) -> None:
-        self.parts: list[Media] = []
-        self.arena = batch.arena
+        self.parts: list[Part] = []
+        self._slabs = batch.slabs
         self._frames = np.empty(len(batch.slot), FRAME)
         self._place = np.empty(len(batch.slot), np.int64)
         self._count = 0
         self._begin()
+
+    @property
+    def arena(self) -> NDArray[np.uint8]:
+        """What places are in."""
+        return self._slabs.arena.data
 
     def append(
         self, rows: NDArray[np.void], which: NDArray[np.intp] | None, number: Integers
@@ -311,33 +317,16 @@ class _Output:
             self.close()
 
     def close(self) -> None:
-        """Make a part of what was written since the last one, with its payloads."""
+        """Make a part of what was written since the last one."""
         part = slice(self._first, self._count)
         if self._first == self._count:
             return
-        payload = np.empty(self._size, np.uint8)
-        length = self._frames[part]["length"].copy()
-        _copy_payloads(self.arena, self._place[part], length, payload)
-        self.parts.append(Media(np.concatenate(self._tables), self._frames[part], payload.data))
+        table = np.concatenate(self._tables)
+        self.parts.append(
+            Part(table, self._frames[part], self._place[part], self._size, self._slabs)
+        )
         self._begin()
 
     def _begin(self) -> None:
         self._tables: list[NDArray[np.void]] = []
         self._first, self._size = self._count, 0
-
-
-def _copy_payloads(
-    arena: NDArray[np.uint8], start: Integers, length: NDArray[np.uint16], out: NDArray[np.uint8]
-) -> None:
-    """Payloads one after the other: one gather for each length that occurs."""
-    if int(length.min()) == int(length.max()):
-        gather(arena, start, int(length[0]), out)
-        return
-    place = np.cumsum(length, dtype=np.int64) - length
-    by_length = np.argsort(length, kind="stable")
-    ends = np.cumsum(np.bincount(length))
-    for size, end in enumerate(ends.tolist()):
-        first = int(ends[size - 1]) if size else 0
-        if size and end > first:
-            which = by_length[first:end]
-            scatter(arena, start[which], size, out, place[which])

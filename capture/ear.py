@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from capture.clock import Clock, stretches
 from capture.decode import Decoded, Decoder
+from capture.leaving import Leaving
 from capture.media import Media
 from capture.model import Attach, Block, Close, Contest, Datagram, NewStream, Overdue
 from capture.slowpath import SlowPath
 from capture.streams import FREE, GENERATION
-from spanvault import chunk
 from spanvault.config import CaptureConfig
 
 TICK_NS: Final = 1_000_000_000
@@ -73,7 +73,7 @@ class Report(msgspec.Struct):
     word: Word
     totals: NDArray[np.void]
     types: NDArray[np.void]
-    media: list[chunk.Media]
+    media: Leaving
 
 
 class Ear:
@@ -88,7 +88,7 @@ class Ear:
         self._last_ns = 0  # of the last frame
         self._next_tick_ns = 0
         self._word = Word(0, 0)
-        self._flushed: list[chunk.Media] = []
+        self._flushed: Leaving = Leaving()
         self._counted = False  # totals have changed
         self._told = np.zeros(0, np.int64)  # by slot: what its totals were when last told
 
@@ -170,7 +170,7 @@ class Ear:
         word.counted_ns = self.media.counted_ns(self.now_ns)
         word.counters = self._counters()
         word.overdue += self.media.overdue()
-        media, self._flushed = self._flushed, []
+        media, self._flushed = self._flushed, Leaving()
         totals, types = self._totals()
         return Report(word, totals, types, media)
 
@@ -180,7 +180,7 @@ class Ear:
         self._word.control += decoded.control
         self._word.opened += self.media.receive(packets, decoded.endpoints, among)
 
-    def _flush(self, media: list[chunk.Media]) -> None:
+    def _flush(self, media: Leaving) -> None:
         self._flushed += media
         self._counted |= bool(media)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from capture.calls import Calls
 from capture.ear import TICK_NS, TOTALS, Orders, Report
+from capture.leaving import Leaving
 from capture.media import NO_TOTALS
 from capture.model import Attach, Close, Datagram, NewStream, Overdue, StreamTotals
 from capture.recorder import Heard
@@ -85,7 +86,7 @@ class Ensemble:
         """The daemon stops, the calls go on: all ears have told their last word."""
         self._take_in(None)
         self.calls.renew()
-        return Heard(self.calls.records(), [self.calls.media()], ticked=True)
+        return Heard(self.calls.records(), Leaving([self.calls.media()]), ticked=True)
 
     def counters(self) -> dict[str, int]:
         """Everything counted by all, for status and journal."""
@@ -132,7 +133,7 @@ class Ensemble:
         if not self._ticked or any(each.busy for each in self._ears):
             return Heard()
         self._ticked = False
-        heard = Heard(media=[self.calls.media()], ticked=True)
+        heard = Heard(media=Leaving([self.calls.media()]), ticked=True)
         heard.calls = self.calls.records()
         for row in self.calls.released():
             own, ear = divmod(row, len(self._ears))

@@ -1,9 +1,10 @@
-"""Packets that were heard and wait to be ordered: a row for each, and one arena of payload bytes.
+"""Packets that were heard and wait to be ordered: a row for each, and their payload bytes.
 
 A row is one piece of memory, so that ordering the packets fetches each from one place. A ring
 block goes back to the kernel at once, so payloads are copied out, into places of whole 32 bytes:
-one gather for each width instead of one for each length. Buffers grow and are used again; fresh
-memory would cost a page fault for every 4 KiB of sound. Ordering: capture.ordering.
+one gather for each width instead of one for each length. Rows grow and are used again; fresh
+memory would cost a page fault for every 4 KiB. Where payloads lie: capture.arena. Ordering:
+capture.ordering.
 """
 
 from collections.abc import Iterable
@@ -13,11 +14,14 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from capture.arena import WIDTH, WIDTH_BITS, Arena, Slabs
 from capture.columns import gather
 from capture.model import Packets
 from spanvault.chunk import FRAME, MARKER, TRUNCATED, WHOLE
 
-WIDTH: Final = 32  # bytes; G.711, G.722 and G.726 at 20 ms, and G.729's 20 bytes, waste little
+# Packets that there is room for at once, 4 s of 1 Gbit/s: untouched pages cost nothing, growing
+# copies, and leaves holes behind.
+RESERVED: Final = 1 << 21
 NOBODY: Final = -1  # slot of a packet that nobody wants any more
 # A frame as it will leave, but for its sequence number: 16 bits yet. Then where its payload lies.
 ROW: Final = np.dtype([*((name, FRAME[name]) for name in FRAME.names or ()), ("place", "<u4")])
@@ -27,9 +31,14 @@ ROW: Final = np.dtype([*((name, FRAME[name]) for name in FRAME.names or ()), ("p
 class Batch:
     """Packets, n of them, in order of arrival. A row's place: of its payload, in WIDTH bytes."""
 
-    arena: NDArray[np.uint8]
+    slabs: Slabs
     slot: NDArray[np.int32]  # of the stream, capture.streams
     rows: NDArray[np.void]  # the bytes of a ROW each: those are gathered faster than fields
+
+    @property
+    def arena(self) -> NDArray[np.uint8]:
+        """What places are in."""
+        return self.slabs.arena.data
 
     @property
     def packets(self) -> NDArray[np.void]:
@@ -37,25 +46,26 @@ class Batch:
         return self.rows.view(ROW)
 
     def take(self, which: NDArray[Any]) -> "Batch":
-        """Some of them; the arena is shared."""
-        return Batch(self.arena, self.slot[which], self.rows[which])
+        """Some of them; payloads are shared."""
+        return Batch(self.slabs, self.slot[which], self.rows[which])
 
 
 class Held:
     """Packets in order of arrival, appended block by block."""
 
-    def __init__(self) -> None:
+    def __init__(self, arena: Arena, reserved: int = RESERVED) -> None:
+        """reserved: packets; with more it grows."""
         self.count = self.used = 0
         self.first_ns = self.last_ns = 0
         self._newest = 0  # row where the packets appended last begin
-        self._arena = np.empty(1 << 16, np.uint8)
-        self._slot = np.empty(1024, np.int32)
-        self._rows = np.empty(1024, f"V{ROW.itemsize}")
+        self._slabs = Slabs(arena)
+        self._slot = np.empty(reserved, np.int32)
+        self._rows = np.empty(reserved, f"V{ROW.itemsize}")
 
     @property
     def capacity(self) -> int:
-        """Bytes of payload that fit without growing."""
-        return len(self._arena)
+        """Packets that fit without growing."""
+        return len(self._slot)
 
     def append(self, packets: Packets, slot: NDArray[np.int32], among: bool = False) -> None:
         """Copy packets in. slot: int32[n], the stream of each.
@@ -88,18 +98,19 @@ class Held:
             return
         row, packets = self._room(batch.slot), batch.packets
         row[:] = packets
-        start = packets["place"].astype(np.int64) * WIDTH
+        start = packets["place"].astype(np.int64) << WIDTH_BITS
         row["place"] = self._copy(batch.arena, start, packets["length"].astype(np.int64))
         self._span(packets["arrival_ns"])
         self.count += len(batch.slot)
 
     def batch(self) -> Batch:
         """Everything held, as views."""
-        return Batch(self._arena, self._slot[: self.count], self._rows[: self.count])
+        return Batch(self._slabs, self._slot[: self.count], self._rows[: self.count])
 
     def clear(self) -> Self:
-        """Forget everything, keep the memory."""
+        """Forget everything, keep the rows; payloads stay while chunks that leave need them."""
         self.count = self.used = self._newest = 0
+        self._slabs = Slabs(self._slabs.arena)
         return self
 
     def reassign(self, slot: int, after_ns: int, to: int) -> tuple[int, int] | None:
@@ -143,13 +154,8 @@ class Held:
     def _copy(
         self, data: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]
     ) -> NDArray[np.uint32]:
-        """Copy payloads into the arena. Returns the place of each."""
-        width = length + (WIDTH - 1) >> 5
-        size = int(width.sum()) * WIDTH
-        if self.used + size > len(self._arena):
-            self._arena = _grown(
-                self._arena, self.used, max(self.used + size, 2 * len(self._arena))
-            )
+        """Copy payloads out of data. Returns the place of each."""
+        width = length + (WIDTH - 1) >> WIDTH_BITS
         if int(width.min()) == int(width.max()):
             return self._copy_alike(data, start, int(width[0]))
         place = np.empty(len(start), np.uint32)
@@ -161,18 +167,30 @@ class Held:
     def _copy_alike(
         self, data: NDArray[np.uint8], start: NDArray[np.int64], width: int
     ) -> NDArray[np.uint32]:
-        """Copy payloads of the same width."""
-        place = np.arange(len(start), dtype=np.uint32) * np.uint32(width)
-        place += np.uint32(self.used // WIDTH)
-        size = width * WIDTH
-        gather(data, start, size, self._arena[self.used : self.used + size * len(start)])
-        self.used += size * len(start)
+        """Copy payloads of the same width, slab by slab."""
+        count, size, slabs = len(start), width << WIDTH_BITS, self._slabs
+        if not size:
+            return np.zeros(count, np.uint32)
+        place = np.arange(count, dtype=np.uint32) * np.uint32(width)
+        done = 0
+        while done < count:
+            if slabs.end - slabs.at < size:
+                slabs.next()
+            some = slice(done, min(count, done + (slabs.end - slabs.at) // size))
+            place[some] += np.uint32((slabs.at >> WIDTH_BITS) - done * width & 0xFFFFFFFF)
+            end = slabs.at + (some.stop - done) * size
+            gather(data, start[some], size, slabs.arena.data[slabs.at : end])
+            slabs.at, done = end, some.stop
+        self.used += count * size
         return place
 
 
 def store(batches: Iterable[Batch]) -> Held:
-    """A copy that holds its own payloads, and no more memory than that takes."""
-    held = Held()
+    """A copy that holds its own payloads, and no more memory for them than that takes."""
+    batches = list(batches)
+    lengths = [batch.packets["length"].astype(np.int64) for batch in batches]
+    size = sum(int((length + (WIDTH - 1) >> WIDTH_BITS).sum()) for length in lengths) * WIDTH
+    held = Held(Arena(size, slab=size), reserved=sum(map(len, lengths)))
     for batch in batches:
         held.add(batch)
     return held

@@ -14,9 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from capture.arena import Arena
 from capture.chunks import assemble
 from capture.continuity import step_between
 from capture.held import NOBODY, Batch, Held, store
+from capture.leaving import Leaving
 from capture.model import (
     Attach,
     Close,
@@ -37,11 +39,11 @@ from capture.streams import (
     StreamTable,
 )
 from capture.turnover import turnover
-from spanvault import chunk
 from spanvault.config import CaptureConfig
 
 SECOND: Final = 1_000_000_000
 HOLD_NS: Final = SECOND // 2  # a full second stays so long: signalling is heard before it leaves
+BLOCK_NS: Final = SECOND // 10  # a second reaches on so far at most, to its last block's end
 MAX_FULL: Final = 3  # seconds that wait, whatever the clock says: it may have been set back
 MAX_UNATTACHED: Final = 32_768  # streams nobody has claimed; 2 KB each
 CROWDED: Final = 8_192  # of them, and it is asked at once whether those that prove RTP shall stay
@@ -63,7 +65,8 @@ class Media:
         self._opened: dict[int, NewStream] = {}  # by slot
         self._unattached: dict[int, None] = {}  # slots, oldest first
         self._evicted = 0
-        self._filling = Held()
+        self._arena = Arena()
+        self._filling = Held(self._arena)
         self._full: list[Held] = []
         self._spare: list[Held] = []
         self._waiting: list[Held] = []  # oldest first
@@ -181,12 +184,12 @@ class Media:
                 new += self.close(Close(contest.row, began_ns - 1))
         return new
 
-    def tick(self, now_ns: int) -> list[chunk.Media]:
+    def tick(self, now_ns: int) -> Leaving:
         """The chunks that are due at a packet time, in parts; none of them is empty."""
         if self._filling.count and now_ns >= self._filling.first_ns + SECOND:
             self._next()
         due = max(0, len(self._full) - MAX_FULL)
-        while due < len(self._full) and now_ns >= self._full[due].last_ns + HOLD_NS:
+        while due < len(self._full) and now_ns >= _due_ns(self._full[due]):
             due += 1
         flushed, self._full = self._full[:due], self._full[due:]
         media = self._flush(flushed)
@@ -204,7 +207,9 @@ class Media:
         return overdue
 
     def due_ns(self, now_ns: int) -> int:
-        """The packet time at which the second that is filling now will be due."""
+        """The packet time at which the next second will be due, or the one that is filling now."""
+        if self._full:  # now: the clock may have been set back
+            return min(_due_ns(self._full[0]), now_ns + SECOND)
         begun_ns = self._filling.first_ns if self._filling.count else now_ns
         return min(begun_ns, now_ns) + SECOND + HOLD_NS
 
@@ -226,7 +231,7 @@ class Media:
         before = store(held).batch()
         return step_between(before, packets, slot, self.streams.clock, np.array(silent, np.int64))
 
-    def flush(self) -> list[chunk.Media]:
+    def flush(self) -> Leaving:
         """All chunks there are, due or not."""
         self._next()
         flushed, self._full = self._full, []
@@ -344,9 +349,9 @@ class Media:
         """The second that was filling is full."""
         if self._filling.count:
             self._full.append(self._filling)
-            self._filling = self._spare.pop().clear() if self._spare else Held()
+            self._filling = self._spare.pop() if self._spare else Held(self._arena)
 
-    def _flush(self, flushed: list[Held]) -> list[chunk.Media]:
+    def _flush(self, flushed: list[Held]) -> Leaving:
         """Chunks of the claimed waiting packets, then of these; unclaimed ones begin to wait."""
         media = self._claim()
         for held in flushed:
@@ -360,17 +365,18 @@ class Media:
             dropped = (state == DISCARDED) & (batch.slot >= 0)
             self.counters["unmatched_dropped"] += int(np.count_nonzero(dropped))
         self._recycle(flushed)
+        for held in flushed:
+            held.clear()
         # One is enough: while one second waits, the next fills. The roomiest is used again.
         self._spare = sorted([*self._spare, *flushed], key=lambda held: held.capacity)[-1:]
         return media
 
-    def _assemble(self, batch: Batch, first_ns: int, last_ns: int) -> list[chunk.Media]:
+    def _assemble(self, batch: Batch, first_ns: int, last_ns: int) -> Leaving:
         lossy = any(begin <= last_ns and first_ns <= end for begin, end in self._loss)
         self._loss = [span for span in self._loss if span[1] >= first_ns - 10 * SECOND]
         media = assemble(batch, self.streams, first_ns, lossy, self.counters)
-        frames = sum(len(part.frames) for part in media)
-        self.counters["flushed"] += frames
-        self.counters["duplicates"] += len(batch.slot) - frames
+        self.counters["flushed"] += media.frames
+        self.counters["duplicates"] += len(batch.slot) - media.frames
         return media
 
     def _wait(self, batch: Batch, unclaimed: NDArray[np.bool_]) -> None:
@@ -380,10 +386,10 @@ class Media:
             self.streams.waiting[batch.slot[unclaimed]] = True
             watch(held.batch(), self.streams)
 
-    def _claim(self) -> list[chunk.Media]:
+    def _claim(self) -> Leaving:
         """Chunks of waiting packets whose stream a call has claimed since."""
         if not self._claimed:
-            return []
+            return Leaving()
         claimed = self._flags(self._claimed)
         self.streams.waiting[self._claimed] = False
         self._claimed = []
@@ -395,7 +401,7 @@ class Media:
                 batches.append(batch.take(mine))
                 batch.slot[mine] = NOBODY
         if not batches:
-            return []
+            return Leaving()
         held = store(batches)
         return self._assemble(held.batch(), held.first_ns, held.last_ns)
 
@@ -474,3 +480,9 @@ class Media:
         flags = np.zeros(self.streams.capacity, np.bool_)
         flags[slots] = True
         return flags
+
+
+def _due_ns(full: Held) -> int:
+    """When a second may leave: if its last block made it a little longer, no later for that."""
+    beyond_ns = full.last_ns - full.first_ns - SECOND
+    return full.last_ns + HOLD_NS - (beyond_ns if 0 < beyond_ns <= BLOCK_NS else 0)

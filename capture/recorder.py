@@ -13,11 +13,11 @@ from typing import Final
 from capture.calls import Calls
 from capture.clock import Clock, stretches
 from capture.decode import RTCP_PER_SECOND, Decoded, Decoder
+from capture.leaving import Leaving
 from capture.media import Media
 from capture.model import Attach, Block, Close, Datagram, NewStream
 from capture.slowpath import FRAMES_PER_SECOND, SlowPath
 from capture.witness import SILENT, Witness
-from spanvault import chunk
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 
@@ -29,7 +29,7 @@ class Heard:
     """What is ready to leave."""
 
     calls: list[Call] = field(default_factory=list)
-    media: list[chunk.Media] = field(default_factory=list)
+    media: Leaving = field(default_factory=Leaving)
     ticked: bool = False  # a second has passed: the call table may have changed
 
     def add(self, later: "Heard") -> None:
@@ -137,7 +137,8 @@ class Recorder:
         # A block of a sparse capture holds many seconds: no call may end before its media counts.
         self.calls.tick(self.media.counted_ns(now_ns))
         self._obey()
-        return self._heard(flushed + self.media.tick(now_ns))
+        flushed += self.media.tick(now_ns)
+        return self._heard(flushed)
 
     def finish(self, reason: str = "capture_end") -> Heard:
         """The capture ends here, and every call with it."""
@@ -146,16 +147,17 @@ class Recorder:
         flushed = self.media.flush()
         self.calls.finish(self._now_ns, reason, self.media.overdue(everything=True))
         self._obey()
-        return self._heard(flushed + self.media.flush())
+        flushed += self.media.flush()
+        return self._heard(flushed)
 
     def pause(self) -> Heard:
         """The daemon stops, the calls go on: give what was heard of them so far."""
         flushed = self.media.flush()
         self.calls.overdue(self.media.overdue(everything=True))
         self._obey()
-        claimed = self.media.flush()
+        flushed += self.media.flush()
         self.calls.renew()
-        return self._heard(flushed + claimed)
+        return self._heard(flushed)
 
     def counters(self) -> dict[str, int]:
         """Everything counted, for status and journal."""
@@ -210,9 +212,10 @@ class Recorder:
                 self.media.contest(command)
         return opened
 
-    def _heard(self, media: list[chunk.Media]) -> Heard:
+    def _heard(self, media: Leaving) -> Heard:
         """What leaves at the end of a second, media before the records that count it."""
-        heard = Heard(media=[*media, self.calls.media()], ticked=True)
+        media += Leaving([self.calls.media()])
+        heard = Heard(media=media, ticked=True)
         heard.calls = self.calls.records()
         for row in self.calls.released():
             self.media.release(row)

@@ -22,6 +22,7 @@ import zmq
 
 from capture.ear import TOTALS, TYPES, Ear, Orders, Report, Word
 from capture.hostclock import HostClock
+from capture.leaving import Leaving
 from capture.sources.port import Port
 from spanvault import journal, wire
 from spanvault.config import CaptureConfig
@@ -75,7 +76,7 @@ def decode(frames: Sequence[Any]) -> tuple[Told, Report]:
     """A message, uncopied. Our own worker sent it: what is wrong with it is a fault of ours."""
     told = _told.decode(frames[0])
     totals, types = np.frombuffer(frames[1], TOTALS), np.frombuffer(frames[2], TYPES)
-    media = [wire.decode_media(frames[at : at + 3]) for at in range(3, len(frames), 3)]
+    media = Leaving(wire.decode_media(frames[at : at + 3]) for at in range(3, len(frames), 3))
     return told, Report(told.word, totals, types, media)
 
 

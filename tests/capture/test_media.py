@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capture import media as media_module
+from capture.leaving import Leaving
 from capture.media import Media
 from capture.model import Attach, Close, NewStream
 from spanvault.chunk import CAPTURE_LOSS
@@ -64,7 +65,8 @@ class Conversation:
         """The sequence numbers that left."""
         return self._took(self.media.flush())
 
-    def _took(self, parts: list[Chunks]) -> list[int]:
+    def _took(self, leaving: Leaving) -> list[int]:
+        parts = list(leaving)
         for part in parts:
             part.check()
         self.chunks += parts
@@ -335,6 +337,14 @@ def test_a_second_leaves_when_the_next_is_half_over() -> None:
     assert talk.tick(1.5) == list(range(50))
     assert talk.tick(2.6) == list(range(50, 100))
     assert talk.flush() == list(range(100, 150))
+
+
+def test_a_second_whose_last_block_made_it_longer_leaves_no_later() -> None:
+    talk = Conversation()
+    talk.hear(steady(range(49)))
+    talk.hear(steady(range(49, 54), begin=0.98))  # one block, until 1.06
+    talk.hear(steady(range(54, 75), begin=1.08))
+    assert talk.tick(1.5) == list(range(54))
 
 
 def test_a_clock_that_is_set_back_holds_nothing_up() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from capture.calltable import MAX_PAST
 from capture.fragments import MAX_DATAGRAMS
+from capture.leaving import Leaving
 from capture.model import Block
 from capture.recorder import Heard, Recorder
 from spanvault.config import CaptureConfig
@@ -38,6 +39,7 @@ SETTLED_S = 400  # after the last call: every timer has run out
 KEPT = {
     "calls._table._past": MAX_PAST,
     "media._spare": 1,
+    "media._arena._free": 8,  # memory for the seconds to come
     # They go when the next fragment comes.
     "slow_path._fragments": MAX_DATAGRAMS,
     "slow_path._fragments._partials": MAX_DATAGRAMS,
@@ -112,7 +114,7 @@ def settle(recorder: Recorder, heard: Heard) -> None:
     """As if storaged had stored it all."""
     recorder.calls.settled([call.id for call in heard.calls if call.final])
     heard.calls.clear()
-    heard.media.clear()
+    heard.media = Leaving()
 
 
 def ids() -> Any:
