@@ -1,4 +1,4 @@
-"""`python -m replicator`: the daemon, and `restore`, the way back.
+"""`python -m replicator`: the daemon; `restore`, the way back; `heads`, what an auditor asks.
 
 Exit codes of the daemon: 0 stopped as asked, 1 broke off, 78 settings that cannot work.
 Of restore: 0 all is back, 1 something was damaged or missing and is named, 2 bad usage or
@@ -21,8 +21,9 @@ from replicator.restore import Restore, Tell
 from replicator.source import Refused, Source, StoreError
 from replicator.targets import Target, TargetError, make_target
 from spanvault import journal
-from spanvault.config import FOLDER, ReplicatorConfig, load
+from spanvault.config import FOLDER, ReplicatorConfig, TargetConfig, load
 from spanvault.lifecycle import Lifecycle
+from spanvault.logchain import Head
 
 EX_FAILED, EX_USAGE, EX_IOERR, EX_CONFIG = 1, 2, 74, 78  # the latter two: sysexits.h
 CONFIG: Final = FOLDER / "replicator.toml"
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     journal.set_up("replicator")
     if chosen.job == "restore":
         return _restore(chosen)
+    if chosen.job == "heads":
+        return _heads(chosen.folder)
     try:
         daemon = Daemon(load(chosen.config, ReplicatorConfig))
     except ValueError as error:
@@ -54,7 +57,26 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument(
         "--json-progress", action="store_true", help="progress on stdout, one document a line"
     )
+    heads = jobs.add_parser("heads", help="what a replica was told of the store's access log")
+    heads.add_argument("folder", type=Path, metavar="DIR")
     return parser
+
+
+def _heads(folder: Path) -> int:
+    """Print each head of the access log in a replica's bundles, one JSON document a line."""
+    replica = Replica(make_target(TargetConfig("replica", "directory", folder)))
+    try:
+        if replica.label() is None:
+            raise ValueError("it holds no replica")
+        bundles = [replica.load_bundle(each.name) for each in replica.bundles()]
+        told = [change.data for changes in bundles for change in changes if change.kind == "log"]
+        heads = [msgspec.msgpack.decode(data, type=Head) for data in dict.fromkeys(told)]
+    except (TargetError, ValueError) as error:
+        log.error("The replica cannot be read", extra={"FAULT": str(error)})
+        return EX_IOERR
+    for head in heads:
+        print(msgspec.json.encode(head).decode())
+    return 0
 
 
 def _restore(chosen: argparse.Namespace) -> int:

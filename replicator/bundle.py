@@ -83,7 +83,7 @@ def _entry(data: bytes, number: int) -> Change:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ValueError(f"entry {number}: {error}") from None
     if (
-        change.kind in ("record", "erase")
+        change.kind in ("record", "erase", "log")
         and hashlib.sha256(change.data).hexdigest() != change.sha256
     ):
         raise ValueError(f"entry {number}: its SHA-256 is another")

@@ -58,7 +58,7 @@ class Inventory:
         elif change.kind == "erase":
             self.erasures.append(change)
             self._forget(change)
-        elif not self.gone(change):
+        elif change.kind == "record" and not self.gone(change):
             self.records += 1
 
     def gone(self, change: Change) -> bool:

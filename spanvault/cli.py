@@ -15,6 +15,7 @@ import typer
 from spanvault import __version__
 from spanvault.client import RequestFailed
 from spanvault.commands import (
+    auditing,
     care,
     erasing,
     explain,
@@ -51,7 +52,7 @@ app = typer.Typer(
 for command in (
     replay.replay, listing.calls, listing.show, sound.export, explain.explain, care.verify,
     repairing.repair, care.status, restore.restore, care.check, install.init, erasing.erase,
-    erasing.move, erasing.erasures,
+    erasing.move, erasing.erasures, auditing.log,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(erasing.certificate, name="certificate")

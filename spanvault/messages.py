@@ -391,11 +391,12 @@ class Change(msgspec.Struct):
 
     kind: `object` (a sealed recording: read it with ReadObject), `record` (a call record: its
     ciphertext is `data`), `keys` (a file of sealed key material: `name`, `data`), `erase` (an
-    Erasure, as MessagePack in `data`; `id` is its own).
+    Erasure, as MessagePack in `data`; `id` is its own), `log` (how far the access log is: a
+    logchain.Head, as MessagePack in `data`).
     """
 
     position: int
-    kind: Literal["object", "record", "keys", "erase"]
+    kind: Literal["object", "record", "keys", "erase", "log"]
     id: bytes = b""
     pool: str = ""
     name: str = ""

@@ -2,30 +2,44 @@
 
 Each line carries the SHA-256 of the line before, so that a changed or missing one shows. A line is
 written before its reply leaves; of requests that hear or search, it is also synced. Numbers and
-Call-IDs appear as tokens only. FORMAT.md §10. Making it tamper-evident comes later.
+Call-IDs appear as tokens only. FORMAT.md §10. What fits: spanvault.logchain. Who is told of the
+log's head, so that it cannot be written anew unseen: storaged.witness.
 """
 
-import hashlib
 import json
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from spanvault import logchain
+from spanvault.logchain import FIRST, Head
 from storaged import files
 
-FIRST = "0" * 64  # `prev` of the first line
+log = logging.getLogger(__name__)
+_REST_MAX: Final = 64 << 20  # bytes behind a line that does not fit that are looked at
 
 
 class AccessLog:
-    """The open log. For one thread."""
+    """The open log. For one thread.
 
-    def __init__(self, path: Path) -> None:
+    known: the head that was told of last; what lies behind it is checked now.
+    """
+
+    def __init__(self, path: Path, known: Head | None = None, at_ns: int = 0) -> None:
+        self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         files.sync_folder(path.parent)
-        self._size, self._last = self._tail()
+        self.fault: str | None = None  # one line, if somebody changed the log
+        self._size, self._last = 0, FIRST
+        self.untold = False  # a line that matters came since the head was told of
         self._unsynced = False
-        # A line that a crash cut off was never answered: it ends at the last line feed.
-        os.ftruncate(self._descriptor, self._size)
+        self._open(known, at_ns)
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Its size, and its last line's digest."""
+        return self._size, self._last
 
     def append(self, entry: dict[str, Any], *, sync: bool) -> None:
         """Write one line. Raises OSError: then nothing may be given out."""
@@ -34,12 +48,13 @@ class AccessLog:
             files.write_all(self._descriptor, line + b"\n")
             self._unsynced = True
             if sync:
+                self.untold = True
                 self.sync()
         except OSError:
             os.ftruncate(self._descriptor, self._size)
             raise
         self._size += len(line) + 1
-        self._last = hashlib.sha256(line).hexdigest()
+        self._last = logchain.digest(line)
 
     def sync(self) -> None:
         """Make all lines durable. Raises OSError."""
@@ -52,31 +67,56 @@ class AccessLog:
         self.sync()
         os.close(self._descriptor)
 
-    def _tail(self) -> tuple[int, str]:
-        """The size up to the last whole line, and that line's hash."""
+    def _open(self, known: Head | None, at_ns: int) -> None:
+        """Go on behind the last line. What a crash left goes; what somebody changed stays, told."""
+        start, last = (known.size, known.sha256) if known else (0, FIRST)
         size = os.fstat(self._descriptor).st_size
+        if size < start or self._line_before(start) != last:
+            self.fault = "it is not what it was when replicas were told of it"
+            start, last = 0, FIRST
+        self._size, self._last = self._follow(start, last)
+        if self._size == size:
+            self._note(at_ns, {})
+            return
+        rest = os.pread(self._descriptor, min(size - self._size, _REST_MAX), self._size)
+        if logchain.is_torn(rest):
+            os.ftruncate(self._descriptor, self._size)
+            self._note(at_ns, {"cut": size - self._size})
+            return
+        changed, end = self._size, rest.rfind(b"\n") + 1
+        self.fault = f"the line at byte {changed} does not follow the one before"
+        os.ftruncate(self._descriptor, changed + end)  # a last line that was cut was never answered
+        self._size, self._last = changed + end, self._line_before(changed + end)
+        self._note(at_ns, {"changed": changed})
+
+    def _note(self, at_ns: int, found: dict[str, int]) -> None:
+        """A line of our own, if there is anything to say."""
+        if self.fault:
+            log.error("The access log was changed", extra={"FILE": str(self._path),
+                                                           "FAULT": self.fault})  # fmt: skip
+            found = found or {"changed": 0}
+        if found:
+            self.append({"at_ns": at_ns, "who": "storaged", "kind": "opened", **found}, sync=True)
+
+    def _follow(self, start: int, last: str) -> tuple[int, str]:
+        """The size up to the last line that fits, and its digest."""
+        with os.fdopen(os.dup(self._descriptor), "rb") as file:
+            file.seek(start)
+            for line in file:
+                text = line.removesuffix(b"\n")
+                if text == line or not logchain.follows(text, last):
+                    break
+                start, last = start + len(line), logchain.digest(text)
+        return start, last
+
+    def _line_before(self, end: int) -> str:
+        """The digest of the line that ends there, line feed included."""
         block = 1 << 16
-        while True:
-            start = max(0, size - block)
-            data = os.pread(self._descriptor, size - start, start)
-            end = data.rfind(b"\n")
-            before = data.rfind(b"\n", 0, max(end, 0))
-            if end >= 0 and (before >= 0 or start == 0):
-                return start + end + 1, hashlib.sha256(data[before + 1 : end]).hexdigest()
-            if start == 0:
-                return 0, FIRST
+        while end:
+            start = max(0, end - block)
+            data = os.pread(self._descriptor, end - 1 - start, start)
+            before = data.rfind(b"\n")
+            if before >= 0 or start == 0:
+                return logchain.digest(data[before + 1 :])
             block *= 4
-
-
-def check(lines: bytes) -> list[int]:
-    """The numbers (from 1) of lines that do not follow the one before."""
-    wrong, last = [], FIRST
-    for number, line in enumerate(lines.splitlines(), 1):
-        try:
-            fits = json.loads(line)["prev"] == last
-        except (ValueError, KeyError, TypeError, RecursionError):
-            fits = False
-        if not fits:
-            wrong.append(number)
-        last = hashlib.sha256(line).hexdigest()
-    return wrong
+        return FIRST

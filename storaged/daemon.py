@@ -19,7 +19,7 @@ from spanvault import memory, rules, transport
 from spanvault.config import StoragedConfig
 from spanvault.lifecycle import Lifecycle
 from spanvault.slots import Memories
-from storaged import opening
+from storaged import opening, witness
 from storaged.accesslog import AccessLog
 from storaged.committer import Committer
 from storaged.erasing import Eraser
@@ -54,7 +54,7 @@ class Daemon:
     ) -> None:  # fmt: skip
         self._life, self._store, self._index = life, store, tables
         self._vaults = vaults
-        self._access = _open_access_log(store)
+        self._access = _open_access_log(store, tables)
         self._sorter = Sorter(
             tables, self._vaults, time.time_ns,
             lambda call: rules.place(call, settings.rules, settings.default_pool),
@@ -131,6 +131,7 @@ class Daemon:
         repair = self._mender.fields()
         if hopeless := repair["hopeless"]:
             line += f", {hopeless:,} of them CANNOT BE REPAIRED"
+        line += "; the access log was CHANGED" if self._access.fault else ""
         for vault in self._vaults:
             if vault.fault or vault.locked:
                 line += f"; pool {vault.name} {vault.fault or 'is locked'}"
@@ -257,10 +258,12 @@ def _open_index(store: Store) -> Index:
         ) from None
 
 
-def _open_access_log(store: Store) -> AccessLog:
+def _open_access_log(store: Store, tables: Index) -> AccessLog:
     """Open the access log. Raises Fault if its folder is gone."""
+    with tables.reading() as view:
+        known = witness.known(view)
     try:
-        return AccessLog(store.log / "access.log")
+        return AccessLog(store.log / "access.log", known, time.time_ns())
     except OSError as error:
         raise Fault(
             "unavailable",

@@ -34,6 +34,7 @@ OBJECT_CHANGED: Final = b"o"
 RECORD_CHANGED: Final = b"r"
 KEYS_CHANGED: Final = b"k"
 ERASED: Final = b"e"
+LOG_HEAD: Final = b"l"
 
 IMPORTING: Final = b"importing"  # counters of table meta
 RESERVED: Final = b"reserved"

@@ -33,6 +33,7 @@ from storaged.restoring import Restorer
 from storaged.search import MAX_ROWS, STEP_ROWS, search
 from storaged.vaults import Vaults
 from storaged.walk import Steps, finish
+from storaged.witness import Witness
 
 log = logging.getLogger(__name__)
 PART_BYTES: Final = 4 << 20  # of a ReadObject
@@ -68,6 +69,7 @@ class Desk:
         self._store, self._index, self._vaults, self._eraser = store, index, vaults, eraser
         self._access, self._clock_ns, self._state = access, clock_ns, state
         self._mender, self._reader, self._mover = mender, mender.reader, mover
+        self._witness = Witness(access, index, store, vaults.base, clock_ns)
         self._restorer = Restorer(store, index, vaults, clock_ns, opener)
         self._receipts = Receipts(store, index)
         self.custody = Custody(index, vaults, clock_ns, opener)
@@ -112,12 +114,14 @@ class Desk:
         failure = m.Failure("invalid", error, "Both ends must run the same version of spanvault.")
         return self._logged(who, None, Answer(failure))
 
-    def sync_log(self) -> None:
-        """Make the log's lines durable that did not have to be at once."""
+    def sync_log(self, *, ending: bool = False) -> None:
+        """Make the log's lines durable that did not have to be at once; tell replicas of it."""
         try:
             self._access.sync()
         except OSError as error:
             log.error("The access log cannot be synced", extra={"FAULT": str(error)})
+        else:
+            self._witness.tick(now=ending)
 
     def busy(self, who: Identity, request: Any, most: int) -> Answer:
         """The answer to one request too many: no client may fill the waiting room."""
@@ -446,6 +450,9 @@ class Desk:
         """A line of the feed as a replica needs it; None for what is gone since."""
         if kind == tables.ERASED:
             return erasures.change(view, position, what)
+        if kind == tables.LOG_HEAD:
+            data = view.get(b"meta", what) or b""
+            return m.Change(position, "log", size=len(data), data=data)
         if kind == tables.KEYS_CHANGED:
             try:
                 data = (self._store.keys / what.decode()).read_bytes()

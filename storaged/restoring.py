@@ -53,6 +53,8 @@ class Restorer:
             self._keys(wanted)
         elif not importing:
             raise Fault("locked", "the root key has not come yet", "An import brings keys first.")
+        elif wanted.change.kind == "log":
+            return  # this store's log begins anew
         elif wanted.change.kind == "erase":
             self._erasure(wanted.change)
         elif self._was_erased(wanted.change.id):

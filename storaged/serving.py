@@ -79,6 +79,7 @@ class Serving:
                 self._turn()
             self._answer_waiting(float("inf"))
             self._give_up()
+            self._desk.sync_log(ending=True)
         except BaseException as error:  # handed to the main thread, which ends the daemon with it
             self.broken = error
         finally:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from replicator import bundle, inventory, layout
 from replicator.state import StateFolder
-from spanvault import certificate, keyfile, protected, shares, spool, token, unlock, wire
+from spanvault import certificate, keyfile, logchain, protected, shares, spool, token, unlock, wire
 from spanvault.messages import Batch, Erasure
 from storaged import accesslog, erasures, index, keypage, record, resuming, seeking, walk
 from storaged.faults import Fault
@@ -228,14 +228,14 @@ def read_log(data: bytes) -> None:
     folder = PLACE.with_name(PLACE.name + "-log")
     folder.mkdir(exist_ok=True)
     try:
-        accesslog.check(data)
+        list(logchain.check(data))
         (folder / "access.log").write_bytes(data)
         log = accesslog.AccessLog(folder / "access.log")
         log.append({"kind": "status"}, sync=False)
         log.close()
         (folder / "format.json").write_bytes(data)
         with suppress(*NAMED):
-            Store(folder).open([])
+            Store(folder).open(list)
     finally:
         shutil.rmtree(folder)
 

@@ -1,0 +1,180 @@
+"""The access log: a crash is told from a change, and no change stays unseen where replicas look."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from replicator.replica import Replica
+from replicator.targets import make_target
+from spanvault import cli, logchain
+from spanvault import messages as m
+from spanvault.config import TargetConfig
+from spanvault.logchain import FIRST, Head
+from storaged import policy, witness
+from storaged.accesslog import AccessLog
+from storaged.witness import EVERY_NS, Witness
+from tests.storaged.test_requests import Counter, counter
+from tests.support.vault import call_id, make_call
+
+__all__ = ["counter"]
+ONE = call_id(1)
+
+
+def chain(kinds: str, last: str = FIRST) -> list[bytes]:
+    """Lines that follow each other: f for a fetch, s for a status."""
+    lines = []
+    for number, kind in enumerate(kinds):
+        entry = {"at_ns": number, "kind": {"f": "fetch", "s": "status"}[kind], "prev": last}
+        lines.append(json.dumps(entry).encode() + b"\n")
+        last = logchain.digest(lines[-1][:-1])
+    return lines
+
+
+def found(data: bytes, *heads: Head) -> list[str]:
+    return [one.what for one in logchain.check(data, heads)]
+
+
+def opened(path: Path, data: bytes, known: Head | None = None) -> tuple[str | None, bytes]:
+    """What the daemon says of a log at its start, and what it makes of it."""
+    path.write_bytes(data)
+    log = AccessLog(path, known, 7)
+    log.append({"kind": "status"}, sync=True)
+    log.close()
+    return log.fault, path.read_bytes()
+
+
+LOG = b"".join(chain("sfsfss"))
+SYNCED = len(b"".join(chain("sfsf")))  # what was answered is on the medium up to here
+
+
+@given(end=st.integers(SYNCED, len(LOG)), zeros=st.integers(0, 40), more=st.integers(0, 30))
+def test_what_a_power_cut_leaves_is_torn_and_not_changed(tmp_path_factory, end, zeros, more):
+    left = LOG[:end] + bytes(zeros) + LOG[end + zeros : end + zeros + more]
+    fault, after = opened(tmp_path_factory.mktemp("log") / "log", left)
+    assert fault is None
+    assert after.startswith(LOG[:SYNCED])
+    assert set(found(after)) <= {"torn"}
+    assert set(found(left)) <= {"torn"}
+
+
+@given(at=st.integers(0, len(b"".join(chain("sfs"))) - 1), flip=st.integers(1, 255))
+def test_changed_byte_is_no_crash(tmp_path_factory, at, flip):
+    data = LOG + b"".join(chain("f", logchain.digest(LOG[:-1].rpartition(b"\n")[2])))
+    data = data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :]
+    assert "changed" in found(data)
+    fault, after = opened(tmp_path_factory.mktemp("log") / "log", data)
+    assert fault is not None
+    assert after.startswith(data)  # the evidence stays
+    assert json.loads(after.splitlines()[-2])["kind"] == "opened"
+
+
+def test_every_kind_that_is_synced_is_known_to_the_check():
+    assert {kind.__name__.lower() for kind in policy.REVEALING} == logchain.SYNCED
+
+
+# --- what replicas were told of ------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(counter: Counter) -> Counter:
+    """Somebody heard a recording, and replicas were told of the log."""
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    counter.ask(m.Fetch(ONE, 0, from_ns=5))
+    counter.desk.sync_log()
+    return counter
+
+
+def heads(counter: Counter) -> list[Head]:
+    with counter.parts.index.reading() as view:
+        known = witness.known(view)
+    return [known] if known else []
+
+
+def test_head_is_signed_and_told_of_when_something_was_heard(told):
+    (head,) = heads(told)
+    assert head.is_signed
+    assert head.signer == told.parts.keyring.signing_key.public_key().public_bytes_raw()
+    (change,) = [one for one in told.ask(m.Feed(0)).changes if one.kind == "log"]
+    data = (told.store.log / "access.log").read_bytes()
+    assert found(data, head) == []
+    assert json.loads(data.splitlines()[0])["from_ns"] == 5
+    assert change.sha256 == ""
+
+
+def test_heads_are_bounded_and_none_comes_of_asking_for_them(told):
+    told.ask(m.Get(ONE))
+    told.desk.sync_log()
+    (first,) = heads(told)
+    now_ns = [first.at_ns]
+    watch = Witness(told.access, told.parts.index, told.store, told.parts.vaults.base,
+                    lambda: now_ns[0])  # fmt: skip
+    watch.tick()
+    (second,) = heads(told)
+    assert second.size > first.size
+    now_ns[0] += 10 * EVERY_NS
+    told.ask(m.Feed(0))
+    told.ask(m.Status())
+    watch.tick()
+    assert heads(told) == [second]
+
+
+def test_locked_store_tells_of_its_log_once_it_is_open(told):
+    told.ask(m.Lock("base"))
+    told.desk.sync_log(ending=True)
+    before = heads(told)
+    told.ask(m.Unlock("base", (told.parts.keyring._private_key)))
+    told.desk.sync_log(ending=True)
+    assert heads(told)[0].size > before[0].size
+
+
+def rewritten(lines: list[bytes]) -> bytes:
+    """As who has root would do it: without the second line, all else chained anew."""
+    last, new = FIRST, []
+    for line in [*lines[:1], *lines[2:]]:
+        new.append(json.dumps({**json.loads(line), "prev": last}).encode() + b"\n")
+        last = logchain.digest(new[-1][:-1])
+    return b"".join(new)
+
+
+def test_log_that_was_written_anew_is_known_by_the_head_alone(told, tmp_path):
+    told.ask(m.Get(ONE))
+    told.ask(m.Search())
+    told.desk.sync_log(ending=True)
+    (head,) = heads(told)
+    data = (told.store.log / "access.log").read_bytes()
+    forged = rewritten(data.splitlines(keepends=True))
+    assert found(forged) == []
+    forged += b"".join(chain("ffffffff", logchain.digest(forged[:-1].rpartition(b"\n")[2])))
+    assert len(forged) > head.size
+    assert found(forged, head) == ["rewritten"]
+    assert found(data[: data.index(b"\n") + 1], head) == ["cut short"]
+    for changed in (forged, data[: data.index(b"\n") + 1]):
+        fault, after = opened(tmp_path / "log", changed, head)
+        assert (fault is not None, after.startswith(changed)) == (True, True)
+
+
+def run(capsys: Any, *arguments: str) -> tuple[int, str]:
+    code = cli.run(["log", *arguments])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def test_auditor_holds_a_copy_of_the_log_against_a_target(told, tmp_path, capsys):
+    replica = Replica(make_target(TargetConfig("siteb", "directory", tmp_path / "siteb")))
+    replica.claim(told.store.store_id.hex(), first=True)
+    replica.put_bundle(told.ask(m.Feed(0)).changes)
+    path = told.store.log / "access.log"
+    code, said = run(capsys, str(path), "--from", str(tmp_path / "siteb"))
+    assert (code, "held against 1 heads" in said, "0 faults" in said) == (0, True, True), said
+    copy = tmp_path / "copy"
+    copy.write_bytes(path.read_bytes().replace(b"alice", b"nobod", 1))
+    code, said = run(capsys, str(copy), "--from", str(tmp_path / "siteb"))
+    assert (code, "changed: it does not follow" in said) == (1, True), said
+    code, said = run(capsys, str(path), "--from", str(tmp_path / "siteb"), "--key", "00" * 32)
+    assert (code, "not signed" in said) == (1, True), said
+    code, said = run(capsys, str(path), "--from", str(tmp_path))
+    assert (code, "it holds no replica" in said) == (1, True), said
