@@ -3,9 +3,11 @@
 One call's signalling comes in IP fragments, one's over TCP: they share that path with the flood.
 """
 
+import gc
 import itertools
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ import pytest
 from capture.model import Block
 from capture.recorder import Heard, Recorder
 from spanvault.config import CaptureConfig
-from tests.support.callgen import SECOND, START_NS, Frame, answered, phones
+from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, rtp, udp_frame
 from tests.support.frames import ethernet, ipv4
+from tests.support.rtcpforge import Block as ReportBlock
+from tests.support.rtcpforge import sender_report
 
 CALLS, TALK_S = 10, 2.0
 FLOOD_S = 4.0  # longer than a call
@@ -52,6 +56,33 @@ def options(number: int) -> bytes:
 
 
 FLOODS = {"fragments": fragment, "web": segment, "endless SIP": beginning, "options": options}
+
+
+def said(number: int, start: str, method: str) -> bytes:
+    """A SIP message that nobody ever answers."""
+    text = (
+        f"{start} SIP/2.0\r\nVia: SIP/2.0/UDP {HOST};branch=z9hG4bK{number}\r\n"
+        f"From: <sip:{number}@x>;tag={number}\r\nTo: <sip:b@x>\r\n"
+        f"Call-ID: flood-{number}\r\nCSeq: 1 {method}\r\n\r\n"
+    )
+    return plain(number, 5060, text.encode())
+
+
+def plain(number: int, port: int, payload: bytes) -> bytes:
+    return udp_frame(0, (HOST, 10_000 + number % 50_000), ("10.9.9.9", port), payload).data
+
+
+# What is plain, and of no call that there is; each of it names something new.
+PLAIN = {
+    "Call-IDs": lambda n: said(n, "INVITE sip:b@x", "INVITE"),
+    "questions": lambda n: said(n, "OPTIONS sip:b@x", "OPTIONS"),
+    "registrations": lambda n: said(n, "REGISTER sip:x", "REGISTER"),
+    "goodbyes": lambda n: said(n, "BYE sip:b@x", "BYE"),
+    "sources": lambda n: plain(n, 4000, rtp(n, 160 * n, 0x77000000 + n, bytes(160))),
+    "reports": lambda n: plain(n, 4001, sender_report(0x77000000 + n, [ReportBlock(n)])),
+    "fragments": fragment,
+    "endless SIP": beginning,
+}
 
 
 def calls() -> list[Frame]:
@@ -177,3 +208,26 @@ def tzsp(frame: Frame) -> Frame:
     inner = b"\1\0\0\1\1" + frame.data
     udp = struct.pack("!4H", 4_000, 37008, 8 + len(inner), 0) + inner
     return frame._replace(data=ethernet(ipv4(udp, "203.0.113.1", "203.0.113.2")))
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_what_names_ever_new_things_leaves_the_calls_whole_and_is_forgotten(kind: str) -> None:
+    recorder, counts = Recorder(CaptureConfig(orphans=False), ids()), []
+    for _ in range(3):
+        heard, begun_ns = Heard(), (recorder.now_ns or START_NS) + 3600 * SECOND
+        for block in blocks(calls(), [PLAIN[kind](number) for number in range(1_000)]):
+            later = replace(block, time_ns=block.time_ns - START_NS + begun_ns)
+            heard.add(recorder.receive(later))
+        for minute in range(1, 30):
+            heard.add(recorder.tick(begun_ns + 60 * minute * SECOND))
+        final = [call for call in heard.calls if call.final]
+        recorder.calls.settled([call.id for call in final])
+        whole = [call for call in final if call.call_ids[0].startswith("call-")]
+        assert [(call.outcome, call.end_reason) for call in whole] == [("answered", "bye")] * CALLS
+        packets = [each.packets for call in whole for each in call.streams]
+        assert packets == [round(TALK_S * 50)] * 2 * CALLS
+        assert recorder.calls.active == 0
+        del heard, final, whole, block, later
+        gc.collect()
+        counts.append(len(gc.get_objects()))
+    assert counts[2] <= counts[1] + 50
