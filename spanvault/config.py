@@ -70,6 +70,8 @@ class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recovery_public: Path | None = (
         None  # a second key that opens the store; its half stays on paper
     )
+    erasure_token: str = ""  # pkcs11:token=NAME?module-path=FILE: root keys live and die in it
+    erasure_pin: Path = Path("/etc/spanvault/keys/erasure.pin")  # or a systemd credential's path
     commit_interval_s: Positive = 2.0
     pools: dict[PoolName, PoolConfig] = {}
     ingest_grace_days: Positive = 30.0  # a replaced ingest key opens spools for so long

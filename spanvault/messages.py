@@ -333,6 +333,7 @@ class PoolKeys(msgspec.Struct):
     recipients: list[str]  # ids of the public keys that it is sealed to
     ingest_keys: int  # generations of the ingest key; 0 while it is locked
     waiting: int  # batches in its intake
+    grade: str = ""  # how surely what is erased in it is gone; empty while it is locked
 
 
 class KeysReply(Message):
@@ -564,6 +565,7 @@ class Erasure(msgspec.Struct):
     recordings: list[ErasedRecording]
     pages: list[RekeyedPage] = []
     epochs: dict[str, int] = {}  # of each pool's root since then
+    grades: dict[str, str] = {}  # by pool, how surely its keys are gone
     refused: int = 0  # refused batches that held some of it, destroyed
     moved_to: str = ""  # the pool where the calls live on; empty: they are gone
     done: bool = False

@@ -1,10 +1,13 @@
-"""Wrap and unwrap a key with an RSA key pair that lives in a PKCS#11 token (HSM, smart card).
+"""Wrap and unwrap a key with an RSA key pair that lives in a PKCS#11 token (HSM, smart card); keep
+secrets there that can be destroyed.
 
 The token's private key never leaves it: who copies our key file has nothing without the token and
 its PIN. RSA-OAEP with SHA-1 and MGF1-SHA-1, the one form that every token offers; its security does
 not rest on collisions. Source: RFC 8017 §7.1, PKCS#11 v2.40, RFC 7512 (URIs).
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -12,10 +15,11 @@ import pkcs11
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from pkcs11 import MGF, KeyType, Mechanism, ObjectClass
+from pkcs11 import MGF, Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11.util.rsa import encode_rsa_public_key
 
 _OAEP: Final = (Mechanism.SHA_1, MGF.SHA1, None)
+_SECRET: Final = {Attribute.CLASS: ObjectClass.SECRET_KEY}
 _MIN_BITS: Final = 2048
 EXAMPLE: Final = "pkcs11:token=NAME;object=KEY?module-path=/usr/lib/softhsm/libsofthsm2.so"
 
@@ -28,8 +32,8 @@ class Place(NamedTuple):
     module: str
 
 
-def parse_uri(uri: str) -> Place:
-    """Read a pkcs11: URI. Raises ValueError."""
+def parse_uri(uri: str, *, with_object: bool = True) -> Place:
+    """Read a pkcs11: URI. with_object: False where it names the token alone. Raises ValueError."""
     scheme, _, rest = uri.partition(":")
     path, _, query = rest.partition("?")
     pairs = [*path.split(";"), *query.split("&")]
@@ -37,6 +41,8 @@ def parse_uri(uri: str) -> Place:
     try:
         if scheme != "pkcs11":
             raise KeyError(scheme)
+        if not with_object:
+            fields["object"] = ""
         return Place(fields["token"], fields["object"], fields["module-path"])
     except KeyError:
         raise ValueError(f"'{uri}' names no key in a token. Write it as {EXAMPLE}") from None
@@ -79,6 +85,52 @@ def unwrap(uri: str, wrapped: bytes, pin: str) -> bytes:
     if len(secret) != 32:
         raise ValueError("what the token decrypted is no key")
     return secret
+
+
+def make_secret(place: Place, pin: str, label: str) -> None:
+    """Have the token make a secret of 32 bytes that never leaves it. Raises ValueError.
+
+    One of the same label is destroyed first.
+    """
+    with _session(place, pin) as session:
+        for old in session.get_objects({Attribute.LABEL: label, **_SECRET}):
+            old.destroy()
+        session.generate_key(
+            KeyType.GENERIC_SECRET, 256, label=label, store=True,
+            capabilities=MechanismFlag.SIGN,
+            template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
+        )  # fmt: skip
+
+
+def hmac_sha256(place: Place, pin: str, label: str, data: bytes) -> bytes:
+    """HMAC-SHA256 of data under a secret of the token, 32 bytes. Raises ValueError."""
+    with _session(place, pin) as session:
+        found = list(session.get_objects({Attribute.LABEL: label, **_SECRET}))
+        if len(found) != 1:
+            raise ValueError(f"token '{place.token}' has {len(found)} secrets '{label}', not one")
+        return bytes(found[0].sign(data, mechanism=Mechanism.SHA256_HMAC))
+
+
+def destroy_secrets(place: Place, pin: str, prefix: str, kept: str) -> int:
+    """Destroy the secrets whose labels begin so, but for one; gives how many. Raises ValueError."""
+    with _session(place, pin) as session:
+        gone = [
+            one for one in session.get_objects(_SECRET)
+            if one.label.startswith(prefix) and one.label != kept
+        ]  # fmt: skip
+        for one in gone:
+            one.destroy()
+        return len(gone)
+
+
+@contextlib.contextmanager
+def _session(place: Place, pin: str) -> Iterator[Any]:
+    """A session that may make and destroy objects. Raises ValueError."""
+    try:
+        with _token(place).open(rw=True, user_pin=pin) as session:
+            yield session
+    except pkcs11.PKCS11Error as error:
+        raise _explained(place, error) from None
 
 
 def _token(place: Place) -> Any:

@@ -75,7 +75,7 @@ def certify(view: View, call_id: bytes, keyring: Keyring, now_ns: int) -> str:
         "reason": erasure.reason,
         "keys": _keys(erasure, one),
         "root_epoch": erasure.epochs.get(one.pool),
-        "grade": OVERWRITTEN,
+        "grade": erasure.grades.get(one.pool, OVERWRITTEN),
         "moved_to": erasure.moved_to or None,
         "copies": _copies(erasure, one),
         "pending": erasure.pending,

@@ -50,6 +50,14 @@ class Custody:
                     self._announce(vault.keyring.retire_ingest_keys())
                     log.info("An old ingest key was destroyed", extra={"POOL": vault.name})
 
+    def settle(self) -> None:
+        """Put root keys into the slot that the settings chose. Raises Fault, OSError."""
+        for vault in self._vaults:
+            with vault.held:
+                if not vault.locked and vault.keyring.slot_due:
+                    self._announce(vault.keyring.renew())
+                    log.info("The root key is in the token now", extra={"POOL": vault.name})
+
     def _keys(self, _: m.Keys) -> m.KeysReply:
         return m.KeysReply([_about(vault) for vault in self._vaults])
 
@@ -67,6 +75,7 @@ class Custody:
         self._announce(vault.key_files(), new_only=True)
         if vault.name == BASE and was_locked:
             self._opener.open_others(request.key)
+        self.settle()
         return m.Done()
 
     def _lock(self, request: m.Lock) -> m.Done:
@@ -133,7 +142,7 @@ def _about(vault: Vault) -> m.PoolKeys:
     ring = vault.keyring
     return m.PoolKeys(
         vault.name, False, ring.epoch, [key_id(one) for one in ring.recipients],
-        ring.ingest_generations, len(vault.intake),
+        ring.ingest_generations, len(vault.intake), ring.grade,
     )  # fmt: skip
 
 

@@ -86,6 +86,7 @@ class Daemon:
         self._committer = Committer(self._sorter, self._sorter.drain)
         self._memories = Memories(settings.ingest)
         self._custody, self._grace_ns = desk.custody, int(settings.ingest_grace_days * 86400e9)
+        self._settle()
         self._ingest = Ingest(
             self._socket, clients, self._committer, store, vaults.base, os.urandom(8).hex(),
             int(settings.commit_interval_s * 1e9), self._memories, desk.take_health,
@@ -178,8 +179,16 @@ class Daemon:
             self._retired_s = now_s
             try:
                 self._custody.retire(self._grace_ns)
+                self._settle()
             except (OSError, lmdb.Error, Fault) as error:
                 log.error("An old ingest key stays for now", extra={"FAULT": str(error)})
+
+    def _settle(self) -> None:
+        """Root keys into the slot that the settings chose; recording does not wait for a token."""
+        try:
+            self._custody.settle()
+        except (OSError, lmdb.Error, Fault) as error:
+            log.error("The root key is not in the token yet", extra={"FAULT": str(error)})
 
     def _drain(self) -> None:
         """Commit and acknowledge what has come; what cannot be committed stays with its capture."""

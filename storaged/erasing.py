@@ -208,6 +208,7 @@ class Eraser:
         ]
         done = msgspec.structs.replace(
             erasure, pages=pages, epochs={name: one.epoch for name, one in dropped.items()},
+            grades={name: one.grade for name, one in dropped.items()},
             refused=self._destroy_refused([one.id for one in erasure.recordings]), done=True,
         )  # fmt: skip
 

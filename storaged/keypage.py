@@ -7,7 +7,7 @@ FORMAT.md §5 specifies the bytes. Files, slots and order of writing: storaged.k
 
 import hashlib
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -28,8 +28,11 @@ INDEX_KEY: Final = 3
 SIGNING_KEY: Final = 4
 INTAKE_KEY: Final = 5  # public: another pool's, by its tier
 
+FILE: Final = 0  # slots: the envelopes hold the root key
+TOKEN: Final = 1  # they hold a share of it, from which a token makes it
+
 _HPKE_X25519: Final = 1  # kind of envelope
-_ROOT: Final = struct.Struct("<8s16sIBBH")  # magic, store id, epoch, tier, 0, envelopes
+_ROOT: Final = struct.Struct("<8s16sIBBH")  # magic, store id, epoch, tier, slot, envelopes
 _ENVELOPE: Final = struct.Struct("<BBH32s")  # kind, 0, length, public key
 _COUNT: Final = struct.Struct("<I")
 _SECRET: Final = struct.Struct("<BBHI12s48s")  # kind, 0, generation, number, nonce, ciphertext
@@ -37,6 +40,9 @@ _PAGE: Final = struct.Struct("<8sIHBB")  # magic, page, generation, tier, 0
 _NONCE: Final = 12
 _TAG: Final = 16
 _DIGEST: Final = 32
+
+
+OfShare = Callable[[bytes, int, int, bytes], bytes]  # store id, tier, epoch, share → root key
 
 
 class Name(NamedTuple):
@@ -56,18 +62,21 @@ class Root(NamedTuple):
     root_key: bytes
     recipients: list[bytes]  # public keys it is sealed to, 32 bytes each
     secrets: dict[Name, bytes]
+    slot: int = FILE  # where a part of the root key is kept
 
 
 def serialize_root(
     store_id: bytes, epoch: int, tier: int, root_key: bytes, recipients: Sequence[bytes],
-    secrets: Mapping[Name, bytes], nonces: Sequence[bytes],
+    secrets: Mapping[Name, bytes], nonces: Sequence[bytes], share: bytes | None = None,
 ) -> bytes:  # fmt: skip
     """The root file. recipients: X25519 public keys. nonces: one fresh one a secret, 12 bytes.
 
+    share: of which a token makes the root key; the envelopes hold it in place of that.
     A (root_key, nonce) pair must never seal two different secrets.
     """
-    parts = [_ROOT.pack(ROOT_MAGIC, store_id, epoch, tier, 0, len(recipients))]
-    parts += [_envelope(parts[0], public_key, root_key) for public_key in recipients]
+    slot, held = (FILE, root_key) if share is None else (TOKEN, share)
+    parts = [_ROOT.pack(ROOT_MAGIC, store_id, epoch, tier, slot, len(recipients))]
+    parts += [_envelope(parts[0], public_key, held) for public_key in recipients]
     return _with_secrets(parts, store_id, epoch, root_key, secrets, nonces)
 
 
@@ -79,29 +88,42 @@ def replace_secrets(
     return _with_secrets([data[:at]], root.store_id, root.epoch, root.root_key, secrets, nonces)
 
 
-def open_root(data: bytes, private_key: bytes) -> Root:
+def open_root(data: bytes, private_key: bytes, of_share: OfShare | None = None) -> Root:
     """Open the root file with one of the private keys it is sealed to (32 bytes).
 
-    Raises LookupError if it is not sealed to this key, ValueError if the file is damaged.
+    of_share: has a token make the root key. Raises LookupError if it is not sealed to this key,
+    ValueError if the file is damaged, or its token is not at hand.
     """
+    held = open_envelope(data, private_key)
+    _, store_id, epoch, tier, slot, _ = _ROOT.unpack_from(data)
+    if slot == FILE:
+        root_key = held
+    elif slot == TOKEN and of_share is not None:
+        root_key = of_share(store_id, tier, epoch, held)
+    else:
+        raise ValueError(f"the root key is in slot {slot}, which is not at hand")
+    envelopes, _, at = _split_envelopes(data)
+    secrets = _open_secrets(data[at:-_DIGEST], store_id, epoch, root_key)
+    return Root(store_id, epoch, tier, root_key, list(envelopes), secrets, slot)
+
+
+def open_envelope(data: bytes, private_key: bytes) -> bytes:
+    """What a root file's envelopes hold: the root key, or a share. Raises as open_root()."""
     if len(data) < _ROOT.size + _DIGEST:
         raise ValueError("root file cut")
     if data[:8] != ROOT_MAGIC:
         raise ValueError("not a root file: wrong magic")
     if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
         raise ValueError("root file damaged: its SHA-256 is another")
-    _, store_id, epoch, tier, _, _ = _ROOT.unpack_from(data)
-    envelopes, info, at = _split_envelopes(data)
+    envelopes, info, _ = _split_envelopes(data)
     wanted = public_of(private_key)
     if wanted not in envelopes:
         raise LookupError("the root key is not sealed to this key")
     try:
         key = X25519PrivateKey.from_private_bytes(private_key)
-        root_key = SUITE.decrypt(envelopes[wanted], key, info)
+        return SUITE.decrypt(envelopes[wanted], key, info)
     except InvalidTag:
         raise ValueError("root envelope does not open") from None
-    secrets = _open_secrets(data[at:-_DIGEST], store_id, epoch, root_key)
-    return Root(store_id, epoch, tier, root_key, list(envelopes), secrets)
 
 
 def recipients_of(data: bytes) -> list[bytes]:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spanvault import keyfile, spool
+from spanvault.certificate import OVERWRITTEN
 from storaged import files, keypage
 from storaged.faults import Fault
 from storaged.keypage import (
@@ -30,6 +31,7 @@ from storaged.keypage import (
     Name,
     Root,
 )
+from storaged.slot import GRADE, TokenSlot
 
 log = logging.getLogger(__name__)
 ROOT: Final = "root"
@@ -45,6 +47,7 @@ class Dropped(NamedTuple):
     epoch: int  # of the root that does not name the old pages any more
     generations: dict[int, int]  # of each page whose DEKs went, now
     files: list[str]  # that hold them now, pages before the root
+    grade: str  # how surely they are gone
 
 
 def page_name(page: int, generation: int) -> str:
@@ -70,11 +73,15 @@ class Keyring:
     """The opened keys of a pool. dek() may be asked from any thread; take() and drop() from the
     writer's.
 
-    prefix: what the names of its key files begin with in the feed.
+    prefix: what the names of its key files begin with in the feed.  slot: where root keys are kept
+    from the next one on; None: in their file.
     """
 
-    def __init__(self, folder: Path, private_key: bytes, prefix: str = "") -> None:
+    def __init__(
+        self, folder: Path, private_key: bytes, prefix: str = "", slot: TokenSlot | None = None
+    ) -> None:
         self._folder, self._private_key, self._prefix = folder, private_key, prefix
+        self._slot, self._of_share = slot, slot.root_key if slot else _no_token
         self._lock = threading.Lock()
         self._open()
 
@@ -83,7 +90,7 @@ class Keyring:
         path = self._folder / ROOT
         try:
             self._data = path.read_bytes()
-            self._root: Root = keypage.open_root(self._data, self._private_key)
+            self._root: Root = keypage.open_root(self._data, self._private_key, self._of_share)
         except OSError as error:
             raise Fault(
                 "locked",
@@ -110,6 +117,7 @@ class Keyring:
     def _finish_drop(self) -> None:
         """Destroy what a crash left of a drop(): pages that a root has replaced, or never named."""
         self._clear_aside()
+        self._clear_slot()
         names = [path.name for path in self._folder.iterdir()]
         old = [name for name in names if name.endswith(".new")]
         for name in names:
@@ -118,6 +126,16 @@ class Keyring:
             if found and self._generations.get(int(found[1]), int(found[2])) != int(found[2]):
                 old.append(name)
         files.destroy(self._folder, old)
+
+    @property
+    def slot_due(self) -> bool:
+        """Whether the root key is not yet in the slot that was chosen: renew() puts it there."""
+        return self._slot is not None and self._root.slot == keypage.FILE
+
+    @property
+    def grade(self) -> str:
+        """How surely DEKs that are dropped now are gone, in words for a certificate."""
+        return GRADE if self._root.slot == keypage.TOKEN else OVERWRITTEN
 
     @property
     def store_id(self) -> bytes:
@@ -184,6 +202,7 @@ class Keyring:
         with self._lock:
             self._replace_root(self._root.secrets, recipients)
             files.destroy(self._folder, [ROOT_OLD])
+            self._clear_slot()
         return self._named([ROOT])
 
     def add_ingest_key(self) -> list[str]:
@@ -202,6 +221,7 @@ class Keyring:
             kept = {name: key for name, key in self._root.secrets.items() if name not in names[:-1]}
             self._replace_root(kept)
             files.destroy(self._folder, [ROOT_OLD])
+            self._clear_slot()
         return self._named([ROOT])
 
     def has_ingest_key(self, public_key: bytes) -> bool:
@@ -277,18 +297,19 @@ class Keyring:
         for key_id in key_ids:
             by_page.setdefault(key_id // SLOTS, []).append(key_id % SLOTS)
         with self._lock:
+            grade = self.grade  # of the root that goes
             self._finish_drop()
             left = {page: slots for page, slots in by_page.items() if self._holds(page, slots)}
             if left:
                 self._rekey(left)
         generations = {page: self._generations[page] for page in by_page}
         names = [page_name(*page) for page in generations.items()]
-        return Dropped(self.epoch, generations, self._named([*names, ROOT]))
+        return Dropped(self.epoch, generations, self._named([*names, ROOT]), grade)
 
     def replace_root(self, data: bytes, store_id: str) -> None:
         """Put another store's root in place of ours, if the unlock key opens it. Raises Fault."""
         try:
-            root = keypage.open_root(data, self._private_key)
+            root = keypage.open_root(data, self._private_key, self._of_share)
         except LookupError:
             raise Fault(
                 "locked",
@@ -378,6 +399,7 @@ class Keyring:
         for page in by_page:
             self._generations[page] += 1
             self._pages.pop(page, None)
+        self._clear_slot()
         files.destroy(self._folder, [*old, ROOT_OLD], old)
 
     def _without(
@@ -410,16 +432,30 @@ class Keyring:
         self, secrets: dict[Name, bytes], recipients: list[bytes] | None = None
     ) -> None:
         """Write a root file under a new root key, sealed to the same or other public keys."""
+        epoch, recipients = self._root.epoch + 1, recipients or self._root.recipients
+        share = os.urandom(32)
         root = self._root._replace(
-            epoch=self._root.epoch + 1, root_key=os.urandom(32), secrets=secrets,
-            recipients=self._root.recipients if recipients is None else recipients,
+            epoch=epoch, root_key=self._root_key(epoch, share), secrets=secrets,
+            recipients=recipients, slot=keypage.TOKEN if self._slot else keypage.FILE,
         )  # fmt: skip
         data = keypage.serialize_root(
-            self.store_id, root.epoch, root.tier, root.root_key, root.recipients, secrets,
-            _nonces(len(secrets)),
+            self.store_id, epoch, root.tier, root.root_key, recipients, secrets,
+            _nonces(len(secrets)), share if self._slot else None,
         )  # fmt: skip
         self._put_root(data)
         self._data, self._root = data, root
+
+    def _root_key(self, epoch: int, share: bytes) -> bytes:
+        """A new root key, of a share if a token is to keep the rest of it. Raises Fault."""
+        if self._slot is None:
+            return share
+        self._slot.make(self.store_id, self._root.tier, epoch)
+        return self._slot.root_key(self.store_id, self._root.tier, epoch, share)
+
+    def _clear_slot(self) -> None:
+        """Destroy in the token what other roots than the one in place needed. Raises Fault."""
+        if self._slot is not None and self._root.slot == keypage.TOKEN:
+            self._slot.keep_only(self.store_id, self._root.tier, self._root.epoch)
 
     def _clear_aside(self) -> None:
         """Destroy a root that was replaced, if a crash or a failing disk left it."""
@@ -435,6 +471,15 @@ class Keyring:
         self._clear_aside()
         os.link(path, aside)
         files.replace(path, data)
+
+
+def _no_token(*_: object) -> bytes:
+    """In place of a token that the settings do not name."""
+    raise Fault(
+        "locked",
+        "a part of the root key is in a token",
+        "Set erasure_token in storaged.toml to the one that the store was given.",
+    )
 
 
 def _nonces(count: int) -> list[bytes]:

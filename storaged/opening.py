@@ -23,6 +23,7 @@ from storaged.intakekeys import IntakeKeys
 from storaged.keyring import ROOT, Keyring
 from storaged.layout import Store
 from storaged.pool import Pool
+from storaged.slot import TokenSlot
 from storaged.vaults import BASE, Vault, Vaults
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,12 @@ class Opener:
         vaults.make(self._store, base, pool, recipients or base.recipients)
         self.keep_intake_keys()
         vault = vaults.open_vault(
-            self._store, base, pool, self._keys_of(name), self._told(pool.tier)
+            self._store,
+            base,
+            pool,
+            self._keys_of(name),
+            self._told(pool.tier),
+            slot_of(self._settings),
         )
         announce_keys(self._tables, vault.key_files())
         return vault
@@ -93,7 +99,9 @@ class Opener:
     def _vault(self, name: str, ring: Keyring | None) -> Vault:
         keys = self._store.keys if name == BASE else self._store.keys / name
         intake = Intake(self._store.intake / name)
-        return Vault(self._open(name), keys, intake, self._told(TIERS[name]), ring)
+        return Vault(
+            self._open(name), keys, intake, self._told(TIERS[name]), ring, slot_of(self._settings)
+        )
 
     def _told(self, tier: int) -> Callable[[], bytes]:
         return lambda: self._intake_keys.of(tier)
@@ -139,7 +147,7 @@ def base_keys(settings: StoragedConfig, store: Store, intake_keys: IntakeKeys) -
     Raises Fault: damaged; or locked, and nobody vouches for a key that it could record to.
     """
     try:
-        return Keyring(store.keys, unlock_key(settings.unlock_key))
+        return Keyring(store.keys, unlock_key(settings.unlock_key), slot=slot_of(settings))
     except Fault as fault:
         sealed_to = _recipients(store.keys / ROOT)
         vouched = TIERS[BASE] in intake_keys.tiers and intake_keys.store_id == store.store_id
@@ -147,6 +155,13 @@ def base_keys(settings: StoragedConfig, store: Store, intake_keys: IntakeKeys) -
             raise
         log.error("The store is locked, it records and is not heard", extra={"FAULT": str(fault)})
         return None
+
+
+def slot_of(settings: StoragedConfig) -> TokenSlot | None:
+    """Where root keys are to be kept besides their files. Raises ValueError: no such URI."""
+    if not settings.erasure_token:
+        return None
+    return TokenSlot(settings.erasure_token, settings.erasure_pin)
 
 
 def _recipients(root: Path) -> list[bytes]:

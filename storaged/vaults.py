@@ -20,6 +20,7 @@ from storaged.intake import Intake
 from storaged.keyring import ROOT, Keyring
 from storaged.layout import Store
 from storaged.pool import Pool
+from storaged.slot import TokenSlot
 from storaged.walk import Steps
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,11 @@ class Vault:
 
     def __init__(
         self, pool: Pool, keys: Path, intake: Intake, public_key: Callable[[], bytes],
-        ring: Keyring | None = None,
+        ring: Keyring | None = None, slot: TokenSlot | None = None,
     ) -> None:  # fmt: skip
         self.pool, self.name, self.tier = pool, pool.name, pool.tier
         self.intake, self._keys, self._public_key, self._ring = intake, keys, public_key, ring
+        self._slot = slot
         self.fault: str | None = None  # one line, while the pool's own disk takes nothing
         self.held = threading.RLock()
 
@@ -78,7 +80,8 @@ class Vault:
                 raise Fault("denied", f"pool {self.name} is open, and not sealed to this key")
 
     def _opened(self, private_key: bytes) -> Keyring:
-        ring = Keyring(self._keys, private_key, "" if self.name == BASE else f"{self.name}/")
+        prefix = "" if self.name == BASE else f"{self.name}/"
+        ring = Keyring(self._keys, private_key, prefix, self._slot)
         if not ring.has_ingest_key(self.intake_key):
             # Whoever changed the disk: what is sealed to a stranger's key must not go on.
             raise Fault(
@@ -91,7 +94,7 @@ class Vault:
     def sealed_to(self, private_key: bytes) -> bool:
         """Whether this key opens the pool's root as it lies on disk. Raises Fault: damaged."""
         try:
-            keypage.open_root((self._keys / ROOT).read_bytes(), private_key)
+            keypage.open_envelope((self._keys / ROOT).read_bytes(), private_key)
         except LookupError:
             return False
         except (OSError, ValueError) as error:
@@ -206,14 +209,15 @@ def make(store: Store, base: Keyring, pool: Pool, recipients: Iterable[bytes]) -
 
 def open_vault(
     store: Store, base: Keyring, pool: Pool, private_keys: Iterable[bytes],
-    public_key: Callable[[], bytes] | None = None,
+    public_key: Callable[[], bytes] | None = None, slot: TokenSlot | None = None,
 ) -> Vault:  # fmt: skip
     """A pool other than base, unlocked if one of these keys opens it.
 
     public_key: what its intake is sealed to, where something else than base's root is to say it.
     """
     told = public_key or (lambda: vouched(base, pool))
-    vault = Vault(pool, store.keys / pool.name, Intake(store.intake / pool.name), told)
+    intake = Intake(store.intake / pool.name)
+    vault = Vault(pool, store.keys / pool.name, intake, told, slot=slot)
     try_keys(vault, private_keys)
     return vault
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spanvault import keyfile
+from spanvault.certificate import OVERWRITTEN
 from storaged import keypage, keyring
 from storaged.faults import Fault
 from storaged.keypage import SLOTS, Name
@@ -131,7 +132,7 @@ def test_dropped_key_is_gone_and_its_neighbours_are_not(folder, unlock):
     ring, slots = Keyring(folder, unlock), Slots()
     first, second = slots.take(ring), slots.take(ring)
     dek, old_root, old_page = ring.dek(second), (folder / "root").read_bytes(), ring.names()[0]
-    dropped = Dropped(2, {0: 1}, ["page-000000.1", "root"])
+    dropped = Dropped(2, {0: 1}, ["page-000000.1", "root"], OVERWRITTEN)
     assert [ring.drop([first]), ring.drop([first])] == [dropped, dropped]
     for one in (ring, Keyring(folder, unlock)):
         assert one.dek(second) == dek
