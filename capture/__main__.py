@@ -44,11 +44,11 @@ def _replay(
     options: argparse.Namespace, settings: CaptureConfig, life: Lifecycle, log: logging.Logger
 ) -> int:
     from capture.replay import Replay
-    from capture.sources.files import in_order
+    from capture.sources.files import captures, in_order
 
     _settle_memory()
     run = Replay(settings, options.report, life, log).run
-    return 0 if run(in_order(options.files)) else 1
+    return 0 if run(in_order(captures(options.files))) else 1
 
 
 def _live(
@@ -85,7 +85,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="capture.toml")
     parser.add_argument("--interface", help="the interface that gets the mirrored traffic")
     parser.add_argument("--report", action="store_true", help="print calls as JSON once safe")
-    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="pcap or pcapng files")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        metavar="FILE",
+        help="pcap or pcapng files, or folders of them",
+    )
     return parser.parse_args(arguments)
 
 

@@ -1,19 +1,21 @@
 """Record capture files as fast as storaged takes what is in them.
 
 The same recorder as on a live port; time is that of the files. Files that follow each other in time
-(a rotated capture) are one: a call may begin in one and end in the next.
+(a rotated capture), or overlap (signalling and media captured apart), are one: a call may begin in
+one and end in the next.
 """
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from capture.courier import POLL_MS, Courier
 from capture.ids import new_id
 from capture.model import Block
 from capture.recorder import Recorder
-from capture.sources import files
+from capture.sources.merging import merged
 from spanvault.config import CaptureConfig
 from spanvault.lifecycle import Lifecycle
 
@@ -23,6 +25,14 @@ UNACKNOWLEDGED_BYTES: Final = 128 << 20
 FOLLOWS_NS: Final = 10_000_000_000  # a file that begins within so long continues the one before
 BEFORE_NS: Final = 10_000_000  # frames come a little out of order, so also where files were cut
 PATIENCE_S: Final = 30.0  # then a storaged that acknowledges nothing is given up
+
+
+class TimeLine(NamedTuple):
+    """What was heard of one time."""
+
+    last_ns: int
+    sip: int  # messages
+    rtp: int  # packets
 
 
 class Replay:
@@ -39,38 +49,54 @@ class Replay:
         self._settings, self._report, self._life, self._log = settings, report, life, log
         self._courier = Courier(settings, life, log)
         self._recorder = Recorder(settings, new_id, slow_frames=None)
-        self._frames = 0
+        self._frames = self._faults = 0
+        self._lines: list[TimeLine] = []
         self._patience_s = patience_s
 
-    def run(self, paths: list[Path]) -> bool:
+    def run(self, paths: Iterable[Path]) -> bool:
         """Whether every file was whole and storaged stored everything that was in them.
 
         Raises TimeoutError if storaged stores nothing while there is more to read, OSError as the
         disk does.
         """
         self._life.ready("replaying capture files")
-        faults = 0
-        for path in paths:
-            try:
-                for number, block in enumerate(files.blocks(path)):
-                    self._receive(block, first=number == 0)
-                    if self._life.stop_requested:
-                        break
-            except ValueError as error:
-                # What could be read of the file has been recorded.
-                faults += 1
-                self._log.error("capture file", extra={"FAULT": str(error)})
+        for block, begins in merged(paths, self._fault):
+            self._receive(block, begins)
+            if self._life.stop_requested:
+                break
         self._finish()
+        self._compare_clocks()
         self._settle(self._courier.drain(self._patience_s))
         left, refused = self._courier.outbox.waiting, self._courier.outbox.refused_batches
         if left:
             self._log.error("storaged did not store everything", extra={"BATCHES_LEFT": left})
         self._print({"frames": self._frames, "unacknowledged": left})
         self._courier.close()
-        return not (faults or left or refused or self._life.stop_requested)
+        return not (self._faults or left or refused or self._life.stop_requested)
 
-    def _receive(self, block: Block, first: bool) -> None:
-        if first and not self._follows(block):
+    def _fault(self, error: ValueError) -> None:
+        """A file cannot be read to its end. What could be has been recorded."""
+        self._faults += 1
+        self._log.error("capture file", extra={"FAULT": str(error)})
+
+    def _compare_clocks(self) -> None:
+        """Signalling of one time and media of another are most likely one capture by two clocks."""
+        signalling = [line for line in self._lines if line.sip and not line.rtp]
+        media = [line for line in self._lines if line.rtp and not line.sip]
+        if signalling and media and len(self._lines) == len(signalling) + len(media):
+            self._faults += 1
+            apart_s = abs(signalling[0].last_ns - media[0].last_ns) // 1_000_000_000
+            self._log.error(
+                "signalling and media are of different times: no call has any sound",
+                extra={
+                    "APART_S": apart_s,
+                    "HINT": f"Were they captured by clocks {apart_s} s apart? "
+                    "Then set one right: editcap -t SECONDS IN OUT.",
+                },
+            )
+
+    def _receive(self, block: Block, begins: bool) -> None:
+        if begins and not self._follows(block):
             self._finish()
             self._recorder = Recorder(self._settings, new_id, slow_frames=None)
         self._frames += len(block.start)
@@ -86,6 +112,12 @@ class Replay:
     def _finish(self) -> None:
         """The calls that this recorder hears end here; say what it could not hear."""
         self._courier.put(self._recorder.finish())
+        counters = self._recorder.counters()
+        self._lines.append(
+            TimeLine(
+                self._recorder.now_ns or 0, counters.get("sip_messages", 0), counters.get("rtp", 0)
+            )
+        )
         if segments := self._recorder.slow_path.counters["sip_tls_segments"]:
             self._log.warning(
                 "SIP over TLS cannot be read: its calls are missing",

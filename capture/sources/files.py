@@ -11,7 +11,7 @@ import gzip
 import os
 import stat
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from io import BufferedReader
@@ -59,6 +59,23 @@ def blocks(path: Path) -> Generator[Block, None, None]:
             raise ValueError(f"{path}: {error}") from None
 
 
+def captures(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are; of folders those in them that are captures by their first bytes.
+
+    Raises ValueError where a folder has none, OSError where it is closed to us.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [each for each in sorted(path.iterdir()) if each.is_file() and _is_capture(each)]
+        if not inside:
+            raise ValueError(f"{path}: no capture file lies in this folder. {REMEDY}")
+        found += inside
+    return found
+
+
 def in_order(paths: Sequence[Path]) -> list[Path]:
     """Capture files by the time of their first frame: names of rotated ones sort otherwise.
 
@@ -68,6 +85,15 @@ def in_order(paths: Sequence[Path]) -> list[Path]:
     if not all(path.is_file() for path in paths if path.exists()):
         return list(paths)
     return sorted(paths, key=_begins_ns)
+
+
+def _is_capture(path: Path) -> bool:
+    try:
+        with closing(_open(path)) as source:
+            _reader(source.window(0))
+    except ValueError:
+        return False
+    return True
 
 
 def _begins_ns(path: Path) -> int:

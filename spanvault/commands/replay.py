@@ -27,7 +27,10 @@ DESCRIPTOR: Final = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")  # how a shell na
 def replay(
     captures: Annotated[
         list[Path],
-        typer.Argument(metavar="CAPTURE…", help="pcap or pcapng files, in any order; - is stdin."),
+        typer.Argument(
+            metavar="CAPTURE…",
+            help="pcap or pcapng files, or folders of them, in any order; - is stdin.",
+        ),
     ],
     store: NeededStore,
     unlock_key: UnlockOption = None,
@@ -54,6 +57,9 @@ def replay(
 def _readable(path: Path) -> bool:
     try:
         if path.is_fifo():  # opened and closed, it would be gone for whoever reads it next
+            return True
+        if path.is_dir():
+            next(path.iterdir(), None)
             return True
         with path.open("rb"):
             return True

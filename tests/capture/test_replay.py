@@ -9,6 +9,7 @@ import pytest
 
 from capture import replay
 from capture.replay import Replay
+from capture.sources.files import in_order
 from tests.support.callgen import SECOND, START_NS, answered, phones, write_pcap
 from tests.support.capturing import Life
 from tests.support.routers import Answering
@@ -67,6 +68,31 @@ def test_a_file_of_another_time_begins_a_new_time_line(vault, folder, shift_s):
     assert ended == {START_NS: "capture_end", START_NS + shift_s * SECOND: "bye"}
 
 
+def is_sip(frame) -> bool:
+    return frame.data[42] & 0xC0 != 0x80
+
+
+def test_signalling_and_media_that_were_captured_apart_are_one_capture(vault, folder):
+    frames = call_frames()
+    apart = [[f for f in frames if is_sip(f) == sip] for sip in (True, False)]
+    rotated = [*apart[:1], apart[1][:100], apart[1][100:]]
+    assert _replay(vault, in_order(files(folder, *rotated)[::-1]))
+    (call,) = vault.calls()
+    assert (call.outcome, call.end_reason, call.flags) == ("answered", "bye", [])
+    assert vault.stored_frames(call) == PACKETS
+
+
+def test_clocks_that_are_far_apart_are_told_of(vault, folder, caplog):
+    frames = call_frames()
+    sip = [frame for frame in frames if is_sip(frame)]
+    rtp = [f._replace(time_ns=f.time_ns + 3600 * SECOND) for f in frames if not is_sip(f)]
+    assert not _replay(vault, files(folder, sip, rtp))
+    (told,) = [one for one in caplog.records if one.levelno > 30]
+    assert "different times" in told.message
+    assert "editcap -t" in told.HINT
+    assert 3590 <= told.APART_S <= 3610
+
+
 def test_a_cut_file_gives_what_it_has_and_is_told(vault, folder, caplog):
     first, second = files(folder, call_frames(), call_frames(START_NS + 60 * SECOND))
     first.write_bytes(first.read_bytes()[:-700])  # within the last packets
@@ -78,13 +104,15 @@ def test_a_cut_file_gives_what_it_has_and_is_told(vault, folder, caplog):
 
 
 def test_storaged_may_be_killed_in_between(vault, folder):
-    first, second = files(folder, *halves(call_frames()))
+    early, late = halves(call_frames())
+    first, second, third = files(folder, *halves(early), late)
 
     def with_a_kill_between():
         yield first
+        yield second  # looked at already while the first is read: it might overlap
         vault.stop(signal.SIGKILL)
         vault.start()
-        yield second
+        yield third
 
     assert _replay(vault, with_a_kill_between())
     (call,) = vault.calls()
