@@ -20,6 +20,7 @@ EXCHANGE_NS: Final = 32_000_000_000  # 64·T1: offer and answer are not further 
 OTHER: Final[dict[Party, Party]] = {
     "caller": "callee", "callee": "caller", "unknown": "unknown",
 }  # fmt: skip
+RACE_NS: Final = 1_000_000_000  # signalling is heard so much later, where its capture lags
 BOTH, DESTINATION, SOURCE = 3, 2, 1  # how well a stream fits, best first
 
 
@@ -120,7 +121,14 @@ class Association:
         best = ranked[0]
         if best.score < BOTH:
             return [best]
-        shared = [match for match in ranked if match.score == BOTH and not _rivals(match, best)]
+        shared: list[Match] = []
+        for match in ranked:
+            # With any of them, not with the best alone: of two calls through a B2BUA, the first leg
+            # of one and the second of the other were told of by different hosts.
+            if shared and _came_later(match, stream):
+                continue
+            if match.score == BOTH and not any(_rivals(match, other) for other in shared):
+                shared.append(match)
         # All of these name both ends and none took the place of another: the first call holds it.
         return sorted(shared, key=lambda match: match.call.started_ns)
 
@@ -200,6 +208,12 @@ def supersedes(newer: Binding, older: Binding) -> bool:
     hosts: once by the phone itself, once by the B2BUA.
     """
     return newer.owner == older.owner and newer.since_ns >= older.since_ns
+
+
+def _came_later(match: Match, stream: NewStream) -> bool:
+    """Whether the stream flowed in another call before this one was begun."""
+    midway = any(met_in_its_midst(match.call, one) for one in (match.to, match.from_) if one)
+    return not midway and match.call.started_ns - stream.time_ns > RACE_NS
 
 
 def _rivals(match: Match, best: Match) -> bool:
