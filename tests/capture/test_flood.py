@@ -8,6 +8,7 @@ import itertools
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -85,6 +86,7 @@ PLAIN = {
 }
 
 
+@cache
 def calls() -> list[Frame]:
     """The frames of all calls. Two of them have their signalling wrapped."""
     frames = []
