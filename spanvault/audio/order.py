@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from spanvault import rtp
-from spanvault.chunk import CONTROL, Chunk
+from spanvault.chunk import CONTROL, EVENTS, Chunk
 from spanvault.client import Page
 from spanvault.messages import MediaKey
 from spanvault.srtp import Opening
@@ -30,6 +30,7 @@ class Pages:
         self._sizes: dict[int, int] = {}
         self.faults: list[str] = []
         self.keys: list[MediaKey] = []  # of the call's SRTP
+        self.control: list[Chunk] = []  # RTCP, as heard
 
     def walk(self) -> Iterator[tuple[int, list[Chunk]]]:
         """Every page once: its cursor and chunks."""
@@ -38,6 +39,7 @@ class Pages:
             page = self._fetch(cursor)
             self.faults += page.faults
             self.keys += page.keys
+            self.control += [one for one in page.media.chunks() if _is_control(one)]
             yield cursor, self._keep(cursor, page)
             cursor = page.next
 
@@ -57,6 +59,10 @@ class Pages:
             gone, _ = self._kept.popitem(last=False)
             del self._sizes[gone]
         return chunks
+
+
+def _is_control(chunk: Chunk) -> bool:
+    return CONTROL <= int(chunk.header["stream"]) < EVENTS
 
 
 class Entry(NamedTuple):

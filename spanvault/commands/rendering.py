@@ -20,6 +20,7 @@ from spanvault.callline import encrypted
 from spanvault.client import Client
 from spanvault.commands.output import complain, progress, warn
 from spanvault.messages import Call, Codec, MediaKind
+from spanvault.srtcp import Opener
 from spanvault.video import Film, muxable
 
 
@@ -75,6 +76,9 @@ class Sound:
         if self.film is None:
             return write(self.blocks(), self.renderer.rate, name, target)
         self.film.survey(self._in_order())
+        opened = Opener(self._pages.keys).open if self._srtp else bytes
+        for chunk in sorted(self._pages.control, key=lambda one: int(one.header["start_ns"])):
+            self.film.report(chunk, [opened(bytes(one)) or b"" for one in chunk.payloads()])
         rate = self.renderer.rate
         return self.film.write(self.blocks(), rate, name, target, heard=self.heard)
 

@@ -1,7 +1,8 @@
 """A call's video and sound to one file: a video track a party, the stereo sound beside them.
 
-Pictures are as they were sent, only packed anew; they lie on the sound's time line. What FFmpeg
-writes is written in a process of its own (worker.py). Packets to pictures: units.py.
+Pictures are as they were sent, only packed anew; they lie on the sound's time line, earlier by as
+much as sender reports say that they come later than the sound (lipsync.py). What FFmpeg writes is
+written in a process of its own (worker.py). Packets to pictures: units.py.
 """
 
 from collections import Counter
@@ -18,6 +19,7 @@ from spanvault.chunk import MARKER, TRUNCATED, Chunk
 from spanvault.messages import Codec, Stream
 from spanvault.payloadtypes import meaning
 from spanvault.sandbox import Sandbox
+from spanvault.video.lipsync import LipSync
 from spanvault.video.told import Begin, Begun, Block, End, Picture, Track, Written
 from spanvault.video.units import KINDS, Assembler, Packet, Unit, muxable
 
@@ -39,6 +41,8 @@ class Source:
     assembler: Assembler
     key: Unit | None = None  # its first key picture
     track: int = -1
+    earlier: int = 0  # ticks by which its pictures are shown before they came
+    shown: int = -1  # ticks of the last one
 
 
 class Film:
@@ -48,6 +52,7 @@ class Film:
         self.warnings: Counter[str] = Counter()
         self._sources: dict[int, Source] = {}
         self._sandbox: Sandbox | None = None
+        self._lips = LipSync(streams)
         for stream in streams:
             if stream.media == "video" and stream.packets:
                 self._add(stream, encrypted)
@@ -60,6 +65,7 @@ class Film:
     def survey(self, chunks: Iterable[Chunk]) -> None:
         """Look for each stream's first key picture: it tells what the track will be."""
         for chunk in chunks:
+            self._lips.receive(chunk)
             source = self._sources.get(int(chunk.header["stream"]))
             if source is not None and source.key is None:
                 here = np.zeros(len(chunk.frames), np.int64)
@@ -70,6 +76,10 @@ class Film:
                 self.warnings[named] += source.stream.packets
                 del self._sources[number]
 
+    def report(self, chunk: Chunk, datagrams: Sequence[bytes]) -> None:
+        """A chunk of RTCP, and its datagrams in the clear: all before the film is written."""
+        self._lips.report(chunk, datagrams)
+
     def write(
         self, blocks: Iterable[NDArray[np.int16]], rate: int, name: str, target: BinaryIO,
         *, heard: bool = True,
@@ -79,6 +89,9 @@ class Film:
         While blocks are drawn, `watch` must be fed. Raises OSError, SandboxDied.
         """
         samples = 0
+        for source in self._sources.values():
+            late_s = self._lips.late_s(source.stream.number)
+            source.earlier = round(late_s * source.codec.clock_rate)
         self._sandbox = Sandbox(MODULE, files=(target.fileno(),), answer_s=ANSWER_S)
         try:
             sound_rate = rate if heard else 0
@@ -155,7 +168,11 @@ class Film:
         assert self._sandbox is not None
         for unit in units:
             if unit.ticks >= 0:
-                told = Picture(source.track, unit.ticks, unit.key, unit.data)
+                # What follows may hang on a picture from before the beginning: it is shown there.
+                early = unit.ticks - source.earlier < 0
+                ticks = source.shown + 1 if early else unit.ticks - source.earlier
+                source.shown = max(source.shown, ticks)
+                told = Picture(source.track, ticks, unit.key, unit.data)
                 self._sandbox.tell(msgspec.msgpack.encode(told))
 
     def _account(self) -> None:

@@ -34,6 +34,7 @@ class Phone:
     ppm: float = 0.0
     seed: int = 0
     set_at: list[tuple[float, float]] = field(default_factory=list)  # the capture's clock: when, by
+    silent: Sequence[tuple[float, float]] = ()  # sends nothing from, to; timestamps go on (DTX)
 
     def chunks(self) -> Iterator[Chunk]:
         """As the capture stores them."""
@@ -48,10 +49,15 @@ class Phone:
             heard = round((clap - self.begins) / pace * 8000)
             payload[heard : heard + 40] = CLAP
         frames = np.zeros(count, FRAME)
-        frames["sequence"] = 65536 + np.arange(count)
         frames["timestamp"] = 160 * np.arange(count)
         frames["arrival_ns"] = START_NS + np.rint(arrival * SECOND).astype(np.int64)
         frames["payload_type"], frames["length"] = 8, 160
+        sent = np.ones(count, np.bool_)
+        for first, last in self.silent:
+            sent &= (true < first) | (true > last)
+        frames, noted, payload = frames[sent], noted[sent], payload.reshape(-1, 160)[sent].ravel()
+        count = len(frames)
+        frames["sequence"] = 65536 + np.arange(count)
         self._record(frames)
         for rows in np.split(np.arange(count), np.flatnonzero(np.diff(noted // 1)) + 1):
             yield self._chunk(frames[rows], payload[160 * rows[0] : 160 * (rows[-1] + 1)])
@@ -119,10 +125,17 @@ def assert_together(heard: list[list[float]], claps: Sequence[float]) -> None:
     assert max(abs(a - b) for a, b in zip(left, claps, strict=True)) <= ALIGNED_S
 
 
+@pytest.mark.parametrize("pauses", [False, True], ids=["all the time", "DTX"])
 @pytest.mark.parametrize("skews", [(100, 0), (100, -100)])
-def test_an_hour_with_clocks_that_drift_stays_aligned(skews: tuple[float, float]):
+def test_an_hour_with_clocks_that_drift_stays_aligned(skews: tuple[float, float], pauses: bool):
     claps = [2.5 + 37.1 * n for n in range(97)]
-    phones = [phone(n, claps, ends=3600.0, ppm=ppm) for n, ppm in enumerate(skews)]
+    silent: list[list[tuple[float, float]]] = [[], []]
+    if pauses:  # one listens for most of each half minute, the other for a quarter of an hour
+        silent = [[(clap + 2.0, clap + 35.0) for clap in claps[:-1]], [(900.0, 1900.0)]]
+        claps = [clap for clap in claps if not 895 < clap < 1905]
+    phones = [
+        phone(n, claps, ends=3600.0, ppm=ppm, silent=silent[n]) for n, ppm in enumerate(skews)
+    ]
     heard, length = hear(*phones)
     assert_together(heard, claps)
     assert length == pytest.approx(3600, abs=0.1)

@@ -30,6 +30,7 @@ from tests.support.callgen import (
     write_pcap,
 )
 from tests.support.pictures import CLOCK, STEP, bar, encoded, packetised, shown
+from tests.support.rtcpforge import sender_report
 from tests.support.voices import likeness
 
 COUNT = 60  # pictures: 4 s
@@ -59,15 +60,46 @@ def film(
         yield udp_frame(time_ns, *((host, port + VIDEO_PORT) for host, port in ends), packet)
 
 
-def video_call(number: int, name: str, lost: Sequence[int] = (), sound: bool = True) -> list[Frame]:
-    """Both speak for four seconds; both are seen, the callee half a second later."""
+CAMERA_NS = 240_000_000  # a picture takes so much longer to be sent than what was said with it
+
+
+def reports(start_ns: int, speaker: Phone, listener: Phone, seen_ns: int) -> Iterator[Frame]:
+    """Sender reports of sound and picture, by a clock that nobody set: RFC 3550 §6.4.1.
+
+    seen_ns: when the camera began, by the sound's first sample.
+    """
+    for at_ns in (SECOND, 3 * SECOND):
+        ntp = (77 << 32) + (at_ns << 32) // SECOND
+        heard = sender_report(speaker.ssrc, (), ntp, 70_000 + at_ns * 8000 // SECOND)
+        stamp = 50_000 + (at_ns - seen_ns) * CLOCK // SECOND
+        seen = sender_report(speaker.ssrc + 8, (), ntp, stamp)
+        for above, report in ((1, heard), (VIDEO_PORT + 1, seen)):
+            source = speaker.address, speaker.rtp_port + above
+            yield udp_frame(
+                start_ns + at_ns, source, (listener.address, listener.rtp_port + above), report
+            )
+
+
+def video_call(
+    number: int, name: str, lost: Sequence[int] = (), sound: bool = True, reported: bool = False
+) -> list[Frame]:
+    """Both speak for four seconds; both are seen, the callee half a second later.
+
+    reported: pictures come CAMERA_NS later, and sender reports say so.
+    """
     caller, callee = phones(4.0, number)
     start_ns = START_NS + 20 * number * SECOND
     media_ns = start_ns + ANSWERED_NS
+    later_ns = media_ns + (CAMERA_NS if reported else 0)
     media = [
-        *film(media_ns, caller, callee, name, lost),
-        *film(media_ns + SECOND // 2, callee, caller, name, lost),
+        *film(later_ns, caller, callee, name, lost),
+        *film(later_ns + SECOND // 2, callee, caller, name, lost),
     ]
+    if reported:
+        media += [
+            *reports(media_ns, caller, callee, 0),
+            *reports(media_ns, callee, caller, SECOND // 2),
+        ]
     if sound:
         media += [*talk(media_ns, caller, callee), *talk(media_ns, callee, caller)]
     bodies = offer(caller, name), offer(callee, name)
@@ -101,7 +133,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     calls = [video_call(n, name) for n, name in enumerate(PICTURES)]
     silent = video_call(3, "H264", sound=False)
     lossy = video_call(4, "H264", lost=(0, 20, 33))
-    return Store(folder, *calls, silent, lossy)
+    synchronous = video_call(5, "H264", reported=True)
+    return Store(folder, *calls, silent, lossy, synchronous)
 
 
 def pictures(path: Path, track: int) -> tuple[list[float], list[int]]:
@@ -140,6 +173,17 @@ def test_both_are_seen_and_heard_at_their_times(store: Store, row: int, ending: 
         like, late_s = likeness(heard[:, side], phone.samples)
         assert like > 0.9
         assert abs(late_s) < 0.03
+
+
+def test_pictures_are_seen_when_what_belongs_to_them_is_said(store: Store):
+    """Sender reports tell that the cameras took longer; arrival alone would show them late."""
+    path, said = store.export(5, "synchronous.mkv")
+    assert "warning" not in said
+    for track, begins_s in ((0, 0.0), (1, 0.5)):
+        times, bars = pictures(path, track)
+        assert bars == [bar(number) for number in range(COUNT)]
+        assert abs(times[0] - begins_s) < 0.01
+        assert all(abs(b - a - STEP / CLOCK) < 0.002 for a, b in pairwise(times))
 
 
 def test_each_track_says_whose_it_is(store: Store):
