@@ -4,7 +4,7 @@ A camera's picture takes longer to encode and to send than speech, so what arriv
 seen and heard together. A sender report names a moment of the sender's clock and the timestamp that
 a stream had then: with reports of both streams of one sender, the moments of their packets can be
 compared. Only a difference is used, so the sender's clock need not be right; clocks of two parties
-are never compared (docs/decisions/0018).
+are never compared (docs/decisions/0019).
 Source: RFC 3550 §5.1, §6.4.1. Where pictures go by arrival: spanvault.audio.timeline.
 """
 
