@@ -4,6 +4,7 @@ Where what is read is sealed, a target seals what the fuzzer made: else nothing 
 tried. Each may raise ValueError or storaged's Fault, which name what is wrong; nothing else.
 """
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -171,7 +172,7 @@ def key_files() -> list[bytes]:
 @cache
 def _index() -> Index:
     folder = PLACE.with_name(PLACE.name + "-index")
-    shutil.rmtree(folder, ignore_errors=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Index(folder, 16 << 20)
 
 
@@ -252,7 +253,7 @@ def logs() -> list[bytes]:
 @cache
 def _parts() -> Parts:
     folder = PLACE.with_name(PLACE.name + "-store")
-    shutil.rmtree(folder, ignore_errors=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Parts(folder)
 
 
