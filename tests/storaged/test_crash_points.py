@@ -72,6 +72,21 @@ def imports(rig: Forked, template: Path) -> list[Sent]:
     return sent
 
 
+WAITS = [
+    batch(3, [(ONE, 1, 1), (THREE, 1, 0)]),
+    batch(4, [(ONE, 1, 2)], make_call(1, id=ONE, revision=2)),
+]
+
+
+def waiting(rig: Forked) -> None:
+    """That store, locked since, and what came for it meanwhile."""
+    begun(rig)
+    rig.keep_key(apart=True)
+    rig.launch()
+    Sender(rig, WAITS).send_all()
+    rig.end()
+
+
 GIVEN = {
     "new call": Load(nothing, [batch(1, [(ONE, 1, 0), (TWO, 1, 0)], make_call(1, id=ONE))]),
     "call that goes on": Load(begun, [
@@ -85,6 +100,7 @@ GIVEN = {
     "erasure": Load(begun, [Sent(m.Erase([TWO], "test"))], BEGUN),
     "new keys": Load(begun, [Sent(m.Rotate("base", "root")), Sent(m.Rotate("base", "ingest"))],
                      BEGUN),
+    "locked store": Load(begun, WAITS, BEGUN, locked=True),
 }  # fmt: skip
 LOADS = (*GIVEN, "import")
 # FORMAT.md §5.3 and §8: what must be in this order, whatever is done between.
@@ -108,9 +124,13 @@ ERASURE = [
 
 def prepared(rig: Forked, name: str, folder: Path) -> tuple[Load, Path]:
     """A load, and a copy of the store that it begins with."""
+    rig.keep_key(apart=False)
     load = GIVEN.get(name) or Load(begun, [])
+    if name == "intake":
+        load = Load(waiting, [Sent(rig.unlock)], [*BEGUN, *WAITS], locked=True)
     shutil.rmtree(rig.store, ignore_errors=True)
     load.prepare(rig)
+    rig.keep_key(apart=load.locked)
     template = folder / "template"
     if rig.store.exists():
         shutil.copytree(rig.store, template)
@@ -148,6 +168,11 @@ def test_steps_come_in_the_order_that_format_md_gives(rig, tmp_path, name, order
         ("unsalted", "call that goes on", Step("acknowledge"), "a salt was used twice"),
         ("unsalted", "call that goes on", Step(f"write {OBJECT} DATA", within=True),
          "sealed again under its nonce"),
+        ("hasty", "locked store", Step("rename intake/base/BATCH"), "lost: chunk (1, 1)"),
+        ("shredded", "intake", Step("index Writer.commit"), "lost: chunk (1, 0)"),
+        ("unfinished", "erasure", Step("write keys/page"), "is left"),
+        ("kept", "erasure", Step("answer"), "key files are left"),
+        ("late", "new keys", Step("rename keys/root"), "root of epoch 1"),
     ],
 )  # fmt: skip
 def test_a_storaged_that_is_wrong_is_found_out(rig, tmp_path, spoil, name, step, fault):

@@ -14,14 +14,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import zmq
 
+from spanvault import keyfile, wire
 from spanvault import messages as m
-from spanvault import wire
 from spanvault.chunk import NO_MEDIA
 from storaged.index import Index
 from storaged.record import parse_head
@@ -46,7 +47,7 @@ class Step(NamedTuple):
 class Sent(NamedTuple):
     """One message of a load, and what must be there once it is acknowledged."""
 
-    message: m.Batch | m.Import | m.Erase | m.Rotate
+    message: m.Batch | m.Import | m.Erase | m.Rotate | m.Unlock
     chunks: Chunks = ()
     bulk: tuple[bytes, ...] = ()
 
@@ -55,12 +56,14 @@ class Load(NamedTuple):
     """What storaged is given while it is killed.
 
     prepare: makes the store that it starts with.  sent: one after the other, each acknowledged
-    before the next.  kept: what the store that it starts with was given.
+    before the next.  kept: what the store that it starts with was given.  locked: its unlock key is
+    nowhere on the machine; what came meanwhile must be there once it is unlocked.
     """
 
     prepare: Callable[["Forked"], None]
     sent: Sequence[Sent]
     kept: Sequence[Sent] = ()
+    locked: bool = False
 
     @property
     def erased(self) -> set[bytes]:
@@ -119,6 +122,19 @@ class Forked(Rig):
         ended = os.pidfd_open(self.pid)
         select.select([ended], [], [], timeout_s)
         os.close(ended)
+
+    def keep_key(self, *, apart: bool) -> None:
+        """Put the unlock key where storaged finds it, or where it does not."""
+        here, apart_at = self.folder / "secret/unlock.key", self.folder / "safe.key"
+        source, place = (here, apart_at) if apart else (apart_at, here)
+        if source.exists():
+            source.rename(place)
+
+    @property
+    def unlock(self) -> m.Unlock:
+        """What opens the store."""
+        here, apart_at = self.folder / "secret/unlock.key", self.folder / "safe.key"
+        return m.Unlock("base", keyfile.load(here if here.exists() else apart_at))
 
     def close(self) -> None:
         self.end()
@@ -208,6 +224,8 @@ def steps_of(rig: Forked, load: Load, template: Path) -> list[Step]:
     sender = Sender(rig, load.sent)
     sender.send_all()
     assert len(sender.acknowledged) == len(load.sent)
+    if isinstance(load.sent[-1].message, m.Unlock):
+        drained(rig.client("operator"))
     rig.end()
     found: list[Step] = []
     counts: dict[str, int] = {}
@@ -235,6 +253,9 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
     rig.wait_for(rig.requests)
     operator = Client(rig, "operator", rig.requests)
     try:
+        if load.locked:
+            operator.ask(rig.unlock)
+            drained(operator)
         found = stored(operator, load)
         faults = [f"lost: {what}" for what in lost(load, acknowledged, found)]
         faults += not_rotated(operator, load, acknowledged)
@@ -250,6 +271,14 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
         operator.close()
     rig.end()
     return Outcome(step, len(acknowledged), faults + list(before.reused(Remains.of(rig.store))))
+
+
+def drained(operator: Client) -> None:
+    """Wait until nothing is kept for an open pool elsewhere."""
+    end = time.monotonic() + 20
+    while any(pool["waiting"] for pool in operator.ask(m.Status())[0].fields["pools"].values()):
+        assert time.monotonic() < end, "the intake is not sorted into the store"
+        time.sleep(0.005)
 
 
 Found = dict[bytes, tuple[m.GetReply, list[tuple[bytes, int, int, bytes]]]]
@@ -314,6 +343,7 @@ def left_over(store: Path, load: Load) -> Iterator[str]:
     pages = [name.split(".")[0] for name in names if name != "root"]
     if len(set(pages)) != len(pages) or any(not name.startswith("page-") for name in pages):
         yield f"key files are left: {names}"
+    yield from (f"{path.name} is left" for path in store.glob("intake/*/*.sealed"))
     for one in load.erased:
         yield from (f"{path.name} is left" for path in store.rglob(f"{one.hex()}*"))
 

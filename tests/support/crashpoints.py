@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import msgspec
 
-from storaged import __main__, committer, files, index, ingest, serving
+from storaged import __main__, committer, files, index, ingest, intake, keyring, serving
 
 # How a store changes: the call, and which of its arguments says what of.
 BY_PATH: Final = {"mkdir": 0, "unlink": 0, "rmdir": 0, "truncate": 0, "rename": 1, "replace": 1,
@@ -74,6 +74,7 @@ class Steps:
         if _NOT_STEPS.match(path):
             return ""
         path = re.sub(r"[0-9a-f]{32}", "ID", path)
+        path = re.sub(r"\d{12}\.[0-9a-f]{16}\.sealed", "BATCH", path)
         path = re.sub(r"objects/[0-9a-f]{2}\b", "objects/XX", path)
         return f"{verb} " + re.sub(r"page-\d+\.\d+", "page", path).removesuffix(".new")
 
@@ -196,8 +197,49 @@ def _unsynced() -> None:
     files.syncfs = lambda descriptor: None
 
 
+def _unfinished() -> None:
+    """An erasure is begun, and nothing says that it has to be completed."""
+    real = index.Writing.put
+
+    def put(self: index.Writing, table: bytes, key: bytes, value: bytes) -> None:
+        if table != b"unfinished":
+            real(self, table, key, value)
+
+    index.Writing.put = put  # type: ignore[method-assign]
+
+
+def _kept() -> None:
+    """Old key files are not destroyed."""
+    files.destroy = lambda *_, **__: None
+
+
+def _late() -> None:
+    """A new root is acknowledged before it is there."""
+    real = keyring.Keyring.renew
+
+    def later(self: keyring.Keyring, recipients: list[bytes] | None = None) -> list[str]:
+        threading.Timer(0.5, real, (self, recipients)).start()
+        return []
+
+    keyring.Keyring.renew = later  # type: ignore[method-assign]
+
+
+def _shredded() -> None:
+    """A batch of an intake is removed before it is part of recordings."""
+    real = intake.Intake.open_first
+
+    def removed(self: intake.Intake, private_key: Any) -> Any:
+        found = real(self, private_key)
+        if found:
+            found[0].unlink(missing_ok=True)
+        return found
+
+    intake.Intake.open_first = removed  # type: ignore[method-assign]
+
+
 SPOILERS: Final = {"": lambda: None, "hasty": _hasty, "unreserved": _unreserved,
-                   "unsalted": _unsalted, "unsynced": _unsynced}  # fmt: skip
+                   "unsalted": _unsalted, "unsynced": _unsynced, "unfinished": _unfinished,
+                   "kept": _kept, "late": _late, "shredded": _shredded}  # fmt: skip
 
 
 def _become(plan: Plan) -> int:
