@@ -22,6 +22,7 @@ from spanvault.commands import (
     install,
     keys,
     listing,
+    reindex,
     repairing,
     replay,
     restore,
@@ -51,8 +52,8 @@ app = typer.Typer(
 )
 for command in (
     replay.replay, listing.calls, listing.show, sound.export, explain.explain, care.verify,
-    repairing.repair, care.status, restore.restore, care.check, install.init, erasing.erase,
-    erasing.move, erasing.erasures, auditing.log,
+    repairing.repair, care.status, restore.restore, reindex.reindex, care.check, install.init,
+    erasing.erase, erasing.move, erasing.erasures, auditing.log,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(erasing.certificate, name="certificate")

@@ -1,20 +1,26 @@
 """`python -m storaged --config FILE`: the daemon that keeps, opens and gives out recordings.
 
+`python -m storaged --config FILE reindex`: its index made anew, while it does not run.
+
 Exit codes: 0 stopped as asked, 1 it cannot run here, 2 usage, 74 I/O error, 78 wrong settings or
 keys (sysexits(3); systemd does not restart on 78).
 """
 
 import argparse
+import json
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import lmdb
+import msgspec
 import zmq
 
 from spanvault import config, journal, memory
 from spanvault.lifecycle import Lifecycle
-from storaged import daemon
+from storaged import daemon, reindexing
 from storaged.faults import Fault
 
 _KEPT_BYTES: Final = 768 << 20  # a group being gathered, one being committed, and what lies between
@@ -26,11 +32,17 @@ def main() -> int:
     """Run until SIGTERM. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="storaged", description="Keeps recordings, encrypted.")
     parser.add_argument("--config", type=Path, default=config.FOLDER / "storaged.toml")
+    parser.add_argument(
+        "--pool-key", action="append", default=[], metavar="POOL=FILE", help="for reindex"
+    )
+    parser.add_argument("task", nargs="?", choices=["reindex"], help="the daemon if none is named")
     arguments = parser.parse_args()
     memory.keep_freed(_KEPT_BYTES)
     log = journal.set_up("storaged")
     try:
         settings = config.load(arguments.config, config.StoragedConfig)
+        if arguments.task == "reindex":
+            return _reindex(settings, arguments.pool_key)
         daemon.run(settings, Lifecycle("storaged"))
     except Fault as fault:
         log.critical(str(fault))
@@ -45,6 +57,22 @@ def main() -> int:
         log.critical(f"storaged must end: {error}")
         return IO_ERROR
     return 0
+
+
+def _reindex(settings: config.StoragedConfig, pool_keys: Sequence[str]) -> int:
+    """Make the index anew; says on stdout how far it is, as JSON a line. Returns the exit code."""
+    for each in pool_keys:
+        pool, _, path = each.partition("=")
+        about = settings.pools.get(pool, config.PoolConfig())  # type: ignore[call-overload]
+        about = msgspec.structs.replace(about, unlock_key=Path(path))
+        settings = msgspec.structs.replace(settings, pools={**settings.pools, pool: about})
+    report = reindexing.reindex(settings, _tell, time.time_ns)
+    print(json.dumps({"calls": report.calls, "faults": report.faults}), flush=True)
+    return CANNOT_RUN if report.faults else 0
+
+
+def _tell(phase: str, done: int) -> None:
+    print(json.dumps({"phase": phase, "done": done}), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from spanvault import memory, rules, transport
 from spanvault.config import StoragedConfig
 from spanvault.lifecycle import Lifecycle
 from spanvault.slots import Memories
-from storaged import opening, witness
+from storaged import opening, reindexing, witness
 from storaged.accesslog import AccessLog
 from storaged.committer import Committer
 from storaged.erasing import Eraser
@@ -39,6 +39,7 @@ from storaged.sorting import Sorter
 from storaged.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
+_REINDEX: Final = "spanvault reindex makes the index anew from the recordings."
 _TURN_MS: Final = 500  # the watchdog and the status line want a turn
 _DRAIN_S: Final = 20.0
 _LATE_S: Final = 1.0  # a commit that takes longer, and longer than a group is gathered, is late
@@ -229,7 +230,7 @@ def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener,
         tables = _open_index(store)
         try:
             if ring:
-                opening.announce_keys(tables, ring.names())
+                opening.announce_keys(tables, store.keys, ring.names())
             opener = Opener(settings, store, tables, intake_keys)
             yield store, tables, opener, opener.all(ring)
         finally:
@@ -251,19 +252,19 @@ def run(settings: StoragedConfig, life: Lifecycle) -> None:
 def _open_index(store: Store) -> Index:
     """Open the index. Raises Fault if it is gone though there are recordings, or unreadable."""
     data = store.index / "data.mdb"
-    if not data.exists() and any(store.folder.glob("pools/*/objects/*/*.svr")):
+    files_of = ("pools/*/objects/*/*.svr", "pools/*/ledger/*.svl")
+    if not data.exists() and any(any(store.folder.glob(pattern)) for pattern in files_of):
         raise Fault(
-            "corrupt",
-            f"{data}: the index is missing, and there are recordings",
-            "Put the index folder back, or restore the store from a replica.",
-        )
+            "corrupt", f"{data}: the index is missing, and there are recordings", _REINDEX
+        )  # fmt: skip
     try:
+        reindexing.clear_replaced(store.index)
         return Index(store.index)
     except (lmdb.Error, OSError) as error:
         raise Fault(
             "corrupt",
             f"{store.index}: the index cannot be opened ({error})",
-            "Check the folder's owner and mode, or restore the store from a replica.",
+            f"Check the folder's owner and mode. {_REINDEX}",
         ) from None
 
 

@@ -33,6 +33,8 @@ from storaged.index import FINAL, SEALED, Index, State, View, Writing
 from storaged.keypage import DEK_BYTES, SLOTS
 from storaged.keyring import Dropped, page_name
 from storaged.layout import Store
+from storaged.ledger import Entry
+from storaged.ledgerfile import Place
 from storaged.sealing import HEADER_BYTES, Header
 from storaged.vaults import BASE, Vault, Vaults
 from storaged.walk import Steps
@@ -121,7 +123,8 @@ class Eraser:
             [one.erased for one in doomed], self.pages(doomed),
         )  # fmt: skip
         self._forget(new)
-        self._index.write(lambda writing: self.begin(writing, erasure, doomed))
+        with self.noted(erasure) as place:
+            self._index.write(lambda writing: self.begin(writing, erasure, doomed, place))
         self.complete(erasure)
         return EraseReply(erasure.id, len(doomed), already, pending)
 
@@ -139,7 +142,7 @@ class Eraser:
         vault = self._vaults.of(state.tier)
         _check_taken(vault)
         sealed = view.get(b"record", call_id)
-        key_ids = {state.key_id, *_keys_of_files(vault, call_id)}
+        key_ids = {state.key_id, *view.former(call_id), *_keys_of_files(vault, call_id)}
         call = None
         if sealed is not None:
             with contextlib.suppress(ValueError):  # damaged
@@ -192,8 +195,16 @@ class Eraser:
             for pool, page in sorted(pages)
         ]
 
-    def begin(self, writing: Writing, erasure: Erasure, doomed: Sequence[Doomed]) -> None:
+    def noted(self, erasure: Erasure, *more: Entry) -> contextlib.AbstractContextManager[Place]:
+        """An erasure in base's ledger: an index that is made anew must know of it, too."""
+        entries = [erasures.entry(erasure), *more]
+        return self._vaults.base.noting(entries, self._clock_ns())
+
+    def begin(
+        self, writing: Writing, erasure: Erasure, doomed: Sequence[Doomed], place: Place
+    ) -> None:
         """The intent; tokens can only be found while the records still open."""
+        writing.put_ledger(self._vaults.base.tier, place)
         erasures.begin(writing, erasure)
         for one in doomed:
             key = self._vaults.named(one.erased.pool).keyring.index_key
@@ -212,14 +223,16 @@ class Eraser:
             refused=self._destroy_refused([one.id for one in erasure.recordings]), done=True,
         )  # fmt: skip
 
-        def end(writing: Writing) -> None:
+        def end(writing: Writing, place: Place) -> None:
+            writing.put_ledger(self._vaults.base.tier, place)
             for name in _gone(done):
                 writing.withdraw(tables.KEYS_CHANGED, name.encode())
             for name in (name for one in dropped.values() for name in one.files):
                 writing.announce(tables.KEYS_CHANGED, name.encode())
             erasures.end(writing, done)
 
-        self._index.write(end)
+        with self.noted(done) as place:
+            self._index.write(lambda writing: end(writing, place))
         log.info("Calls were erased", extra={"ERASURE": erasure.id.hex(),
                                              "CALLS": len(erasure.recordings)})  # fmt: skip
 
@@ -317,8 +330,7 @@ def _check_ended(doomed: Sequence[Doomed], wanted: Erase) -> None:
 
 def _check_taken(vault: Vault) -> None:
     """Raise Fault unless all that came for a pool lies in its recordings: what waits has no DEK."""
-    if vault.locked:
-        vault.keyring  # noqa: B018 - says that it is locked
+    vault.require_open()
     if waiting := len(vault.intake):
         raise Fault(
             "unavailable",

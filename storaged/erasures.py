@@ -11,7 +11,9 @@ import msgspec
 
 from spanvault.messages import Change, Erasure, ErasureReceipt
 from storaged import index as tables
+from storaged import ledger
 from storaged.index import View, Writing
+from storaged.ledger import Entry
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _erasure: Final = msgspec.msgpack.Decoder(Erasure)
@@ -40,6 +42,23 @@ def adopt(writing: Writing, erasure: Erasure) -> None:
     """Take over an erasure from a replica: of it this store never had anything."""
     begin(writing, erasure)
     end(writing, erasure)
+
+
+def entry(erasure: Erasure) -> Entry:
+    """As it stands in base's ledger."""
+    return Entry(ledger.ERASURE, erasure.id, _encode(erasure))
+
+
+def recover(writing: Writing, data: bytes) -> Erasure:
+    """Take an erasure over from the ledger; one that was not carried out is at the next start.
+
+    Raises ValueError.
+    """
+    erasure = _erasure.decode(data)
+    begin(writing, erasure)
+    if erasure.done:
+        end(writing, erasure)
+    return erasure
 
 
 def confirm(writing: Writing, receipt: ErasureReceipt) -> None:

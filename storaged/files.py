@@ -8,6 +8,7 @@ from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
+_PIECE: Final = 1 << 20
 Span = tuple[int, int]  # of a file: where some bytes begin, and how many they are
 _EVERYTHING: Final[Mapping[str, Sequence[Span]]] = {}
 
@@ -64,8 +65,7 @@ def destroy(
             file = os.open(path, os.O_WRONLY)
             try:
                 for start, size in spans.get(path.name) or [(0, os.fstat(file).st_size)]:
-                    os.lseek(file, start, os.SEEK_SET)
-                    write_all(file, os.urandom(size))
+                    overwrite(file, start, size)
             finally:
                 os.close(file)
         syncfs(descriptor)  # before the names go: else the old blocks might never be written to
@@ -86,6 +86,13 @@ def write_at(path: Path, offset: int, data: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def overwrite(descriptor: int, start: int, size: int) -> None:
+    """Random bytes where these were; not synced. Raises OSError."""
+    os.lseek(descriptor, start, os.SEEK_SET)
+    for at in range(0, size, _PIECE):
+        write_all(descriptor, os.urandom(min(_PIECE, size - at)))
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

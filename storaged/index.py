@@ -17,13 +17,14 @@ import msgspec
 from spanvault.messages import Call, Receipt
 from storaged import record
 from storaged.faults import Fault
+from storaged.ledgerfile import Place
 from storaged.resuming import Reach
 
 TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
     b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged", b"moved", b"follow",
 )  # fmt: skip
-MULTIPLE: Final = (b"token", b"shared")  # with several values a key, all of one length
+MULTIPLE: Final = (b"token", b"shared", b"former")  # with several values a key, all of one length
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
 
 OBJECT: Final = 1  # bits of State.bits: a file of media exists
@@ -38,6 +39,8 @@ LOG_HEAD: Final = b"l"
 
 IMPORTING: Final = b"importing"  # counters of table meta
 RESERVED: Final = b"reserved"
+UNINDEXED: Final = b"unindexed/"  # and a pool's name: it was locked when the index was made anew
+LEDGER: Final = b"ledger/"  # and a pool's tier: how far its ledger is acknowledged
 ROTATED: Final = b"rotated/"  # and a pool's name: when its ingest key was last replaced, ns
 
 _STATE: Final = struct.Struct("<QQ32siBBH")
@@ -111,7 +114,8 @@ def time_key(started_ns: int, call_id: bytes = bytes(16)) -> bytes:
 class Index:
     """The environment. Transactions of one process; see transaction() for threads."""
 
-    def __init__(self, folder: Path, map_bytes: int = MAP_BYTES) -> None:
+    def __init__(self, folder: Path, map_bytes: int = MAP_BYTES, *, synced: bool = True) -> None:
+        """synced: whether a transaction is on disk when it is committed; else sync() makes it."""
         folder.mkdir(mode=0o700, exist_ok=True)
         self._env = lmdb.open(
             str(folder),
@@ -119,6 +123,7 @@ class Index:
             max_dbs=32,
             max_readers=2048,
             writemap=False,
+            sync=synced,
             mode=0o600,
         )
         self._env.reader_check()
@@ -131,6 +136,10 @@ class Index:
             self.tables[name] = self._env.open_db(name, dupsort=True, dupfixed=True)
         with self.reading() as view:
             self.position = view.number(b"position")
+
+    def sync(self) -> None:
+        """Make everything committed durable. Raises lmdb.Error."""
+        self._env.sync(force=True)
 
     def close(self) -> None:
         """Everything committed stays."""
@@ -216,6 +225,17 @@ class View:
         key_id, size, sha256, revision, tier, bits, _ = unpack(_STATE, b"state", value)
         return State(key_id, size, sha256, revision, tier, bits)
 
+    def former(self, call_id: bytes) -> list[int]:
+        """Key ids of a call besides that of its row: older records are sealed under them."""
+        cursor = self.cursor(b"former")
+        found = cursor.iternext_dup() if cursor.set_key(call_id) else []
+        return [_U64.unpack(value)[0] for value in found]
+
+    def ledger(self, tier: int) -> Place | None:
+        """How far a pool's ledger is acknowledged; None if nothing of it is."""
+        value = self.get(b"meta", LEDGER + b"%d" % tier)
+        return Place(value[8:].decode(), _U64.unpack_from(value)[0]) if value else None
+
     def placed(self, call_id: bytes) -> int | None:
         """The tier of a call that waits in a pool's intake; None if none does."""
         value = self.get(b"placed", call_id)
@@ -288,8 +308,20 @@ class Writing(View):
         """Set a counter of table meta."""
         self.put(b"meta", name, _U64.pack(number))
 
+    def put_ledger(self, tier: int, place: Place | None) -> None:
+        """Note how far a pool's ledger is acknowledged; None changes nothing."""
+        if place is not None:
+            self.put(b"meta", LEDGER + b"%d" % tier, _U64.pack(place.size) + place.name.encode())
+
+    def put_former(self, call_id: bytes, key_id: int) -> None:
+        """Note a key that something of a call is sealed under, which its row does not name."""
+        self.put(b"former", call_id, _U64.pack(key_id))
+
     def put_state(self, call_id: bytes, state: State) -> None:
         """Set a recording's row."""
+        before = self.state(call_id)
+        if before and before.tier == state.tier and before.key_id != state.key_id:
+            self.put_former(call_id, before.key_id)
         self.put(b"state", call_id, _STATE.pack(*state, 0))
 
     def put_committed(self, objects: Iterable[tuple[bytes, Reach | int]]) -> None:
@@ -323,7 +355,7 @@ class Writing(View):
                 self.delete(b"shared", recording_id, call_id)
         else:
             self._delete_by_scan(call_id)
-        for table in (b"record", b"state", b"open", b"damaged", b"follow"):
+        for table in (b"record", b"state", b"open", b"damaged", b"follow", b"former"):
             self.delete(table, call_id)
         for receipt in self.receipts(call_id):
             self.delete(b"receipt", call_id + receipt.target.encode())

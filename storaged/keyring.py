@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spanvault import keyfile, spool
 from spanvault.certificate import OVERWRITTEN
-from storaged import files, keypage
+from storaged import files, keypage, ledger
 from storaged.faults import Fault
 from storaged.keypage import (
     DEK_BYTES,
@@ -173,6 +173,11 @@ class Keyring:
     def index_key(self) -> bytes:
         """HMAC key of the index's tokens."""
         return self._root.secrets[Name(INDEX_KEY, 0)]
+
+    @property
+    def ledger_key(self) -> bytes:
+        """HMAC key of the pool's ledger."""
+        return ledger.key_of(self.index_key)
 
     def intake_key(self, tier: int) -> bytes | None:
         """The public ingest key of another pool, which this one's root vouches for."""

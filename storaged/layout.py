@@ -19,6 +19,7 @@ _OURS: Final = {
     "lock",
     "keys",
     "index",
+    "index.new",
     "pools",
     "intake",
     "refused",
@@ -36,6 +37,7 @@ class Store:
         self.keys, self.index = folder / "keys", folder / "index"
         self.refused, self.log = folder / "refused", folder / "log"
         self.intake = folder / "intake"
+        self.index_aside = folder / "index.new"  # while one is made anew
         self._lock = -1
 
     @property
@@ -47,14 +49,20 @@ class Store:
         """A pool's folder, unless the settings name another."""
         return self.folder / "pools" / name
 
-    def open(self, recipients: Callable[[], Sequence[bytes]]) -> None:
-        """Lock the store; make it first where there is none.
+    def open(self, recipients: Callable[[], Sequence[bytes]], *, make: bool = True) -> None:
+        """Lock the store; make it first where there is none, unless it must be there.
 
         recipients: gives the public keys that a new store is sealed to; asked for a new one only.
         Raises Fault: in use, not a store, of another version, unreadable.
         """
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if make:
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            elif not self.format_file.exists():
+                raise Fault(
+                    "invalid", f"{self.folder}: there is no store",
+                    "Name the folder of a store (it holds format.json).",
+                )  # fmt: skip
             names = {path.name for path in self.folder.iterdir()}
             if self.format_file.name not in names:
                 self._check_empty(names)

@@ -25,6 +25,8 @@ from storaged import erasures, record, walk
 from storaged.erasing import MAX_REASON, Doomed, Eraser
 from storaged.faults import Fault
 from storaged.index import FINAL, OBJECT, SEALED, Index, View, Writing
+from storaged.ledger import PLACED, Entry, Placed
+from storaged.ledgerfile import Place
 from storaged.sealing import LAST
 from storaged.vaults import Vault, Vaults
 from storaged.walk import Steps
@@ -112,7 +114,7 @@ class Mover:
         upper = self._vaults.named(wanted.pool)
         if upper.locked:
             # What waits in an intake lies on one disk alone: the only copy must not.
-            upper.keyring  # noqa: B018 - says that it is locked
+            upper.require_open()
         doomed, already, seen = [], [], set(ids)
         with self._index.reading() as view:
             while ids:
@@ -172,19 +174,20 @@ class Mover:
     def _change_over(self, erasure: m.Erasure, plan: _Plan) -> None:
         """The transaction by which the calls are of the upper pool, and what follows from it."""
         if plan.upper.locked:
-            plan.upper.keyring  # noqa: B018 - says that it is locked
+            plan.upper.require_open()
         erasure = msgspec.structs.replace(erasure, pages=self._eraser.pages(plan.doomed))
         self._forget([one.erased.id for one in plan.doomed])
-        self._index.write(lambda writing: self._begin(writing, erasure, plan))
+        with self._eraser.noted(erasure, *_placed(plan)) as place:
+            self._index.write(lambda writing: self._begin(writing, erasure, plan, place))
         plan.upper.intake.publish_moving(erasure.id)
         self._eraser.complete(erasure)
 
-    def _begin(self, writing: Writing, erasure: m.Erasure, plan: _Plan) -> None:
+    def _begin(self, writing: Writing, erasure: m.Erasure, plan: _Plan, place: Place) -> None:
         """Raises Fault if one of the calls has changed."""
         for one in plan.doomed:
             if writing.state(one.erased.id) != one.state:
                 raise Fault("unavailable", "a call has changed meanwhile", "Move it again.")
-        self._eraser.begin(writing, erasure, plan.doomed)
+        self._eraser.begin(writing, erasure, plan.doomed, place)
         for one in plan.doomed:
             assert one.call is not None
             writing.put(b"placed", one.erased.id, bytes((plan.upper.tier,)))
@@ -234,6 +237,18 @@ class Mover:
 
 FOLLOWS: Final = "it follows its call"
 REPAIR: Final = "Repair it first: spanvault repair. Nothing was moved."
+
+
+def _placed(plan: _Plan) -> list[Entry]:
+    """Where the calls wait from now on, for base's ledger."""
+    tier = plan.upper.tier
+    return [
+        Entry(
+            PLACED, one.erased.id, Placed(tier, tuple(record.recordings_of(one.call))).serialize()
+        )
+        for one in plan.doomed
+        if one.call is not None
+    ]
 
 
 def _checked(wanted: m.Move) -> list[bytes]:

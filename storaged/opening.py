@@ -6,6 +6,7 @@ a volume is not mounted nothing is made in its place. What is open afterwards: s
 
 import contextlib
 import errno
+import hashlib
 import logging
 import resource
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from spanvault.config import PoolConfig, StoragedConfig
 from spanvault.rules import POOLS, TIERS
 from storaged import index, keypage, vaults
 from storaged.faults import Fault
-from storaged.index import KEYS_CHANGED, Index
+from storaged.index import KEYS_CHANGED, Index, View, Writing
 from storaged.intake import Intake
 from storaged.intakekeys import IntakeKeys
 from storaged.keyring import ROOT, Keyring
@@ -27,6 +28,7 @@ from storaged.slot import TokenSlot
 from storaged.vaults import BASE, Vault, Vaults
 
 log = logging.getLogger(__name__)
+_TOLD: Final = b"told/"  # of table meta, and a root's name: SHA-256 of what was told at a start
 _SPARE_FILES: Final = 512  # descriptors kept for everything that is no object
 
 
@@ -83,8 +85,9 @@ class Opener:
             self._keys_of(name),
             self._told(pool.tier),
             slot_of(self._settings),
+            unindexed=self._is_unindexed(name),
         )
-        announce_keys(self._tables, vault.key_files())
+        announce_keys(self._tables, self._store.keys, vault.key_files())
         return vault
 
     def keep_intake_keys(self) -> None:
@@ -99,9 +102,15 @@ class Opener:
     def _vault(self, name: str, ring: Keyring | None) -> Vault:
         keys = self._store.keys if name == BASE else self._store.keys / name
         intake = Intake(self._store.intake / name)
-        return Vault(
+        vault = Vault(
             self._open(name), keys, intake, self._told(TIERS[name]), ring, slot_of(self._settings)
         )
+        vault.unindexed = self._is_unindexed(name)
+        return vault
+
+    def _is_unindexed(self, name: str) -> bool:
+        with self._tables.reading() as view:
+            return bool(view.number(index.UNINDEXED + name.encode()))
 
     def _told(self, tier: int) -> Callable[[], bytes]:
         return lambda: self._intake_keys.of(tier)
@@ -126,10 +135,13 @@ class Opener:
         # In a restore the pool's keys come first.
         with self._tables.reading() as view:
             new = not view.number(index.reserved(TIERS[name])) or view.number(index.IMPORTING)
+            place = view.ledger(TIERS[name])
         try:
             if not new and not (folder / "objects").is_dir():
                 raise FileNotFoundError(errno.ENOENT, "missing, and there are recordings")
-            return Pool(name, folder, TIERS[name], self._max_open)
+            pool = Pool(name, folder, TIERS[name], self._max_open)
+            pool.ledger.recover(place)
+            return pool
         except OSError as error:
             raise Fault(
                 "unavailable",
@@ -195,19 +207,39 @@ def recipients_of(settings: StoragedConfig) -> list[bytes]:
     return recipients
 
 
-def announce_keys(tables: Index, names: Iterable[str]) -> None:
-    """Tell the feed of key files that it does not know: those of a new store, or of a crash."""
-    wanted = list(names)
+def announce_keys(tables: Index, keys: Path, names: Iterable[str]) -> None:
+    """Tell the feed of key files that it does not know, and of roots that are others by now.
 
-    def announce(writing: index.Writing) -> None:
+    A page's name changes with its bytes, a root's does not: a crash between a new root and its
+    announcement would leave replicas with the old one. names: as the feed tells them.
+    """
+    wanted = list(names)
+    roots = {name: _digest(keys / name) for name in wanted if Path(name).name == ROOT}
+
+    def told(view: View, name: str) -> bool:
+        if view.get(b"fed", KEYS_CHANGED + name.encode()) is None:
+            return False
+        return name not in roots or view.get(b"meta", _TOLD + name.encode()) == roots[name]
+
+    def announce(writing: Writing) -> None:
         for name in wanted:
-            if writing.get(b"fed", KEYS_CHANGED + name.encode()) is None:
+            if not told(writing, name):
                 writing.announce(KEYS_CHANGED, name.encode())
+        for name, digest in roots.items():
+            writing.put(b"meta", _TOLD + name.encode(), digest)
 
     with tables.reading() as view:
-        known = all(view.get(b"fed", KEYS_CHANGED + name.encode()) for name in wanted)
-    if not known:
-        tables.write(announce)
+        if all(told(view, name) for name in wanted):
+            return
+    tables.write(announce)
+
+
+def _digest(path: Path) -> bytes:
+    """SHA-256 of a file; nothing of one that cannot be read, which is told of elsewhere."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return b""
 
 
 def _raise_file_limit() -> int:

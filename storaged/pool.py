@@ -1,4 +1,4 @@
-"""The object files of one pool: opened, appended to, cut, synced.
+"""The object files of one pool, opened, appended to, cut, synced; beside them lies its ledger.
 
 Holds at most a bounded number of files open, however many recordings grow at once. What is written:
 storaged.sealing. When it is synced and acknowledged: storaged.writer.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from storaged import files
+from storaged.ledgerfile import Ledger
 
 SUFFIX: Final = ".svr"
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
@@ -25,6 +26,7 @@ class Pool:
         self.objects = folder / "objects"
         for made in (folder, self.objects):  # parents=True would leave the upper one open to all
             made.mkdir(mode=0o700, exist_ok=True)
+        self.ledger = Ledger(folder / "ledger", tier)
         self._max_open = max_open
         self._open: dict[bytes, int] = {}
         self._folders: set[str] = set()
@@ -107,6 +109,7 @@ class Pool:
         """Close all files."""
         for recording_id in list(self._open):
             self.forget(recording_id)
+        self.ledger.close()
         os.close(self._descriptor)
 
     @contextmanager

@@ -6,6 +6,7 @@ of an erasure must be signed, always with the key that it signed with first. FOR
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 import lmdb
@@ -18,16 +19,22 @@ from storaged import erasures
 from storaged.faults import Fault
 from storaged.index import SEALED, Index, View, Writing
 from storaged.layout import Store
+from storaged.ledger import TARGET, Entry, Target
+from storaged.vaults import Vault
 
 _NAME_BYTES: Final = 200
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A row of table `target`. owner: identity of its replicator.  signer: Ed25519, once known."""
+    """A row of table `target`. owner: identity of its replicator.  signer: Ed25519, once known.
+
+    noted: base's ledger has it, too; it cannot while base is locked.
+    """
 
     owner: str = ""
     signer: bytes = b""
+    noted: bool = False
 
 
 _place: Final = msgspec.msgpack.Decoder(Place)
@@ -42,8 +49,10 @@ def place_of(view: View, name: str) -> Place | None:
 class Receipts:
     """Takes note of places and receipts. For the thread of requests."""
 
-    def __init__(self, store: Store, index: Index) -> None:
-        self._store, self._index = store, index
+    def __init__(
+        self, store: Store, index: Index, base: Vault, clock_ns: Callable[[], int]
+    ) -> None:
+        self._store, self._index, self._base, self._clock_ns = store, index, base, clock_ns
         self._met: set[tuple[str, str]] = set()
 
     def meet(self, who: Identity, request: Feed) -> None:
@@ -57,13 +66,14 @@ class Receipts:
         _check_name(name)
         with self._index.reading() as view:
             place = place_of(view, name)
-        if place is None or not place.owner:
+        if place is not None:
+            _check_owner(who, name, place)
+        if place is None or not place.owner or not (place.noted or self._base.locked):
             signer = place.signer if place else b""
             with contextlib.suppress(OSError, lmdb.Error):  # tried again with its next question
                 self._put(name, Place(owner, signer))
-                self._met.add((name, owner))
-            return
-        _check_owner(who, name, place)
+        if self._base.locked:
+            return  # until it is noted
         self._met.add((name, owner))
 
     def check(self, who: Identity, name: str) -> None:
@@ -103,15 +113,29 @@ class Receipts:
                 "a new name.",
             )
 
-        def confirm(writing: Writing) -> None:
-            row = _encode(Place(owned.owner, receipt.signer))
-            writing.put(b"target", receipt.target.encode(), row)
-            erasures.confirm(writing, receipt)
-
-        self._index.write(confirm)
+        if not owned.signer:
+            self._put(receipt.target, Place(owned.owner, receipt.signer))
+        self._index.write(lambda writing: erasures.confirm(writing, receipt))
 
     def _put(self, name: str, place: Place) -> None:
-        self._index.write(lambda writing: writing.put(b"target", name.encode(), _encode(place)))
+        """Set a place's row, here and in base's ledger, if that is open. Raises OSError."""
+        if self._base.locked:
+            self._index.write(lambda writing: _put_place(writing, name, place))
+            return
+        place = msgspec.structs.replace(place, noted=True)
+        target = Target(name.encode(), _encode(place))
+        entry = Entry(TARGET, bytes(16), target.serialize())
+        with self._base.noting([entry], self._clock_ns()) as reach:
+
+            def put(writing: Writing) -> None:
+                writing.put_ledger(self._base.tier, reach)
+                _put_place(writing, name, place)
+
+            self._index.write(put)
+
+
+def _put_place(writing: Writing, name: str, place: Place) -> None:
+    writing.put(b"target", name.encode(), _encode(place))
 
 
 def _check_owner(who: Identity, name: str, place: Place | None) -> Place:

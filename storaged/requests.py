@@ -71,7 +71,7 @@ class Desk:
         self._mender, self._reader, self._mover = mender, mender.reader, mover
         self._witness = Witness(access, index, store, vaults.base, clock_ns)
         self._restorer = Restorer(store, index, vaults, clock_ns, opener)
-        self._receipts = Receipts(store, index)
+        self._receipts = Receipts(store, index, vaults.base, clock_ns)
         self.custody = Custody(index, vaults, clock_ns, opener)
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
@@ -428,7 +428,7 @@ class Desk:
     def _waiting(self, tier: int) -> None:
         """Raise Fault for a call that lies in a pool's intake."""
         vault = self._vaults.of(tier)
-        _ = vault.keyring  # if it is locked, that says who must unlock it
+        vault.require_open()
         hint = "Try again in a moment." if not vault.fault else vault.fault
         raise Fault("unavailable", f"the call is still being taken into pool {vault.name}", hint)
 

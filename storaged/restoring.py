@@ -15,13 +15,15 @@ import msgspec
 
 from spanvault.messages import Call, Change, Erasure, Import
 from spanvault.rules import TIERS
-from storaged import erasures, files, record
+from storaged import erasures, files, ledger, record
 from storaged import index as tables
 from storaged.faults import Fault
 from storaged.index import FINAL, IMPORTING, OBJECT, SEALED, Index, State, Writing, reserved
 from storaged.keypage import SLOTS
 from storaged.keyring import ROOT, Keyring
 from storaged.layout import Store
+from storaged.ledger import Entry, Seal
+from storaged.ledgerfile import Place
 from storaged.opening import Opener
 from storaged.sealing import HEADER_BYTES, Header
 from storaged.vaults import BASE, Vaults
@@ -89,6 +91,7 @@ class Restorer:
         if not (found := _KEY_FILE.fullmatch(name)):
             raise Fault("invalid", f"{name[:64]!r} is no name of a key file")
         pool, page = found[1], found[3]
+        another = self._keyring.store_id.hex() != wanted.store_id
         if name == ROOT:
             self._keyring.replace_root(data, wanted.store_id)
             self._store.write_format(self._keyring.store_id)
@@ -97,7 +100,10 @@ class Restorer:
             path = self._store.keys / name
             path.parent.mkdir(mode=0o700, exist_ok=True)
             files.replace(path, data)
-        self._index.write(lambda writing: _took_keys(writing, name, TIERS[pool or BASE], page))
+        tier, becomes = TIERS[pool or BASE], name == ROOT and another
+        self._index.write(lambda writing: _took_keys(writing, name, tier, page, becomes=becomes))
+        if becomes:
+            self._vaults.base.pool.ledger.clear()
         self._open_pools()
 
     def _open_pools(self) -> None:
@@ -126,10 +132,12 @@ class Restorer:
             here = any(view.state(one.id) for one in erasure.recordings)
             if here and not erasure.moved_to:
                 raise Fault("invalid", "what was erased is here", "Begin anew in an empty folder.")
-        self._index.write(lambda writing: erasures.adopt(writing, erasure))
+        base = self._vaults.base
+        with base.noting([erasures.entry(erasure)], self._clock_ns()) as place:
+            self._index.write(lambda writing: _adopt(writing, erasure, base.tier, place))
 
     def _record(self, wanted: Import) -> None:
-        change = wanted.change
+        change, vault = wanted.change, self._vaults.of(_tier(wanted.change))
         try:
             key_id = record.parse_head(change.data).key_id
             call = self._open(change.id, change.data, _tier(change))
@@ -140,19 +148,22 @@ class Restorer:
                 "corrupt", f"call record: {error}", "Restore from another replica."
             ) from None
 
-        def put(writing: Writing) -> None:
+        def put(writing: Writing, place: Place) -> None:
+            writing.put_ledger(vault.tier, place)
             state = writing.state(call.id)
             if state is not None and state.revision >= call.revision:
                 return
             stored = writing.get(b"record", call.id)
             old = self._open(call.id, stored, state.tier) if stored and state else None
-            key = self._vaults.of(_tier(change)).keyring.index_key
-            writing.put_record(call, change.data, old, key)
+            writing.put_record(call, change.data, old, vault.keyring.index_key)
+            if state is not None and key_id != state.key_id:
+                writing.put_former(call.id, key_id)
             state = state or State(key_id, 0, bytes(32), -1, _tier(change), 0)
             bits = state.bits | (FINAL if call.final else 0)
             writing.put_state(call.id, state._replace(revision=call.revision, bits=bits))
 
-        self._index.write(put)
+        with vault.noting([Entry(ledger.RECORD, call.id, change.data)], self._clock_ns()) as place:
+            self._index.write(lambda writing: put(writing, place))
 
     def _open(self, call_id: bytes, sealed: bytes, tier: int) -> Call:
         dek = self._vaults.of(tier).dek(record.parse_head(sealed).key_id)
@@ -162,7 +173,8 @@ class Restorer:
         change = wanted.change
         if len(change.id) != 16 or wanted.offset < 0 or wanted.offset + len(bulk) > change.size:
             raise Fault("invalid", "this part does not lie within the object")
-        path = self._vaults.of(_tier(change)).pool.path(change.id)
+        vault = self._vaults.of(_tier(change))
+        path = vault.pool.path(change.id)
         part = path.with_suffix(".part")
         path.parent.mkdir(mode=0o700, exist_ok=True)
         there = part.stat().st_size if part.exists() else 0
@@ -179,7 +191,10 @@ class Restorer:
         part.rename(path)
         files.sync_folder(path.parent)
         files.sync_folder(path.parent.parent)
-        self._index.write(_put_object(change, header))
+        seal = Seal(header.key_id, change.size, bytes.fromhex(change.sha256))
+        entry = Entry(ledger.SEALED, change.id, seal.serialize())
+        with vault.noting([entry], self._clock_ns()) as place:
+            self._index.write(_put_object(change, header, place))
 
 
 def _check_object(path: Path, change: Change) -> Header:
@@ -202,8 +217,9 @@ def _check_object(path: Path, change: Change) -> Header:
     return header
 
 
-def _put_object(change: Change, header: Header) -> Callable[[Writing], None]:
+def _put_object(change: Change, header: Header, place: Place) -> Callable[[Writing], None]:
     def put(writing: Writing) -> None:
+        writing.put_ledger(header.tier, place)
         state = writing.state(change.id) or State(header.key_id, 0, bytes(32), -1, header.tier, 0)
         writing.put_state(
             change.id,
@@ -218,14 +234,24 @@ def _put_object(change: Change, header: Header) -> Callable[[Writing], None]:
     return put
 
 
-def _took_keys(writing: Writing, name: str, tier: int, page: str | None) -> None:
-    """Announce a key file to our own replicas; a page's slots count as used."""
+def _adopt(writing: Writing, erasure: Erasure, tier: int, place: Place) -> None:
+    writing.put_ledger(tier, place)
+    erasures.adopt(writing, erasure)
+
+
+def _took_keys(writing: Writing, name: str, tier: int, page: str | None, *, becomes: bool) -> None:
+    """Announce a key file to our own replicas; a page's slots count as used.
+
+    becomes: with this root the store is another's: what our ledger held is nothing of it.
+    """
     writing.announce(tables.KEYS_CHANGED, name.encode())
     if name == ROOT:
         writing.set_number(IMPORTING, 1)
     elif page is not None:
         behind = (int(page) + 1) * SLOTS
         writing.set_number(reserved(tier), max(writing.number(reserved(tier)), behind))
+    if becomes:
+        writing.delete(b"meta", tables.LEDGER + b"0")
 
 
 def _tier(change: Change) -> int:

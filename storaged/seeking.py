@@ -33,13 +33,15 @@ _LONGEST_CHUNK_NS: Final = 10 * 10**9
 class Contents(NamedTuple):
     """A sealed object's table of contents. entries: ENTRY[n], in order, as the trailer has them.
 
-    last: offset of the LAST frame. segments: int64[s], offsets of the headers.
+    last: offset of the LAST frame. segments: int64[s], offsets of the headers. record: the call's,
+    MessagePack; empty if none was known.
     """
 
     headers: list[tuple[int, Header]]
     entries: NDArray[np.void]
     segments: NDArray[np.int64]
     last: int
+    record: bytes
 
     def places(self, data: Bytes, offset: int, from_ns: int | None) -> Iterator[Place]:
         """The frames of chunks at or behind an offset, in order, each checked as it is given.
@@ -94,7 +96,8 @@ def contents(data: Bytes, find_key: FindKey) -> Contents:
     plain = key.open_frame(locator.sequence, LAST, data[start : start + length])
     trailer = Trailer.parse(plain)
     headers = [(offset, _header(data, offset)) for offset in trailer.segments]
-    found = Contents(headers, trailer.entries, np.array(trailer.segments, np.int64), last)
+    segments = np.array(trailer.segments, np.int64)
+    found = Contents(headers, trailer.entries, segments, last, trailer.record)
     _check(found, header, locator.header_offset)
     return found
 

@@ -7,15 +7,16 @@ Committing to one pool: storaged.writer. Rules: spanvault.rules.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from spanvault.messages import Call
 from spanvault.rules import TIERS
-from storaged import record
+from storaged import ledger, record
 from storaged.gathering import Gathered, Group
 from storaged.index import Index, View, Writing
 from storaged.keyring import Keyring
+from storaged.ledger import Entry, Placed
 from storaged.vaults import Vault, Vaults
 from storaged.writer import Counts, Writer
 
@@ -151,7 +152,8 @@ class Sorter:
     # --- into it -------------------------------------------------------------------------------
 
     def _commit(self, vault: Vault, group: Group, chunks: Gathered) -> Counts:
-        with vault.held:
+        # Base first, as whoever holds all: its ledger says what waits for another pool.
+        with self._vaults.base.held, vault.held:
             if vault.locked or len(vault.intake):
                 return self._set_aside(vault, group, chunks)
             try:
@@ -173,10 +175,27 @@ class Sorter:
         if erased:
             group, chunks = group.without(erased), chunks.without(erased)
         shares = [call for call in group.calls.values() if record.recordings_of(call)]
-        if new or shares:
-            self._index.write(lambda writing: _put_placed(writing, new, vault.tier, shares))
+        if placed := {one: Placed(vault.tier, ()) for one in new} | {
+            call.id: Placed(vault.tier, tuple(record.recordings_of(call))) for call in shares
+        }:
+            base = self._vaults.base
+            if base.locked:
+                self._index.write(lambda writing: _put_placed(writing, new, placed))
+            else:
+                self._note_placed(base, new, placed)
         vault.intake.put(group.calls.values(), chunks.batches(), vault.intake_key)
         return Counts(chunks.count, 0, 0, group.bytes)
+
+    def _note_placed(self, base: Vault, new: list[bytes], placed: dict[bytes, Placed]) -> None:
+        """Where calls wait, also for an index that is made anew."""
+        entries = [Entry(ledger.PLACED, one, where.serialize()) for one, where in placed.items()]
+        with base.noting(entries, self._clock_ns()) as place:
+
+            def put(writing: Writing) -> None:
+                writing.put_ledger(base.tier, place)
+                _put_placed(writing, new, placed)
+
+            self._index.write(put)
 
     def _drain_one(self, vault: Vault) -> bool:
         """One file of an intake into its pool. False if there is none, or it cannot be done now."""
@@ -243,13 +262,13 @@ def _is_placed(view: View, call_id: bytes) -> bool:
     return view.placed(call_id) is not None or view.state(call_id) is not None
 
 
-def _put_placed(writing: Writing, ids: Iterable[bytes], tier: int, shares: Iterable[Call]) -> None:
-    """shares: calls with media in others' recordings, which an erasure of those must know of."""
-    for one in ids:
-        writing.put(b"placed", one, bytes((tier,)))
-    for call in shares:
-        for recording_id in record.recordings_of(call):
-            writing.put(b"shared", recording_id, call.id)
+def _put_placed(writing: Writing, new: Iterable[bytes], placed: Mapping[bytes, Placed]) -> None:
+    """placed: also of calls with media in others' recordings, which an erasure must know."""
+    for one in new:
+        writing.put(b"placed", one, bytes((placed[one].tier,)))
+    for call_id, each in placed.items():
+        for recording_id in each.recordings:
+            writing.put(b"shared", recording_id, call_id)
 
 
 def _lies_lower(view: View, recording_id: bytes, tier: int) -> bool:

@@ -9,7 +9,7 @@ beside the intakes (storaged.intakekeys). FORMAT.md §5.4, §5.5.
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,8 @@ from storaged.faults import Fault
 from storaged.intake import Intake
 from storaged.keyring import ROOT, Keyring
 from storaged.layout import Store
+from storaged.ledger import Entry
+from storaged.ledgerfile import Place
 from storaged.pool import Pool
 from storaged.slot import TokenSlot
 from storaged.walk import Steps
@@ -42,6 +44,7 @@ class Vault:
         self.pool, self.name, self.tier = pool, pool.name, pool.tier
         self.intake, self._keys, self._public_key, self._ring = intake, keys, public_key, ring
         self._slot = slot
+        self.unindexed = False  # its calls are not in the index: it was locked when that was made
         self.fault: str | None = None  # one line, while the pool's own disk takes nothing
         self.held = threading.RLock()
 
@@ -72,8 +75,16 @@ class Vault:
         return self._public_key()
 
     def unlock(self, private_key: bytes) -> None:
-        """Open the pool's keys. Raises Fault: the root is not sealed to this key, or damaged."""
+        """Open the pool's keys.
+
+        Raises Fault: the root is not sealed to this key, or damaged, or its calls are not indexed.
+        """
         with self._quiet():
+            if self.unindexed:
+                raise Fault(
+                    "locked", f"pool {self.name} was locked when the index was made anew",
+                    f"Stop storaged and run: spanvault reindex --pool-key {self.name}=FILE",
+                )  # fmt: skip
             if self._ring is None:
                 self._ring = self._opened(private_key)
             elif not self.sealed_to(private_key):
@@ -113,6 +124,28 @@ class Vault:
         """Let the keys go. Raises Fault while a commit does not end."""
         with self._quiet():
             self._ring = None
+
+    def require_open(self) -> None:
+        """Raise Fault if the pool is locked; it says who can unlock it."""
+        _ = self.keyring
+
+    @contextlib.contextmanager
+    def noting(self, entries: Sequence[Entry], now_ns: int) -> Iterator[Place]:
+        """Entries of the pool's ledger, synced; they count once the index has the place given.
+
+        If what is done meanwhile fails they are taken back. Raises Fault, OSError.
+        """
+        with self.held:
+            ledger, ring = self.pool.ledger, self.keyring
+            try:
+                place = ledger.append(entries, ring.store_id, ring.ledger_key, now_ns)
+                ledger.sync()
+                yield place
+            except BaseException:
+                with contextlib.suppress(OSError):  # tried again before anything else is written
+                    ledger.cut_back()
+                raise
+            ledger.committed(place)
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -209,15 +242,17 @@ def make(store: Store, base: Keyring, pool: Pool, recipients: Iterable[bytes]) -
 
 def open_vault(
     store: Store, base: Keyring, pool: Pool, private_keys: Iterable[bytes],
-    public_key: Callable[[], bytes] | None = None, slot: TokenSlot | None = None,
+    public_key: Callable[[], bytes] | None = None, slot: TokenSlot | None = None, *,
+    unindexed: bool = False,
 ) -> Vault:  # fmt: skip
-    """A pool other than base, unlocked if one of these keys opens it.
+    """A pool other than base, unlocked if one of these keys opens it, and it is indexed.
 
     public_key: what its intake is sealed to, where something else than base's root is to say it.
     """
     told = public_key or (lambda: vouched(base, pool))
     intake = Intake(store.intake / pool.name)
     vault = Vault(pool, store.keys / pool.name, intake, told, slot=slot)
+    vault.unindexed = unindexed
     try_keys(vault, private_keys)
     return vault
 

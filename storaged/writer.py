@@ -1,7 +1,7 @@
 """Put a group on disk in the one order that survives a crash, and say when it is there.
 
-Frames, then syncfs of every pool, then one index transaction; only then may the batches be
-acknowledged (FORMAT.md §8). If any step fails, nothing of the group counts: its objects are cut
+Frames and ledger, then syncfs of every pool, then one index transaction; only then may the batches
+be acknowledged (FORMAT.md §8). If any step fails, nothing of the group counts: its objects are cut
 back to what was acknowledged, and it is tried again. Thread and retries: storaged.committer. What
 is known of a recording that grows: storaged.growing.
 """
@@ -22,6 +22,9 @@ from storaged.gathering import Gathered, Group, placeholder
 from storaged.growing import Growing, Recording
 from storaged.index import FINAL, OBJECT, SEALED, Index, State, View, Writing
 from storaged.keyring import Keyring
+from storaged.ledger import RECORD, Entry, Seal
+from storaged.ledger import SEALED as SEALED_OBJECT
+from storaged.ledgerfile import Place
 from storaged.pool import Pool
 from storaged.resuming import Reach
 from storaged.sealing import CHUNK_MAX, DATA, EVENTS, ObjectWriter
@@ -38,13 +41,6 @@ class Counts(NamedTuple):
     bytes: int
 
 
-class _Seal(NamedTuple):
-    """An object that ended in this commit."""
-
-    size: int
-    sha256: bytes
-
-
 class _Commit(NamedTuple):
     """A group on its way into the index."""
 
@@ -52,8 +48,10 @@ class _Commit(NamedTuple):
     states: dict[bytes, State | None]  # rows of what changes besides, before the group
     calls: list[Call]  # that replace what is stored
     keys: dict[bytes, int]  # their key ids
+    records: dict[bytes, bytes]  # they, sealed
     old: dict[bytes, Call | None]  # what they replace
-    seals: dict[bytes, _Seal]
+    seals: dict[bytes, Seal]
+    place: Place | None  # how far the ledger reaches with it; None: nothing new is in it
 
 
 class Writer:
@@ -93,13 +91,17 @@ class Writer:
             seals = self._seal_all(group, states, grown)
             with self._index.reading() as view:
                 old = {call.id: self._stored_call(view, call.id) for call in calls}
-            if grown or seals:
+            records = {call.id: self._sealed_record(call, keys[call.id]) for call in calls}
+            place = self._write_down(calls, records, seals)
+            if grown or seals or place:
                 self._pool.sync()
-            at_hand = _Commit(grown, states, calls, keys, old, seals)
+            at_hand = _Commit(grown, states, calls, keys, records, old, seals, place)
             after = self._index.write(lambda writing: self._record(writing, at_hand))
         except Exception:
             self._undo(touched)
             raise
+        if place:
+            self._pool.ledger.committed(place)
         self._settle(group, seals, after)
         return Counts(stored, chunks.count - stored, len(seals), group.bytes)
 
@@ -162,7 +164,7 @@ class Writer:
 
     def _seal_all(
         self, group: Group, states: dict[bytes, State | None], grown: dict[bytes, Recording]
-    ) -> dict[bytes, _Seal]:
+    ) -> dict[bytes, Seal]:
         """End the objects whose call has its last word, now or before."""
         seals = {}
         for recording_id, state in states.items():
@@ -187,14 +189,28 @@ class Writer:
 
     def _seal(
         self, recording_id: bytes, one: Recording, writer: ObjectWriter, call: Call | None
-    ) -> _Seal:
+    ) -> Seal:
         if not writer.in_segment:
             self._begin(recording_id, one, writer)
         data = writer.last(record.encode_call(call) if call else b"")
         self._pool.append(recording_id, data)
         self._pool.forget(recording_id)
         one.sealed = True
-        return _Seal(writer.size, writer.digest.digest())
+        return Seal(one.key_id, writer.size, writer.digest.digest())
+
+    def _write_down(
+        self, calls: Sequence[Call], records: dict[bytes, bytes], seals: dict[bytes, Seal]
+    ) -> Place | None:
+        """Into the ledger what the objects do not say: a record that was sealed is in its own."""
+        entries = [
+            Entry(RECORD, call.id, records[call.id])
+            for call in calls if not (call.final and call.id in seals)
+        ]  # fmt: skip
+        entries += [Entry(SEALED_OBJECT, one, seal.serialize()) for one, seal in seals.items()]
+        if not entries:
+            return None
+        ring = self._keyring
+        return self._pool.ledger.append(entries, ring.store_id, ring.ledger_key, self._clock_ns())
 
     # --- the call records ----------------------------------------------------------------------
 
@@ -212,6 +228,9 @@ class Writer:
                 keys[call.id] = self._key_for(call.id, state)
                 newer.append(call)
         return newer, keys
+
+    def _sealed_record(self, call: Call, key_id: int) -> bytes:
+        return record.seal_call(call, key_id, self._keyring.dek(key_id), os.urandom(12))
 
     def _stored_call(self, view: View, call_id: bytes) -> Call | None:
         """The stored revision; None if there is none, or it is damaged."""
@@ -245,6 +264,7 @@ class Writer:
         """
         if writing.number(tables.IMPORTING):
             writing.set_number(tables.IMPORTING, 0)  # from now on the store has calls of its own
+        writing.put_ledger(self._pool.tier, commit.place)
         for name in self._recordings.new_keys:
             writing.announce(tables.KEYS_CHANGED, name.encode())
         after: dict[bytes, State] = {}
@@ -260,10 +280,11 @@ class Writer:
         return after
 
     def _put_call(self, writing: Writing, call: Call, commit: _Commit) -> State:
-        key_id = commit.keys[call.id]
-        sealed = record.seal_call(call, key_id, self._keyring.dek(key_id), os.urandom(12))
+        key_id, sealed = commit.keys[call.id], commit.records[call.id]
         writing.put_record(call, sealed, commit.old[call.id], self._keyring.index_key)
         state = commit.states[call.id] or State(key_id, 0, bytes(32), -1, self._pool.tier, 0)
+        if key_id != state.key_id:
+            writing.put_former(call.id, key_id)
         bits = state.bits | (FINAL if call.final else 0)
         return state._replace(revision=call.revision, bits=bits)
 
@@ -282,9 +303,7 @@ class Writer:
                 after[recording_id] = state._replace(bits=bits, key_id=one.key_id)
         writing.put_committed(objects)
 
-    def _put_sealed(
-        self, writing: Writing, recording_id: bytes, state: State, seal: _Seal
-    ) -> State:
+    def _put_sealed(self, writing: Writing, recording_id: bytes, state: State, seal: Seal) -> State:
         key_id, bits = self._recordings.find(recording_id).key_id, state.bits | OBJECT | SEALED
         writing.delete(b"open", recording_id)
         writing.announce(tables.OBJECT_CHANGED, recording_id)
@@ -315,6 +334,10 @@ class Writer:
                 self._cut_back(recording_id)
             except (OSError, lmdb.Error):
                 all_cut = False
+        try:
+            self._pool.ledger.cut_back()
+        except OSError:
+            all_cut = False
         self._recordings.undone(all_cut=all_cut)
 
     def _cut_back(self, recording_id: bytes) -> None:

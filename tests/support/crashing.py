@@ -7,6 +7,7 @@ recordings, no salt for two segments, no nonce for two frames. Where storaged ca
 it is done: tests/support/crashpoints.py.
 """
 
+import functools
 import json
 import os
 import select
@@ -259,6 +260,7 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
         found = stored(operator, load)
         faults = [f"lost: {what}" for what in lost(load, acknowledged, found)]
         faults += not_rotated(operator, load, acknowledged)
+        faults += untold(operator, rig.store, template)
         sender.send_all()
         Sender(rig, [AFTERWARDS]).send_all()
         load = load._replace(sent=[*load.sent, AFTERWARDS])
@@ -335,6 +337,24 @@ def not_rotated(operator: Client, load: Load, acknowledged: set[int]) -> Iterato
             yield f"root of epoch {keys.pools[0].epoch}"
         if keys.pools[0].ingest_keys <= whats.count("ingest"):
             yield f"{keys.pools[0].ingest_keys} ingest keys"
+
+
+def untold(operator: Client, store: Path, template: Path) -> Iterator[str]:
+    """A new root that a replica which had all there was before would not hear of."""
+    before = template / "keys" / "root"
+    if not before.exists() or before.read_bytes() == (store / "keys" / "root").read_bytes():
+        return
+    reply, _ = operator.ask(m.Feed(_position(template)))
+    if not any(one.name == "root" for one in reply.changes):
+        yield "the feed does not tell of the new root"
+
+
+@functools.cache
+def _position(store: Path) -> int:
+    """The last position that a store's feed gave out."""
+    tables = Index(store / "index")
+    tables.close()
+    return tables.position
 
 
 def left_over(store: Path, load: Load) -> Iterator[str]:

@@ -51,9 +51,23 @@ class Examiner:
 
     def records(self, call_id: bytes) -> list[bytes]:
         """Every revision of a call's record that opens, LMDB's free pages included."""
+        places = self._everywhere(call_id + record.MAGIC)
+        return self._records(
+            call_id, [(at, NODE.unpack_from(self._image, at - 8)) for at in places]
+        )
+
+    def noted(self, call_id: bytes) -> list[bytes]:
+        """The same of ledgers: an entry begins with SVLE and the length of its body."""
+        places = self._everywhere(call_id + record.MAGIC)
+        return self._records(call_id, [
+            (at, NODE.unpack_from(self._image, at - 8)) for at in places
+            if self._image[at - 12 : at - 8] == b"SVLE"
+        ])  # fmt: skip
+
+    def _records(self, call_id: bytes, places: list[tuple[int, tuple[int, ...]]]) -> list[bytes]:
+        """Those that open of what lies at some places, each with its length's two halves."""
         found = []
-        for at in self._everywhere(call_id + record.MAGIC):
-            low, high, _, _ = NODE.unpack_from(self._image, at - NODE.size)
+        for at, (low, high, *_) in places:
             sealed = self._image[at + 16 : at + 16 + (low | high << 16)]
             try:
                 candidates = self._candidates(record.parse_head(sealed).key_id)

@@ -112,6 +112,8 @@ class Parts:
         self.index = Index(folder / "index", map_bytes)
         (folder / "pools").mkdir(exist_ok=True)
         self.pool = Pool("base", folder / "pools" / "base", 0, 8)
+        with self.index.reading() as view:
+            self.pool.ledger.recover(view.ledger(0))
         self.writer = Writer(self.index, self.keyring, self.pool, time.time_ns)
         intake = Intake(folder / "intake" / "base")
         self.vaults = Vaults(
@@ -133,6 +135,8 @@ class Parts:
     def open_pool(self, name: str) -> Vault:
         """A pool besides base, sealed to the same key. It stays locked where that does not fit."""
         pool = Pool(name, self.folder / "pools" / name, TIERS[name], 8)
+        with self.index.reading() as view:
+            pool.ledger.recover(view.ledger(TIERS[name]))
         key = keyfile.load(self.folder / "unlock.key")
         vaults.make(Store(self.folder), self.keyring, pool, [keyfile.public_of(key)])
         return vaults.open_vault(Store(self.folder), self.keyring, pool, [key])
