@@ -25,6 +25,8 @@ MAX_BLOCKS: Final = 8  # of one RED packet: RFC 2198's examples have two
 MORE, TYPE = 0x80, 0x7F  # of the first byte of a RED block's header
 MORE_BYTES: Final = 4  # of a header that another follows
 
+_UNSIGNALLED: Final = bytes(SOUND if number in STATIC else UNSURE for number in range(128))
+
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
@@ -37,7 +39,7 @@ def kinds_of(
     disputed: one side's description calls them events, the other's something else.
     secure: payloads are encrypted, so RED cannot be looked into.
     """
-    kinds = bytearray(SOUND if number in STATIC else UNSURE for number in range(128))
+    kinds = bytearray(_UNSIGNALLED)
     for number, codec in codecs.items():
         kinds[number] = EVENT if is_event(codec) else UNSURE if number in disputed else SOUND
     for number, codec in codecs.items():

@@ -4,14 +4,13 @@ What changes it: capture.calls (signalling), capture.attachment (streams), captu
 it begins: capture.beginning. What leaves: the call record, spanvault.messages.Call.
 """
 
-import ipaddress
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from capture.dialog import Dialog, State
-from capture.model import Endpoint, StreamTotals
+from capture.model import Endpoint, StreamTotals, host_text
 from capture.offer_answer import OfferAnswer, signalled_flags
 from capture.siprec import Metadata
 from spanvault.callline import main_codec
@@ -210,7 +209,7 @@ class LiveCall(msgspec.Struct, array_like=True):
             keys=list(self.keys),
             siprec=self.siprec.told() if self.siprec else None,
             dialled=self.dialled,
-            hosts=[str(ipaddress.ip_address(host)) for host in self._hosts() if host],
+            hosts=[host_text(host) for host in self._hosts() if host],
             headers=self.headers,
             revision=self.revision,
             final=final,

@@ -197,6 +197,9 @@ def signalled_flags(state: OfferAnswer) -> set[str]:
 
 def _line_flags(lines: tuple[Media, ...]) -> set[str]:
     """Of one m= line, as both sides wrote it, or the one that was heard."""
+    line = lines[0]
+    if not (line.crypto or line.fingerprint or line.zrtp or line.kind == "image"):
+        return set()  # as of most, and asked for with every record
     found = {
         "srtp_sdes": all(line.crypto for line in lines),
         "srtp_dtls": all(line.fingerprint for line in lines),

@@ -33,7 +33,8 @@ class Relations:
         self._lookup, self._witness = lookup, witness
         self.changed: set[bytes] = set()
         self._referrals: OrderedDict[tuple[bytes, str], tuple[LiveCall, Referral]] = OrderedDict()
-        self._waiting: dict[bytes, list[tuple[Endpoint, LiveCall]]] = {}  # by host called
+        # By the host that was called, then by id, oldest first.
+        self._waiting: dict[bytes, OrderedDict[bytes, tuple[Endpoint, LiveCall]]] = {}
 
     def referred(
         self, call: LiveCall, message: SipMessage, datagram: Datagram, replaced: LiveCall | None
@@ -68,19 +69,17 @@ class Relations:
         if found is not None and 0 <= datagram.time_ns - found[1].time_ns <= REFERRAL_NS:
             self._relate("transfer", call, found[0].call_id, found[0])
         self._called_on(call, datagram)
-        waiting = self._waiting.setdefault(datagram.destination.address, [])
-        waiting.append((datagram.source, call))
+        waiting = self._waiting.setdefault(datagram.destination.address, OrderedDict())
+        waiting[call.id] = datagram.source, call
         if len(waiting) > MAX_WAITING:
-            waiting.pop(0)
+            waiting.popitem(last=False)
 
     def forget(self, call: LiveCall) -> None:
         """The call is gone."""
-        waiting = self._waiting.get(call.invite_target, [])
-        kept = [entry for entry in waiting if entry[1] is not call]
-        if kept:
-            self._waiting[call.invite_target] = kept
-        else:
-            self._waiting.pop(call.invite_target, None)
+        if (waiting := self._waiting.get(call.invite_target)) is not None:
+            waiting.pop(call.id, None)
+            if not waiting:
+                del self._waiting[call.invite_target]
         for referral in call.referrals:
             key = (referral.referee, referral.target)
             if key in self._referrals and self._referrals[key][0] is call:
@@ -88,7 +87,8 @@ class Relations:
 
     def _called_on(self, call: LiveCall, datagram: Datagram) -> None:
         """Whether the host that calls here was itself called a moment ago, by the same caller."""
-        for source, other in reversed(self._waiting.get(datagram.source.address, [])):
+        waiting = self._waiting.get(datagram.source.address, OrderedDict())
+        for source, other in reversed(waiting.values()):
             if (
                 other.caller == call.caller
                 and not other.over

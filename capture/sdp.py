@@ -9,6 +9,7 @@ capture.offer_answer.
 import contextlib
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ MAX_MEDIA: Final = 32
 MAX_CODECS: Final = 64
 MAX_KEYS: Final = 16  # of one m= line
 MAX_LABEL: Final = 256
+MAX_ADDRESS: Final = 64  # characters; an IPv6 address has 45 at most
 
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
 DIRECTIONS: Final[tuple[Direction, ...]] = ("sendrecv", "sendonly", "recvonly", "inactive")
@@ -234,7 +236,11 @@ def _address(value: str) -> bytes | None:
     fields = value.split()
     if len(fields) < 3 or fields[0].upper() != "IN":
         return None
-    text = fields[2].partition("/")[0].strip("[]").partition("%")[0]
+    return _packed(fields[2].partition("/")[0].strip("[]").partition("%")[0][:MAX_ADDRESS])
+
+
+@lru_cache(maxsize=4096)  # the same few hosts describe sessions again and again
+def _packed(text: str) -> bytes | None:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -1,6 +1,7 @@
 """SIP as it is on the wire: well-formed, odd, damaged."""
 
 import os
+import re
 import time
 import weakref
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sipmessage import CSeq
 from sipmessage.address import ADDRESS_EXCEPTION
 
-from capture.sip import Replaces, parse, parse_replaces
+from capture import sip
+from capture.sip import Replaces, parse, parse_party, parse_replaces
 
 SHARED = Path(os.environ.get("SPANVAULT_SHARED", Path(__file__).parents[3] / "shared"))
 
@@ -245,6 +248,50 @@ def test_a_damaged_header_is_not_remembered(name):
         del found
         assert gone() is None
     assert ADDRESS_EXCEPTION.__traceback__ is None
+
+
+# Addresses as they are, and a little beside: every part may be missing, doubled or odd.
+ADDRESSES = st.builds(
+    "".join,
+    st.tuples(
+        st.sampled_from(["", '"A <b>;c" ', '"a\\" ', '"" ', "A b-1 ", "ä ", " ", '"a" "b" ']),
+        st.sampled_from(["<", "", "<<", " <"]),
+        st.sampled_from(["sip:", "sips:", "SIP:", "tel:", "", "sip:sip:"]),
+        st.one_of(st.just(""), st.text("a1+.-_%4:;@#ß", max_size=5), st.just("+4930123@")),
+        st.sampled_from(
+            ["h", "h.de", "a-b.c1", "1.2.3.4", "1.2.3.4.5", "[::1]", "h--x", "", "9.d."]
+        ),
+        st.sampled_from(["", ":5060", ":05060", ":0", ":", ":66666666"]),
+        st.sampled_from(
+            ["", ";lr", ";self", ";self=1", ";user=phone", ";a=1;a=2", ";selfish", ";"]
+        ),
+        st.sampled_from([">", "", ">>", "> ", ">\n"]),
+        st.sampled_from(
+            ["", ";tag=a.1*~+", ";tag=", ";tag=%41", ";Tag=x", ";tag=a;tag=b", "; tag=x"]
+        ),
+        st.sampled_from(["", ";x", "\n", " ", ","]),
+    ),
+)
+
+
+@given(ADDRESSES)
+def test_an_address_that_is_read_at_a_glance_is_what_the_grammar_makes_of_it(value):
+    assert parse_party(value) == sip._typed_party(value)
+
+
+@given(st.from_regex(r"[0-9]{1,11} {0,2}[A-Za-z!]{0,4}\n?", fullmatch=True))
+def test_a_cseq_that_is_read_at_a_glance_is_what_the_grammar_makes_of_it(value):
+    try:
+        known = CSeq.parse(value)
+    except ValueError:
+        return
+    assert sip._cseq(value) == (min(known.sequence, 0xFFFFFFFF), known.method)
+
+
+@given(st.text("a\r\n \t:", max_size=12))
+def test_lines_end_as_they_may(head):
+    unfolded = re.sub(r"\r?\n[ \t]+", " ", head)
+    assert list(sip._lines(head.encode())) == re.split(r"\r\n|\n|\r", unfolded)
 
 
 @pytest.mark.shared
