@@ -107,6 +107,12 @@ class Keyring:
             raise Fault(
                 "corrupt", f"{path}: {error}", "Restore the keys folder from a replica."
             ) from None
+        if Name(SIGNING_KEY, 0) not in self._root.secrets:
+            raise Fault(
+                "invalid",
+                f"{path}: the root of a store of version 1, it has no key to sign with",
+                "Use the spanvault that made it to export what must be kept.",
+            )
         self._pages: OrderedDict[int, bytes] = OrderedDict()
         self._generations = {
             name.number: name.generation for name in self._root.secrets if name.kind == PAGE_KEY

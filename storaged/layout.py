@@ -14,7 +14,11 @@ from storaged import files, keyring
 from storaged.faults import Fault
 
 FORMAT: Final = "spanvault store"
-VERSION: Final = 1
+VERSION: Final = 2  # FORMAT.md §3.1 says what each was
+_OLDER: Final = (
+    "It is from before there were ledgers. Export what must be kept with the spanvault that made "
+    "it, and name an empty folder as `store`."
+)
 _OURS: Final = {
     "lock",
     "keys",
@@ -131,13 +135,14 @@ class Store:
         self.write_format(store_id)
 
     def _check_format(self) -> None:
-        about = self._read_format()
-        if about["version"] != VERSION:
-            raise Fault(
-                "invalid",
-                f"{self.folder}: store version {about['version']}, this program reads {VERSION}",
-                "Use the version of spanvault that made it.",
-            )
+        version = self._read_format()["version"]
+        if version == VERSION:
+            return
+        raise Fault(
+            "invalid",
+            f"{self.folder}: store version {version}, this program reads {VERSION}",
+            _OLDER if version < VERSION else "Use the version of spanvault that made it.",
+        )
 
     def _read_format(self) -> dict[str, Any]:
         try:

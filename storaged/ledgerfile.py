@@ -64,7 +64,7 @@ class Ledger:
                 _cut(path, place.size)
         self._unsure = False
         path = self._folder / place.name
-        if not path.exists() or path.stat().st_size < place.size:
+        if size(self._folder, place.name) < place.size:
             log.error("A ledger is damaged: what it held lies in the index alone",
                       extra={"FILE": str(path)})  # fmt: skip
 
@@ -135,6 +135,12 @@ class Ledger:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
+
+
+def size(folder: Path, name: str) -> int:
+    """Bytes of a ledger's file; 0 if it is not there. Raises OSError."""
+    path = folder / name
+    return path.stat().st_size if path.exists() else 0
 
 
 def _cut(path: Path, size: int) -> None:

@@ -1,9 +1,9 @@
 """`python -m storaged reindex`: the index made anew from what lies on disk.
 
 With the daemon stopped, a new index is made beside the old one, and takes its place by one rename:
-a crash at any moment leaves the old one, or the new one whole. What an older version of the store
-had in its index alone is carried into the ledgers first (storaged.upgrading). The positions of the
-feed go on behind all that were given out, so replicas compare what they have with everything.
+a crash at any moment leaves the old one, or the new one whole. An old index that alone has what
+the ledgers should is not replaced. The positions of the feed go on behind all that were given out,
+so replicas compare what they have with everything.
 FORMAT.md §7.2. Rows of one pool: storaged.rebuilding.
 """
 
@@ -16,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from spanvault.config import StoragedConfig
+import lmdb
+
+from spanvault.config import PoolConfig, StoragedConfig
 from spanvault.rules import POOLS, TIERS
-from storaged import files, opening, rebuilding
-from storaged.index import Index, Writing, reserved
+from storaged import files, ledgerfile, opening, rebuilding
+from storaged.faults import Fault
+from storaged.index import Index, View, Writing, reserved
 from storaged.intakekeys import IntakeKeys
 from storaged.keypage import SLOTS
 from storaged.keyring import Keyring
@@ -36,12 +39,16 @@ _PAGE: Final = re.compile(r"page-([0-9]{6,})\.[0-9]+")
 
 
 def reindex(settings: StoragedConfig, tell: Tell, clock_ns: Callable[[], int]) -> Report:
-    """Make a store's index anew. Raises Fault: in use, no store, its keys do not open; OSError."""
+    """Make a store's index anew. Raises Fault, OSError.
+
+    Fault: in use, no store, its keys do not open, its index alone has what would be lost.
+    """
     private_key = opening.unlock_key(settings.unlock_key)
     store = Store(settings.store)
     store.open(lambda: opening.recipients_of(settings), make=False)
     try:
         clear_replaced(store.index)
+        _check_ledgers(settings, store)
         shutil.rmtree(store.index_aside, ignore_errors=True)
         ring = Keyring(store.keys, private_key, slot=opening.slot_of(settings))
         tables = Index(store.index_aside, synced=False)
@@ -62,6 +69,57 @@ def clear_replaced(folder: Path) -> None:
     if replaced.exists() and data.exists() and replaced.samefile(data):
         replaced.unlink()  # the new one is not in place yet: this is the index
     files.destroy(folder, [REPLACED] if folder.exists() else [])
+
+
+def _check_ledgers(settings: StoragedConfig, store: Store) -> None:
+    """Raises Fault if an index that can be read has what no ledger does: it must stay."""
+    folders = [_ledger_folder(settings, store, name) for name in POOLS]
+    # LMDB trusts its file: what reads a damaged one may be killed, which says that it is no use.
+    if not (child := os.fork()):
+        code = 0
+        try:
+            code = 1 + _lacking(store.index, folders)
+        finally:
+            os._exit(code)
+    lacking = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if lacking > 0:
+        raise Fault(
+            "invalid",
+            f"{folders[lacking - 1]}: the ledger is missing or cut, what it held is in the index "
+            "alone and would be lost",
+            "Bring the ledger back from a backup, or keep the index as it is. Only if the index "
+            f"is of no use move {store.index} away first.",
+        )
+
+
+def _ledger_folder(settings: StoragedConfig, store: Store, name: str) -> Path:
+    about = settings.pools.get(name, PoolConfig())  # type: ignore[call-overload]
+    return (about.path or store.pool(name)) / "ledger"
+
+
+def _lacking(index: Path, ledgers: list[Path]) -> int:
+    """The first tier whose ledger lacks what the index says is in it; -1 if there is none.
+
+    Of an index that was just made anew and knows of no ledger any file at all will do.
+    """
+    try:
+        env = lmdb.open(str(index), max_dbs=32, readonly=True, create=False, lock=False)
+        with env.begin() as txn:
+            tables = {
+                name: env.open_db(name, txn, create=False)
+                for name in (b"meta", b"state", b"erased")
+            }
+            view = View(txn, tables)
+            places = [view.ledger(tier) for tier in TIERS.values()]
+            rows = view.count(b"state") + view.count(b"erased")
+    except (lmdb.Error, ValueError):
+        return -1  # missing, or of no use: that is what reindex is for
+    if rows and not any(places):
+        return -1 if any(list(folder.glob("*" + ledgerfile.SUFFIX)) for folder in ledgers) else 0
+    for tier, place in enumerate(places):
+        if place is not None and ledgerfile.size(ledgers[tier], place.name) < place.size:
+            return tier
+    return -1
 
 
 def _rebuild(

@@ -243,7 +243,7 @@ def read_log(data: bytes) -> None:
 
 def logs() -> list[bytes]:
     lines = b'{"at_ns":1,"kind":"status","prev":"' + b"0" * 64 + b'"}\n'
-    text = b'{"format":"spanvault store","version":1,"store_id":"' + b"00" * 16 + b'"}\n'
+    text = b'{"format":"spanvault store","version":2,"store_id":"' + b"00" * 16 + b'"}\n'
     return [lines * 2, text]
 
 

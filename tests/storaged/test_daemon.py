@@ -367,14 +367,21 @@ def newer_format(rig: Rig) -> None:
     rig.start()
     rig.stop()
     path = rig.store / "format.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
+
+
+def store_without_ledgers(rig: Rig) -> None:
+    rig.start()
+    rig.stop()
+    path = rig.store / "format.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
 
 
 def endless_format(rig: Rig) -> None:
     rig.start()
     rig.stop()
     path = rig.store / "format.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 1e999'))
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1e999'))
 
 
 def damaged_root(rig: Rig) -> None:
@@ -420,7 +427,12 @@ def lost_log(rig: Rig) -> None:
         (remove_key, 78, "unlock.key: key file cannot be read"),
         (foreign_folder, 78, "not a store, and not empty. Name an empty folder"),
         (unknown_setting, 78, "unknown key 'colour'"),
-        (newer_format, 78, "store version 2, this program reads 1"),
+        (
+            newer_format,
+            78,
+            "store version 3, this program reads 2. Use the version of spanvault that",
+        ),
+        (store_without_ledgers, 78, "store version 1, this program reads 2. It is from before"),
         (endless_format, 74, "not readable as a store's format"),
         (damaged_root, 74, "root file damaged"),
         (missing_index, 74, "the index is missing"),

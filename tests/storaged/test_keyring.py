@@ -220,6 +220,15 @@ def test_file_that_is_no_key(tmp_path, text, fault):
         keyfile.load(tmp_path / "key")
 
 
+def test_root_of_before_there_was_a_signing_key_is_refused(folder, unlock):
+    data = keypage.serialize_root(
+        STORE_ID, 1, 0, b"k" * 32, [keyfile.public_of(unlock)], SECRETS, NONCES
+    )
+    (folder / "root").write_bytes(data)
+    with pytest.raises(Fault, match="the root of a store of version 1"):
+        Keyring(folder, unlock)
+
+
 def test_key_file_is_never_replaced(tmp_path):
     keyfile.create_private(tmp_path / "key")
     with pytest.raises(FileExistsError):

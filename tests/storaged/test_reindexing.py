@@ -1,5 +1,6 @@
 """An index that is gone is made anew: everything that was there before is there afterwards."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import lmdb
 import pytest
 
 from spanvault import keyfile, wire
@@ -207,6 +209,33 @@ def test_killed_at_any_moment_it_is_done_again(rig):
     rig.start()
     assert seen(rig.client("operator")).calls == before.calls
     assert not list(rig.store.glob("index/replaced.mdb"))
+
+
+def test_an_index_that_alone_has_calls_is_not_replaced(rig):
+    """Else the records of calls without media would be lost."""
+    rig.start()
+    fill(rig)
+    rig.stop()
+    index, (path,) = rig.store / "index/data.mdb", rig.store.glob("pools/base/ledger/*")
+    before = index.read_bytes()
+    for spoil in (lambda: os.truncate(path, 60), path.unlink, lambda: forget_ledgers(rig)):
+        spoil()
+        done = reindex(rig)
+        assert done.returncode == 78
+        assert f"{path.parent}: the ledger is missing or cut" in done.stderr
+    index.write_bytes(before[: 1 << 14])  # of no use: LMDB is killed by what lies behind the end
+    assert reindex(rig).returncode == 0
+
+
+def forget_ledgers(rig: Rig) -> None:
+    """As a store was before there were any."""
+    for folder in rig.store.glob("pools/*/ledger"):
+        shutil.rmtree(folder)
+    with lmdb.open(str(rig.store / "index"), max_dbs=32) as env:
+        meta = env.open_db(b"meta")
+        with env.begin(write=True) as txn:
+            for tier in (0, 2):
+                txn.delete(b"ledger/%d" % tier, db=meta)
 
 
 def test_a_running_store_is_left_alone(rig):
