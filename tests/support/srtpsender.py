@@ -22,17 +22,18 @@ class Sender:
     """Seals the packets of one stream, in order. suite: its name in a=crypto.
 
     cryptex: what is in their headers is encrypted too, if they have an extension (RFC 9335).
+    key: master key with the salt behind it; else random ones.
     """
 
-    def __init__(self, suite: str, *, cryptex: bool = False) -> None:
+    def __init__(self, suite: str, *, cryptex: bool = False, key: bytes = b"") -> None:
         self.suite, self._cryptex = suite, cryptex
         words = suite.split("_")
         bits = next(int(word) for word in words if word in ("128", "192", "256"))
         self._gcm = words[0] == "AEAD"
         self._tag = int(words[-1]) // 8 if not self._gcm else 16
-        self.key, self.salt = secrets.token_bytes(bits // 8), secrets.token_bytes(14)
-        if self._gcm:
-            self.salt = self.salt[:12]
+        size, salt = bits // 8, 12 if self._gcm else 14
+        key = key or secrets.token_bytes(size + salt)
+        self.key, self.salt = key[:size], key[size:]
         self._session = self._derive(0, bits // 8)
         self._signing = self._derive(1, 20)
         self._session_salt = self._derive(2, len(self.salt))

@@ -8,17 +8,27 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from spanvault import chunk, keyfile
 from storaged import keypage, walk
 from storaged.keypage import Name
 from storaged.sealing import DATA, EVENTS, ObjectWriter
+from tests.support.chunks import Packet
+from tests.support.chunks import chunk as chunk_of
+from tests.support.frames import rtp
+from tests.support.srtpsender import Sender
 from tests.support.vault import START, call_id, make_media
 
 HERE: Final = Path(__file__).parent
 RECORDING, DEK, KEY_ID = call_id(1), bytes(range(32)), 4096 + 7
 ROOT_KEY, UNLOCK, STORE_ID = b"r" * 32, b"u" * 32, bytes(range(16))
+SRTP_KEY, SSRC = bytes(range(100, 130)), 0xCAFEBABE  # AES_CM_128_HMAC_SHA1_80, its salt behind
+SAID: Final = [b"said %d" % number for number in range(5)]
+# What a vector tells besides: of SRTP the key with its salt, and what is in the packets.
+MORE: Final = {"whole packets of SRTP": {"srtp": SRTP_KEY.hex(), "carries": b"".join(SAID).hex()}}
 Change = Callable[[bytes], bytes]
 
 
@@ -44,6 +54,31 @@ def dialled(flag: int) -> bytes:
     return begun + writer.data(events, START + 1, START + 1, flag) + writer.last(b"\x80")
 
 
+def srtp() -> chunk.Chunk:
+    """Packets of SRTP that say SAID, those with more in their headers kept whole."""
+    sender = Sender("AES_CM_128_HMAC_SHA1_80", key=SRTP_KEY)
+    more: list[dict[str, Any]] = [
+        {}, {"csrcs": [1, 2]}, {"extension": b"word"}, {"padding": b"\0\0\3"},
+        {"marker": True, "csrcs": [1], "extension": b"", "padding": b"\1"},
+    ]  # fmt: skip
+    packets = []
+    for number, (payload, fields) in enumerate(zip(SAID, more, strict=True), 65533):
+        sent = sender.seal(rtp(number, 160 * number, SSRC, payload, **fields))
+        flags = (chunk.WHOLE if sent[0] != 0x80 else 0) | bool(fields.get("marker"))
+        kept = sent if flags & chunk.WHOLE else sent[12:]
+        packets.append(Packet(0, number, 160 * number, kept, 8, flags))
+    made = chunk_of(packets, 1)
+    made.header["recording_id"], made.header["ssrc"] = np.void(RECORDING), SSRC
+    return made
+
+
+def encrypted() -> bytes:
+    """An object of it."""
+    writer = ObjectWriter(RECORDING, KEY_ID, 0)
+    begun = writer.begin(DEK, START, b"\1" * 16)
+    return begun + writer.data([chunk.pack(srtp())], START, START) + writer.last(b"\x80")
+
+
 def objects() -> dict[str, bytes]:
     """Those without a fault."""
     plain, both = ObjectWriter(RECORDING, KEY_ID, 0), ObjectWriter(RECORDING, KEY_ID, 0)
@@ -56,6 +91,7 @@ def objects() -> dict[str, bytes]:
         "gone on with": segment(both, 1, range(2), sealed=True)
         + segment(both, 2, range(2, 3), sealed=True),
         "telephone events": dialled(EVENTS),
+        "whole packets of SRTP": encrypted(),
     }
 
 
@@ -141,6 +177,8 @@ def main() -> None:
         {"name": name, "error": code, "dek": DEK.hex(), "object": data.hex()}
         for name, (code, data) in (*((n, ("", d)) for n, d in objects().items()), *faults().items())
     ]
+    for vector in table:
+        vector |= MORE.get(vector["name"], {})
     _write(HERE / "objects.json", table)
     if not (HERE / "root.json").exists():
         _write(HERE / "root.json", [

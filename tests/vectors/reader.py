@@ -6,8 +6,9 @@ an object and its DEK, or the keys folder and an unlock key, has the recording w
     python tests/vectors/reader.py OBJECT --dek HEX
     python tests/vectors/reader.py OBJECT --keys STORE/keys[/POOL] --unlock FILE
 
-Prints what is in it as JSON; exit code 1 if something does not fit. Held to the same vectors as the
-product: tests/vectors/test_vectors.py.
+Prints what is in it as JSON; exit code 1 if something does not fit. Of SRTP, who has the key of the
+call's record opens here what AES in counter mode encrypted: `unprotect` of what `Chunk.packets`
+gives, then `payload_of`. Held to the same vectors as the product: tests/vectors/test_vectors.py.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, hpke
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -30,6 +32,8 @@ HEADER, LOCATOR = 104, 32
 DATA, LAST, EVENTS = 0, 1, 2
 FIRST_EVENTS = 32768  # streams of telephone events are numbered from here
 SLOTS = 4096
+MARKER, CUT, WHOLE = 1, 2, 4  # flags of a frame
+FIXED = 12  # bytes of an RTP header without CSRCs and extension
 
 
 class Fault(ValueError):
@@ -48,6 +52,17 @@ class Chunk(NamedTuple):
     start_ns: int
     frames: list[tuple[int, int, int, int, int]]  # sequence, timestamp, arrival ns, type, flags
     payloads: list[bytes]
+
+    def packets(self) -> list[bytes]:
+        """Each frame as the RTP packet that was heard: FORMAT.md §4.4."""
+        found = []
+        for (sequence, timestamp, _, kind, flags), kept in zip(
+            self.frames, self.payloads, strict=True
+        ):
+            second = (flags & MARKER) << 7 | kind
+            head = struct.pack(">BBHII", 0x80, second, sequence & 0xFFFF, timestamp, self.ssrc)
+            found.append(kept if flags & WHOLE else head + kept)
+        return found
 
 
 class Opened:
@@ -224,6 +239,64 @@ def _take_trailer(
     if listed_headers != headers or listed != frames or at + 4 + size != len(plain):
         found.faults.append("trailer")
     found.record = plain[at + 4 : at + 4 + size]
+
+
+# --- packets: RFC 3550 §5.1, RFC 3711 ----------------------------------------------------------
+
+
+def header_of(packet: bytes) -> int:
+    """Bytes before the payload. Raises Fault where the packet is shorter than its header."""
+    length = FIXED + 4 * (packet[0] & 15) if packet else FIXED
+    if packet and packet[0] & 0x10:
+        length += 4 + 4 * int.from_bytes(packet[length + 2 : length + 4], "big")
+    if length > len(packet):
+        raise Fault("packet")
+    return length
+
+
+def payload_of(packet: bytes, cut: bool = False) -> bytes:
+    """What a packet that is not encrypted carries. cut: its end is missing, and so its padding.
+
+    Raises Fault.
+    """
+    payload = packet[header_of(packet) :]
+    if cut or not packet[0] & 0x20:
+        return payload
+    if not payload or not 0 < payload[-1] <= len(payload):
+        raise Fault("packet")
+    return payload[: -payload[-1]]
+
+
+def unprotect(packet: bytes, key: bytes, sequence: int, tag: int = 10) -> bytes:
+    """An SRTP packet as RTP, of the suites AES_CM_*_HMAC_SHA1_*: RFC 3711 §3.3.
+
+    key: master key and 14 bytes of salt.  sequence: the frame's; its rollovers are those since the
+    stream was first heard.  tag: bytes of it.  Raises Fault where the packet does not authenticate.
+    """
+    master, salt = key[:-14], key[-14:]
+
+    def derive(label: int, size: int) -> bytes:  # §4.3.1
+        start = int.from_bytes(salt, "big") ^ label << 48
+        return _keystream(master, start << 16, size)
+
+    signed, told = packet[:-tag], packet[-tag:]
+    rollovers = (sequence >> 16) - 1
+    if rollovers < 0:
+        raise Fault("packet")  # older than the first that was heard
+    digest = hmac.digest(derive(1, 20), signed + struct.pack(">I", rollovers), "sha1")
+    if not hmac.compare_digest(digest[:tag], told):
+        raise Fault("packet")
+    behind = header_of(signed)
+    index, ssrc = sequence - 65536, int.from_bytes(packet[8:12], "big")
+    start = int.from_bytes(derive(2, 14), "big") << 16 ^ ssrc << 64 ^ index << 16  # §4.1.1
+    stream = _keystream(derive(0, len(master)), start, len(signed) - behind)
+    opened = bytes(a ^ b for a, b in zip(signed[behind:], stream, strict=True))
+    return signed[:behind] + opened
+
+
+def _keystream(key: bytes, start: int, size: int) -> bytes:
+    cipher = Cipher(algorithms.AES(key), modes.CTR(start.to_bytes(16, "big")))
+    return cipher.encryptor().update(bytes(size))
 
 
 # --- keys: FORMAT.md §5 -----------------------------------------------------------------------

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from spanvault import srtp
+from spanvault.messages import MediaKey
 from storaged import keypage, walk
 from storaged.sealing import LAST
 from tests.support.vault import Parts, call_id, chunk_keys, make_call, make_media
@@ -84,6 +86,30 @@ def test_both_readers_hear_the_same(vector):
     theirs = reader.open_object(data, dek).chunks
     assert [(int(c.header["stream"]), int(c.header["start_ns"]), bytes(c.payload)) for c in ours] \
         == [(c.stream, c.start_ns, b"".join(c.payloads)) for c in theirs]  # fmt: skip
+
+
+def test_both_readers_open_packets_that_were_kept_whole():
+    (vector,) = (one for one in OBJECTS if "srtp" in one)
+    key, dek = bytes.fromhex(vector["srtp"]), bytes.fromhex(vector["dek"])
+    opening = srtp.Opening([MediaKey("AES_CM_128_HMAC_SHA1_80", key)])
+    (ours,) = opening.open([make.srtp()])
+    (theirs,) = reader.open_object(bytes.fromhex(vector["object"]), dek).chunks
+    opened = [
+        reader.payload_of(reader.unprotect(packet, key, frame[0]))
+        for packet, frame in zip(theirs.packets(), theirs.frames, strict=True)
+    ]
+    assert [frame[4] & reader.WHOLE for frame in theirs.frames] == [0, 4, 4, 4, 4]
+    assert opened == [bytes(payload) for payload in ours.payloads()] == make.SAID
+    assert b"".join(opened) == bytes.fromhex(vector["carries"])
+
+
+def test_a_packet_that_is_not_whole_or_not_the_keys_is_refused():
+    frames, packets = make.srtp().frames, list(make.srtp().payloads())
+    with pytest.raises(reader.Fault, match="packet"):
+        reader.unprotect(bytes(packets[1]), bytes(30), int(frames["sequence"][1]))
+    cut = bytes.fromhex("b1 08 0001 00000000 cafebabe 00000001 bede 0002")
+    with pytest.raises(reader.Fault, match="packet"):
+        reader.payload_of(cut)
 
 
 def test_vectors_are_what_the_product_writes_today():
