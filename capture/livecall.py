@@ -13,10 +13,9 @@ from capture.dialog import Dialog, State
 from capture.model import Endpoint, StreamTotals, host_text
 from capture.offer_answer import OfferAnswer, signalled_flags
 from capture.siprec import Metadata
-from spanvault.callline import main_codec
 from spanvault.chunk import CONTROL, EVENTS
 from spanvault.messages import Call, Codec, MediaKey, MediaKind, Party, Related, Stream
-from spanvault.payloadtypes import NOT_SOUND, STATIC, primary
+from spanvault.payloadtypes import STATIC, is_fec, is_sound, primary
 
 MAX_RELATED: Final = 64
 MAX_KEYS: Final = 64
@@ -272,6 +271,8 @@ class LiveCall(msgspec.Struct, array_like=True):
             if "started_mid_call" not in self.flags and stream.party == "callee"
         ):
             flags.add("early_media")
+        if any(is_fec(codec) for stream in heard for codec in _heard(stream)):
+            flags.add("fec")
         for party in ("caller", "callee"):
             sounds = {
                 codec.name.lower()
@@ -313,9 +314,11 @@ def _copy_totals(stream: Stream, totals: StreamTotals) -> None:
 
 
 def _sounds(stream: Stream) -> list[Codec]:
-    """The codecs that were heard in a stream, events and comfort noise apart."""
-    known = [stream.codecs[number] for number in stream.payload_types if number in stream.codecs]
-    heard = [primary(codec, stream.codecs) for codec in known]
-    sounds = [codec for codec in heard if codec.name.lower() not in NOT_SOUND]
-    main = main_codec(stream)
-    return sounds or ([main] if main else [])
+    """The codecs that were heard in a stream: events, comfort noise and repair apart."""
+    heard = [primary(codec, stream.codecs) for codec in _heard(stream)]
+    return [codec for codec in heard if is_sound(codec)]
+
+
+def _heard(stream: Stream) -> list[Codec]:
+    """What the payload types that were heard in a stream mean."""
+    return [stream.codecs[number] for number in stream.payload_types if number in stream.codecs]

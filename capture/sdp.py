@@ -36,7 +36,8 @@ REGISTERED: Final = {
         "AAL2-G726-16", "AAL2-G726-24", "AAL2-G726-32", "AAL2-G726-40", "AMR", "AMR-WB", "EVS",
         "G7221", "G726-16", "G726-24", "G726-32", "G726-40", "GSM-EFR", "iLBC", "L8", "L24",
         "MP4A-LATM", "mpeg4-generic", "opus", "red", "speex", "telephone-event",
-        "AV1", "H263-1998", "H263-2000", "H264", "H265", "rtx", "ulpfec", "VP8", "VP9",
+        "AV1", "H263-1998", "H263-2000", "H264", "H265", "rtx", "VP8", "VP9",
+        "flexfec", "parityfec", "raptorfec", "ulpfec",
     )
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ import msgspec
 
 from spanvault.chunk import EVENTS
 from spanvault.messages import Call, Codec, FarEnd, Stream
-from spanvault.payloadtypes import NOT_SOUND, primary
+from spanvault.payloadtypes import is_sound, primary
 
 # Flags of a call whose payloads cannot be heard as they lie there.
 ENCRYPTED = {"srtp_no_key", "srtp_dtls", "zrtp"}
@@ -34,7 +34,7 @@ def main_codec(stream: Stream) -> Codec | None:
         for number, _ in heard
         if number in stream.codecs
     ]
-    sound = [codec for codec in known if codec.name.lower() not in NOT_SOUND]
+    sound = [codec for codec in known if is_sound(codec)]
     return next(iter(sound or known), None)
 
 

@@ -4,7 +4,7 @@ A copy is used only where the packet itself was not heard. Source: RFC 2198 §3,
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 REMEMBERED: Final = 512  # timestamps; copies are of packets a few places back
@@ -41,9 +41,14 @@ def parse(payload: bytes) -> list[Piece]:
 
 
 class Recovery:
-    """One stream's packets, of which each sound is taken once."""
+    """One stream's packets, of which each sound is taken once.
 
-    def __init__(self) -> None:
+    silent: whether a payload type is no sound. What repairs a sound (RFC 5109) may bear its
+    timestamp, and is not the sound.
+    """
+
+    def __init__(self, silent: Callable[[int], bool] = lambda _: False) -> None:
+        self._silent = silent
         self._order: deque[int] = deque()
         self._heard: set[int] = set()
         self.recovered = 0  # packets whose sound only a copy had
@@ -65,6 +70,8 @@ class Recovery:
 
     def _take(self, timestamp: int, piece: Piece) -> bool:
         """Whether a sound is new. The packet's own always is: it may be late, not doubled."""
+        if self._silent(piece.payload_type):
+            return False
         timestamp %= 1 << 32
         known = timestamp in self._heard
         if piece.payload and not known:

@@ -9,6 +9,7 @@ next right, further ones left. Source of the order of things: audio/__init__.py.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +24,7 @@ from spanvault.audio.red import Recovery
 from spanvault.audio.timeline import LEAP_S, TimeLine
 from spanvault.chunk import TRUNCATED, Chunk
 from spanvault.messages import Codec, Stream
-from spanvault.payloadtypes import NOT_SOUND, is_red, meaning, primary
+from spanvault.payloadtypes import is_red, is_sound, meaning, primary
 
 Block = NDArray[np.int16]  # [n, 2]: caller, callee
 LEFT, RIGHT = 0, 1
@@ -113,6 +114,12 @@ class Lane:
     def empty(self) -> bool:
         """Nothing but silence is left; a second more than placed covers the resampler's delay."""
         return self._base >= self.end + (self.rate if self._resampler else 0)
+
+
+def _silent(stream: Stream, number: int) -> bool:
+    """Whether a payload type is known to be no sound in a stream."""
+    codec = meaning(stream, number)
+    return codec is not None and not is_sound(codec)
 
 
 def unknown(number: int) -> Codec:
@@ -224,7 +231,7 @@ class Renderer:
             # What cannot be heard counts as well: the call goes on as long as its packets do.
             last_ns = int(frames["arrival_ns"].max())
             self._end_s = max(self._end_s, self._line.since_s(last_ns))
-            if heard.name.lower() not in NOT_SOUND:
+            if is_sound(heard):
                 named = f"{heard.name} (payload type {frames['payload_type'][0]})"
                 self.warnings[f"packets of codec {named} {why}: silence"] += len(frames)
             return
@@ -242,7 +249,7 @@ class Renderer:
         payloads: list[bytes],
     ) -> None:  # fmt: skip
         """Packets that repeat earlier ones: what is new in each, at its own place."""
-        recovery = self._recoveries.setdefault(stream.number, Recovery())
+        recovery = self._recoveries.setdefault(stream.number, Recovery(partial(_silent, stream)))
         unwrapped = recovery.unwrap(zip(stamps, payloads, strict=True))
         found = [
             (meaning(stream, piece.payload_type), place - piece.age, piece.payload)
@@ -259,7 +266,7 @@ class Renderer:
                     [place for place, _ in ours],
                     [payload for _, payload in ours],
                 )
-            elif codec.name.lower() not in NOT_SOUND:
+            else:
                 self.warnings[f"blocks of codec {codec.name} in RED {why}: silence"] += len(ours)
 
     def _place(self, stream: int, codec: Codec, places: list[int], payloads: list[bytes]) -> None:

@@ -173,6 +173,13 @@ def _amr(wide: bool, aligned: bool, frames: int, crc: bool = False) -> Spoken:
     return Spoken(Codec(name, rate, 1, said_so), payloads, frames * rate // 50, 0.85)
 
 
+def _ilbc(frame_ms: int, frames: int) -> Spoken:
+    """Phones offer the mode of 20 ms; without a word it is 30 ms. Source: RFC 3952 §5."""
+    codec = Codec("iLBC", 8000, 1, "mode=20" if frame_ms == 20 else "")
+    payloads = joined(stored(f"ilbc-{frame_ms}"), frames)
+    return Spoken(codec, payloads, 8 * frame_ms * frames, 0.75)
+
+
 def _g726(bits: int, name: str, encoder: str) -> Spoken:
     stream = b"".join(encode(encoder, 8000, options={"code_size": str(bits)}))
     payloads = [stream[at : at + 20 * bits] for at in range(0, len(stream), 20 * bits)]
@@ -267,6 +274,9 @@ CASES: Final[dict[str, Callable[[], Spoken]]] = {
     "G.729A+B": lambda: Spoken(Codec("G729", 8000), _g729b(), 160, 0.75, 18),
     "GSM": lambda: Spoken(Codec("GSM", 8000), stored("gsm"), 160, 0.9, 3),
     "GSM, 40 ms": lambda: Spoken(Codec("GSM", 8000), joined(stored("gsm"), 2), 320, 0.9, 3),
+    "iLBC 20 ms": lambda: _ilbc(20, 1),
+    "iLBC 30 ms": lambda: _ilbc(30, 1),
+    "iLBC 30 ms, 60 ms a packet": lambda: _ilbc(30, 2),
     "Speex 8 kHz": lambda: Spoken(Codec("speex", 8000), stored("speex-8000"), 160, 0.85),
     "Speex 16 kHz": lambda: Spoken(Codec("speex", 16000), stored("speex-16000"), 320, 0.85),
     "Speex 32 kHz": lambda: Spoken(Codec("speex", 32000), stored("speex-32000"), 640, 0.85),
