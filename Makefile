@@ -55,7 +55,6 @@ fuzz: setup
 bench: setup
 	.venv/bin/python bench/engine.py
 	.venv/bin/python bench/ingest.py
-	.venv/bin/python bench/opening.py
 	.venv/bin/python bench/vault.py
 	.venv/bin/python bench/replay.py
 	.venv/bin/python bench/replication.py

@@ -123,6 +123,8 @@ class Index:
             max_dbs=32,
             max_readers=2048,
             writemap=False,
+            # Rows are read here and there: around each the kernel would read 32 pages for nothing.
+            readahead=False,
             sync=synced,
             mode=0o600,
         )
