@@ -106,6 +106,7 @@ def _channel(
         "seconds": round(span_ns / 1e9, 3),
         "decodable": decodable(codec),
         "far_end": _far_end([s.far_end for s in streams if s.far_end], codec),
+        "bye_at": iso_utc(max((s.bye_ns for s in streams if s.bye_ns), default=None)),
     }
 
 

@@ -185,7 +185,8 @@ def _channels(call: Call) -> list[tuple[str, str]]:
             f"{'' if channel['decodable'] else ' (cannot be decoded)'}, "
             f"{channel['source']} → {channel['destination']}, {channel['seconds']} s, "
             f"{channel['packets']} packets, {channel['lost']} lost, "
-            f"{channel['duplicates']} duplicates{_far_end(channel['far_end'])}",
+            f"{channel['duplicates']} duplicates"
+            f"{_far_end(channel['far_end'])}{_bye(channel['bye_at'])}",
         )
         for channel in call_line(call, exportable)["channels"]
     ]
@@ -199,6 +200,10 @@ def _far_end(told: dict[str, Any] | None) -> str:
         f"; at the far end {told['lost']} lost, jitter {told['jitter_ms']} ms"
         f"{'' if trip is None else f', round trip {trip} ms'}"
     )
+
+
+def _bye(at: str | None) -> str:
+    return f"; RTCP BYE at {at}" if at else ""
 
 
 def _recording(reply: GetReply) -> str:

@@ -12,7 +12,7 @@ KEYS = {
 }  # fmt: skip
 CHANNEL_KEYS = {
     "party", "media", "codec", "clock_rate", "ssrcs", "source", "destination", "packets", "lost",
-    "duplicates", "events", "seconds", "decodable", "far_end",
+    "duplicates", "events", "seconds", "decodable", "far_end", "bye_at",
 }  # fmt: skip
 
 
@@ -57,6 +57,13 @@ def test_a_channel():
     assert channel["ssrcs"] == ["0x000000ab"]
     assert channel["destination"] == "[2001:db8::1]:6000"
     assert (channel["seconds"], channel["decodable"]) == (2.5, True)
+    assert channel["bye_at"] is None
+
+
+def test_a_channel_ends_with_the_last_bye_of_its_streams():
+    ended = [stream(number, bye_ns=(4 + number) * 1_000_000_000) for number in range(2)]
+    (channel,) = call_line(call(*ended, stream(2)), audible)["channels"]
+    assert channel["bye_at"] == "1970-01-01T00:00:05.000000Z"
 
 
 def test_streams_that_differ_only_in_ssrc_are_one_channel():

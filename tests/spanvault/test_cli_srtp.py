@@ -168,6 +168,8 @@ def test_what_the_far_ends_reported_is_opened_when_asked_for(recorded: Recorded,
     told = recorded.shown(call["id"], "--far-end")
     said = {"reports": 2, "lost": 3, "worst": 0.25, "jitter_ms": 2.0, "round_trip_ms": None}
     assert [channel["far_end"] for channel in told["channels"]] == [said, said]
+    assert [channel["bye_at"] for channel in call["channels"]] == [None, None]
+    assert all(call["answered_at"] < one["bye_at"] < call["ended_at"] for one in told["channels"])
 
 
 def test_a_key_that_is_not_the_phones_gives_silence(tmp_path: Path):
