@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spanvault.spool import key_id, seal_batch, shred
+from spanvault.spool import finish_shredding, key_id, seal_batch, shred
 
 
 class Lying(NamedTuple):
@@ -29,6 +29,7 @@ class Spool:
         self._folder = folder
         for torn in folder.glob("*.part"):
             torn.unlink()
+        finish_shredding(folder)
         self._files: dict[int, Lying] = {}
         for path in sorted(folder.glob("*.sealed")):
             sequence, _, _ = path.name.partition(".")

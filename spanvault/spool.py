@@ -39,6 +39,18 @@ def shred(path: Path) -> None:
         path.unlink()
 
 
+def finish_shredding(folder: Path) -> None:
+    """Remove the files of a folder whose removal a crash cut off: what they held was taken.
+
+    Raises OSError.
+    """
+    for path in folder.glob("*.sealed"):
+        with path.open("rb", buffering=0) as file:
+            begins = file.read(ENCAPSULATED)
+        if begins == bytes(ENCAPSULATED):  # no key encapsulates to that
+            path.unlink()
+
+
 def key_id(public_key: bytes) -> str:
     """The name of a public key (32 bytes): the first 8 bytes of its SHA-256, in hex."""
     return hashlib.sha256(public_key).hexdigest()[:16]

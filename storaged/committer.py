@@ -51,7 +51,7 @@ class Committer:
         self._group: Group | None = None
         self._submitted_s = 0.0
         self._changed = threading.Condition()
-        self._stopping = False
+        self._stopping = self._hurried = False
         self.done: deque[Committed] = deque()
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable: look at done
         self.fault: str | None = None  # one line for the operator, while commits fail
@@ -75,6 +75,12 @@ class Committer:
         with self._changed:
             assert self._group is None
             self._group, self._submitted_s = group, time.monotonic()
+            self._changed.notify_all()
+
+    def hurry(self) -> None:
+        """There is idle work: do not rest until the next look for it. Any thread."""
+        with self._changed:
+            self._hurried = True
             self._changed.notify_all()
 
     def close(self, patience_s: float) -> bool:
@@ -116,11 +122,13 @@ class Committer:
         return None if self._stopping else self._group
 
     def _wanted(self, patience_s: float) -> bool:
-        """Whether there is a group, or an end; waits for it."""
+        """Whether there is a group, or an end; waits for it, or until it is hurried."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: self._group is not None or self._stopping, patience_s
+            self._changed.wait_for(
+                lambda: self._group is not None or self._stopping or self._hurried, patience_s
             )
+            self._hurried = False
+            return self._group is not None or self._stopping
 
     def _read_next(self) -> float:
         """Read one recording that goes on from before a restart. Gives the seconds to rest."""

@@ -76,6 +76,7 @@ class Custody:
         if vault.name == BASE and was_locked:
             self._opener.open_others(request.key)
         self.settle()
+        self._vaults.hurry()
         return m.Done()
 
     def _lock(self, request: m.Lock) -> m.Done:

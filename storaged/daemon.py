@@ -77,14 +77,16 @@ class Daemon:
         self._mender = Mender(
             tables, self._vaults, self._sorter.forget, time.time_ns, time.monotonic
         )
+        mover = Mover(tables, self._vaults, eraser, self._sorter.forget, time.time_ns)
+        mover.clear()
         desk = Desk(
-            store, tables, self._vaults, self._access, eraser, self._mender,
-            Mover(tables, self._vaults, eraser, self._sorter.forget, time.time_ns),
+            store, tables, self._vaults, self._access, eraser, self._mender, mover,
             time.time_ns, self.state, opener,
         )  # fmt: skip
         requests = transport.listen(self._context, settings.requests, certificate)
         self._serving = Serving(requests, clients, desk)
         self._committer = Committer(self._sorter, self._sorter.drain)
+        self._vaults.hurry = self._committer.hurry
         self._memories = Memories(settings.ingest)
         self._custody, self._grace_ns = desk.custody, int(settings.ingest_grace_days * 86400e9)
         self._settle()

@@ -30,6 +30,7 @@ class Intake:
         self._folder = folder
         for torn in folder.glob("*.new"):
             torn.unlink()
+        spool.finish_shredding(folder)
         self._files = {path: path.stat().st_size for path in sorted(folder.glob("*" + SUFFIX))}
         self._next = 1 + max((int(path.name.split(".")[0]) for path in self._files), default=0)
 

@@ -167,10 +167,14 @@ class Vault:
 
 
 class Vaults:
-    """All pools of a store. of() may be asked from any thread."""
+    """All pools of a store. of() may be asked from any thread.
+
+    hurry: called when an intake can be emptied from now on; who empties it sets this.
+    """
 
     def __init__(self, base: Vault) -> None:
         self.base = base
+        self.hurry: Callable[[], None] = lambda: None
         self._by_tier = {base.tier: base}
 
     def __iter__(self) -> Iterator[Vault]:

@@ -213,6 +213,15 @@ def test_a_torn_spool_file_is_not_taken_for_a_batch(tmp_path):
     assert outbox(tmp_path).waiting == 0
 
 
+def test_a_spool_file_whose_removal_a_kill_cut_off_is_not_sent_again(tmp_path):
+    """storaged has it: it would refuse what does not open any more."""
+    (tmp_path / "spool").mkdir()
+    left = tmp_path / "spool" / f"{7:020d}.0123456789abcdef.sealed"
+    left.write_bytes(bytes(32) + b"rest of a sealed batch")
+    assert not Spool(tmp_path / "spool").sequences()
+    assert not left.exists()
+
+
 def test_nothing_heard_is_no_batch(box):
     box.add([], NO_MEDIA)
     assert box.waiting == 0

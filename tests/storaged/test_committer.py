@@ -99,3 +99,18 @@ def test_fault_of_ours_is_handed_to_the_daemon(error):
 def test_line_for_the_operator(error, words):
     assert words in explain(error)
     assert "\n" not in explain(error)
+
+
+def test_idle_work_that_has_come_is_not_left_until_the_next_look(monkeypatch):
+    monkeypatch.setattr(committer, "IDLE_S", 60.0)
+    looks: list[bool] = []
+
+    def idle() -> bool:
+        looks.append(True)
+        return False
+
+    thread = Committer(Disk(), idle)  # type: ignore[arg-type]
+    until(lambda: looks)
+    thread.hurry()
+    until(lambda: len(looks) == 2)
+    assert thread.close(1)

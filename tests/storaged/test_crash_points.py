@@ -101,8 +101,11 @@ GIVEN = {
     "new keys": Load(begun, [Sent(m.Rotate("base", "root")), Sent(m.Rotate("base", "ingest"))],
                      BEGUN),
     "locked store": Load(begun, WAITS, BEGUN, locked=True),
+    # Its keys are destroyed as an erasure's, its upper copy is made as an intake is emptied.
+    "move": Load(begun, [Sent(m.Move([TWO], "core", "test"))], BEGUN, settings="[pools.core]\n",
+                 own="intake/|index|pools/base/|answer"),
 }  # fmt: skip
-LOADS = (*GIVEN, "import")
+LOADS = (*GIVEN, "intake", "import")
 # FORMAT.md §5.3 and §8: what must be in this order, whatever is done between.
 ORDER = [
     "index Index.reserve_keys, done",
@@ -128,6 +131,7 @@ def prepared(rig: Forked, name: str, folder: Path) -> tuple[Load, Path]:
     load = GIVEN.get(name) or Load(begun, [])
     if name == "intake":
         load = Load(waiting, [Sent(rig.unlock)], [*BEGUN, *WAITS], locked=True)
+    rig.set(load.settings)
     shutil.rmtree(rig.store, ignore_errors=True)
     load.prepare(rig)
     rig.keep_key(apart=load.locked)
@@ -170,6 +174,8 @@ def test_steps_come_in_the_order_that_format_md_gives(rig, tmp_path, name, order
          "sealed again under its nonce"),
         ("hasty", "locked store", Step("rename intake/base/BATCH"), "lost: chunk (1, 1)"),
         ("shredded", "intake", Step("index Writer.commit"), "lost: chunk (1, 0)"),
+        ("unpublished", "move", Step("index Mover._change_over, done"), "lost: chunk (1, 0)"),
+        ("undropped", "move", Step("index Mover._change_over"), "moving is left"),
         ("unfinished", "erasure", Step("write keys/page"), "is left"),
         ("kept", "erasure", Step("answer"), "key files are left"),
         ("late", "new keys", Step("rename keys/root"), "root of epoch 1"),

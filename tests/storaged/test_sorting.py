@@ -151,6 +151,20 @@ def test_intake_that_was_taken_and_not_removed_is_taken_again_without_harm(two):
     assert two.stored(SECRET) == [(1, 0)]
 
 
+def test_intake_whose_removal_a_kill_cut_off_is_not_taken_for_damaged(two):
+    two.commit([(SECRET, 1, 0)], [SECRET_CALL])
+    path = sorted(two.parts.folder.glob("intake/sensitive/*.sealed"))[-1]
+    sealed = path.read_bytes()
+    two.secret.unlock(two.key)
+    two.drain()
+    path.write_bytes(bytes(32) + sealed[32:])  # as spool.shred leaves it before the name goes
+    two.restart()
+    two.secret.unlock(two.key)
+    two.drain()
+    assert not [*two.parts.folder.glob("intake/sensitive/*")]
+    assert two.stored(SECRET) == [(1, 0)]
+
+
 def test_damaged_intake_is_set_aside_and_the_rest_goes_on(two):
     for second in range(3):
         two.commit([(SECRET, 1, second)], [SECRET_CALL] if second == 0 else [])

@@ -10,6 +10,7 @@ it is done: tests/support/crashpoints.py.
 import functools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -48,7 +49,7 @@ class Step(NamedTuple):
 class Sent(NamedTuple):
     """One message of a load, and what must be there once it is acknowledged."""
 
-    message: m.Batch | m.Import | m.Erase | m.Rotate | m.Unlock
+    message: m.Batch | m.Import | m.Erase | m.Rotate | m.Unlock | m.Move
     chunks: Chunks = ()
     bulk: tuple[bytes, ...] = ()
 
@@ -58,13 +59,32 @@ class Load(NamedTuple):
 
     prepare: makes the store that it starts with.  sent: one after the other, each acknowledged
     before the next.  kept: what the store that it starts with was given.  locked: its unlock key is
-    nowhere on the machine; what came meanwhile must be there once it is unlocked.
+    nowhere on the machine; what came meanwhile must be there once it is unlocked.  settings: lines
+    of storaged.toml.  own: a pattern of the steps that are tried, each once, where other loads have
+    the rest.
     """
 
     prepare: Callable[["Forked"], None]
     sent: Sequence[Sent]
     kept: Sequence[Sent] = ()
     locked: bool = False
+    settings: str = ""
+    own: str = ""
+
+    def tries(self, step: Step) -> bool:
+        """Whether storaged is killed at this step of it."""
+        return not self.own or (step.nth == 1 and re.search(self.own, step.name) is not None)
+
+    @property
+    def sorts(self) -> bool:
+        """Whether its end is not an answer, but an intake that is empty."""
+        return isinstance(self.sent[-1].message, m.Unlock | m.Move)
+
+    @property
+    def moved(self) -> dict[bytes, str]:
+        """The pools of the calls that it moves."""
+        return {one: sent.message.pool for sent in self.sent if isinstance(sent.message, m.Move)
+                for one in sent.message.ids}  # fmt: skip
 
     @property
     def erased(self) -> set[bytes]:
@@ -96,6 +116,11 @@ class Forked(Rig):
             cwd=Path(__file__).parents[2],
         )  # fmt: skip
         self.pid = 0
+        self._settings = self.config.read_text()
+
+    def set(self, settings: str) -> None:
+        """Have these lines, and no others, besides those of every rig in storaged.toml."""
+        self.config.write_text(self._settings + settings)
 
     def launch(self, **plan: Any) -> None:
         """Start a daemon; it need not get ready."""
@@ -209,7 +234,7 @@ class Sender:
         sent = self._sent[number].message
         if not isinstance(sent, m.Batch):
             reply, _ = wire.decode_reply(frames)
-            assert isinstance(reply, m.Done | m.EraseReply), reply
+            assert isinstance(reply, m.Done | m.EraseReply | m.MoveReply), reply
             return True
         answer, _ = wire.decode_from_ingest(frames)
         assert isinstance(answer, m.Acknowledge), answer
@@ -225,7 +250,7 @@ def steps_of(rig: Forked, load: Load, template: Path) -> list[Step]:
     sender = Sender(rig, load.sent)
     sender.send_all()
     assert len(sender.acknowledged) == len(load.sent)
-    if isinstance(load.sent[-1].message, m.Unlock):
+    if load.sorts:
         drained(rig.client("operator"))
     rig.end()
     found: list[Step] = []
@@ -236,7 +261,7 @@ def steps_of(rig: Forked, load: Load, template: Path) -> list[Step]:
         found.append(Step(name, counts[name]))
         if half:
             found.append(Step(name, counts[name], within=True))
-    return found
+    return [step for step in found if load.tries(step)]
 
 
 def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") -> Outcome:
@@ -256,12 +281,17 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
     try:
         if load.locked:
             operator.ask(rig.unlock)
-            drained(operator)
+        drained(operator)
+        halves = [f"{path.name} is left" for path in rig.store.glob("intake/*/*.moving")]
         found = stored(operator, load)
         faults = [f"lost: {what}" for what in lost(load, acknowledged, found)]
+        faults += halves
         faults += not_rotated(operator, load, acknowledged)
         faults += untold(operator, rig.store, template)
+        if faults:
+            return Outcome(step, len(acknowledged), faults)
         sender.send_all()
+        drained(operator)
         Sender(rig, [AFTERWARDS]).send_all()
         load = load._replace(sent=[*load.sent, AFTERWARDS])
         found = stored(operator, load)
@@ -271,7 +301,7 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
         faults += left_over(rig.store, load)
     finally:
         operator.close()
-    rig.end()
+        rig.end()
     return Outcome(step, len(acknowledged), faults + list(before.reused(Remains.of(rig.store))))
 
 
@@ -325,6 +355,12 @@ def lost(load: Load, acknowledged: set[int], found: Found) -> Iterator[str]:
                 yield f"record of {change.id.hex()[:8]}"
         if isinstance(sent.message, m.Erase):
             yield from (f"erasure of {one.hex()[:8]}" for one in sent.message.ids if one in found)
+        if isinstance(sent.message, m.Move):
+            yield from (
+                f"move of {one.hex()[:8]}"
+                for one in sent.message.ids
+                if one not in found or found[one][0].pool != sent.message.pool
+            )
 
 
 def not_rotated(operator: Client, load: Load, acknowledged: set[int]) -> Iterator[str]:
@@ -363,9 +399,13 @@ def left_over(store: Path, load: Load) -> Iterator[str]:
     pages = [name.split(".")[0] for name in names if name != "root"]
     if len(set(pages)) != len(pages) or any(not name.startswith("page-") for name in pages):
         yield f"key files are left: {names}"
-    yield from (f"{path.name} is left" for path in store.glob("intake/*/*.sealed"))
+    yield from (f"{path.name} is left" for path in store.glob("intake/*/*.*"))
     for one in load.erased:
         yield from (f"{path.name} is left" for path in store.rglob(f"{one.hex()}*"))
+    for one, pool in load.moved.items():
+        there = {path.parents[2].name for path in store.rglob(f"{one.hex()}*")}
+        if there != {pool}:
+            yield f"{one.hex()[:8]} lies in {sorted(there)}"
 
 
 def not_clean(operator: Client, load: Load, found: Found) -> Iterator[str]:
@@ -402,21 +442,22 @@ class Remains(NamedTuple):
     """What a store uses of keys: segments by salt, and whose each key is."""
 
     segments: list[tuple[bytes, bytes]]  # salt; all bytes of the segment, header and locator too
-    owners: dict[int, set[bytes]]  # key id: the recordings it seals
+    owners: dict[tuple[int, int], set[bytes]]  # pool, key id: the recordings it seals
 
     @classmethod
     def of(cls, store: Path) -> "Remains":
         """Read it off the files, without a key."""
         segments: list[tuple[bytes, bytes]] = []
-        owners: dict[int, set[bytes]] = {}
+        owners: dict[tuple[int, int], set[bytes]] = {}
         for path in store.glob("pools/*/objects/*/*.svr*"):
             for part in path.read_bytes().split(MAGIC)[1:]:
                 segment = MAGIC + part
                 segments.append((segment[56:72], segment))
-                key_id = int.from_bytes(segment[32:40], "little")
-                owners.setdefault(key_id, set()).add(segment[16:32])
-        for recording, key_id in _record_keys(store):
-            owners.setdefault(key_id, set()).add(recording)
+                if len(segment) >= 40:
+                    key = segment[12], int.from_bytes(segment[32:40], "little")
+                    owners.setdefault(key, set()).add(segment[16:32])
+        for recording, key in _record_keys(store):
+            owners.setdefault(key, set()).add(recording)
         return cls(segments, owners)
 
     def reused(self, after: "Remains") -> Iterator[str]:
@@ -432,17 +473,18 @@ class Remains(NamedTuple):
         for key_id in self.owners.keys() | after.owners.keys():
             whose = self.owners.get(key_id, set()) | after.owners.get(key_id, set())
             if len(whose) > 1:
-                yield f"key {key_id} was given to {len(whose)} recordings"
+                yield f"key {key_id[1]} was given to {len(whose)} recordings"
 
 
-def _record_keys(store: Path) -> list[tuple[bytes, int]]:
-    """Key ids of the sealed records; none if the store was not even made."""
+def _record_keys(store: Path) -> list[tuple[bytes, tuple[int, int]]]:
+    """Pools and key ids of the sealed records; none if the store was not even made."""
     if not (store / "index" / "data.mdb").exists():
         return []
     tables = Index(store / "index")
     try:
         with tables.reading() as view:
-            rows = [(bytes(key), bytes(value)) for key, value in view.cursor(b"record")]
+            rows = [(bytes(key), parse_head(value).key_id) for key, value in view.cursor(b"record")]
+            states = {call_id: view.state(call_id) for call_id, _ in rows}
     finally:
         tables.close()
-    return [(call_id, parse_head(sealed).key_id) for call_id, sealed in rows]
+    return [(one, (state.tier, key)) for one, key in rows if (state := states[one])]

@@ -75,6 +75,7 @@ class Steps:
             return ""
         path = re.sub(r"[0-9a-f]{32}", "ID", path)
         path = re.sub(r"\d{12}\.[0-9a-f]{16}\.sealed", "BATCH", path)
+        path = re.sub(r"[0-9a-f]{16}\.moving", "KEY.moving", path)
         path = re.sub(r"objects/[0-9a-f]{2}\b", "objects/XX", path)
         return f"{verb} " + re.sub(r"page-\d+\.\d+", "page", path).removesuffix(".new")
 
@@ -237,9 +238,20 @@ def _shredded() -> None:
     intake.Intake.open_first = removed  # type: ignore[method-assign]
 
 
+def _unpublished() -> None:
+    """What was sealed for the upper pool never counts, though the lower copy is on its way out."""
+    intake.Intake.publish_moving = lambda self, move: None  # type: ignore[method-assign]
+
+
+def _undropped() -> None:
+    """Copies of a move that a crash cut off are left."""
+    intake.Intake.drop_moving = lambda self, kept=(): None  # type: ignore[method-assign]
+
+
 SPOILERS: Final = {"": lambda: None, "hasty": _hasty, "unreserved": _unreserved,
                    "unsalted": _unsalted, "unsynced": _unsynced, "unfinished": _unfinished,
-                   "kept": _kept, "late": _late, "shredded": _shredded}  # fmt: skip
+                   "kept": _kept, "late": _late, "shredded": _shredded,
+                   "unpublished": _unpublished, "undropped": _undropped}  # fmt: skip
 
 
 def _become(plan: Plan) -> int:
