@@ -18,8 +18,10 @@ import pytest
 from capture.spool import Spool
 from spanvault import keyfile, wire
 from spanvault import messages as m
-from storaged import files, record
+from storaged import files, keypage, record
 from storaged.erasing import Eraser
+from storaged.index import time_key
+from storaged.keypage import Name
 from storaged.layout import Store
 from tests.support.examiner import Examiner
 from tests.support.vault import Parts, call_id, make_call, make_media, payload
@@ -133,6 +135,14 @@ def test_lone_record_is_gone_from_the_ledger_too(evidence):
         assert call_id(number) + record.MAGIC in evidence.data  # its ciphertext is as it was
         assert examiner.noted(call_id(number)) == examiner.records(call_id(number)) == []
     assert examiner.noted(call_id(ERASED)) == []
+
+
+def test_known_limit_who_has_its_number_learns_that_a_call_was_and_when(evidence):
+    """Tokens outlive an erasure in free pages and gaps of LMDB's: docs/decisions/0021."""
+    (index_key,) = {root.secrets[Name(keypage.INDEX_KEY, 0)] for root in evidence.examiner().roots}
+    call = make_call(ERASED)
+    row = record.token(index_key, record.NUMBER, call.caller) + time_key(call.started_ns, call.id)
+    assert row in evidence.data
 
 
 def test_neither_its_key_nor_what_was_said_lies_anywhere(evidence):

@@ -1,7 +1,7 @@
-"""Makes objects.json and root.json: bytes of the format, each with one fault and its code.
+"""Makes objects.json, ledger.json and root.json: bytes of the format, each one fault each.
 
-Objects come out the same each time: time and salts are fixed, and nothing else is random. HPKE is
-not repeatable: root.json is made once. After a change of format: python -m tests.vectors.make
+Objects and ledgers come out the same each time: time and salts are fixed, nothing else is random.
+HPKE is not repeatable: root.json is made once. After a change: python -m tests.vectors.make
 """
 
 import json
@@ -13,18 +13,20 @@ from typing import Any, Final
 import numpy as np
 
 from spanvault import chunk, keyfile
-from storaged import keypage, walk
+from storaged import keypage, ledger, record, walk
 from storaged.keypage import Name
+from storaged.ledger import Entry, Seal
 from storaged.sealing import DATA, EVENTS, ObjectWriter
 from tests.support.chunks import Packet
 from tests.support.chunks import chunk as chunk_of
 from tests.support.frames import rtp
 from tests.support.srtpsender import Sender
-from tests.support.vault import START, call_id, make_media
+from tests.support.vault import START, call_id, make_call, make_media
 
 HERE: Final = Path(__file__).parent
 RECORDING, DEK, KEY_ID = call_id(1), bytes(range(32)), 4096 + 7
 ROOT_KEY, UNLOCK, STORE_ID = b"r" * 32, b"u" * 32, bytes(range(16))
+INDEX_KEY: Final = b"i" * 32
 SRTP_KEY, SSRC = bytes(range(100, 130)), 0xCAFEBABE  # AES_CM_128_HMAC_SHA1_80, its salt behind
 SAID: Final = [b"said %d" % number for number in range(5)]
 # What a vector tells besides: of SRTP the key with its salt, and what is in the packets.
@@ -156,6 +158,34 @@ def _third() -> bytes:
     return segment(writer, 3, range(2, 3), sealed=False)
 
 
+def ledgers() -> dict[str, tuple[bytes, list[int]]]:
+    """Files of a ledger, and where each has a fault; the heads of the last two do not fit."""
+    call = make_call(1)
+    head, key = ledger.head(STORE_ID, 1, b"s" * 16), ledger.key_of(INDEX_KEY)
+    entries = [
+        Entry(ledger.RECORD, call.id, record.seal_call(call, KEY_ID, DEK, b"n" * 12)),
+        Entry(ledger.SEALED, call.id, Seal(KEY_ID, 1234, bytes(range(32))).serialize()),
+        Entry(ledger.RECORD, call_id(2), b"SVLE, and no sealed record"),
+    ]
+    data = head + ledger.serialize(entries, head, len(head), key)
+    first = len(head) + len(ledger.serialize(entries[:1], head, len(head), key))
+    last = len(head) + len(ledger.serialize(entries[:2], head, len(head), key))
+    inner = last + 28  # where that body begins like an entry
+    return {
+        "whole": (data, []),
+        "empty": (head, []),
+        "torn": (data[:-1], [last, inner]),
+        "byte changed": (flipped(first + 50)(data), [first]),
+        "bytes between": (data[:last] + bytes(9), [last]),
+        "entry repeated": (data + data[first:last], [len(data)]),
+        "entry of another file": (
+            data + ledger.serialize(entries[:1], b"h" * 48, len(data), key), [len(data)]
+        ),
+        "ledger of another pool": (ledger.head(STORE_ID, 2, b"s" * 16) + data[48:], [0]),
+        "head cut": (data[:40], [0]),
+    }  # fmt: skip
+
+
 def roots() -> dict[str, tuple[str, bytes]]:
     """Name, code and bytes of root files; an empty code is no fault."""
     secrets = {Name(keypage.PAGE_KEY, 1): b"p" * 32, Name(keypage.INDEX_KEY, 0): b"i" * 32}
@@ -172,7 +202,7 @@ def roots() -> dict[str, tuple[str, bytes]]:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     table = [
         {"name": name, "error": code, "dek": DEK.hex(), "object": data.hex()}
         for name, (code, data) in (*((n, ("", d)) for n, d in objects().items()), *faults().items())
@@ -180,6 +210,11 @@ def main() -> None:
     for vector in table:
         vector |= MORE.get(vector["name"], {})
     _write(HERE / "objects.json", table)
+    _write(HERE / "ledger.json", [
+        {"name": name, "tier": 1, "faults": faults, "index_key": INDEX_KEY.hex(),
+         "dek": DEK.hex(), "ledger": data.hex()}
+        for name, (data, faults) in ledgers().items()
+    ])  # fmt: skip
     if not (HERE / "root.json").exists():
         _write(HERE / "root.json", [
             {"name": name, "error": code, "unlock": UNLOCK.hex(), "root": data.hex()}
@@ -187,7 +222,7 @@ def main() -> None:
         ])  # fmt: skip
 
 
-def _write(path: Path, table: list[dict[str, str]]) -> None:
+def _write(path: Path, table: list[dict[str, Any]]) -> None:
     path.write_text(json.dumps(table, indent=1) + "\n")
 
 

@@ -14,13 +14,14 @@ import pytest
 
 from spanvault import srtp
 from spanvault.messages import MediaKey
-from storaged import keypage, walk
+from storaged import keypage, ledger, record, walk
 from storaged.sealing import LAST
 from tests.support.vault import Parts, call_id, chunk_keys, make_call, make_media
 from tests.vectors import make, reader
 
 HERE = Path(__file__).parent
 OBJECTS = json.loads((HERE / "objects.json").read_text())
+LEDGERS = json.loads((HERE / "ledger.json").read_text())
 ROOTS = json.loads((HERE / "root.json").read_text())
 # What the product says of each code.
 WORDS = {
@@ -115,6 +116,8 @@ def test_a_packet_that_is_not_whole_or_not_the_keys_is_refused():
 def test_vectors_are_what_the_product_writes_today():
     made = {name: data for name, (_, data) in make.faults().items()} | make.objects()
     assert {vector["name"]: bytes.fromhex(vector["object"]) for vector in OBJECTS} == made
+    ledgers = {name: data for name, (data, _) in make.ledgers().items()}
+    assert {vector["name"]: bytes.fromhex(vector["ledger"]) for vector in LEDGERS} == ledgers
     assert {vector["error"] for vector in OBJECTS} | {"digest"} == set(WORDS)
 
 
@@ -132,6 +135,34 @@ def test_both_readers_open_a_root(vector):
     assert fault.value.code == vector["error"]
     with pytest.raises(ValueError, match=WORDS[vector["error"]]):
         keypage.open_root(data, unlock)
+
+
+@pytest.mark.parametrize("vector", LEDGERS, ids=lambda vector: vector["name"])
+def test_both_readers_find_the_entries_of_a_ledger_and_its_faults(vector):
+    data, tier = bytes.fromhex(vector["ledger"]), vector["tier"]
+    index_key = bytes.fromhex(vector["index_key"])
+    if vector["faults"] == [0]:
+        with pytest.raises(reader.Fault):
+            reader.read_ledger(data, make.STORE_ID, tier, index_key)
+        with pytest.raises(ValueError, match="ledger"):
+            ledger.check_head(data, make.STORE_ID, tier)
+        return
+    entries, faults = reader.read_ledger(data, make.STORE_ID, tier, index_key)
+    head = ledger.check_head(data, make.STORE_ID, tier)
+    ours = list(ledger.walk(data, head, ledger.key_of(index_key)))
+    assert faults == [one.offset for one in ours if one.entry is None] == vector["faults"]
+    assert entries == [tuple(one.entry) for one in ours if one.entry]
+
+
+def test_both_readers_open_the_record_of_a_ledger():
+    vector = LEDGERS[0]
+    data, dek = bytes.fromhex(vector["ledger"]), bytes.fromhex(vector["dek"])
+    index_key = bytes.fromhex(vector["index_key"])
+    (_, call, sealed), *_ = reader.read_ledger(data, make.STORE_ID, 1, index_key)[0]
+    plain = reader.open_record(call, sealed, dek)
+    assert record.decode_call(plain) == record.open_call(call, sealed, dek) == make_call(1)
+    with pytest.raises(reader.Fault, match="record"):
+        reader.open_record(call, sealed, bytes(32))
 
 
 def test_a_store_that_was_recorded_opens_with_its_unlock_key_alone(tmp_path):
