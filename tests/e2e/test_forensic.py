@@ -138,7 +138,7 @@ def test_lone_record_is_gone_from_the_ledger_too(evidence):
 
 
 def test_known_limit_who_has_its_number_learns_that_a_call_was_and_when(evidence):
-    """Tokens outlive an erasure in free pages and gaps of LMDB's: docs/decisions/0021."""
+    """Tokens outlive an erasure in free pages and gaps of LMDB's: docs/decisions/0022."""
     (index_key,) = {root.secrets[Name(keypage.INDEX_KEY, 0)] for root in evidence.examiner().roots}
     call = make_call(ERASED)
     row = record.token(index_key, record.NUMBER, call.caller) + time_key(call.started_ns, call.id)
