@@ -25,8 +25,9 @@ from spanvault.chunk import CAPTURE_LOSS, CHUNK, FRAME, WHOLE
 
 PORTION: Final = 1 << 14  # packets
 # Of payload. glibc gives more than 32 MiB back to the system as soon as it is freed, and a page
-# that comes anew costs as much as the copy into it (spanvault.memory).
-PART_BYTES: Final = 8 << 20
+# that comes anew costs as much as the copy into it (spanvault.memory). Two are there at once: the
+# one that is made, and the one before it.
+PART_BYTES: Final = 2 << 20
 FRAME_BYTES: Final = np.dtype(f"V{FRAME.itemsize}")  # what a held row begins with
 
 
@@ -237,7 +238,7 @@ class _Cut:
     ) -> None:
         """Note numbers and payload types of what leaves. each: which of the streams it is of."""
         streams, slot = self.streams, self.arrivals.slot
-        np.add.at(streams.payload_types.reshape(-1), runs.types, runs.count)
+        streams.count_types(runs.types >> 7, runs.types & 0x7F, runs.count)
         stamp = frames["timestamp"]
         oldest = streams.highest[slot] + self.arrivals.lift - WINDOW
         old = number <= oldest[each]

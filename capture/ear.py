@@ -121,7 +121,6 @@ class Ear:
         self._packets(fast)
         for part in slow:
             self._packets(part, among=len(fast.packets.ssrc) > 0)
-        self._word.opened += self.media.contested()
         self._tick(int(block.time_ns.max()))
 
     def tick(self, now_ns: int) -> None:
@@ -132,6 +131,7 @@ class Ear:
     def _tick(self, now_ns: int) -> None:
         self.now_ns = max(self.now_ns, now_ns)
         if self.now_ns >= self._next_tick_ns:
+            self._word.opened += self.media.contested()
             self._flush(self.media.tick(self.now_ns))
             self._counted = True
             self._next_tick_ns = self.media.due_ns(self.now_ns)
@@ -144,7 +144,8 @@ class Ear:
             self._word.opened += self.media.close(close)
         for contest in orders.contest:
             self.media.contest(contest)
-        self._word.opened += self.media.contested()
+        if self.now_ns >= self.media.due_ns(self.now_ns):
+            self._word.opened += self.media.contested()
         self._flush(self.media.tick(self.now_ns))
         for row in orders.release:
             self.media.release(row)
@@ -152,6 +153,7 @@ class Ear:
 
     def stop(self) -> None:
         """The daemon stops: give what was heard so far, and ask about what nobody has claimed."""
+        self._word.opened += self.media.contested()
         self._flush(self.media.flush())
         self._counted = self._word.ending = True
         self._word.overdue = self.media.overdue(everything=True)
@@ -160,6 +162,7 @@ class Ear:
         """Carry out the last orders, if any came, and give what was claimed by them."""
         if orders is not None:
             self.obey(orders)
+        self._word.opened += self.media.contested()
         self._flush(self.media.flush())
         self._counted = self._word.last = True
 
@@ -209,8 +212,7 @@ class Ear:
         ):  # fmt: skip
             totals[name] = getattr(streams, name)[slots]
         totals["last_ns"] = np.maximum(streams.last_ns[slots], streams.heard_ns[slots])
-        heard = streams.payload_types[slots]
-        at, kind = np.nonzero(heard)
+        at, kind, packets = streams.types_of(slots)
         types = np.zeros(len(at), TYPES)
-        types["at"], types["payload_type"], types["packets"] = at, kind, heard[at, kind]
+        types["at"], types["payload_type"], types["packets"] = at, kind, packets
         return totals, types

@@ -165,7 +165,8 @@ class Media:
     def contested(self) -> list[NewStream]:
         """Close the streams that turned out to be a newer call's; what goes on there is returned.
 
-        To be asked whenever packets have been received: what has left cannot be given back.
+        To be asked before anything leaves, for that cannot be given back, and no more often: all
+        that is held is looked through.
         """
         if not self._contests:
             return []
@@ -174,10 +175,16 @@ class Media:
         mine = [batch.take(flags[batch.slot] & (batch.slot >= 0)) for batch in heard]
         slot = np.concatenate([batch.slot for batch in mine])
         packets = np.concatenate([batch.packets for batch in mine])
+        by_slot = np.argsort(slot, kind="stable")
+        slot, packets = slot[by_slot], packets[by_slot]
+        contests = list(self._contests.items())
+        wanted = np.array([each for each, _ in contests], slot.dtype)
+        first = np.searchsorted(slot, wanted).tolist()
+        behind = np.searchsorted(slot, wanted, side="right").tolist()
         new: list[NewStream] = []
-        for each, contest in list(self._contests.items()):
+        for (each, contest), start, end in zip(contests, first, behind, strict=True):
             last = int(self.streams.last_ns[each]), int(self.streams.highest[each])
-            began_ns, decided = turnover(packets[slot == each], last, contest)
+            began_ns, decided = turnover(packets[start:end], last, contest)
             if decided:
                 del self._contests[each]
             if began_ns is not None:

@@ -112,7 +112,6 @@ class Recorder:
         self._packets(fast)
         for part in decoded[1:]:
             self._packets(part, among=len(fast.packets.ssrc) > 0)
-        self._opened(self.media.contested())
         for part in decoded:
             for datagram in part.control:
                 self.calls.control(datagram)
@@ -130,6 +129,7 @@ class Recorder:
         now_ns = self._now_ns = max(now_ns, self._now_ns)
         if now_ns < self._next_tick_ns:
             return Heard()
+        self._opened(self.media.contested())
         flushed = self.media.tick(now_ns)
         self.calls.overdue(self.media.overdue())
         # In step with the media: a second that is due just after a tick would wait for the next.
@@ -144,6 +144,7 @@ class Recorder:
         """The capture ends here, and every call with it."""
         if self._now_ns is None:
             return Heard()
+        self._opened(self.media.contested())
         flushed = self.media.flush()
         self.calls.finish(self._now_ns, reason, self.media.overdue(everything=True))
         self._obey()
@@ -152,6 +153,7 @@ class Recorder:
 
     def pause(self) -> Heard:
         """The daemon stops, the calls go on: give what was heard of them so far."""
+        self._opened(self.media.contested())
         flushed = self.media.flush()
         self.calls.overdue(self.media.overdue(everything=True))
         self._obey()
@@ -175,6 +177,7 @@ class Recorder:
         """
         if self._now_ns is None or now_ns < self._next_tick_ns:
             return Heard()
+        self._opened(self.media.contested())
         flushed = self.media.tick(now_ns)
         self.calls.overdue(self.media.overdue())
         self._obey()

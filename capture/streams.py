@@ -66,9 +66,13 @@ COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
     "events": (np.int64,),  # packets of telephone events, among `packets`
     "events_first_ns": (np.int64,),
     "events_last_ns": (np.int64,),
-    "payload_types": (np.uint32, 128),
+    "payload_type": (np.uint8,),  # of its first packet, and of most that follow
+    "others": (np.int32,),  # where packets of other types are counted; 0: there were none
     "window": (np.uint64, WINDOW),  # extended sequence number << 32 | timestamp
 }
+# Rows of its widest column that there is room for at once: untouched pages cost nothing, while
+# growing copies, and leaves holes behind that nothing fits into.
+RESERVED: Final = 1 << 16
 # What a stream begins with 0 in. Without an Attach, nobody reads its recording_id and number.
 BLANK: Final = [name for name in COLUMNS if name not in ("generation", "recording_id", "number")]
 
@@ -110,13 +114,18 @@ class StreamTable:
     events: NDArray[np.int64]
     events_first_ns: NDArray[np.int64]
     events_last_ns: NDArray[np.int64]
-    payload_types: NDArray[np.uint32]
+    payload_type: NDArray[np.uint8]
+    others: NDArray[np.int32]
     window: NDArray[np.uint64]
 
     def __init__(self, capacity: int = 1024, seed: int | None = None) -> None:
         self.capacity = capacity
         for name, (dtype, *shape) in COLUMNS.items():
             setattr(self, name, np.zeros((capacity, *shape), dtype))
+        self._windows = np.zeros((max(RESERVED, capacity), WINDOW), np.uint64)
+        self.window = self._windows[:capacity]
+        self._other_types = np.zeros((1, 128), np.uint32)  # row 0 is nobody's
+        self._free_others: list[int] = []
         self._free = list(range(capacity - 1, -1, -1))
         self.index = Index(seed)
 
@@ -145,6 +154,7 @@ class StreamTable:
         self.heard_ns[slot] = time_ns
         self.ssrc[slot] = ssrc
         self.clock[slot] = CLOCKS[payload_type]
+        self.payload_type[slot] = payload_type
         self.index.insert(fingerprints, slot)
         return slot
 
@@ -157,6 +167,9 @@ class StreamTable:
         """Nothing refers to the slot any more."""
         self.state[slot] = FREE
         self._free.append(slot)
+        if row := self.others.item(slot):
+            self.others[slot] = 0
+            self._free_others.append(row)
 
     def rows(self, slot: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers that other rooms know these streams by, never used twice."""
@@ -172,7 +185,7 @@ class StreamTable:
     def totals(self, slot: int) -> StreamTotals:
         """What has been flushed of a stream; last_ns is what was heard."""
         # item() gives Python's numbers at once: asked for each stream of each record.
-        heard, packets, sent = self.payload_types[slot], self.packets.item(slot), 0
+        packets, sent = self.packets.item(slot), 0
         if self.known.item(slot):
             numbers = self.highest.item(slot) - self.base.item(slot) + 1
             sent = numbers - self.skipped.item(slot)
@@ -184,20 +197,74 @@ class StreamTable:
             jitter=self.jitter.item(slot),
             first_ns=self.first_ns.item(slot),
             last_ns=max(self.last_ns.item(slot), self.heard_ns.item(slot)),
-            payload_types={each: heard.item(each) for each in heard.nonzero()[0].tolist()},
+            payload_types=self._types(slot, packets),
             events=self.events.item(slot),
             events_first_ns=self.events_first_ns.item(slot),
             events_last_ns=self.events_last_ns.item(slot),
         )
+
+    def count_types(
+        self, slot: NDArray[np.int64], kind: NDArray[np.int64], count: NDArray[np.uint32]
+    ) -> None:
+        """So many packets of a payload type were flushed; beside this, `packets` counts them all.
+
+        A stream has its own row of counts only once it has sent another type than at first.
+        """
+        other = np.flatnonzero(kind != self.payload_type[slot])
+        if not len(other):
+            return
+        slot = slot[other]
+        for each in np.unique(slot[self.others[slot] == 0]).tolist():
+            self.others[each] = self._row_of_counts()
+        np.add.at(self._other_types, (self.others[slot], kind[other]), count[other])
+
+    def types_of(
+        self, slots: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint32]]:
+        """Packets by payload type of several streams: which of them, the type, how many."""
+        heard = self._other_types[self.others[slots]]
+        first = self.packets[slots] - heard.sum(axis=1, dtype=np.int64)
+        heard[np.arange(len(slots)), self.payload_type[slots]] = first
+        at, kind = np.nonzero(heard)
+        return at, kind, heard[at, kind]
 
     def expected(self, slot: Any) -> Any:
         """Packets that were sent, by the sequence numbers heard. RFC 3550 §A.3."""
         sent = self.highest[slot] - self.base[slot] + 1 - self.skipped[slot]
         return np.where(self.known[slot], sent, 0)
 
+    def _types(self, slot: int, packets: int) -> dict[int, int]:
+        """One stream's packets by payload type. packets: of all types."""
+        first, row = self.payload_type.item(slot), self.others.item(slot)
+        if not row:
+            return {first: packets} if packets else {}
+        heard = self._other_types[row]
+        types = {each: heard.item(each) for each in heard.nonzero()[0].tolist()}
+        if rest := packets - sum(types.values()):
+            types[first] = rest
+        return types
+
+    def _row_of_counts(self) -> int:
+        """A row of zeros for a stream's payload types."""
+        if not self._free_others:
+            count = len(self._other_types)
+            fresh = np.zeros((count, 128), np.uint32)
+            self._other_types = np.concatenate((self._other_types, fresh))
+            self._free_others += range(2 * count - 1, count - 1, -1)
+        row = self._free_others.pop()
+        self._other_types[row] = 0
+        return row
+
     def _grow(self) -> None:
+        if 2 * self.capacity > len(self._windows):
+            grown = np.zeros((4 * self.capacity, WINDOW), np.uint64)
+            grown[: self.capacity] = self.window
+            self._windows = grown
+        self.window = self._windows[: 2 * self.capacity]
         for name in COLUMNS:
             column = getattr(self, name)
+            if len(column) == 2 * self.capacity:
+                continue
             # Zeros that were never written take no memory; joining arrays would write them.
             grown = np.zeros((2 * self.capacity, *column.shape[1:]), column.dtype)
             grown[: self.capacity] = column

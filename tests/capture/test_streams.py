@@ -82,3 +82,47 @@ def test_a_slot_used_again_begins_blank_under_another_number() -> None:
     assert table.slot(before) is None
     assert table.totals(slot).packets == 0
     assert not table.window[slot].any()
+
+
+def count(table: StreamTable, *runs: tuple[int, int, int]) -> None:
+    """Runs of slot, payload type and packets leave in one flush."""
+    slot, kind, packets = (np.array(column) for column in zip(*runs, strict=True))
+    np.add.at(table.packets, slot, packets)
+    table.count_types(slot, kind, packets.astype(np.uint32))
+
+
+def test_packets_are_counted_by_payload_type_whatever_a_stream_began_with() -> None:
+    table = StreamTable(seed=1)
+    zero, one, two, three = open_streams(table, [7, 8, 9, 10])  # each begins with its own number
+    count(table, (zero, 0, 50), (one, 101, 3), (one, 1, 40), (one, 101, 4), (two, 127, 9))
+    count(table, (zero, 0, 50), (one, 13, 1))
+    types = [table.totals(slot).payload_types for slot in (zero, one, two, three)]
+    assert types == [{0: 100}, {1: 40, 13: 1, 101: 7}, {127: 9}, {}]
+    at, kind, packets = table.types_of(np.array([two, one, zero]))
+    assert list(zip(at.tolist(), kind.tolist(), packets.tolist(), strict=True)) == [
+        (0, 127, 9), (1, 1, 40), (1, 13, 1), (1, 101, 7), (2, 0, 100),
+    ]  # fmt: skip
+
+
+def test_counts_of_a_stream_that_left_are_nobodys_else() -> None:
+    table = StreamTable(seed=1)
+    for turn in range(100):
+        slots = open_streams(table, [2 * turn + 1, 2 * turn + 2])
+        assert all(table.totals(slot).payload_types == {} for slot in slots)
+        count(table, *((slot, 96 + turn % 8, 5) for slot in slots))
+        assert table.totals(slots[1]).payload_types == {96 + turn % 8: 5}
+        for slot in slots:
+            table.leave(slot, DISCARDED)
+            table.recycle(slot)
+    assert len(table._other_types) <= 4
+
+
+def test_what_streams_have_heard_stays_as_the_table_grows(monkeypatch) -> None:
+    monkeypatch.setattr("capture.streams.RESERVED", 8)
+    table = StreamTable(capacity=4, seed=1)
+    (slot,) = open_streams(table, [7])
+    table.window[slot], table.packets[slot] = 9, 5
+    open_streams(table, list(range(100, 140)))
+    assert (table.window[slot] == 9).all()
+    assert table.packets[slot] == 5
+    assert table.capacity == len(table.window) == len(table.packets) == 64
