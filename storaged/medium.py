@@ -58,8 +58,11 @@ class Medium:
 
 
 def reads(size: int) -> int:
-    """Bytes that two passes over an object read: one that fits into a block is read once."""
-    return size if size <= BLOCK else 2 * size
+    """Bytes that a check reads of an object: one that fits into a block is read once.
+
+    Of any other three passes are made: for its hash, its structure, its tags.
+    """
+    return size if size <= BLOCK else 3 * size
 
 
 @contextlib.contextmanager

@@ -308,6 +308,17 @@ def test_medium_is_read_in_blocks_and_as_if_it_were_bytes(tmp_path, monkeypatch)
         assert read[0:4] == b""
 
 
+def test_a_round_over_a_long_object_reads_what_it_planned(checked, monkeypatch):
+    monkeypatch.setattr(medium, "BLOCK", 1 << 15)
+    for second in range(0, 1000, 20):  # frames that are shorter than a block
+        chunks = [(call_id(9), 1, second + n) for n in range(20)]
+        checked.parts.commit(chunks, [make_call(9)] if second == 980 else [])
+    assert checked.parts.pool.path(call_id(9)).stat().st_size > 8 * medium.BLOCK
+    checked.round()
+    one = checked.scrub._round
+    assert 0.95 < one.read / one.planned < 1.1
+
+
 class Late:
     """A disk that recording waits for, until it is told otherwise."""
 
