@@ -14,18 +14,19 @@ from typing import Final
 from capture import sip
 from capture.association import Association
 from capture.attachment import Attachments
-from capture.beginning import RETRANSMITTED_NS, begins_anew, begins_call, new_call, reveals_call
-from capture.calltable import CallTable
+from capture.beginning import RETRANSMITTED_NS, begins_anew, begins_call, new_call
+from capture.calltable import REFUSALS, CallTable
 from capture.clock import Clock
-from capture.continuity import waited_too_long
 from capture.control import Control
 from capture.expiry import REPORT_NS, Expiry
+from capture.handshakes import Handshakes
 from capture.livecall import LiveCall
 from capture.model import Attach, Close, Contest, Datagram, NewStream, Overdue, StreamTotals
 from capture.orphans import PAUSE_NS, Orphans
-from capture.relations import Relations, outcome_behind
+from capture.relations import Relations
 from capture.signalling import Signalling
 from capture.sip import SipMessage
+from capture.siptls import SipTls
 from capture.timers import Timers
 from capture.witness import SILENT, Decision, Witness
 from spanvault import chunk
@@ -52,6 +53,7 @@ class Calls:
         self.clock = clock or Clock()  # of whoever feeds us
         self._witness = witness
         self.counters: Counter[str] = Counter()
+        self.sip_tls = SipTls()
         self._settings, self._totals, self._new_id = settings, totals, new_id
         patience_ns = int(settings.unmatched_s * SECOND_NS)
         grace_ns = int(settings.bye_grace_s * SECOND_NS)
@@ -65,6 +67,7 @@ class Calls:
         self._control = Control(self._attachments, self._count)
         self._relations = Relations(self._table.get, witness)
         self._expiry = Expiry(settings, self._orphans, totals, self._count, witness)
+        self._handshakes = Handshakes()
         self._timers = Timers()
         self._without_sdp: set[bytes] = set()  # ids of calls begun before we listened
         self._changed: dict[bytes, None] = {}  # ids whose record is to be renewed, in order
@@ -95,12 +98,12 @@ class Calls:
             return
         self.counters["sip_messages"] += 1
         self._witness.heard(datagram, message)
+        self.sip_tls.heard(datagram)
         self._now_ns = max(self._now_ns, datagram.time_ns)
         call = self._table.find(message)
         if call is not None and begins_call(message) and begins_anew(call, message, datagram):
             call = None
-        if call is None:
-            call = self._begin(message, datagram)
+        call = call or self._begin(message, datagram)
         if call is not None:
             self._apply(call, message, datagram)
 
@@ -110,7 +113,9 @@ class Calls:
         self._collect()
 
     def control(self, datagram: Datagram) -> None:
-        """Take RTCP in, once the media before it has been; it opens neither call nor stream."""
+        """Take in RTCP, or what agrees upon media's keys, after the media before. Opens nothing."""
+        if self._handshakes.receive(datagram):
+            return
         for call in self._control.receive(datagram):
             self._table.changed(call)
 
@@ -145,13 +150,9 @@ class Calls:
                 call.flags.add("clock_set")
                 self._touch(call)
 
-    def goes_on(self, datagrams: Iterable[Datagram], gap_ns: int) -> bool:
-        """Whether signalling behind a gap shows that the clock was set in it."""
-        return waited_too_long(self._table, datagrams, self._now_ns + gap_ns, gap_ns)
-
-    def on_hold(self) -> list[int]:
-        """Rows of calls on hold."""
-        return [row for call in self._table if call.held for row in call.rows if row is not None]
+    def live(self) -> Iterable[LiveCall]:
+        """Those whose final record has not left yet."""
+        return self._table
 
     def counted(self, now_ns: int) -> None:
         """totals count all media before this time."""
@@ -269,16 +270,10 @@ class Calls:
     def _begin(self, message: SipMessage, datagram: Datagram) -> LiveCall | None:
         """A new call, if this message is of one."""
         begins = begins_call(message)
-        if not begins and not reveals_call(message):
-            self._witness.decided(Decision.NO_CALL, why="no_dialog")
-            return None
-        if not begins and self._table.stray(message):
-            self.counters["sip_late"] += 1
-            self._witness.decided(Decision.NO_CALL, why="late")
-            return None
-        if self._table.abused(message.call_id):
-            self.counters["call_id_abused"] += 1
-            self._witness.decided(Decision.NO_CALL, why="call_id_abused")
+        if why := self._table.refuses(message):
+            if name := REFUSALS.get(why):
+                self.counters[name] += 1
+            self._witness.decided(Decision.NO_CALL, why=why)
             return None
         self._make_room()
         call = new_call(message, datagram, self._new_id(), self._settings.headers)
@@ -307,6 +302,7 @@ class Calls:
     def _record(self, call: LiveCall, final: bool) -> Call:
         """The call as it leaves now. Final: it is forgotten with it."""
         call.refresh(self._totals)
+        call.flags |= self._handshakes.of(call)
         record = call.record(self._settings.name, final)
         call.recorded_ns = self._now_ns
         self._table.changed(call)
@@ -346,10 +342,7 @@ class Calls:
         self._collect()
 
     def _ended(self, call: LiveCall) -> None:
-        if call.dialog.end_reason == "rejected":
-            legs = [leg for leg in map(self._table.get, call.legs) if leg is not None]
-            meant = outcome_behind(call.dialog.status or 0, legs)
-            call.dialog.outcome = meant or call.dialog.outcome
+        self._relations.ended(call)
         self._attachments.ended(call)
 
     def _check(self, call: LiveCall, now_ns: int) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from capture.beginning import begins_call
+from capture.beginning import begins_call, reveals_call
 from capture.dialog import State
 from capture.livecall import LiveCall
 from capture.sip import SipMessage
@@ -23,6 +23,8 @@ MAX_CALLS: Final = 50_000
 MAX_SAME_CALL_ID: Final = 16
 MAX_PAST: Final = 65_536
 PAST_SAVED: Final = 1_024
+# Why a message is of no call, and under what name that is counted; what is of no dialog is not.
+REFUSALS: Final = {"late": "sip_late", "call_id_abused": "call_id_abused"}
 
 
 class Past(msgspec.Struct, array_like=True):
@@ -89,6 +91,15 @@ class CallTable:
     def abused(self, call_id: str) -> bool:
         """Whether so many live calls bear this Call-ID that it can only be an attack."""
         return len(self._by_call_id.get(call_id, [])) >= MAX_SAME_CALL_ID
+
+    def refuses(self, message: SipMessage) -> str:
+        """Why a message that no live call knows is of no call either; "" if it is of a new one."""
+        if not begins_call(message):
+            if not reveals_call(message):
+                return "no_dialog"
+            if self.stray(message):
+                return "late"
+        return "call_id_abused" if self.abused(message.call_id) else ""
 
     def find(self, message: SipMessage) -> LiveCall | None:
         """The newest call of this Call-ID that one of the tags belongs to."""

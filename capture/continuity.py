@@ -8,7 +8,8 @@ that everybody had long given up.
 Sources: RFC 3550 §5.1, RFC 3551 §4.1 (marker), RFC 3261 table 4.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -32,22 +33,32 @@ def waited_too_long(
 ) -> bool:
     """Whether what is heard behind a gap shows that it was no pause: nobody waits that long.
 
-    So of a reply to an INVITE whose transaction would be over, and of half a day in a call.
+    So of a reply to an INVITE whose transaction would be over, and of whatever is said in a call
+    after half a day. Of calls that nobody speaks of a gap says nothing: their ends were missed.
     """
     waiting = [call for call in calls if not call.over]
-    if gap_ns >= NOBODY_WAITS_NS:
-        return bool(waiting)
     late = {call.call_id for call in waiting if (call.dialog.deadline_ns() or now_ns) < now_ns}
-    return bool(late) and any(_reply_to(datagram) in late for datagram in datagrams)
+    half_a_day = gap_ns >= NOBODY_WAITS_NS
+    asked = {call.call_id for call in waiting} if half_a_day else late
+    return bool(asked) and any(
+        message.call_id in asked and (half_a_day or _replies(message))
+        for message in _messages(datagrams)
+    )
 
 
-def _reply_to(datagram: Datagram) -> str | None:
-    """The Call-ID of a reply to an INVITE."""
-    try:
-        message = sip.parse(datagram.payload)
-    except ValueError:
-        return None
-    return message.call_id if message.method == "INVITE" and message.status else None
+def on_hold(calls: Iterable[LiveCall]) -> list[int]:
+    """Media's rows of calls on hold."""
+    return [row for call in calls if call.held for row in call.rows if row is not None]
+
+
+def _replies(message: sip.SipMessage) -> bool:
+    return message.method == "INVITE" and message.status is not None
+
+
+def _messages(datagrams: Iterable[Datagram]) -> Iterator[sip.SipMessage]:
+    for datagram in datagrams:
+        with suppress(ValueError):
+            yield sip.parse(datagram.payload)
 
 
 def step_between(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from capture.allowance import Allowance
 from capture.datagrams import AHEAD, ROW, Datagrams, EndpointKeys, as_columns
+from capture.handshakes import agreed
 from capture.model import Block, Datagram, Endpoint, Packets
 from capture.network import Network, Refused
 from capture.rtpheader import FIXED, MORE, lengths
@@ -35,7 +36,10 @@ RTCP_LEAST: Final = 8  # bytes: a header and an SSRC
 RTCP_PER_SECOND: Final = 10_000  # 10,000 streams send 2,000; more is somebody's flood
 STUN_COOKIE: Final = 0x2112A442
 ZRTP_FIRST: Final = 0x10
-DTLS: Final = (20, 63)  # of the first byte
+ZRTP_COOKIE: Final = 0x5A525450
+DTLS: Final = (20, 25)  # of the first byte: content types
+DTLS_DATA: Final = 23
+DTLS_VERSION: Final = 0xFE  # of the second byte
 SIP_VERSION: Final = b"SIP/2.0"
 SIP_WITHIN: Final = 4096  # bytes that are searched for it
 PRINTABLE: Final = np.zeros(256, np.bool_)  # how a SIP message, or junk before it, may begin
@@ -48,7 +52,7 @@ class Decoded:
 
     packets: Packets
     signalling: list[Datagram]
-    control: list[Datagram]  # RTCP, by its looks
+    control: list[Datagram]  # RTCP, by its looks, and what agrees upon keys of media
     refused: Refused  # takes the slow path
     datagrams: Datagrams  # what the packets came in, row by row
 
@@ -114,6 +118,7 @@ class Decoder:
         if not media.all():
             other = np.flatnonzero(plain & ~media)
             reports = self._control(udp, other[(version_2 & control)[other]], header)
+            reports += self._agreements(udp, other, header)
             signalling = self._signalling(udp, other, header)
             keep = np.flatnonzero(media)
             udp, start = udp.select(keep), start[keep]
@@ -160,12 +165,25 @@ class Decoder:
         cookie = header["timestamp"][other] == STUN_COOKIE
         self.counters["sip"] += len(found)
         self.counters["stun"] += int(np.count_nonzero((first < 4) & cookie))
-        self.counters["dtls"] += int(
-            np.count_nonzero((first >= DTLS[0]) & (first <= DTLS[1]) & ~PRINTABLE[first])
-        )
-        self.counters["zrtp"] += int(np.count_nonzero(first == ZRTP_FIRST))
         self.counters["not_rtp"] += len(other) - len(found)
         return found
+
+    def _agreements(
+        self, udp: Datagrams, other: NDArray[np.int64], header: NDArray[np.void]
+    ) -> list[Datagram]:
+        """What agrees upon the keys of media on its own path, of the datagrams that are no RTP."""
+        first = header["first"][other]
+        zrtp = (first == ZRTP_FIRST) & (header["timestamp"][other] == ZRTP_COOKIE)
+        dtls = (first >= DTLS[0]) & (first <= DTLS[1]) & (header["second"][other] == DTLS_VERSION)
+        self.counters["dtls"] += int(np.count_nonzero(dtls))
+        self.counters["zrtp"] += int(np.count_nonzero(zrtp))
+        rows = other[zrtp | (dtls & (first != DTLS_DATA))]
+        if not len(rows):
+            return []
+        senders, _ = self._keys.of(udp.select(rows))
+        chosen = rows[self._control_allowed.choose(senders, udp.time_ns[rows])]
+        found = [_datagram(udp, row) for row in chosen.tolist()]
+        return [each for each in found if agreed(each.payload)]
 
 
 def _datagram(udp: Datagrams, row: int) -> Datagram:

@@ -22,6 +22,7 @@ from capture.media import Media
 from capture.model import Attach, Block, Close, Contest, Datagram, NewStream, Overdue
 from capture.slowpath import SlowPath
 from capture.streams import FREE, GENERATION
+from capture.tls import Sighting
 from spanvault.config import CaptureConfig
 
 TICK_NS: Final = 1_000_000_000
@@ -65,6 +66,7 @@ class Word(msgspec.Struct, array_like=True):
     control: list[Datagram] = []  # RTCP
     ending: bool = False  # all has been heard; what nobody claims now is let go
     clock_ns: int = 0  # what the time of day is ahead of all these times: capture.clock
+    secure: list[Sighting] = []  # connections that are TLS
 
 
 class Report(msgspec.Struct):
@@ -113,6 +115,7 @@ class Ear:
         if (refused := decoded[0].refused).count:
             found = self.slow_path.receive(block, refused.rows, refused.inner)
             decoded.append(self.decoder.admit(found))
+            self._word.secure += self.slow_path.tls.sightings()
             self._word.flooded += self.slow_path.dropped
         fast, *slow = decoded
         if block.dropped:

@@ -49,6 +49,7 @@ class Ensemble:
         word = report.word
         self._datagrams += word.datagrams
         self._control += word.control
+        self.calls.sip_tls.sighted(word.secure)
         self._opened += [self._known(ear, stream) for stream in word.opened]
         if word.flooded:
             self.calls.dropped(slow=True)

@@ -143,8 +143,8 @@ class Live:
             line = f"{merged} frames MERGED: ethtool -K {self._interface} gro off lro off; {line}"
         if self._twice:
             line += f"; {self._twice:.0%} of RTP comes TWICE: mirror received frames only (rx)"
-        if self._hearing.counters().get("slow_sip_tls_segments"):
-            line += "; SIP over TLS is heard and cannot be read: mirror a plain hop too"
+        if pairs := self._calls.sip_tls.told:
+            line += f"; SIP over TLS cannot be read, between {pairs}: mirror a plain hop too"
         return f"{trouble}; {line}" if (trouble := self._port.trouble) else line
 
     def _fields(self) -> dict[str, Any]:
@@ -156,6 +156,8 @@ class Live:
             "dropped_frames": self._port.drops(),
             "missed_frames": self._port.missed,
             "rtp_twice_share": round(self._twice, 3),
+            "sip_tls_connections": self._calls.sip_tls.connections,
+            "sip_tls_between": self._calls.sip_tls.between(),
             **self._hearing.counters(),
         }
 

@@ -249,6 +249,11 @@ class Media:
         slot = self.streams.slot(row)
         return NO_TOTALS if slot is None else self.streams.totals(slot)
 
+    def unclaimed(self, row: int) -> int:
+        """Packets heard of a stream while no call had claimed it, copies among them."""
+        slot = self.streams.slot(row)
+        return 0 if slot is None else int(self.streams.unclaimed[slot])
+
     def release(self, row: int) -> None:
         """Nobody asks for this stream any more; what is held of it still leaves."""
         slot = self.streams.slot(row)

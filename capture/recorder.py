@@ -12,6 +12,7 @@ from typing import Final
 
 from capture.calls import Calls
 from capture.clock import Clock, stretches
+from capture.continuity import on_hold, waited_too_long
 from capture.decode import RTCP_PER_SECOND, Decoded, Decoder
 from capture.leaving import Leaving
 from capture.media import Media
@@ -84,12 +85,14 @@ class Recorder:
         """By how much the clock was set in a gap. heard: what came behind it."""
         if self._now_ns is None:
             return 0
+        now_ns = self._now_ns + gap_ns
 
         def said() -> int | None:
             if heard is None:
                 return None
-            by_media = self.media.step(heard.packets, self.calls.on_hold())
-            if by_media is None and self.calls.goes_on(heard.signalling, gap_ns):
+            calls = list(self.calls.live())
+            by_media = self.media.step(heard.packets, on_hold(calls))
+            if by_media is None and waited_too_long(calls, heard.signalling, now_ns, gap_ns):
                 return gap_ns
             return by_media
 
@@ -103,6 +106,7 @@ class Recorder:
         if (refused := fast.refused).count:
             slow = self.slow_path.receive(block, refused.rows, refused.inner)
             decoded.append(self.decoder.admit(slow))
+            self.calls.sip_tls.sighted(self.slow_path.tls.sightings())
             if self.slow_path.dropped:
                 self.calls.dropped(slow=True)
         if block.dropped:

@@ -104,6 +104,13 @@ class Relations:
                 other.legs.append(call.id)
                 return
 
+    def ended(self, call: LiveCall) -> None:
+        """A call is over: of one that was refused, the legs behind it may say why."""
+        if call.dialog.end_reason == "rejected":
+            legs = [leg for leg in map(self._lookup, call.legs) if leg is not None]
+            meant = _outcome_behind(call.dialog.status or 0, legs)
+            call.dialog.outcome = meant or call.dialog.outcome
+
     def _relate(self, kind: str, call: LiveCall, call_id: str, other: LiveCall | None) -> None:
         if call.relate(kind, call_id):
             self.changed.add(call.id)
@@ -112,7 +119,7 @@ class Relations:
             self.changed.add(other.id)
 
 
-def outcome_behind(status: int, legs: list[LiveCall]) -> Outcome | None:
+def _outcome_behind(status: int, legs: list[LiveCall]) -> Outcome | None:
     """What a B2BUA's vague refusal meant, by what became of the legs behind it.
 
     None where that does not say more. A leg that the B2BUA itself gave up had not been answered.

@@ -118,10 +118,14 @@ class Replay:
                 self._recorder.now_ns or 0, counters.get("sip_messages", 0), counters.get("rtp", 0)
             )
         )
-        if segments := self._recorder.slow_path.counters["sip_tls_segments"]:
+        if connections := self._recorder.calls.sip_tls.connections:
             self._log.warning(
                 "SIP over TLS cannot be read: its calls are missing",
-                extra={"TLS_SEGMENTS": segments, "HINT": "Mirror a hop that is plain too."},
+                extra={
+                    "TLS_CONNECTIONS": connections,
+                    "BETWEEN": self._recorder.calls.sip_tls.told,
+                    "HINT": "Mirror a hop that is plain too.",
+                },
             )
 
     def _follows(self, block: Block) -> bool:

@@ -21,6 +21,7 @@ from capture.model import Block, Datagram, Endpoint
 from capture.offload import segments
 from capture.packet import Packet
 from capture.tcp import TcpStreams
+from capture.tls import Connections
 from capture.triage import Frames, outline, without_other_tcp
 from capture.tunnels import LARGEST_UDP, LINK_TYPES, peel, tunnelled
 
@@ -35,14 +36,15 @@ CLOCKS_AGREE_NS: Final = 2_000_000_000
 
 
 class SlowPath:
-    """Frames in, datagrams out. counters: what was peeled, dropped and why."""
+    """Frames in, datagrams out. counters: what was peeled, dropped and why; tls: what is TLS."""
 
     def __init__(self, frames_per_second: int | None = FRAMES_PER_SECOND) -> None:
         """frames_per_second: of packet time; None: all, where nothing is lost by taking long."""
         self.counters: Counter[str] = Counter()
         self.dropped = 0  # frames of the last block that there was no time for
         self._fragments = Fragments(self._count)
-        self._tcp = TcpStreams(self._count)
+        self.tls = Connections()
+        self._tcp = TcpStreams(self._count, self.tls)
         self._allowance = Allowance(frames_per_second)
 
     def receive(
@@ -56,7 +58,7 @@ class SlowPath:
         parts = [outline(block, np.fromiter(rows, np.int64))]
         if inner is not None:
             parts.append(outline(inner, np.arange(len(inner.start))))
-        parts = [without_other_tcp(part, self._tcp, self._count) for part in parts]
+        parts = [without_other_tcp(part, self._tcp, self.tls, self._count) for part in parts]
         found: list[Datagram] = []
         for part, row in self._allowed(block, parts):
             found += self._one(parts[part].block, row)

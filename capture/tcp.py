@@ -16,12 +16,12 @@ from typing import Final
 from capture.framing import FRAMINGS, MAX_MESSAGE, START_LINE, Framing, beginning
 from capture.model import Datagram, Endpoint
 from capture.packet import Packet
+from capture.tls import Connections
 
 MAX_STREAMS: Final = 8_192
 MAX_BYTES: Final = 32 << 20  # held of all streams together
 MAX_WAITING: Final = 64  # segments behind a hole
 IDLE_NS: Final = 3_600_000_000_000  # a connection may rest between two calls
-SIP_TLS_PORT: Final = 5061
 
 
 @dataclass(slots=True)
@@ -39,8 +39,9 @@ class _Stream:
 class TcpStreams:
     """Connections that carry SIP. Fed with packets, gives whole messages."""
 
-    def __init__(self, count: Callable[[str], None]) -> None:
-        self._count = count
+    def __init__(self, count: Callable[[str], None], secure: Connections) -> None:
+        """secure: is told of what is TLS."""
+        self._count, self._secure = count, secure
         # By addresses and ports, as they follow each other in a packet; least lately heard first.
         self._streams: OrderedDict[bytes, _Stream] = OrderedDict()
         self.held = 0  # bytes
@@ -105,8 +106,7 @@ class TcpStreams:
             self._drop(key)
         transport, start = beginning(payload)
         if not transport:
-            if payload[:2] == b"\x16\x03" and SIP_TLS_PORT in unpack_from("!HH", key, len(key) - 4):
-                self._count("sip_tls_segments")
+            self._secure.receive(key, memoryview(payload))
             return None, b""
         following = (sequence + len(payload)) & 0xFFFFFFFF
         stream = self._streams[key] = _Stream(following, transport, FRAMINGS[transport]())

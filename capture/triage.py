@@ -3,7 +3,7 @@
 A mirrored port carries the web, too. Reading one segment of it takes 7 µs, looking at all of a
 block's at once 1: the bare acknowledgements go, and whatever is of no connection that is known to
 carry SIP and neither holds a start line of it nor begins as a WebSocket's text of one does. No port
-is asked: SIP is found on any, and in the middle of a connection.
+is asked: SIP is found on any, and in the middle of a connection. What is TLS is told of, not taken.
 Sources: RFC 9293 §3.1; RFC 791, 8200. What becomes of the rest: capture.slowpath, capture.tcp.
 """
 
@@ -19,10 +19,10 @@ from capture.columns import fields, rows
 from capture.framing import beginning
 from capture.model import Block
 from capture.network import FRAGMENT, IPV4, IPV6, LINKS, MAX_TAGS, TAGS
+from capture.tls import Connections, look_like_tls
 
 TCP: Final = 6
 SYN_OR_RST: Final = 0x06
-SIP_TLS_PORT: Final = 5061
 SIP_VERSION: Final = re.compile(rb"SIP/2\.0")
 # A WebSocket's text may be masked; its first byte is not: FIN or not, text or binary.
 WEBSOCKET: Final = np.zeros(256, np.bool_)
@@ -115,18 +115,21 @@ class _Segments:
 
 
 def without_other_tcp(
-    frames: Frames, known: Container[bytes], count: Callable[[str, int], None]
+    frames: Frames,
+    known: Container[bytes],
+    secure: Connections,
+    count: Callable[[str, int], None],
 ) -> Frames:
     """The frames without TCP that has nothing to do with SIP, which is counted.
 
     known: connections that carry SIP, each source address, destination address, source port and
-    destination port, as in the packet.
+    destination port, as in the packet.  secure: is told of those that are TLS.
     """
     keep = np.ones(len(frames.row), np.bool_)
     for version in FLOW:
         segments = _segments(frames, version)
         if len(segments.which):
-            keep[segments.which] = _of_interest(frames.block, segments, known, count)
+            keep[segments.which] = _of_interest(frames.block, segments, known, secure)
     count("tcp_without_sip", len(keep) - int(np.count_nonzero(keep)))
     return frames.select(keep)
 
@@ -156,17 +159,19 @@ def _segments(frames: Frames, version: int) -> _Segments:
 
 
 def _of_interest(
-    block: Block, segments: _Segments, known: Container[bytes], count: Callable[[str, int], None]
+    block: Block, segments: _Segments, known: Container[bytes], secure: Connections
 ) -> Flags:
     """Which segments are of a connection that carries SIP, or seem to begin one."""
     filled = segments.start < segments.end
     first = rows(block.data, segments.start, 2).view(np.uint8).reshape(-1, 2)
-    _count_tls(segments, filled, first, count)
     told = np.zeros(len(filled), np.bool_)
     asked = np.flatnonzero(filled)
     spans = zip(segments.start[asked].tolist(), segments.end[asked].tolist(), strict=True)
     websocket = WEBSOCKET[first[asked, 0]].tolist()
     search, view = SIP_VERSION.search, block.data.data
+    tls = np.flatnonzero(filled if secure.awaited else filled & look_like_tls(first))
+    for at in tls.tolist():
+        secure.receive(bytes(segments.key[at]), view[segments.start[at] : segments.end[at]])
     told[asked] = [
         (perhaps or search(view, start, end) is not None)
         and beginning(bytes(view[start:end]))[0] != ""
@@ -178,16 +183,3 @@ def _of_interest(
     keys = segments.key[asked].tolist()
     told[asked] = [key in begun or key in known for key in keys]
     return told
-
-
-def _count_tls(
-    segments: _Segments,
-    filled: Flags,
-    first: NDArray[np.uint8],
-    count: Callable[[str, int], None],
-) -> None:
-    """SIP that cannot be heard, but can be told of: TLS records at its port."""
-    header = segments.header
-    secure = (header["source_port"] == SIP_TLS_PORT) | (header["destination_port"] == SIP_TLS_PORT)
-    secure &= filled & (first[:, 0] == 0x16) & (first[:, 1] == 3)
-    count("sip_tls_segments", int(np.count_nonzero(secure)))

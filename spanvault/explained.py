@@ -33,7 +33,7 @@ class Flow(msgspec.Struct):
     ssrc: int
     first_ns: int
     last_ns: int
-    packets: int  # unique; 0 where nobody counted, since no call wanted them
+    packets: int  # unique; of a stream that no call claimed, all that were heard
     lost: int
     duplicates: int
     codec: str  # "unknown" where nobody said

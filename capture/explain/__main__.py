@@ -35,7 +35,7 @@ class Explainer:
         self._recorder = Recorder(
             settings, lambda: next(ids).to_bytes(16), slow_frames=None, witness=self._account
         )
-        self._account.totals = self._recorder.media.totals
+        self._account.media = self._recorder.media
         self._around: Counter[str] = Counter()
         self._found = wanted is None
         self._whole = wanted is None
@@ -105,8 +105,8 @@ class Explainer:
         return Summary(
             frames, account.calls, account.streams, account.unowned, self._found,
             [Count(name, number) for name, number in self._around.most_common()],
-            counts(counters, account.apart), view.version if view else "",
-            view.fault if view else why_not, faults,
+            counts(counters, account.apart, self._recorder.calls.sip_tls),
+            view.version if view else "", view.fault if view else why_not, faults,
         )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from capture.explain import words
 from capture.explain.remedies import remedies
 from capture.explain.unowned import Named
 from capture.livecall import LiveCall
-from capture.model import Datagram, Endpoint, NewStream, StreamTotals
+from capture.media import Media
+from capture.model import Datagram, Endpoint, NewStream
 from capture.sip import SipMessage
 from capture.witness import Decision, Witness
 from spanvault.callline import main_codec
@@ -49,7 +50,9 @@ class _Stream:
 
     heard: NewStream
     owners: int = 0
-    totals: StreamTotals | None = None
+    last_ns: int = 0
+    packets: int = 0  # while nobody owned it
+    refused: str = ""  # why its own call does not hold it
     concluded: list[str] = field(default_factory=list)
 
     def conclude(self, sentence: str) -> None:
@@ -65,7 +68,7 @@ class Account(Witness):
         self.ready: list[Explained | Unowned] = []
         self.calls = self.streams = self.unowned = 0
         self.apart: Counter[str] = Counter()  # SIP messages that are of no call, by method
-        self.totals: Callable[[int], StreamTotals] | None = None  # of media, for streams unowned
+        self.media: Media | None = None  # counts streams unowned
         self._wanted = wanted
         self._named = Named(settings)
         self._calls: dict[bytes, _Call] = {}
@@ -175,7 +178,8 @@ class Account(Witness):
 
     def _refused(self, _: LiveCall | None, row: int) -> None:
         if row in self._streams:
-            self._streams[row].conclude("not attached: its call has more streams than are kept")
+            stream = self._orphans[row] = self._streams[row]
+            stream.refused = "its call has more streams than are kept of one"
 
     def _unclaimed(self, _: LiveCall | None, row: int) -> None:
         self._poll(row)
@@ -222,22 +226,21 @@ class Account(Witness):
 
     def _poll(self, row: int) -> None:
         stream = self._orphans.get(row)
-        if stream is not None and self.totals is not None:
-            totals = self.totals(row)
+        if stream is not None and self.media is not None:
+            totals = self.media.totals(row)
             if totals.last_ns:
-                stream.totals = totals
+                stream.last_ns = totals.last_ns
+                stream.packets = max(totals.packets, self.media.unclaimed(row))
 
     def _disown(self, stream: _Stream) -> None:
-        heard, totals = stream.heard, stream.totals
-        last_ns = totals.last_ns if totals else heard.time_ns
-        packets = totals.packets if totals else 0
+        heard = stream.heard
+        last_ns = stream.last_ns or heard.time_ns
         flow = Flow(
-            str(heard.source), str(heard.destination), heard.ssrc,
-            heard.time_ns, last_ns, packets, totals.lost if totals else 0,
-            totals.duplicates if totals else 0, words.codec_name(STATIC.get(heard.payload_type)),
+            str(heard.source), str(heard.destination), heard.ssrc, heard.time_ns, last_ns,
+            stream.packets or 1, 0, 0, words.codec_name(STATIC.get(heard.payload_type)),
         )  # fmt: skip
         self.unowned += 1
-        unowned = Unowned(flow, self._named.why_not(heard, last_ns))
+        unowned = Unowned(flow, stream.refused or self._named.why_not(heard, last_ns))
         if self._wanted is None:
             self.ready.append(unowned)
         else:

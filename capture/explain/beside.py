@@ -1,5 +1,6 @@
 """Our account beside tshark's: the same call, the same stream, and where they differ."""
 
+from collections.abc import Callable
 from typing import Final
 
 from capture.explain.tshark import View
@@ -31,11 +32,11 @@ class Beside:
         if self._view is None:
             return
         if isinstance(document, Unowned):
-            self._mark_flow(self._view, document.flow)
+            self._mark_flow(self._view, document.flow, _of_unowned)
             return
         self._mark_call(self._view, document)
         for flow in document.flows:
-            self._mark_flow(self._view, flow)
+            self._mark_flow(self._view, flow, _of_flow)
 
     def rest(self) -> list[OnlyTheirs]:
         """What tshark has and we have not."""
@@ -59,11 +60,13 @@ class Beside:
         else:
             document.differences += _of_call(document, theirs)
 
-    def _mark_flow(self, view: View, flow: Flow) -> None:
+    def _mark_flow(
+        self, view: View, flow: Flow, compare: Callable[[Flow, TheirFlow], list[str]]
+    ) -> None:
         key = (flow.source, flow.destination, flow.ssrc)
         theirs = flow.theirs = view.flows.get(key)
         if theirs is not None:
-            flow.differences = _of_flow(flow, theirs)
+            flow.differences = compare(flow, theirs)
         elif flow.packets:
             flow.differences = ["tshark takes it for no RTP"]
 
@@ -93,14 +96,19 @@ def _of_call(document: Explained, theirs: TheirCall) -> list[str]:
 def _of_flow(ours: Flow, theirs: TheirFlow) -> list[str]:
     """tshark counts a copy as a packet, and as one lost less."""
     heard, lost = ours.packets + ours.duplicates, ours.lost - ours.duplicates
-    if not heard:
-        return [f"tshark counts {theirs.packets} packets, {theirs.lost} lost"]
     found = []
     if heard != theirs.packets:
         found.append(f"packets: {heard} with copies, tshark {theirs.packets}")
     if lost != theirs.lost:
         found.append(f"lost: {ours.lost}, tshark {theirs.lost}")
     return found
+
+
+def _of_unowned(ours: Flow, theirs: TheirFlow) -> list[str]:
+    """Of a stream that nobody owns only what was heard is counted."""
+    if ours.packets == theirs.packets:
+        return []
+    return [f"packets: {ours.packets}, tshark {theirs.packets}"]
 
 
 def _why_not_ours(call: TheirCall) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+from capture.siptls import SipTls
 from spanvault.explained import Count
 from spanvault.messages import Call
 
@@ -37,10 +38,6 @@ COUNTS: Final = {
     "call_id_abused": ("INVITEs under one Call-ID, too many for calls", "Look at who sends them."),
     "calls_evicted": ("calls given up for want of room", "Split the file (editcap -c)."),
     "streams_over_limit": ("streams beyond what one call may have", "Look at who sends them."),
-    "slow_sip_tls_segments": (
-        "segments of SIP over TLS, which cannot be read: its calls are missing",
-        "Mirror a hop that is plain, too.",
-    ),
     "dtls": ("DTLS packets: media keys are agreed upon unheard", "Record where the PBX ends it."),
     "zrtp": ("ZRTP packets: media may be encrypted end to end", "Switch ZRTP off to record."),
     "stun": ("STUN packets (ICE)", ""),
@@ -55,6 +52,10 @@ COUNTS: Final = {
         "copies of RTP packets, left out before counting",
         "As many as packets? The port mirrors both directions: mirror received frames only (rx).",
     ),
+    "unmatched_ignored": (
+        "RTP packets of more streams that no call owns than are followed: they are not named here",
+        "Is the mirror without its signalling? Else split the file (editcap -c).",
+    ),
     "bad_padding": ("RTP packets with impossible padding", ""),
     "clock_steps": ("times that the capture's clock was set", "Let NTP keep it."),
 }  # fmt: skip
@@ -65,13 +66,17 @@ def remedies(call: Call) -> list[str]:
     return [f"{flag}: {FLAGS[flag]}" for flag in call.flags if flag in FLAGS]
 
 
-def counts(counters: Mapping[str, int], apart: Counter[str]) -> list[Count]:
+def counts(counters: Mapping[str, int], apart: Counter[str], sip_tls: SipTls) -> list[Count]:
     """What was counted, worth a line. apart: SIP messages that are of no call, by method."""
     found = [
         Count(what, counters[name], remedy)
         for name, (what, remedy) in COUNTS.items()
         if counters.get(name)
     ]
+    if sip_tls.connections:
+        what = f"connections of SIP over TLS, whose calls cannot be read: between {sip_tls.told}"
+        remedy = "Mirror a plain hop, too, as behind the PBX; or switch TLS off between these."
+        found.append(Count(what, sip_tls.connections, remedy))
     if total := apart.total():
         methods = ", ".join(f"{method} {count}" for method, count in apart.most_common(6))
         found.append(Count(f"SIP messages outside of calls ({methods})", total))

@@ -176,7 +176,10 @@ def _show_unowned(console: Console, shown: list[Unowned], total: int) -> None:
     _line(console, f"\nRTP that no call owns: {total}", "bold")
     for each in shown:
         seconds = (each.flow.last_ns - each.flow.first_ns) / 1e9
-        _line(console, f"{_ends(each.flow)}  {each.flow.codec}, {seconds:.1f} s")
+        _line(
+            console,
+            f"{_ends(each.flow)}  {each.flow.codec}, {each.flow.packets} packets, {seconds:.1f} s",
+        )
         _line(console, f"  {each.why}")
         for difference in each.flow.differences:
             _line(console, f"  ≠ {difference}", "red")

@@ -8,6 +8,7 @@ import pytest
 
 from capture.explain.__main__ import Explainer
 from capture.explain.tshark import View, state
+from capture.joining import MAX_STREAMS
 from spanvault.explained import Explained, OnlyTheirs, Summary, Unowned
 from tests.support.callgen import (
     ANSWERED_NS,
@@ -107,6 +108,7 @@ def test_streams_of_nobody_say_why(tmp_path: Path) -> None:
     assert why[stranger.ssrc].endswith("encrypted, or began before the capture")
     assert why[5].endswith("of the same host only other ports are named, as 20000")
     assert (summary.unowned, len(unowned)) == (3, 3)
+    assert [each.flow.packets for each in unowned] == [20, 20, 20]
 
 
 def test_a_call_is_shown_with_streams_between_its_hosts_alone(tmp_path: Path) -> None:
@@ -227,3 +229,16 @@ def test_without_tshark_it_says_what_to_install(
         summary.without_tshark
         == "tshark is not installed, so its view is missing: apt install tshark"
     )
+
+
+def test_streams_beyond_what_a_call_may_have_are_told_of(tmp_path: Path) -> None:
+    caller, callee = phones(0.1)
+    frames = answered(START_NS, caller, callee, CALL)
+    many = [replace(caller, ssrc=1000 + number) for number in range(MAX_STREAMS)]
+    frames += [each for one in many for each in talk(START_NS + ANSWERED_NS, one, callee)]
+    _, unowned, summary = told(tmp_path, frames, wanted=None)
+    assert summary.streams == MAX_STREAMS
+    assert len(unowned) == summary.unowned == 2
+    assert {(each.why, each.flow.packets) for each in unowned} == {
+        ("its call has more streams than are kept of one", 5)
+    }

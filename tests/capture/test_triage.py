@@ -96,15 +96,6 @@ def test_a_new_connection_on_the_ports_of_a_known_one():
     assert heard(SlowPath(), [segment(OK)], again) == [OK, OK]
 
 
-def test_tls_at_the_port_of_sip_is_told_of():
-    secure = (
-        struct.pack("!HHIIBBHHH", 40_000, 5061, 1, 0, 5 << 4, PUSH, 500, 0, 0) + b"\x16\x03\x01"
-    )
-    path = SlowPath()
-    assert heard(path, [ethernet(ipv4(secure, protocol=6))]) == []
-    assert path.counters == {"tcp_without_sip": 1, "sip_tls_segments": 1}
-
-
 def test_what_only_looks_like_sip_brings_nothing_else_of_its_connection_along():
     path = SlowPath()
     alike = [b"<p>RFC 3261 is SIP/2.0</p>", b"\x81\x05hello", b"\x82"]

@@ -16,6 +16,7 @@ from capture.fragments import MAX_DATAGRAMS
 from capture.leaving import Leaving
 from capture.model import Block
 from capture.recorder import Heard, Recorder
+from capture.siptls import MAX_SPEAKERS
 from spanvault.config import CaptureConfig
 from tests.support.callgen import (
     ANSWERED_NS,
@@ -38,6 +39,7 @@ SETTLED_S = 400  # after the last call: every timer has run out
 # What is kept on purpose, and bounded.
 KEPT = {
     "calls._table._past": MAX_PAST,
+    "calls.sip_tls._speakers": MAX_SPEAKERS,  # a TLS connection to one may come at any time
     "media._spare": 1,
     "media._arena._free": 8,  # memory for the seconds to come
     # They go when the next fragment comes.
