@@ -181,15 +181,26 @@ class Media:
         wanted = np.array([each for each, _ in contests], slot.dtype)
         first = np.searchsorted(slot, wanted).tolist()
         behind = np.searchsorted(slot, wanted, side="right").tolist()
-        new: list[NewStream] = []
+        told: dict[int, tuple[int | None, bool]] = {}
         for (each, contest), start, end in zip(contests, first, behind, strict=True):
             last = int(self.streams.last_ns[each]), int(self.streams.highest[each])
-            began_ns, decided = turnover(packets[start:end], last, contest)
-            if decided:
+            told[each] = turnover(packets[start:end], last, contest)
+        # A call of which one stream went on through goes on; another that was silent is its own.
+        going_on = {self._disputed(each) for each, found in told.items() if found == (None, True)}
+        new: list[NewStream] = []
+        for each, (began_ns, decided) in told.items():
+            goes_on = self._disputed(each) in going_on
+            row = self._contests[each].row
+            if decided or goes_on:
                 del self._contests[each]
-            if began_ns is not None:
-                new += self.close(Close(contest.row, began_ns - 1))
+            if began_ns is not None and not goes_on:
+                new += self.close(Close(row, began_ns - 1))
         return new
+
+    def _disputed(self, slot: int) -> tuple[bytes, int, int]:
+        """What a stream's contest is about: the call, and when another named its ends."""
+        _, since_ns, until_ns = self._contests[slot]
+        return self.streams.recording_id[slot].tobytes(), since_ns, until_ns
 
     def tick(self, now_ns: int) -> Leaving:
         """The chunks that are due at a packet time, in parts; none of them is empty."""

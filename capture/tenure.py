@@ -132,7 +132,22 @@ class Tenure:
         rival = any(
             supersedes(new, old) for new in theirs for old in ours if new.endpoint == old.endpoint
         )
-        return [since_ns] if rival and self.was_silent(row, since_ns) else []
+        if not rival or not self.was_silent(row, since_ns) or self._goes_on(row, call, since_ns):
+            return []
+        return [since_ns]
+
+    def _goes_on(self, row: Row, call: LiveCall, since_ns: int) -> bool:
+        """Whether others of a call's streams were heard since: then silence alone says nothing.
+
+        Only where both ends are named, since the media itself is asked about such: see contest.
+        """
+        others = [self._rows.get(number) for number in call.rows if number != row.stream.row]
+        return row.score == BOTH and any(
+            other is not None
+            and other.closed_ns is None
+            and self._totals(other.stream.row).last_ns > since_ns
+            for other in others
+        )
 
     def _named(self, row: Row, call: LiveCall) -> list[Binding]:
         return [
