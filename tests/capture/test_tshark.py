@@ -13,6 +13,7 @@ from capture.decode import Decoder
 from capture.sip import parse
 from capture.slowpath import SlowPath
 from capture.sources.files import blocks
+from spanvault.rtp import header_length, without_padding
 from tests.support.callgen import START_NS, answered, phones, udp_frame, write_pcap
 
 SHARED = Path(os.environ.get("SPANVAULT_SHARED", Path(__file__).parents[3] / "shared"))
@@ -102,6 +103,10 @@ def _packets(decoded: Any) -> list[Rtp]:
     for row in range(len(packets.ssrc)):
         source, destination = decoded.endpoints(row)
         start, size = int(packets.payload_start[row]), int(packets.payload_length[row])
+        payload = bytes(packets.data[start : start + size])
+        if packets.whole[row]:
+            first = payload[0]
+            payload = without_padding(payload[header_length(payload) :], first)
         found.append(
             Rtp(
                 str(source),
@@ -110,7 +115,7 @@ def _packets(decoded: Any) -> list[Rtp]:
                 int(packets.sequence[row]),
                 int(packets.timestamp[row]),
                 int(packets.payload_type[row]),
-                bytes(packets.data[start : start + size]).hex(),
+                payload.hex(),
             )
         )
     return found

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -112,9 +113,11 @@ def test_a_capture_may_be_a_pipe(run: Run, tmp_path: Path, name: str):
 
 
 def test_sip_over_tls_is_told_of(run: Run, tmp_path: Path):
-    hello = (
-        IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=40000, dport=5061) / (b"\x16\x03\x01" * 20)
-    )
+    heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    phone = ssl.create_default_context().wrap_bio(heard, said, server_hostname="pbx.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        phone.do_handshake()
+    hello = IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=40000, dport=5061) / said.read()
     write_pcap(tmp_path / "tls.pcap", [Frame(START_NS, bytes(Ether() / hello))])
     done = run("replay", tmp_path / "tls.pcap", "--store", tmp_path / "store", "--json")
     assert lines(done) == []
