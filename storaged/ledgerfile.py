@@ -76,8 +76,10 @@ class Ledger:
         self.cut_back()
         self._unsure = True
         day = time.strftime("%Y%m%d", time.gmtime(now_ns // 10**9))
-        if self._descriptor < 0 or day > self._name[: len(day)]:
+        if not self._name or day > self._name[: len(day)]:
             self._begin(day, store_id)
+        elif self._descriptor < 0:
+            self._go_on(day, store_id)
         data = ledger.serialize(entries, self._head, self._size, key)
         files.write_all(self._descriptor, data)
         self._size += len(data)
@@ -89,8 +91,9 @@ class Ledger:
         files.sync_folder(self._folder)
 
     def committed(self, place: Place) -> None:
-        """All up to here is acknowledged."""
+        """All up to here is acknowledged. The file is closed: a disk in use cannot be remounted."""
         self._place, self._unsure = place, False
+        self._close_file()
 
     def cut_back(self) -> None:
         """Destroy what is not acknowledged. Raises OSError: what is left is cut at the next try."""
@@ -106,6 +109,15 @@ class Ledger:
     def close(self) -> None:
         """Close the file."""
         self._let_go()
+
+    def _go_on(self, day: str, store_id: bytes) -> None:
+        """Open the file again that was last appended to. Raises OSError."""
+        try:
+            self._descriptor = os.open(
+                self._folder / self._name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+            )
+        except FileNotFoundError:
+            self._begin(day, store_id)
 
     def _begin(self, day: str, store_id: bytes) -> None:
         """Begin a file, behind all that there are: never one that another process wrote."""
@@ -127,11 +139,17 @@ class Ledger:
 
     def _remove(self) -> None:
         """The first file that the index would have known of: nothing in it was acknowledged."""
+        name = self._name
         self._let_go()
-        files.destroy(self._folder, [self._name] if self._name else [])
+        files.destroy(self._folder, [name] if name else [])
         self._unsure = False
 
     def _let_go(self) -> None:
+        """Close the file, never to go on with it."""
+        self._close_file()
+        self._name = ""
+
+    def _close_file(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1

@@ -178,24 +178,32 @@ class Sorter:
         if placed := {one: Placed(vault.tier, ()) for one in new} | {
             call.id: Placed(vault.tier, tuple(record.recordings_of(call))) for call in shares
         }:
-            base = self._vaults.base
-            if base.locked:
-                self._index.write(lambda writing: _put_placed(writing, new, placed))
-            else:
-                self._note_placed(base, new, placed)
+            self._note_placed(new, placed)
         vault.intake.put(group.calls.values(), chunks.batches(), vault.intake_key)
         return Counts(chunks.count, 0, 0, group.bytes)
 
-    def _note_placed(self, base: Vault, new: list[bytes], placed: dict[bytes, Placed]) -> None:
-        """Where calls wait, also for an index that is made anew."""
-        entries = [Entry(ledger.PLACED, one, where.serialize()) for one, where in placed.items()]
-        with base.noting(entries, self._clock_ns()) as place:
+    def _note_placed(self, new: list[bytes], placed: dict[bytes, Placed]) -> None:
+        """Where calls wait: in base's ledger too, for an index that is made anew.
 
-            def put(writing: Writing) -> None:
-                writing.put_ledger(base.tier, place)
-                _put_placed(writing, new, placed)
+        While base is locked, or its disk takes nothing, in the index alone: what comes must not
+        wait for that.
+        """
+        base = self._vaults.base
+        if not base.locked:
+            entries = [Entry(ledger.PLACED, one, at.serialize()) for one, at in placed.items()]
+            try:
+                with base.noting(entries, self._clock_ns()) as place:
 
-            self._index.write(put)
+                    def put(writing: Writing) -> None:
+                        writing.put_ledger(base.tier, place)
+                        _put_placed(writing, new, placed)
+
+                    self._index.write(put)
+            except OSError as error:
+                self._tell(base, f"the pool's disk takes nothing ({error.strerror})")
+            else:
+                return
+        self._index.write(lambda writing: _put_placed(writing, new, placed))
 
     def _drain_one(self, vault: Vault) -> bool:
         """One file of an intake into its pool. False if there is none, or it cannot be done now."""
