@@ -69,7 +69,7 @@ class Custody:
                 raise _not_sealed(vault)
             return m.Done()
         if vault.name != BASE:
-            self._vaults.base.keyring  # noqa: B018 - says that it is locked: it vouches for others
+            self._vaults.base.require_open()  # it vouches for others
         was_locked = vault.locked
         vault.unlock(request.key)
         self._announce(vault.key_files(), new_only=True)

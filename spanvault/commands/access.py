@@ -26,6 +26,12 @@ StoreOption = Annotated[
 NeededStore = Annotated[
     Path, typer.Option("--store", metavar="DIR", help="The store; made if there is none.")
 ]
+PoolKeysOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pool-key", metavar="POOL=FILE", help="The key of a pool that has one of its own."
+    ),
+]
 UnlockOption = Annotated[
     Path | None,
     typer.Option(

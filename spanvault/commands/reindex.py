@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from spanvault import unlock
-from spanvault.commands.access import UnlockOption
+from spanvault.commands.access import PoolKeysOption, UnlockOption
 from spanvault.commands.output import FAILED, UNAVAILABLE, CommandFailed, complain, progress, say
 from spanvault.config import FOLDER
 from spanvault.daemonlog import parse_all
@@ -28,12 +28,7 @@ def reindex(
         typer.Option("--store", metavar="DIR", help="A store that has no storaged.toml."),
     ] = None,
     unlock_key: UnlockOption = None,
-    pool_keys: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pool-key", metavar="POOL=FILE", help="The key of a pool that has one of its own."
-        ),
-    ] = None,
+    pool_keys: PoolKeysOption = None,
     config: Annotated[
         Path, typer.Option("--config", metavar="FILE", help="storaged.toml of the store.")
     ] = FOLDER / "storaged.toml",

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from spanvault import keyfile, unlock
-from spanvault.commands.access import NeededStore, UnlockOption
+from spanvault.commands.access import NeededStore, PoolKeysOption, UnlockOption
 from spanvault.commands.output import (
     FAILED,
     UNAVAILABLE,
@@ -37,12 +37,7 @@ def restore(
         str | None, typer.Option("--target", metavar="NAME", help="A target of replicator.toml.")
     ] = None,
     unlock_key: UnlockOption = None,
-    pool_keys: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pool-key", metavar="POOL=FILE", help="The key of a pool that has one of its own."
-        ),
-    ] = None,
+    pool_keys: PoolKeysOption = None,
     config: Annotated[
         Path, typer.Option("--config", metavar="FILE", help="replicator.toml, for --target.")
     ] = FOLDER / "replicator.toml",
