@@ -1,7 +1,7 @@
 """Ask storaged: one request at a time, with time limits, reconnecting, and clear refusals.
 
 The command's only way to a store; it holds no key but its own certificate's.
-Messages: messages.py, WIRE.md §6. A store of one's own without running daemons: private.py.
+Messages: spanvault.messages, WIRE.md §6. A store of one's own without running daemons: private.py.
 """
 
 import errno

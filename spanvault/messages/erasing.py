@@ -1,0 +1,125 @@
+"""Erasing calls, moving them up, and the proof of both."""
+
+import msgspec
+
+from spanvault.messages.kind import Message
+
+
+class Erase(Message):
+    """Destroy the keys of calls and their recordings, for good: all of them, or none."""
+
+    ids: list[bytes]
+    reason: str  # stays for ever, also at the targets: it should name nobody
+    unfinished: bool = False  # also calls whose end has not come; what still comes is let go
+
+
+class EraseReply(Message):
+    """What was erased. already: ids that had been before; pending: targets that must follow."""
+
+    erasure: bytes
+    erased: int
+    already: list[bytes] = []
+    pending: list[str] = []
+
+
+class Move(Message):
+    """Move calls up into a higher pool, and erase the lower copies: all of them, or none."""
+
+    ids: list[bytes]
+    pool: str
+    reason: str  # stays for ever, also at the targets: it should name nobody
+
+
+class MoveReply(Message):
+    """What was moved, recordings that had to go along included. already: ids that were there.
+
+    erasure: of the lower copies; empty if there was none. pending: targets that must follow it.
+    """
+
+    erasure: bytes
+    moved: int
+    already: list[bytes] = []
+    pending: list[str] = []
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """Where a recording was copied to before it was erased."""
+
+    target: str
+    verified_ns: int
+
+
+class ErasedRecording(msgspec.Struct, frozen=True):
+    """What stays known of an erased call: nothing that names anybody."""
+
+    id: bytes
+    pool: str
+    key_ids: list[int]
+    size: int  # of the sealed object; 0 without one
+    sha256: str  # of the same, hex; empty without one
+    copies: list[Copy] = []
+
+
+class RekeyedPage(msgspec.Struct, frozen=True):
+    """A page of keys that lost some: its generation before and after."""
+
+    pool: str
+    page: int
+    before: int
+    after: int
+
+
+class ErasureReceipt(Message):
+    """A target followed an erasure. Signed (spanvault.certificate). Answered by Done."""
+
+    erasure: bytes
+    target: str
+    at_ns: int
+    grade: str
+    signer: bytes = b""  # Ed25519 public key, 32 bytes
+    signature: bytes = b""
+
+
+class Erasure(msgspec.Struct):
+    """One batch of erased calls."""
+
+    id: bytes  # 16 bytes that sort by time
+    at_ns: int
+    who: str
+    reason: str
+    recordings: list[ErasedRecording]
+    pages: list[RekeyedPage] = []
+    epochs: dict[str, int] = {}  # of each pool's root since then
+    grades: dict[str, str] = {}  # by pool, how surely its keys are gone
+    refused: int = 0  # refused batches that held some of it, destroyed
+    moved_to: str = ""  # the pool where the calls live on; empty: they are gone
+    done: bool = False
+    receipts: list[ErasureReceipt] = []
+    pending: list[str] = []  # targets that have not confirmed
+
+
+class Erasures(Message):
+    """Ask for erasures, newest first; of one call only if its `id` is given."""
+
+    id: bytes | None = None
+    limit: int = 20
+    cursor: bytes | None = None
+
+
+class ErasuresReply(Message):
+    """A page of erasures; `cursor` asks for the next, None is the end."""
+
+    erasures: list[Erasure]
+    cursor: bytes | None = None
+
+
+class Certify(Message):
+    """Ask for the certificate of an erased call."""
+
+    id: bytes
+
+
+class CertifyReply(Message):
+    """The certificate: a JSON document, signed (spanvault.certificate)."""
+
+    document: str
