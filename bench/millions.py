@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from spanvault import keyfile
 from spanvault import messages as m
-from storaged import files, keypage, keyring, record
+from storaged import files, keypage, keyring, pagefiles, record
 from storaged.index import FINAL, MULTIPLE, OBJECT, SEALED, Index, State, Writing, reserved
 from storaged.keypage import DEK_BYTES, PAGE_KEY, SLOTS, Name
 from tests.support.vault import SECOND, START
@@ -154,7 +154,7 @@ def _make_pages(store: Path, private: bytes, calls: int, index_key: bytes) -> It
         key = secrets[Name(PAGE_KEY, page)] = os.urandom(32)
         deks = os.urandom(SLOTS * DEK_BYTES)
         data = keypage.seal_page(page, 0, 0, root.store_id, deks, key, os.urandom(12))
-        (store / "keys" / keyring.page_name(page, 0)).write_bytes(data)
+        (store / "keys" / pagefiles.page_name(page, 0)).write_bytes(data)
         yield Page(page, min(SLOTS, calls - page * SLOTS), deks, index_key)
     nonces = [os.urandom(12) for _ in secrets]
     data = keypage.serialize_root(

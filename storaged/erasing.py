@@ -31,10 +31,11 @@ from storaged import index as tables
 from storaged.faults import Fault
 from storaged.index import FINAL, SEALED, Index, State, View, Writing
 from storaged.keypage import DEK_BYTES, SLOTS
-from storaged.keyring import Dropped, page_name
+from storaged.keyring import Dropped
 from storaged.layout import Store
 from storaged.ledger import Entry
 from storaged.ledgerfile import Place
+from storaged.pagefiles import page_name
 from storaged.sealing import HEADER_BYTES, Header
 from storaged.vaults import BASE, Vault, Vaults
 from storaged.walk import Steps

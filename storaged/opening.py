@@ -21,9 +21,10 @@ from storaged.faults import Fault
 from storaged.index import KEYS_CHANGED, Index, View, Writing
 from storaged.intake import Intake
 from storaged.intakekeys import IntakeKeys
-from storaged.keyring import ROOT, Keyring
+from storaged.keyring import Keyring
 from storaged.layout import Store
 from storaged.pool import Pool
+from storaged.rootfile import ROOT
 from storaged.slot import TokenSlot
 from storaged.vaults import BASE, Vault, Vaults
 

@@ -20,11 +20,12 @@ from storaged import index as tables
 from storaged.faults import Fault
 from storaged.index import FINAL, IMPORTING, OBJECT, SEALED, Index, State, Writing, reserved
 from storaged.keypage import SLOTS
-from storaged.keyring import ROOT, Keyring
+from storaged.keyring import Keyring
 from storaged.layout import Store
 from storaged.ledger import Entry, Seal
 from storaged.ledgerfile import Place
 from storaged.opening import Opener
+from storaged.rootfile import ROOT
 from storaged.sealing import HEADER_BYTES, Header
 from storaged.vaults import BASE, Vaults
 

@@ -17,11 +17,12 @@ from spanvault.rules import POOLS, TIERS
 from storaged import keypage, keyring
 from storaged.faults import Fault
 from storaged.intake import Intake
-from storaged.keyring import ROOT, Keyring
+from storaged.keyring import Keyring
 from storaged.layout import Store
 from storaged.ledger import Entry
 from storaged.ledgerfile import Place
 from storaged.pool import Pool
+from storaged.rootfile import ROOT
 from storaged.slot import TokenSlot
 from storaged.walk import Steps
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from replicator.replica import Replica
 from replicator.targets import make_target
-from spanvault import cli, logchain
+from spanvault import cli, keyfile, logchain
 from spanvault import messages as m
 from spanvault.config import TargetConfig
 from spanvault.logchain import FIRST, Head
@@ -126,7 +126,7 @@ def test_locked_store_tells_of_its_log_once_it_is_open(told):
     told.ask(m.Lock("base"))
     told.desk.sync_log(ending=True)
     before = heads(told)
-    told.ask(m.Unlock("base", (told.parts.keyring._private_key)))
+    told.ask(m.Unlock("base", keyfile.load(told.parts.folder / "unlock.key")))
     told.desk.sync_log(ending=True)
     assert heads(told)[0].size > before[0].size
 

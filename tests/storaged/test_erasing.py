@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from spanvault import certificate, chunk, spool, wire
 from spanvault import messages as m
 from spanvault.transport import Identity
-from storaged import erasures, keyring
+from storaged import erasures, files
 from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.keypage import SLOTS
@@ -191,7 +191,7 @@ def test_disk_that_fails_leaves_a_clear_answer_and_the_rest_to_the_next(counter,
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(keyring.files, "replace", full)
+        patched.setattr(files, "replace", full)
         assert erase(counter, ONE).code == "unavailable"
     assert counter.ask(m.Certify(ONE)).code == "unavailable"
     assert erase(counter, TWO).erased == 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spanvault import keyfile
 from spanvault.certificate import OVERWRITTEN
-from storaged import keypage, keyring
+from storaged import files, keypage, keyring
 from storaged.faults import Fault
 from storaged.keypage import SLOTS, Name
 from storaged.keyring import Dropped, Keyring
@@ -147,9 +147,9 @@ def test_root_survives_a_crash_before_its_successor_is_in_place(folder, unlock, 
     """Then the root has two names, and what is overwritten must not be the only one there is."""
     before = (folder / "root").read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(keyring.files, "replace", lambda *_: (_ for _ in ()).throw(OSError))
+        patched.setattr(files, "replace", lambda *_: (_ for _ in ()).throw(OSError))
         with pytest.raises(OSError):  # noqa: PT011
-            Keyring(folder, unlock)._put_root(b"the next")
+            Keyring(folder, unlock).renew()
     assert (folder / "root.old").samefile(folder / "root")
     assert Keyring(folder, unlock).store_id == STORE_ID
     assert (folder / "root").read_bytes() == before
@@ -160,7 +160,7 @@ def test_drop_that_a_crash_cut_off_is_finished_at_the_next_start(folder, unlock,
     ring, slots = Keyring(folder, unlock), Slots()
     key_id = slots.take(ring)
     with monkeypatch.context() as patched:
-        patched.setattr(keyring.files, "destroy", lambda *_: None)
+        patched.setattr(files, "destroy", lambda *_: None)
         ring.drop([key_id])
     assert len(list(folder.iterdir())) == 4
     Keyring(folder, unlock)
@@ -171,7 +171,7 @@ def test_drop_that_did_not_reach_its_root_leaves_nothing_of_itself(folder, unloc
     ring, slots = Keyring(folder, unlock), Slots()
     key_id, other = slots.take(ring), slots.take(ring)
     with monkeypatch.context() as patched:
-        patched.setattr(keyring.files, "replace", full)
+        patched.setattr(files, "replace", full)
         with pytest.raises(OSError, match="full"):
             ring.drop([key_id])
     again = Keyring(folder, unlock)
@@ -259,7 +259,7 @@ def test_root_that_a_failing_disk_left_is_destroyed_before_the_next_takes_its_pl
     ring, slots = Keyring(folder, unlock), Slots()
     key_id = slots.take(ring)
     with monkeypatch.context() as patched:
-        patched.setattr(keyring.files, "destroy", lambda *_: None)
+        patched.setattr(files, "destroy", lambda *_: None)
         ring.drop([key_id])
     old = (folder / "root.old").read_bytes()
     with (folder / "root.old").open("rb") as still:
