@@ -2,7 +2,8 @@
 
 What was cached is dropped before and after a block is read, so that a check sees the medium, and
 the cache keeps what listeners and copies need. Blocks are read at idle I/O priority
-(ioprio_set(2), posix_fadvise(2)). Who checks all objects with it: storaged.scrub.
+(ioprio_set(2), posix_fadvise(2)), the next one while this one is looked at. Who checks all objects
+with it: storaged.scrub.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 BLOCK: Final = 8 << 20
+_AHEAD: Final = 128 << 10  # asked for at a time: of more the kernel may read a part alone
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 _THIS_THREAD: Final = (1, 0)  # IOPRIO_WHO_PROCESS, the caller
 _IDLE, _NORMAL = 3 << 13, 0  # IOPRIO_CLASS_IDLE; IOPRIO_CLASS_NONE
@@ -28,6 +30,7 @@ class Medium:
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor, self._size = descriptor, size
         self._start, self._block = 0, b""
+        self._coming = -1  # the block that is being read ahead
         self.taken = 0
 
     def __len__(self) -> int:
@@ -47,22 +50,25 @@ class Medium:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read(self, at: int) -> None:
-        """Read the block that a byte lies in. Raises OSError."""
+        """Read the block that a byte lies in, and have the next one come. Raises OSError."""
         start = at - at % BLOCK
         size = min(BLOCK, self._size - start)
         with _idle():
-            os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_DONTNEED)
+            if start != self._coming:
+                os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_DONTNEED)
             self._start, self._block = start, os.pread(self._descriptor, size, start)
             os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_DONTNEED)
+            self._come(start + size)
         self.taken += len(self._block)
 
-
-def reads(size: int) -> int:
-    """Bytes that a check reads of an object: one that fits into a block is read once.
-
-    Of any other three passes are made: for its hash, its structure, its tags.
-    """
-    return size if size <= BLOCK else 3 * size
+    def _come(self, start: int) -> None:
+        """Have a block read ahead, off the medium."""
+        self._coming, size = start, min(BLOCK, self._size - start)
+        if size <= 0:
+            return
+        os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_DONTNEED)
+        for at in range(start, start + size, _AHEAD):
+            os.posix_fadvise(self._descriptor, at, _AHEAD, os.POSIX_FADV_WILLNEED)
 
 
 @contextlib.contextmanager

@@ -19,9 +19,10 @@ from spanvault import messages as m
 from spanvault.rules import POOLS
 from storaged import damage, erasures, files, medium
 from storaged import index as tables
+from storaged.examining import examining
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State, View
-from storaged.reading import Reader, examining
+from storaged.reading import Reader
 from storaged.vaults import Vault, Vaults
 from storaged.walk import Steps
 

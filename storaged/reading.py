@@ -1,8 +1,9 @@
-"""Reading recordings back: pages of media, and the check of an object.
+"""Reading recordings back: pages of media.
 
 A stream that another call's recording holds is read there and given this call's id and number, so
 a listener need not know. A sealed object is read by its trailer (storaged.seeking); any other, and
-one that its trailer does not fit, by its structure. Structure and opening: storaged.walk.
+one that its trailer does not fit, by its structure. Structure and opening: storaged.walk. The
+check of an object: storaged.examining.
 """
 
 from collections import OrderedDict
@@ -14,6 +15,7 @@ import numpy as np
 from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Chunk, Media
 from spanvault.messages import Call, VerifyReply
 from storaged import damage, seeking, walk
+from storaged.examining import examining
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State
 from storaged.sealing import DATA, EVENTS
@@ -218,42 +220,6 @@ def _keep(cache: OrderedDict[_Version, T], version: _Version, found: T) -> None:
     cache[version] = found
     if len(cache) > _KEPT:
         cache.popitem(last=False)
-
-
-def examining(
-    recording_id: bytes, state: State, data: walk.Bytes, find_key: walk.FindKey | None
-) -> walk.Steps[VerifyReply]:
-    """Check an object's bytes against its row, in steps of some milliseconds.
-
-    find_key: None if its pool is locked; then only its size and SHA-256 are looked at.
-    """
-    digest: bytes = (yield from walk.digesting(data, len(data))).digest()
-    faults: list[str] = []
-    frames = 0
-    sealed = bool(state.bits & SEALED)
-    try:
-        if find_key is not None:
-            layout = yield from walk.walking(data)
-            frames = len(layout.places)
-            faults = yield from walk.checking(data, layout, find_key)
-            faults += _misfits(recording_id, layout, len(data), sealed=sealed)
-    except ValueError as error:
-        faults.append(str(error))
-    if sealed and len(data) != state.size:
-        faults.append(f"{len(data)} bytes, {state.size} were sealed")
-    if sealed and digest != state.sha256:
-        faults.append(f"SHA-256 differs from the sealed object's {state.sha256.hex()}")
-    return VerifyReply(recording_id, sealed, frames, len(data), digest.hex(), faults)
-
-
-def _misfits(recording_id: bytes, layout: walk.Layout, size: int, *, sealed: bool) -> Iterator[str]:
-    """What does not fit though every frame may be whole."""
-    if layout.headers[0][1].recording_id != recording_id:
-        yield "the object is another recording's"
-    if layout.end < size and not layout.faults:
-        yield f"bytes {layout.end}-{size}: cut within a frame"
-    if sealed and not layout.sealed:
-        yield "the last frame is missing, though the recording was sealed"
 
 
 def sources_of(call: Call) -> list[Source]:

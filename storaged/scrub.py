@@ -16,9 +16,9 @@ from typing import Any, Final
 import msgspec
 
 from storaged import damage, medium
+from storaged.examining import examining
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State, View
-from storaged.reading import examining
 from storaged.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
@@ -231,9 +231,9 @@ class Scrub:
 
     def _spend(self, one: Round, size: int) -> float:
         """Count what was read; how long to wait for it, so that the round ends in time."""
-        one.read += size
         left_s = self._period_s - (self._clock_ns() - one.begun_ns) / 1e9
         wanted = (one.planned - one.read) / left_s if left_s > 0 else self._ceiling
+        one.read += size
         return self._pace.spend(size, min(max(wanted, FLOOR), self._ceiling))
 
 
@@ -260,7 +260,7 @@ def _is_sealed(state: State) -> bool:
 
 def _cost(size: int) -> int:
     """Bytes that the check of an object counts as."""
-    return medium.reads(size) + SEEK
+    return size + SEEK
 
 
 def _utc(ns: int | None) -> str | None:

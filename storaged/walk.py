@@ -29,7 +29,7 @@ from storaged.sealing import (
 R = TypeVar("R")
 FindKey = Callable[[int], bytes]  # key id → DEK
 Steps = Generator[None, None, R]  # work that can be put off between its steps, and its result
-STEP: Final = 1 << 20  # bytes read at a time where all are wanted
+STEP: Final = 1 << 20  # bytes read at a time where all are wanted, and between two looks
 
 
 class Bytes(Protocol):
@@ -41,6 +41,7 @@ class Bytes(Protocol):
 
 _MAX_FAULTS: Final = 100
 _FRAMES_A_STEP: Final = 256  # heads only, nothing opened
+_STEP_COST: Final = 4 << 10  # what finding a frame costs, in bytes of it opened
 
 
 class Place(NamedTuple):
@@ -99,18 +100,18 @@ def behind(data: Bytes, header_at: int, header: Header, at: int, sequence: int) 
 
 
 class _Walker:
-    """Where walk() is, and what it has found."""
+    """Where a walk is, and what it has found so far: headers and places as a Layout has them."""
 
     def __init__(self, data: Bytes, header_at: int = 0, header: Header | None = None) -> None:
         self._data, self._at, self._sequence = data, header_at + HEADER_BYTES, 0
-        self._headers = [(header_at, header or Header.parse(data[:HEADER_BYTES]))]
-        self._places: list[Place] = []
+        self.headers = [(header_at, header or Header.parse(data[:HEADER_BYTES]))]
+        self.places: list[Place] = []
         self._faults: list[str] = []
         self._sealed = False
 
     def layout(self) -> Layout:
         end = min(self._at, len(self._data))
-        return Layout(self._headers, self._places, self._sealed, end, self._faults[:_MAX_FAULTS])
+        return Layout(self.headers, self.places, self._sealed, end, self._faults[:_MAX_FAULTS])
 
     def skip_to(self, at: int, sequence: int) -> None:
         """Go on at a frame further behind in the segment."""
@@ -128,7 +129,7 @@ class _Walker:
             return False
         except ValueError as error:
             return self._skip(f"at byte {self._at}: {error}")
-        self._places.append(place)
+        self.places.append(place)
         self._sequence += 1
         self._at, self._sealed = place.end, place.flag == LAST
         if self._sealed:
@@ -151,7 +152,7 @@ class _Walker:
         self._at = behind
 
     def _header(self) -> bool:
-        at, first = self._at, self._headers[0][1]
+        at, first = self._at, self.headers[0][1]
         if len(self._data) - at < HEADER_BYTES:
             return False
         try:
@@ -160,9 +161,9 @@ class _Walker:
             return self._skip(f"segment header at byte {at}: {error}")
         if (header.recording_id, header.key_id) != (first.recording_id, first.key_id):
             return self._skip(f"segment header at byte {at} belongs to another recording")
-        if header.segment != (wanted := self._headers[-1][1].segment + 1):
+        if header.segment != (wanted := self.headers[-1][1].segment + 1):
             self._faults.append(f"segment {header.segment} at byte {at} where {wanted} belongs")
-        self._headers.append((at, header))
+        self.headers.append((at, header))
         self._at, self._sequence, self._sealed = at + HEADER_BYTES, 0, False
         return True
 
@@ -176,7 +177,7 @@ class _Walker:
         length, flag = parse_frame_head(data[at : at + FRAME_HEAD_BYTES])
         start = at + FRAME_HEAD_BYTES
         end = start + length
-        place = Place(at, start, end, len(self._headers) - 1, self._sequence, flag)
+        place = Place(at, start, end, len(self.headers) - 1, self._sequence, flag)
         if end + (LOCATOR_BYTES if flag == LAST else 0) > len(data):
             if _find_magic(data, at) is not None:
                 raise ValueError(f"frame {self._sequence} reaches beyond the end")
@@ -253,39 +254,58 @@ def is_events(piece: Chunk) -> bool:
     return int(piece.header["stream"]) >= chunk.EVENTS
 
 
-def check(data: Bytes, layout: Layout, find_key: FindKey) -> list[str]:
-    """Every fault of an object: structure, tags, chunks, trailer. Empty if all is well."""
-    return finish(checking(data, layout, find_key))
+class Checked(NamedTuple):
+    """What a check found. faults: empty if all is well."""
+
+    layout: Layout
+    faults: list[str]
 
 
-def checking(data: Bytes, layout: Layout, find_key: FindKey) -> Steps[list[str]]:
-    """check() in steps of a frame."""
-    faults = list(layout.faults)
-    opener = Opener(data, layout, find_key)
-    recording_id = layout.headers[0][1].recording_id
-    for place in layout.places:
-        try:
-            plain = opener.open(place)
-            if place.flag == LAST:
-                _check_trailer(Trailer.parse(plain), layout, place)
-            else:
-                for piece in chunks_of(plain, recording_id):
-                    if is_events(piece) != (place.flag == EVENTS):
-                        raise ValueError(f"frame {place.sequence}: digits and sound in one place")
-        except ValueError as error:
-            faults.append(str(error))
-        yield
-    return faults[:_MAX_FAULTS]
+def check(data: Bytes, find_key: FindKey) -> Checked:
+    """Every fault of an object: structure, tags, chunks, trailer. ValueError as walk()."""
+    return finish(checking(data, find_key))
 
 
-def _check_trailer(trailer: Trailer, layout: Layout, place: Place) -> None:
+def checking(data: Bytes, find_key: FindKey) -> Steps[Checked]:
+    """check() in steps of some milliseconds, in one pass: a frame is opened where it is met."""
+    walker = _Walker(data)
+    opener = Opener(data, walker, find_key)
+    faults: list[str] = []
+    work = frames = 0
+    while walker.step():
+        work += _STEP_COST
+        if len(walker.places) > frames:
+            frames, place = frames + 1, walker.places[-1]
+            work += place.end - place.offset
+            try:
+                _check_frame(opener.open(place), walker, place)
+            except ValueError as error:
+                faults.append(str(error))
+        if work >= STEP:
+            yield
+            work = 0
+    layout = walker.layout()
+    return Checked(layout, (layout.faults + faults)[:_MAX_FAULTS])
+
+
+def _check_frame(plain: bytes, walker: "_Walker", place: Place) -> None:
+    """Raise ValueError unless a frame holds what one of its kind must."""
+    if place.flag == LAST:
+        return _check_trailer(Trailer.parse(plain), walker, place)
+    for piece in chunks_of(plain, walker.headers[0][1].recording_id):
+        if is_events(piece) != (place.flag == EVENTS):
+            raise ValueError(f"frame {place.sequence}: digits and sound in one place")
+    return None
+
+
+def _check_trailer(trailer: Trailer, walker: "_Walker", place: Place) -> None:
     """Raise ValueError unless a trailer's table is that of the frames before it."""
     offsets = [
         other.offset
-        for other in layout.places
+        for other in walker.places
         if other.flag != LAST and other.offset < place.offset
     ]
-    segments = [offset for offset, _ in layout.headers if offset < place.offset]
+    segments = [offset for offset, _ in walker.headers if offset < place.offset]
     if trailer.segments != segments or trailer.entries["offset"].tolist() != offsets:
         raise ValueError(f"the trailer at byte {place.offset} does not list the frames before it")
 
@@ -346,15 +366,9 @@ def next_sequence(layout: Layout, end: int) -> int:
 
 def digest_of(data: Bytes, size: int) -> Any:
     """The running SHA-256 of an object's first `size` bytes."""
-    return finish(digesting(data, size))
-
-
-def digesting(data: Bytes, size: int) -> Steps[Any]:
-    """digest_of() in steps of a megabyte."""
     digest = hashlib.sha256()
     for at in range(0, size, STEP):
         digest.update(data[at : min(at + STEP, size)])
-        yield
     return digest
 
 

@@ -55,8 +55,8 @@ def read_object(data: bytes) -> None:
             for offset, from_ns in ((0, None), (200, None), (0, 1_700_000_000 * 10**9)):
                 with suppress(*NAMED):
                     list(found.places(file, offset, from_ns))
-        structure = walk.walk(file)
-        walk.check(file, structure, find_key)
+        walk.walk(file)
+        walk.check(file, find_key)
         for committed in (0, len(data)):
             with suppress(*NAMED):
                 walk.resume(file, committed, find_key)

@@ -46,10 +46,9 @@ WORDS = {
 def product(data: bytes, dek: bytes) -> list[str]:
     """The product's faults."""
     try:
-        layout = walk.walk(data)
+        return walk.check(data, lambda _: dek).faults
     except ValueError as error:
         return [str(error)]
-    return walk.check(data, layout, lambda _: dek)
 
 
 def independent(data: bytes, dek: bytes) -> list[str]:
