@@ -4,7 +4,7 @@ It lies in the runtime folder, a tmpfs under systemd: it is written once a secon
 empties the ring, which must never wait for a disk. A crash or restart finds it again, a reboot does
 not. Where the folder is on a disk all the same, or is swapped to one, the table is sealed, though
 its key lies beside it. The file is written beside and renamed, so it is always whole. What the
-table holds: capture.calls.
+table holds: capture.calls.calls.
 """
 
 import os

@@ -6,7 +6,8 @@ leaves is told in the time of day that the frames bore when its call began.
 Live, the host tells a step from a pause: its monotonic clock was not set. Of a file, those who are
 heard do: RTP, whose timestamps go on while nobody's arrivals do (RFC 3550 §5.1: they count silence,
 too), and SIP, whose transactions do not last for hours. Time that runs backwards tells by itself.
-What RTP says: capture.continuity. What SIP says: capture.calls. The host: capture.hostclock.
+What RTP says: capture.media.continuity. What SIP says: capture.calls.continuity. The host:
+capture.hostclock.
 """
 
 from collections.abc import Callable, Iterator

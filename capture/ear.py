@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.clock import Clock, stretches
-from capture.decode import Decoded, Decoder
-from capture.leaving import Leaving
-from capture.media import Media
+from capture.media.leaving import Leaving
+from capture.media.media import Media
+from capture.media.streams import FREE, GENERATION
 from capture.model import Attach, Block, Close, Contest, Datagram, NewStream, Overdue
-from capture.slowpath import SlowPath
-from capture.streams import FREE, GENERATION
-from capture.tls import Sighting
+from capture.packets.decode import Decoded, Decoder
+from capture.packets.slowpath import SlowPath
+from capture.packets.tls import Sighting
 from spanvault.config import CaptureConfig
 
 TICK_NS: Final = 1_000_000_000

@@ -15,13 +15,13 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from capture.calls import Calls
+from capture.calls.calls import Calls
 from capture.ear import TICK_NS, TOTALS, Orders, Report
-from capture.leaving import Leaving
-from capture.media import NO_TOTALS
+from capture.media.leaving import Leaving
+from capture.media.media import NO_TOTALS
+from capture.media.streams import GENERATION
 from capture.model import Attach, Close, Datagram, NewStream, Overdue, StreamTotals
 from capture.recorder import Heard
-from capture.streams import GENERATION
 from spanvault.config import CaptureConfig
 
 BEGINNING: Final = 0  # what an ear that has told nothing yet has heard up to

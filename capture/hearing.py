@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from capture.calls import Calls
+from capture.calls.calls import Calls
 from capture.hostclock import HostClock
 from capture.ids import new_id
 from capture.recorder import Heard, Recorder

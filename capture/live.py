@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from capture.callstate import CallState
 from capture.courier import Courier
-from capture.doubled import Doubled
 from capture.hearing import Alone, Hearing
+from capture.media.doubled import Doubled
 from capture.recorder import Heard
 from capture.team import Team
 from spanvault.config import CaptureConfig

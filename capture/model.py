@@ -110,7 +110,7 @@ class Packets:
     payload_start: NDArray[np.int64]  # offset in data
     payload_length: NDArray[np.int64]
     truncated: NDArray[np.bool_]
-    whole: NDArray[np.bool_]  # the payload is the whole packet: see capture.rtpheader
+    whole: NDArray[np.bool_]  # the payload is the whole packet: see capture.packets.rtpheader
     frame: NDArray[np.int64]  # row in the block, for the rare look at addresses
 
 
@@ -132,7 +132,7 @@ class Attach(NamedTuple):
     recording_id: bytes
     number: int
     clock_rate: int = 0  # of its media clock, for the jitter; 0: by the payload type
-    kinds: bytes = bytes(128)  # what each payload type may carry: capture.events
+    kinds: bytes = bytes(128)  # what each payload type may carry: capture.media.events
     sealed: bool = False  # packets are, or may be, encrypted: those held whole stay so
     clock_ns: int = 0  # what is added to its times as it leaves: capture.clock
 
@@ -145,7 +145,7 @@ class Close(NamedTuple):
 
 
 class Contest(NamedTuple):
-    """A newer call names both ends of a row whose own call has not ended: see capture.turnover."""
+    """A newer call names both ends of a row whose own call has not ended: see media.turnover."""
 
     row: int
     since_ns: int  # when it named the first of them

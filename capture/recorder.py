@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from capture.calls import Calls
+from capture.calls.calls import Calls
+from capture.calls.continuity import on_hold, waited_too_long
+from capture.calls.witness import SILENT, Witness
 from capture.clock import Clock, stretches
-from capture.continuity import on_hold, waited_too_long
-from capture.decode import RTCP_PER_SECOND, Decoded, Decoder
-from capture.leaving import Leaving
-from capture.media import Media
+from capture.media.leaving import Leaving
+from capture.media.media import Media
 from capture.model import Attach, Block, Close, Datagram, NewStream
-from capture.slowpath import FRAMES_PER_SECOND, SlowPath
-from capture.witness import SILENT, Witness
+from capture.packets.decode import RTCP_PER_SECOND, Decoded, Decoder
+from capture.packets.slowpath import FRAMES_PER_SECOND, SlowPath
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call
 

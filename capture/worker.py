@@ -22,7 +22,7 @@ import zmq
 
 from capture.ear import TOTALS, TYPES, Ear, Orders, Report, Word
 from capture.hostclock import HostClock
-from capture.leaving import Leaving
+from capture.media.leaving import Leaving
 from capture.sources.port import Port
 from spanvault import journal, wire
 from spanvault.config import CaptureConfig

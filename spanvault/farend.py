@@ -2,7 +2,7 @@
 
 The round trip is what a listener in the middle can measure: from a sender report that passes by to
 the report that answers it, less what the answerer says it waited. RTCP in the clear is read as it
-is heard (capture.control); what was encrypted by keys of SDP is opened when somebody asks
+is heard (capture.calls.control); what was encrypted by keys of SDP is opened when somebody asks
 (`FarEnds`), by whoever may have the recording's keys.
 Sources: RFC 3550 §6.4. The bytes: spanvault.rtcp. Opening: spanvault.srtcp.
 """

@@ -3,8 +3,8 @@
 A datagram holds several packets one behind the other (compound), or, between those who agreed on
 it, a single one of any type (reduced-size). Types that say nothing of a stream's course, extended
 reports and feedback among them, are told by their number and stepped over by their length. Whose a
-report report is, and what becomes of it: capture.control, spanvault.farend.
-Telling RTCP from RTP: capture.decode.
+report report is, and what becomes of it: capture.calls.control, spanvault.farend.
+Telling RTCP from RTP: capture.packets.decode.
 Sources: RFC 3550 §6 and A.2, RFC 5506 (reduced-size), RFC 3611 (XR), RFC 4585 (feedback).
 """
 

@@ -1,7 +1,8 @@
 """RTP packets that a recording holds whole (chunk.WHOLE), as payloads.
 
 An encrypted packet is authenticated with all of its header, so one with CSRCs, a header extension
-or padding is kept as it was heard. Columns of packets at once, for the capture: capture.rtpheader.
+or padding is kept as it was heard. Columns of packets at once, for the capture:
+capture.packets.rtpheader.
 Sources: RFC 3550 §5.1, §5.3.1. Opening what is encrypted: spanvault.srtp.
 """
 

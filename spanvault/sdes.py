@@ -1,7 +1,7 @@
 """SRTP keys as SDP tells them: the a=crypto attribute.
 
 Sources: RFC 4568 §4, §6, §9.2 (syntax), RFC 6188 §4, RFC 7714 §14.2 (suites).
-Read by capture.sdp; used by spanvault.srtp, to open at export what was recorded sealed.
+Read by capture.signalling.sdp; used by spanvault.srtp, to open at export what was recorded sealed.
 """
 
 import base64

@@ -2,5 +2,5 @@
 
 A process of its own (`python -m capture.explain`), without store, key or daemon: a file in,
 documents out (spanvault.explained). Nothing of a call's sound is kept, let alone decrypted.
-What is decided: capture.witness tells. For people: spanvault.commands.explain.
+What is decided: capture.calls.witness tells. For people: spanvault.commands.explain.
 """

@@ -14,9 +14,9 @@ from capture.explain.beside import Beside
 from capture.explain.remedies import counts
 from capture.explain.tshark import Unavailable, View, too_large
 from capture.model import Block
+from capture.packets.tunnels import layers
 from capture.recorder import Heard, Recorder
 from capture.sources import files
-from capture.tunnels import layers
 from spanvault.config import CaptureConfig
 from spanvault.explained import Count, Document, Explained, Summary
 

@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
+from capture.calls.livecall import LiveCall
+from capture.calls.witness import Decision, Witness
 from capture.explain import words
 from capture.explain.remedies import remedies
 from capture.explain.unowned import Named
-from capture.livecall import LiveCall
-from capture.media import Media
+from capture.media.media import Media
 from capture.model import Datagram, Endpoint, NewStream
-from capture.sip import SipMessage
-from capture.witness import Decision, Witness
+from capture.signalling.sip import SipMessage
 from spanvault.callline import main_codec
 from spanvault.config import CaptureConfig
 from spanvault.explained import Explained, Flow, Step, Unowned

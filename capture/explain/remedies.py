@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from capture.siptls import SipTls
+from capture.signalling.siptls import SipTls
 from spanvault.explained import Count
 from spanvault.messages import Call
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from capture.beginning import OF_A_CALL
+from capture.calls.beginning import OF_A_CALL
 from spanvault.explained import TheirCall, TheirFlow
 
 MAX_BYTES: Final = 128 << 20  # of a file that is given to tshark unasked: it needs several times it

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from capture.calls.livecall import Binding, LiveCall
 from capture.explain.words import clock
-from capture.livecall import Binding, LiveCall
 from capture.model import Endpoint, NewStream
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from capture.association import BOTH, DESTINATION, Match
-from capture.dialog import Event, State
-from capture.livecall import Binding, LiveCall
+from capture.calls.association import BOTH, DESTINATION, Match
+from capture.calls.livecall import Binding, LiveCall
+from capture.calls.witness import Decision
 from capture.model import Datagram
-from capture.offer_answer import Role, Side
-from capture.sdp import Media
-from capture.sip import SipMessage
-from capture.witness import Decision
+from capture.signalling.dialog import Event, State
+from capture.signalling.offer_answer import Role, Side
+from capture.signalling.sdp import Media
+from capture.signalling.sip import SipMessage
 from spanvault.messages import Codec
 
 LABEL: Final = 120  # characters of a start line that are shown

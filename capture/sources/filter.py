@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from capture.network import IPV4, IPV6, SLOW_ETHERTYPES, SLOW_NEXT_HEADERS, SLOW_PROTOCOLS
+from capture.packets.network import IPV4, IPV6, SLOW_ETHERTYPES, SLOW_NEXT_HEADERS, SLOW_PROTOCOLS
 
 SO_ATTACH_FILTER: Final = 26
 LOAD2, LOAD1, IF_EQUAL, RETURN = 0x28, 0x30, 0x15, 0x06

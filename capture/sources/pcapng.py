@@ -12,8 +12,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from capture.columns import rows
 from capture.model import Block
+from capture.packets.columns import rows
 from capture.sources.records import MAX_CAPTURED, run
 
 SECTION: Final = 0x0A0D0D0A  # reads the same in both byte orders

@@ -22,8 +22,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from capture.columns import fields
 from capture.model import Block
+from capture.packets.columns import fields
 from capture.sources import filter as packet_filter
 from capture.sources import interface as interfaces
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture import byhosts, worker
+from capture import worker
+from capture.calls import byhosts
 from capture.ear import Ear, Report
 from capture.ensemble import Ensemble
 from capture.model import Block

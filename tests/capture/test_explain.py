@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from capture.calls.joining import MAX_STREAMS
 from capture.explain.__main__ import Explainer
 from capture.explain.tshark import View, state
-from capture.joining import MAX_STREAMS
 from spanvault.explained import Explained, OnlyTheirs, Summary, Unowned
 from tests.support.callgen import (
     ANSWERED_NS,

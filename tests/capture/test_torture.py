@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP
 from scapy.packet import Raw
 
-from capture.sdp import parse as parse_sdp
-from capture.sip import SipMessage, parse
-from capture.slowpath import SlowPath
+from capture.packets.slowpath import SlowPath
+from capture.signalling.sdp import parse as parse_sdp
+from capture.signalling.sip import SipMessage, parse
 from tests.support.conversation import Wire
 from tests.support.frames import block
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pyshark
 import pytest
 
-from capture.decode import Decoder
-from capture.sip import parse
-from capture.slowpath import SlowPath
+from capture.packets.decode import Decoder
+from capture.packets.slowpath import SlowPath
+from capture.signalling.sip import parse
 from capture.sources.files import blocks
 from spanvault.rtp import header_length, without_padding
 from tests.support.callgen import START_NS, answered, phones, udp_frame, write_pcap

@@ -15,14 +15,15 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from capture import hep, sdp, sip, siprec, websocket
-from capture.decode import Decoder
 from capture.explain.__main__ import Explainer
-from capture.offload import segments
+from capture.packets import hep, websocket
+from capture.packets.decode import Decoder
+from capture.packets.offload import segments
+from capture.packets.slowpath import SlowPath
+from capture.packets.tunnels import LINK_TYPES, peel
 from capture.recorder import Recorder
-from capture.slowpath import SlowPath
+from capture.signalling import sdp, sip, siprec
 from capture.sources import files
-from capture.tunnels import LINK_TYPES, peel
 from spanvault import chunk, config, digits, rtcp, sdes, wire
 from spanvault.audio import red
 from spanvault.config import CaptureConfig

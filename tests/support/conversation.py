@@ -8,7 +8,7 @@ import ipaddress
 import itertools
 from typing import Any
 
-from capture.calls import Calls
+from capture.calls.calls import Calls
 from capture.model import Attach, Close, Datagram, Endpoint, NewStream, StreamTotals
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call, Stream

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from capture.decode import Decoded, Decoder
-from capture.media import Media
+from capture.media.media import Media
 from capture.model import Attach, Datagram, NewStream, StreamTotals
-from capture.slowpath import SlowPath
+from capture.packets.decode import Decoded, Decoder
+from capture.packets.slowpath import SlowPath
 from capture.sources.files import blocks
 from spanvault import chunk
 from spanvault.config import CaptureConfig

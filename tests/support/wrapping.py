@@ -2,7 +2,7 @@
 
 A wrapping takes an Ethernet frame with IP in it and gives the frames that a mirror of another kind
 would show in its place. Nothing of ours is used in the making: headers are written down from their
-specifications (capture.tunnels names them).
+specifications (capture.packets.tunnels names them).
 """
 
 import ipaddress

@@ -1,0 +1,1 @@
+"""Which calls there are, and which streams are whose."""

@@ -1,0 +1,1 @@
+"""RTP packets in; ordered, counted chunks out."""

@@ -1,0 +1,512 @@
+"""Streams from their first packet to their last chunk.
+
+Packets are held for about two seconds: one to fill, one in which signalling may still say that a
+call ended and the next began on the same addresses. Then they leave as chunks if a call has
+claimed their stream, or wait a bounded time for one that will. Time is the packets' time.
+Counting: capture.media.chunks. Known streams: capture.media.streams. Held packets:
+capture.media.held.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from capture.media.arena import Arena
+from capture.media.chunks import assemble
+from capture.media.continuity import step_between
+from capture.media.held import NOBODY, Batch, Held, store
+from capture.media.leaving import Leaving
+from capture.media.probation import watch
+from capture.media.streams import (
+    ATTACHED,
+    DISCARDED,
+    GENERATION,
+    LEAVING,
+    UNATTACHED,
+    StreamTable,
+)
+from capture.media.turnover import turnover
+from capture.model import (
+    Attach,
+    Close,
+    Contest,
+    Endpoint,
+    NewStream,
+    Overdue,
+    Packets,
+    StreamTotals,
+)
+from spanvault.config import CaptureConfig
+
+SECOND: Final = 1_000_000_000
+HOLD_NS: Final = SECOND // 2  # a full second stays so long: signalling is heard before it leaves
+BLOCK_NS: Final = SECOND // 10  # a second reaches on so far at most, to its last block's end
+MAX_FULL: Final = 3  # seconds that wait, whatever the clock says: it may have been set back
+MAX_UNATTACHED: Final = 32_768  # streams nobody has claimed; 2 KB each
+CROWDED: Final = 8_192  # of them, and it is asked at once whether those that prove RTP shall stay
+ASK_NS: Final = 5 * SECOND  # so long before it goes: the answer may take a moment
+MAX_EVICTED: Final = 1000  # a second: a flood of invented streams must not take our time either
+NO_TOTALS: Final = StreamTotals(0, 0, 0, 0, 0.0, 0, 0, {})
+
+Endpoints = Callable[[int], tuple[Endpoint, Endpoint]]
+
+
+class Media:
+    """Packets in, chunks out; in between, signalling says whose they are."""
+
+    def __init__(self, settings: CaptureConfig, seed: int | None = None) -> None:
+        self.counters: Counter[str] = Counter()
+        self.streams = StreamTable(seed=seed)
+        self._unmatched_ns = int(settings.unmatched_s * SECOND)
+        self._unmatched_bytes = settings.unmatched_mb << 20
+        self._opened: dict[int, NewStream] = {}  # by slot
+        self._unattached: dict[int, None] = {}  # slots, oldest first
+        self._evicted = 0
+        self._arena = Arena()
+        self._filling = Held(self._arena)
+        self._full: list[Held] = []
+        self._spare: list[Held] = []
+        self._waiting: list[Held] = []  # oldest first
+        self._asked = 0  # of the waiting, about so many it was asked whether they shall be kept
+        self._overdue: list[Overdue] = []
+        self._probation = settings.orphan_packets if settings.orphans else None
+        self._claimed: list[int] = []  # attached slots with packets among the waiting
+        self._contests: dict[int, Contest] = {}  # by slot
+        self._leaving: list[tuple[Held, int]] = []  # free once this has been flushed
+        self._loss: list[tuple[int, int]] = []  # when the capture itself lost packets: from, to
+        self._loss_reaches_on = False  # to the next packet: it may lie between two seconds
+
+    def lost(self, frames: int, first_ns: int, last_ns: int) -> None:
+        """The capture had no room for so many frames before or among those of this time.
+
+        To be told before receive() is given that time's packets, if there are any.
+        """
+        self.counters["capture_dropped"] += frames
+        self._loss.append((first_ns, last_ns))
+        filling = self._filling
+        self._loss_reaches_on = not filling.count or first_ns > filling.last_ns
+
+    def receive(
+        self, packets: Packets, endpoints: Endpoints, among: bool = False
+    ) -> list[NewStream]:
+        """Take a block's packets in; returns the streams heard for the first time.
+
+        endpoints: source and destination of a packet, by its row.
+        among: the packets are of the same block as those received last.
+        """
+        if not len(packets.ssrc):
+            return []
+        first = int(packets.time_ns.min())
+        if self._loss_reaches_on:
+            begin, end = self._loss[-1]
+            self._loss[-1], self._loss_reaches_on = (begin, max(end, first)), False
+        fingerprint = self.streams.index.fingerprints(packets)
+        slot = self.streams.index.find(fingerprint)
+        stale = (slot < 0) | (packets.time_ns > self.streams.close_at_ns[slot])
+        new: list[NewStream] = []
+        if stale.any():
+            new = self._open(packets, fingerprint, slot, np.flatnonzero(stale), endpoints)
+            packets, slot = self._known_only(packets, slot)
+        self.streams.heard_ns[slot] = packets.time_ns
+        # abs: the clock may have been set back, or another file begins.
+        if self._filling.count and abs(first - self._filling.first_ns) >= SECOND and not among:
+            self._next()
+        self._filling.append(packets, slot, among)
+        return new
+
+    def attach(self, attach: Attach) -> None:
+        """A call claims a stream. One that has gone meanwhile is counted."""
+        slot = self.streams.slot(attach.row)
+        if slot is None or self.streams.state[slot] not in (UNATTACHED, ATTACHED):
+            self.counters["attached_too_late"] += 1
+            return
+        streams = self.streams
+        streams.state[slot] = ATTACHED
+        streams.recording_id[slot] = np.void(attach.recording_id)
+        streams.number[slot] = attach.number
+        streams.clock_ns[slot] = attach.clock_ns
+        streams.kinds[slot] = np.frombuffer(attach.kinds, np.uint8)
+        streams.sealed[slot] = attach.sealed
+        if attach.clock_rate:
+            streams.clock[slot] = attach.clock_rate
+        self._unattached.pop(slot, None)
+        if streams.waiting[slot]:
+            self._claimed.append(slot)
+
+    def close(self, close: Close) -> list[NewStream]:
+        """The stream ends at a time; what was heard of it later is another one, returned."""
+        slot = self.streams.slot(close.row)
+        if slot is None:
+            return []
+        streams = self.streams
+        streams.close_at_ns[slot] = close.at_ns
+        if streams.heard_ns[slot] <= close.at_ns:
+            return []
+        if streams.state[slot] not in (UNATTACHED, ATTACHED):
+            return []  # it has gone already: nothing of it is kept any more that could go on
+        following = self._following(slot)
+        spans = [
+            span
+            for held in (*self._waiting, *self._full, self._filling)
+            if (span := held.reassign(slot, close.at_ns, following))
+        ]
+        streams.heard_ns[slot] = self._last_held(slot)
+        return self._split(slot, following, spans)
+
+    def contest(self, contest: Contest) -> None:
+        """A newer call may have taken a stream's addresses over: its packets will tell."""
+        slot = self.streams.slot(contest.row)
+        if slot is not None and self.streams.state[slot] == ATTACHED:
+            self._contests[slot] = contest
+
+    def contested(self) -> list[NewStream]:
+        """Close the streams that turned out to be a newer call's; what goes on there is returned.
+
+        To be asked before anything leaves, for that cannot be given back, and no more often: all
+        that is held is looked through.
+        """
+        if not self._contests:
+            return []
+        flags = self._flags(list(self._contests))
+        heard = [held.batch() for held in (*self._full, self._filling)]
+        mine = [batch.take(flags[batch.slot] & (batch.slot >= 0)) for batch in heard]
+        slot = np.concatenate([batch.slot for batch in mine])
+        packets = np.concatenate([batch.packets for batch in mine])
+        by_slot = np.argsort(slot, kind="stable")
+        slot, packets = slot[by_slot], packets[by_slot]
+        contests = list(self._contests.items())
+        wanted = np.array([each for each, _ in contests], slot.dtype)
+        first = np.searchsorted(slot, wanted).tolist()
+        behind = np.searchsorted(slot, wanted, side="right").tolist()
+        told: dict[int, tuple[int | None, bool]] = {}
+        for (each, contest), start, end in zip(contests, first, behind, strict=True):
+            last = int(self.streams.last_ns[each]), int(self.streams.highest[each])
+            told[each] = turnover(packets[start:end], last, contest)
+        # A call of which one stream went on through goes on; another that was silent is its own.
+        going_on = {self._disputed(each) for each, found in told.items() if found == (None, True)}
+        new: list[NewStream] = []
+        for each, (began_ns, decided) in told.items():
+            goes_on = self._disputed(each) in going_on
+            row = self._contests[each].row
+            if decided or goes_on:
+                del self._contests[each]
+            if began_ns is not None and not goes_on:
+                new += self.close(Close(row, began_ns - 1))
+        return new
+
+    def _disputed(self, slot: int) -> tuple[bytes, int, int]:
+        """What a stream's contest is about: the call, and when another named its ends."""
+        _, since_ns, until_ns = self._contests[slot]
+        return self.streams.recording_id[slot].tobytes(), since_ns, until_ns
+
+    def tick(self, now_ns: int) -> Leaving:
+        """The chunks that are due at a packet time, in parts; none of them is empty."""
+        if self._filling.count and now_ns >= self._filling.first_ns + SECOND:
+            self._next()
+        due = max(0, len(self._full) - MAX_FULL)
+        while due < len(self._full) and now_ns >= _due_ns(self._full[due]):
+            due += 1
+        flushed, self._full = self._full[:due], self._full[due:]
+        media = self._flush(flushed)
+        self._expire(now_ns)
+        return media
+
+    def overdue(self, everything: bool = False) -> list[Overdue]:
+        """Streams whose packets are about to go, each asked about once in `unmatched_s`.
+
+        What is attached before the next tick stays. everything: all that wait, for it is the end.
+        """
+        if everything:
+            self._ask(np.flatnonzero(self.streams.state == UNATTACHED), None)
+        overdue, self._overdue = self._overdue, []
+        return overdue
+
+    def due_ns(self, now_ns: int) -> int:
+        """The packet time at which the next second will be due, or the one that is filling now."""
+        if self._full:  # now: the clock may have been set back
+            return min(_due_ns(self._full[0]), now_ns + SECOND)
+        begun_ns = self._filling.first_ns if self._filling.count else now_ns
+        return min(begun_ns, now_ns) + SECOND + HOLD_NS
+
+    def counted_ns(self, now_ns: int) -> int:
+        """The packet time before which all media is counted in totals."""
+        held = (part.first_ns for part in (*self._full, self._filling) if part.count)
+        return min(now_ns, min(held, default=now_ns))
+
+    def step(self, packets: Packets, on_hold: Iterable[int]) -> int | None:
+        """By how much the clock was set before these packets, by what they say; None: not at all.
+
+        on_hold: rows of which silence is expected.
+        """
+        slot = self.streams.index.find(self.streams.index.fingerprints(packets))
+        held = [part.batch() for part in (*self._full, self._filling)]
+        if not any(len(batch.slot) for batch in held):
+            return None
+        silent = [one for row in on_hold if (one := self.streams.slot(row)) is not None]
+        before = store(held).batch()
+        return step_between(before, packets, slot, self.streams.clock, np.array(silent, np.int64))
+
+    def flush(self) -> Leaving:
+        """All chunks there are, due or not."""
+        self._next()
+        flushed, self._full = self._full, []
+        return self._flush(flushed)
+
+    def totals(self, row: int) -> StreamTotals:
+        """What a stream has heard; packets that were not flushed yet count in last_ns only."""
+        slot = self.streams.slot(row)
+        return NO_TOTALS if slot is None else self.streams.totals(slot)
+
+    def unclaimed(self, row: int) -> int:
+        """Packets heard of a stream while no call had claimed it, copies among them."""
+        slot = self.streams.slot(row)
+        return 0 if slot is None else int(self.streams.unclaimed[slot])
+
+    def release(self, row: int) -> None:
+        """Nobody asks for this stream any more; what is held of it still leaves."""
+        slot = self.streams.slot(row)
+        if slot is not None and self.streams.state[slot] in (UNATTACHED, ATTACHED):
+            attached = self.streams.state[slot] == ATTACHED
+            self._leave(slot, LEAVING if attached else DISCARDED)
+
+    def _open(
+        self,
+        packets: Packets,
+        fingerprint: NDArray[np.uint64],
+        slot: NDArray[np.int32],
+        stale: NDArray[np.int64],
+        endpoints: Endpoints,
+    ) -> list[NewStream]:
+        """Open a stream for packets that have none, once each; fills in their slots."""
+        _, first, which = np.unique(fingerprint[stale], return_index=True, return_inverse=True)
+        by_time = np.argsort(first)
+        by_time = by_time[: self._make_room(len(first))]
+        row = stale[first[by_time]]
+        new = self._new_slots(
+            fingerprint[row], packets.ssrc[row], packets.payload_type[row], packets.time_ns[row],
+            [endpoints(each) for each in row.tolist()],
+        )  # fmt: skip
+        opened = np.full(len(first), NOBODY, np.int32)
+        opened[by_time] = [stream.row % GENERATION for stream in new]
+        slot[stale] = opened[which]
+        return new
+
+    def _new_slots(
+        self,
+        fingerprint: NDArray[np.uint64],
+        ssrc: NDArray[np.uint32],
+        payload_type: NDArray[np.uint8],
+        time_ns: NDArray[np.int64],
+        ends: list[tuple[Endpoint, Endpoint]],
+    ) -> list[NewStream]:
+        """Open streams, one for each of the arguments' n."""
+        slot = self.streams.open(fingerprint, ssrc, payload_type, time_ns)
+        columns = (self.streams.rows(slot), time_ns, ssrc, payload_type)
+        new = [
+            NewStream(row, time, source, destination, number, kind)
+            for (row, time, number, kind), (source, destination) in zip(
+                zip(*(column.tolist() for column in columns), strict=True), ends, strict=True
+            )
+        ]
+        slots = slot.tolist()
+        self._opened.update(zip(slots, new, strict=True))
+        self._unattached.update(dict.fromkeys(slots))
+        self.counters["streams"] += len(new)
+        return new
+
+    def _make_room(self, wanted: int) -> int:
+        """How many more unclaimed streams may be remembered; the oldest ones go for them."""
+        room = MAX_UNATTACHED - len(self._unattached)
+        granted = min(wanted, MAX_UNATTACHED, room + MAX_EVICTED - self._evicted)
+        for slot in list(islice(self._unattached, max(0, granted - room))):
+            self._evicted += 1
+            self._discard(slot)
+        return max(0, granted)
+
+    def _known_only(
+        self, packets: Packets, slot: NDArray[np.int32]
+    ) -> tuple[Packets, NDArray[np.int32]]:
+        """Without those for which there was no room."""
+        known = slot >= 0
+        if known.all():
+            return packets, slot
+        self.counters["unmatched_ignored"] += len(slot) - int(known.sum())
+        columns = (getattr(packets, name)[known] for name in Packets.__slots__[1:])
+        return Packets(packets.data, *columns), slot[known]
+
+    def _following(self, slot: int) -> int:
+        """The slot of a new stream that goes on where another one was closed."""
+        opened = self._opened[slot]
+        ends = (opened.source, opened.destination)
+        (new,) = self._new_slots(
+            self.streams.fingerprint[[slot]], self.streams.ssrc[[slot]],
+            np.array([opened.payload_type], np.uint8), self.streams.heard_ns[[slot]], [ends],
+        )  # fmt: skip
+        return new.row % GENERATION
+
+    def _split(self, slot: int, following: int, spans: list[tuple[int, int]]) -> list[NewStream]:
+        """Tell of the stream that begins where another was closed, if any of it is still held."""
+        if not spans:
+            self._leave(following, DISCARDED)
+            self.streams.index.insert(self.streams.fingerprint[[slot]], np.array([slot]))
+            return []
+        first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+        self.streams.heard_ns[following] = last
+        self.streams.waiting[following] = self.streams.waiting[slot]
+        self._opened[following] = self._opened[following]._replace(time_ns=first)
+        return [self._opened[following]]
+
+    def _last_held(self, slot: int) -> int:
+        """When a stream was last heard, by what is held and what has left."""
+        last = int(self.streams.last_ns[slot])
+        for held in (*self._waiting, *self._full, self._filling):
+            batch = held.batch()
+            mine = batch.packets["arrival_ns"][batch.slot == slot]
+            last = max(last, int(mine.max(initial=last)))
+        return last
+
+    def _next(self) -> None:
+        """The second that was filling is full."""
+        if self._filling.count:
+            self._full.append(self._filling)
+            self._filling = self._spare.pop() if self._spare else Held(self._arena)
+
+    def _flush(self, flushed: list[Held]) -> Leaving:
+        """Chunks of the claimed waiting packets, then of these; unclaimed ones begin to wait."""
+        media = self._claim()
+        for held in flushed:
+            batch = held.batch()
+            state = self.streams.state[batch.slot]
+            state[batch.slot < 0] = DISCARDED
+            keep = (state == ATTACHED) | (state == LEAVING)
+            chosen = batch if keep.all() else batch.take(keep)
+            media += self._assemble(chosen, held.first_ns, held.last_ns)
+            self._wait(batch, state == UNATTACHED)
+            dropped = (state == DISCARDED) & (batch.slot >= 0)
+            self.counters["unmatched_dropped"] += int(np.count_nonzero(dropped))
+        self._recycle(flushed)
+        for held in flushed:
+            held.clear()
+        # One is enough: while one second waits, the next fills. The roomiest is used again.
+        self._spare = sorted([*self._spare, *flushed], key=lambda held: held.capacity)[-1:]
+        return media
+
+    def _assemble(self, batch: Batch, first_ns: int, last_ns: int) -> Leaving:
+        lossy = any(begin <= last_ns and first_ns <= end for begin, end in self._loss)
+        self._loss = [span for span in self._loss if span[1] >= first_ns - 10 * SECOND]
+        media = assemble(batch, self.streams, first_ns, lossy, self.counters)
+        self.counters["flushed"] += media.frames
+        self.counters["duplicates"] += len(batch.slot) - media.frames
+        return media
+
+    def _wait(self, batch: Batch, unclaimed: NDArray[np.bool_]) -> None:
+        if unclaimed.any():
+            held = store([batch.take(unclaimed)])
+            self._waiting.append(held)
+            self.streams.waiting[batch.slot[unclaimed]] = True
+            watch(held.batch(), self.streams)
+
+    def _claim(self) -> Leaving:
+        """Chunks of waiting packets whose stream a call has claimed since."""
+        if not self._claimed:
+            return Leaving()
+        claimed = self._flags(self._claimed)
+        self.streams.waiting[self._claimed] = False
+        self._claimed = []
+        batches = []
+        for held in self._waiting:
+            batch = held.batch()
+            mine = claimed[batch.slot] & (batch.slot >= 0)
+            if mine.any():
+                batches.append(batch.take(mine))
+                batch.slot[mine] = NOBODY
+        if not batches:
+            return Leaving()
+        held = store(batches)
+        return self._assemble(held.batch(), held.first_ns, held.last_ns)
+
+    def _expire(self, now_ns: int) -> None:
+        """Let go of what waited too long, or is too much, once it was asked about."""
+        self._evicted = 0
+        limit_ns = now_ns - self._unmatched_ns
+        size = sum(held.used for held in self._waiting)
+        while self._asked and (self._waiting[0].last_ns < limit_ns or size > self._unmatched_bytes):
+            held = self._waiting.pop(0)
+            self._asked -= 1
+            size -= held.used
+            self.counters["unmatched_dropped"] += int(np.count_nonzero(held.batch().slot >= 0))
+        size -= sum(held.used for held in self._waiting[: self._asked])
+        crowded = len(self._unattached) > CROWDED
+        for held in self._waiting[self._asked :]:
+            full = size > self._unmatched_bytes // 2
+            if not (full or crowded or held.last_ns < limit_ns + min(ASK_NS, self._unmatched_ns)):
+                break
+            self._ask(np.unique(held.batch().slot), now_ns)
+            size -= held.used
+            self._asked += 1
+        streams = self.streams
+        silent = (streams.state == UNATTACHED) & (streams.heard_ns < limit_ns)
+        silent &= streams.asked_ns != now_ns  # the answer comes before the next tick
+        for slot in np.flatnonzero(silent).tolist():
+            self._discard(slot)
+
+    def _ask(self, slot: NDArray[Any], now_ns: int | None) -> None:
+        """Ask about those of some streams that have proved to be RTP. now_ns: None at the end."""
+        if self._probation is None:
+            return
+        streams, slot = self.streams, slot[slot >= 0]
+        proved = (streams.state[slot] == UNATTACHED) & (streams.orderly[slot] >= self._probation)
+        if now_ns is not None:
+            asked_ns = streams.asked_ns[slot]
+            proved &= (asked_ns == 0) | (abs(now_ns - asked_ns) >= self._unmatched_ns)
+            streams.asked_ns[slot[proved]] = now_ns
+        held_ns = self._waiting[0].first_ns if self._waiting else 0
+        for each in slot[proved].tolist():
+            opened = self._opened[each]
+            self._overdue.append(
+                Overdue(
+                    opened.row, int(streams.unclaimed[each]), int(streams.octets[each]),
+                    opened.time_ns, int(streams.heard_ns[each]), max(held_ns, opened.time_ns),
+                )
+            )  # fmt: skip
+
+    def _discard(self, slot: int) -> None:
+        self._leave(slot, DISCARDED)
+
+    def _leave(self, slot: int, state: int) -> None:
+        self.streams.leave(slot, state)
+        self._unattached.pop(slot, None)
+        self._opened.pop(slot, None)
+        self._contests.pop(slot, None)
+        self._leaving.append((self._filling, slot))
+
+    def _recycle(self, flushed: list[Held]) -> None:
+        """Free the slots that nothing held refers to any more."""
+        done = {id(held) for held in flushed}
+        if not self._full and not self._filling.count:
+            done.add(id(self._filling))
+        free = [slot for held, slot in self._leaving if id(held) in done]
+        if not free:
+            return
+        self._leaving = [each for each in self._leaving if id(each[0]) not in done]
+        if self.streams.waiting[free].any():
+            gone = self._flags(free)
+            for held in self._waiting:
+                held.forget(gone)
+        for slot in free:
+            self.streams.recycle(slot)
+
+    def _flags(self, slots: list[int]) -> NDArray[np.bool_]:
+        flags = np.zeros(self.streams.capacity, np.bool_)
+        flags[slots] = True
+        return flags
+
+
+def _due_ns(full: Held) -> int:
+    """When a second may leave: if its last block made it a little longer, no later for that."""
+    beyond_ns = full.last_ns - full.first_ns - SECOND
+    return full.last_ns + HOLD_NS - (beyond_ns if 0 < beyond_ns <= BLOCK_NS else 0)

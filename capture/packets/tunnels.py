@@ -1,0 +1,297 @@
+"""Peel what lies around an IP packet: link layers, tags, tunnels. One table, no packet twice.
+
+Each decapsulator takes a view and says what follows and where, or refuses with ValueError. IP
+addresses, fragments and transport come out of the last IP header met (capture.packets.slowpath goes
+on).
+Sources: IEEE 802.1Q, 802.1ad; Cisco VN-Tag; RFC 1661, 1662 (PPP), 2516 (PPPoE), 3032 (MPLS), 4385
+and 4448 (pseudowires), 2003 (IPIP), 4213 (6in4), 2784, 2890 and 2637 (GRE), 7348 (VXLAN),
+draft-smith-vxlan-group-policy, 8926 (GENEVE); 3GPP TS 29.281 (GTP-U); draft-foschiano-erspan-03;
+TZSP as Wireshark reads it; ERF of Endace; libpcap's LINKTYPE_ list. IP: capture.packets.inet. HEP:
+capture.packets.hep.
+"""
+
+from collections.abc import Callable, Mapping
+from struct import unpack_from
+from typing import Final
+
+from capture.packets import hep, inet
+from capture.packets.inet import need
+from capture.packets.packet import Next, Packet
+
+MAX_DEPTH: Final = 16  # headers peeled from one frame; real nests have six or seven
+
+Kind = str
+
+LINK_TYPES: Final[Mapping[int, Kind]] = {
+    0: "null", 1: "ethernet", 9: "ppp", 12: "ip", 14: "ip", 50: "ppp", 51: "pppoe", 101: "ip",
+    104: "hdlc", 108: "null", 113: "sll", 197: "erf", 228: "ip", 229: "ip", 276: "sll2",
+}  # fmt: skip
+ETHER_TYPES: Final[Mapping[int, Kind]] = {
+    0x0800: "ip", 0x86DD: "ip", 0x8100: "vlan", 0x88A8: "vlan", 0x9100: "vlan", 0x9200: "vlan",
+    0x8847: "mpls", 0x8848: "mpls", 0x8864: "pppoe", 0x8926: "vntag", 0x6558: "ethernet",
+    0x88BE: "erspan2", 0x22EB: "erspan3", 0x880B: "ppp",
+}  # fmt: skip
+IP_PROTOCOLS: Final[Mapping[int, Kind]] = {4: "ip", 41: "ip", 47: "gre", 137: "mpls"}
+PPP_PROTOCOLS: Final[Mapping[int, Kind]] = {0x21: "ip", 0x57: "ip", 0x281: "mpls"}
+# UDP ports whose datagrams carry frames. A decoder of plain UDP must leave these to the slow path.
+TUNNEL_PORTS: Final[Mapping[int, Kind]] = {
+    2152: "gtp", 4789: "vxlan", 8472: "vxlan", 6081: "geneve", 9060: "hep", 37008: "tzsp",
+}  # fmt: skip
+UDP: Final = 17
+GROUP_POLICY: Final = 0x88  # VXLAN's first byte with G besides I; RTP would have eight CSRCs
+LARGEST_UDP: Final = 1472  # of payload; more on an ordinary network: the card merged several (GRO)
+
+
+def peel(data: memoryview, kind: Kind) -> Packet:
+    """The innermost IP packet in data, which begins with a header of this kind.
+
+    Raises ValueError if there is none: another protocol, or a header that is cut or nonsense.
+    """
+    at = Next(kind, 0, len(data))
+    for _ in range(MAX_DEPTH):
+        found = DECAPSULATORS[at.kind](data, at.start, at.end)
+        if isinstance(found, Next):
+            at = found
+            continue
+        inner = None if found.fragment else tunnelled(found)
+        if inner is None:
+            return found
+        data, at = found.payload, inner
+    raise ValueError(f"more than {MAX_DEPTH} headers around one packet")
+
+
+def layers(data: memoryview, link_type: int) -> list[Kind]:
+    """The headers of a frame down to the innermost IP packet, as far as they can be read."""
+    kind, found = LINK_TYPES.get(link_type), list[Kind]()
+    at = Next(kind, 0, len(data)) if kind else None
+    while at is not None and len(found) < MAX_DEPTH:
+        found.append(at.kind)
+        try:
+            inner = DECAPSULATORS[at.kind](data, at.start, at.end)
+            if isinstance(inner, Packet):
+                following = None if inner.fragment else tunnelled(inner)
+                data, at = inner.payload, following
+            else:
+                at = inner
+        except ValueError:
+            break
+    return found
+
+
+def tunnelled(packet: Packet) -> Next | None:
+    """What a whole IP packet carries if that is a tunnel, else None. Raises ValueError."""
+    kind = IP_PROTOCOLS.get(packet.protocol)
+    if kind is not None:
+        return Next(kind, 0, len(packet.payload))
+    if packet.protocol != UDP or len(packet.payload) < 16:
+        return None
+    kind = TUNNEL_PORTS.get(unpack_from("!H", packet.payload, 2)[0])
+    if kind is None and bytes(packet.payload[8:12]) == hep.MAGIC:
+        kind = "hep"  # its agents are told any port; nothing else begins so
+    if kind is None or not _TUNNEL_SIGNS[kind](packet.payload):
+        return None
+    return Next(kind, 8, len(packet.payload))
+
+
+def _is_vxlan(data: memoryview) -> bool:
+    return data[8] == 0x08 or (data[8] == GROUP_POLICY and data[9] & 0xB7 == 0)
+
+
+def _is_geneve(data: memoryview) -> bool:
+    return data[8] >> 6 == 0 and unpack_from("!H", data, 10)[0] in ETHER_TYPES
+
+
+def _is_tzsp(data: memoryview) -> bool:
+    return data[8] == 1 and data[9] in (0, 1)
+
+
+def _is_gtp(data: memoryview) -> bool:
+    return data[8] >> 4 == 3 and data[9] == 255  # version 1, GTP not GTP'; a G-PDU
+
+
+def _is_hep(data: memoryview) -> bool:
+    return hep.begins(data[8:])
+
+
+# An RTP stream may well use port 4789: only bytes that can be the tunnel's are taken for one.
+_TUNNEL_SIGNS: Final = {
+    "vxlan": _is_vxlan, "geneve": _is_geneve, "tzsp": _is_tzsp, "gtp": _is_gtp, "hep": _is_hep,
+}  # fmt: skip
+
+
+def _by_ether_type(ether_type: int, start: int, end: int) -> Next:
+    kind = ETHER_TYPES.get(ether_type)
+    if kind is None:
+        raise ValueError(f"EtherType {ether_type:#06x} carries no IP")
+    return Next(kind, start, end)
+
+
+def _ether_type_at(where: int, size: int, what: str) -> Callable[[memoryview, int, int], Next]:
+    """A header of fixed size whose EtherType lies at a fixed place."""
+
+    def decapsulate(data: memoryview, start: int, end: int) -> Next:
+        need(data, start, end, size, what)
+        return _by_ether_type(unpack_from("!H", data, start + where)[0], start + size, end)
+
+    return decapsulate
+
+
+def _null(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 4, "loopback header")
+    # The family is in the byte order of whoever captured; the IP version behind it says enough.
+    return Next("ip", start + 4, end)
+
+
+def _pppoe(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 8, "PPPoE header")
+    return Next("ppp", start + 6, min(end, start + 6 + unpack_from("!H", data, start + 4)[0]))
+
+
+def _ppp(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 4, "PPP header")
+    if bytes(data[start : start + 2]) == b"\xff\x03":  # address and control, RFC 1662
+        start += 2
+    if data[start] & 1:  # a protocol compressed to one byte, RFC 1661 §6.5
+        protocol, start = data[start], start + 1
+    else:
+        protocol, start = unpack_from("!H", data, start)[0], start + 2
+    kind = PPP_PROTOCOLS.get(protocol)
+    if kind is None:
+        raise ValueError(f"PPP protocol {protocol:#06x} carries no IP")
+    return Next(kind, start, end)
+
+
+def _mpls(data: memoryview, start: int, end: int) -> Next:
+    for at in range(start, end - 4, 4):
+        if data[at + 2] & 1:  # bottom of stack
+            return _behind_labels(data, at + 4, end)
+    raise ValueError("MPLS label stack has no bottom")
+
+
+def _behind_labels(data: memoryview, at: int, end: int) -> Next:
+    """IP, or a pseudowire's Ethernet with or without a control word: no label tells which.
+
+    A control word begins with 0, but so do most MAC addresses; and some begin with 4 or 6, as IP
+    does. The EtherType decides.
+    """
+    if data[at] >> 4 == 0 and _ether_type(data, at + 4, end) in ETHER_TYPES:
+        return Next("ethernet", at + 4, end)
+    if data[at] >> 4 not in (4, 6) or _ether_type(data, at, end) in ETHER_TYPES:
+        return Next("ethernet", at, end)
+    return Next("ip", at, end)
+
+
+def _ether_type(data: memoryview, at: int, end: int) -> int:
+    """Of an Ethernet header that would begin here; 0 where there is no room for one."""
+    return unpack_from("!H", data, at + 12)[0] if min(end, len(data)) - at >= 14 else 0
+
+
+def _gre(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 4, "GRE header")
+    flags, protocol = unpack_from("!HH", data, start)
+    if flags & 0x4000:
+        raise ValueError("GRE with routing is obsolete")
+    if flags & 7 == 1:  # enhanced GRE, RFC 2637: key, then sequence and acknowledgement if flagged
+        size = 8 + 4 * bool(flags & 0x1000) + 4 * bool(flags & 0x0080)
+    else:
+        size = 4 + 4 * (bool(flags & 0x8000) + bool(flags & 0x2000) + bool(flags & 0x1000))
+    if protocol == 0x88BE and not flags & 0x1000:
+        return Next("ethernet", start + size, end)  # ERSPAN I: no sequence number, no own header
+    return _by_ether_type(protocol, start + size, end)
+
+
+def _erspan2(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 8, "ERSPAN header")
+    return Next("ethernet", start + 8, end)
+
+
+def _erspan3(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 12, "ERSPAN III header")
+    frame_type = data[start + 10] >> 2 & 0x1F  # 0 Ethernet, 2 IP without its link header
+    size = 12 + 8 * (data[start + 11] & 1)
+    return Next("ip" if frame_type == 2 else "ethernet", start + size, end)
+
+
+def _vxlan(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 8, "VXLAN header")
+    return Next("ethernet", start + 8, end)
+
+
+def _geneve(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 8, "GENEVE header")
+    options = (data[start] & 0x3F) * 4
+    return _by_ether_type(unpack_from("!H", data, start + 2)[0], start + 8 + options, end)
+
+
+def _tzsp(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 5, "TZSP header")
+    if unpack_from("!H", data, start + 2)[0] != 1:
+        raise ValueError("TZSP carries something other than Ethernet")
+    at = start + 4
+    while at < end:
+        tag = data[at]
+        if tag == 1:  # end of tags
+            return Next("ethernet", at + 1, end)
+        if tag != 0 and at + 1 >= end:
+            break
+        at += 1 if tag == 0 else 2 + data[at + 1]
+    raise ValueError("TZSP tags have no end")
+
+
+def _gtp(data: memoryview, start: int, end: int) -> Next:
+    """GTP-U, TS 29.281 §5.1; extension headers (§5.2) are a chain, 0 ends it."""
+    need(data, start, end, 12, "GTP-U header")
+    end = min(end, start + 8 + unpack_from("!H", data, start + 2)[0])
+    if not data[start] & 7:
+        return Next("ip", start + 8, end)
+    following, at = data[start + 11] if data[start] & 4 else 0, start + 12
+    while following:
+        need(data, at, end, 4, "GTP-U extension header")
+        size = data[at] * 4
+        if not size or at + size > end:
+            raise ValueError(f"GTP-U extension header of {size} bytes")
+        following, at = data[at + size - 1], at + size
+    return Next("ip", at, end)
+
+
+def _erf(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 18, "ERF header")
+    kind, at = data[start + 8], start + 16
+    more = kind & 0x80
+    while more:  # extension headers; each says whether another follows
+        need(data, at, end, 8, "ERF extension header")
+        more, at = data[at] & 0x80, at + 8
+    kind &= 0x7F
+    if kind in (2, 11, 16, 20):  # Ethernet, also coloured: two bytes of padding before it
+        return Next("ethernet", at + 2, end)
+    if kind in (22, 23):
+        return Next("ip", at, end)
+    raise ValueError(f"ERF type {kind} carries neither Ethernet nor IP")
+
+
+def _hep(data: memoryview, start: int, end: int) -> Packet:
+    return hep.packet(data[start:end])
+
+
+DECAPSULATORS: Final[Mapping[Kind, Callable[[memoryview, int, int], Next | Packet]]] = {
+    "ip": inet.packet,
+    "ethernet": _ether_type_at(12, 14, "Ethernet header"),
+    "vlan": _ether_type_at(2, 4, "802.1Q tag"),
+    "vntag": _ether_type_at(4, 6, "VN-Tag"),
+    "sll": _ether_type_at(14, 16, "Linux cooked header"),
+    "sll2": _ether_type_at(0, 20, "Linux cooked v2 header"),
+    "hdlc": _ether_type_at(2, 4, "HDLC header"),
+    "erf": _erf,
+    "null": _null,
+    "pppoe": _pppoe,
+    "ppp": _ppp,
+    "mpls": _mpls,
+    "gre": _gre,
+    "erspan2": _erspan2,
+    "erspan3": _erspan3,
+    "vxlan": _vxlan,
+    "geneve": _geneve,
+    "tzsp": _tzsp,
+    "gtp": _gtp,
+    "hep": _hep,
+}
