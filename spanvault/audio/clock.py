@@ -115,9 +115,12 @@ class Clock:
             for at, floor, roof in course.pieces(start, stop):
                 if at >= count:
                     break
+                before = by
                 if course.position[stop - 1] - course.position[at] >= self._certain:
                     by = self._drifted(course, at, by, floor, roof)
-                shift[at : min(at + PIECE, stop)] = by
+                shift[at : min(at + PIECE, stop)] = before
+                if by != before:
+                    shift[course.turn(max(start, at - PIECE), at, before, by) : at + PIECE] = by
         positions = course.position[:count] + shift
         arrival = int(course.arrival[count - 1])
         self._last = Last(
@@ -192,6 +195,16 @@ class Course:
         floor = np.minimum.accumulate(level)[::-1].tolist()
         roof = np.maximum.accumulate(level)[::-1].tolist()
         yield from zip(range(start, stop, PIECE), floor, roof, strict=True)
+
+    def turn(self, low: int, at: int, before: int, by: int) -> int:
+        """The row at which the lag went over from one level to another, from `low` on.
+
+        at: where it was noticed, and where it goes over if that was not all at once.
+        """
+        rows = np.flatnonzero(self.lag[low : at + PIECE] < (before + by) / 2)
+        if by > before:  # what is late by itself is above both levels
+            return low + int(rows[-1]) + 1 if len(rows) else at
+        return low + int(rows[0]) if len(rows) and rows[0] else at
 
     def fall(self, row: int) -> int:
         """How much earlier it arrived than what was sent before it."""

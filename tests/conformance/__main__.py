@@ -8,33 +8,34 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.conformance.arrivals import arrivals
 from tests.conformance.compare import differences
 from tests.conformance.explained import unexplained
-from tests.conformance.listening import Beginnings, faults
+from tests.conformance.listening import Found, listen
 from tests.conformance.recorded import Recorded
-from tests.conformance.table import HEADER, lines
+from tests.conformance.table import HEADER, TOLERANCES, heard, lines
 from tests.conformance.truth import Case, lab_cases, public_cases
 
 
-def check(case: Case) -> tuple[Recorded, list[str]]:
+def check(case: Case) -> tuple[Recorded, list[Found], list[str]]:
     """Record a case in a folder of its own, compare and listen."""
     with tempfile.TemporaryDirectory() as folder:
         recorded = Recorded(case.capture, Path(folder))
         found = differences(case, recorded.calls)
         if recorded.exit_code:
             found.append(f"exit code {recorded.exit_code}: {recorded.errors.strip()}")
-        found += list(listen(case, recorded))
-    return recorded, found
+        voices = list(voices_of(case, recorded))
+    return recorded, voices, found + [one.fault for one in voices if one.fault]
 
 
-def listen(case: Case, recorded: Recorded) -> Iterator[str]:
-    """What is wrong with the sound of a lab case."""
+def voices_of(case: Case, recorded: Recorded) -> Iterator[Found]:
+    """Every voice of a lab case, as it is heard in the exports."""
     if not any(stream.voice for stream in case.streams):
         return
-    begins = Beginnings(case)
+    came = arrivals(case.capture)
     for call in recorded.calls:
         if call["recording_id"] and any(one["decodable"] for one in call["channels"]):
-            yield from faults(call, begins, *recorded.sound(call["recording_id"]))
+            yield from listen(call, case, came, *recorded.sound(call["recording_id"]))
 
 
 def main() -> int:
@@ -42,11 +43,12 @@ def main() -> int:
     cases = {**public_cases(), **lab_cases()}
     wanted = sys.argv[1:] or list(cases)
     bad = 0
+    print(TOLERANCES)
     print(HEADER)
     for name in wanted:
-        recorded, found = check(cases[name])
+        recorded, voices, found = check(cases[name])
         bad += bool(unexplained(name, found))
-        for text in lines(cases[name], recorded.calls, found):
+        for text in (*lines(cases[name], recorded.calls, found), *heard(voices)):
             print(text, flush=True)
     print(f"{len(wanted) - bad} of {len(wanted)} equal, but for what stands")
     return 1 if bad else 0

@@ -10,6 +10,7 @@ from textwrap import fill
 from typing import Any, Final
 
 from tests.conformance.explained import reasons, unexplained
+from tests.conformance.listening import OFFSET_S, SECOND_OFFSET_S, SHARE, Found
 from tests.conformance.truth import Case
 
 ASPECTS: Final = {  # aspect → the texts of compare.py and listening.py about it
@@ -24,6 +25,12 @@ ASPECTS: Final = {  # aspect → the texts of compare.py and listening.py about 
 HEADER: Final = f"{'case':22}{'calls':>7}{'streams':>9}{'packets':>9}  " + "".join(
     f"{name:>9}" for name in (*ASPECTS, "sound")
 )
+# Why so much: listening.py.
+TOLERANCES: Final = (
+    f"sound: correlates {SHARE} times as well as the truth says, begins within "
+    f"±{OFFSET_S * 1000:.0f} ms of it, each second within ±{SECOND_OFFSET_S * 1000:.0f} ms"
+)
+WAITED_S: Final = 0.010  # packets that waited longer than this are told of
 
 
 def lines(case: Case, calls: list[dict[str, Any]], found: list[str]) -> Iterator[str]:
@@ -39,6 +46,27 @@ def lines(case: Case, calls: list[dict[str, Any]], found: list[str]) -> Iterator
         yield f"    DIFFERS: {text}"
     for text in reasons(case.name, found):
         yield fill(f"stands: {text}", 100, initial_indent="    ", subsequent_indent="    ")
+
+
+def heard(voices: list[Found]) -> Iterator[str]:
+    """How far the voices of a case, and the seconds of them, are from where they should be."""
+    if not voices:
+        return
+    words = []
+    for name, tolerance_s in (("voices", OFFSET_S), ("seconds", SECOND_OFFSET_S)):
+        off_ms = [one.off_s * 1000 for one in voices if one.tolerance_s == tolerance_s]
+        if off_ms:
+            words.append(f"{len(off_ms)} {name} off by {min(off_ms):+.1f} to {max(off_ms):+.1f} ms")
+    yield f"    heard: {', '.join(words)}"
+    late: dict[str, list[float]] = {}
+    for one in voices:
+        if abs(one.late_s) > WAITED_S:
+            late.setdefault(one.name.split(",")[0], []).append(one.late_s * 1000)
+    for name, late_ms in late.items():
+        yield (
+            f"    late: {name} came {min(late_ms):+.0f} to {max(late_ms):+.0f} ms after "
+            "where the truth lays it out"
+        )
 
 
 def _aspect(name: str, case: Case, found: list[str]) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.__main__ import listen
+from tests.conformance.__main__ import voices_of
 from tests.conformance.compare import differences
 from tests.conformance.recorded import SHARED, Recorded
-from tests.conformance.table import HEADER, lines
+from tests.conformance.table import HEADER, TOLERANCES, heard, lines
 from tests.conformance.truth import lab_cases
 
 pytestmark = [
@@ -27,9 +27,11 @@ def test_a_call_is_recorded_and_heard(name: str, tmp_path: Path, tell: Callable[
     case = CASES[name]
     recorded = Recorded(case.capture, tmp_path)
     assert recorded.exit_code == 0, recorded.errors
-    found = [*differences(case, recorded.calls), *listen(case, recorded)]
+    voices = list(voices_of(case, recorded))
+    found = [*differences(case, recorded.calls), *(one.fault for one in voices if one.fault)]
+    tell(TOLERANCES)
     tell(HEADER)
-    tell("\n".join(lines(case, recorded.calls, found)))
+    tell("\n".join([*lines(case, recorded.calls, found), *heard(voices)]))
     assert found == []
 
 
