@@ -50,7 +50,8 @@ FUZZ_SECONDS ?= 300
 
 fuzz: setup
 	.venv/bin/pip install -q --disable-pip-version-check atheris==3.0.0
-	nice -n 10 .venv/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	nice -n 10 .venv/bin/python -m tests.fuzz.product --seconds $$(($(FUZZ_SECONDS) / 6))
+	nice -n 10 .venv/bin/python -m tests.fuzz --seconds $$(($(FUZZ_SECONDS) * 5 / 6))
 
 bench: setup
 	.venv/bin/python bench/engine.py

@@ -46,10 +46,11 @@ MAX_FRAMES: Final = 64
 
 
 class Target(NamedTuple):
-    """run: takes any bytes.  seeds: real input to begin with."""
+    """run: takes any bytes.  seeds: real input to begin with.  longest: bytes of an input."""
 
     run: Callable[[bytes], object]
     seeds: Callable[[], Iterable[bytes]]
+    longest: int = 4_000
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -335,9 +336,9 @@ def _websocket(data: bytes) -> None:
 TARGETS: Final[dict[str, Target]] = {
     "sip": Target(_sip, messages),
     "sdp": Target(sdp.parse, descriptions),
-    "calls": Target(_calls, lambda: [joined(messages()[:6]), joined(messages()[6:16])]),
+    "calls": Target(_calls, lambda: [joined(messages()[:6]), joined(messages()[6:16])], 8_000),
     "peel": Target(_peel, clothes),
-    "frames": Target(_frames, parted),
+    "frames": Target(_frames, parted, 8_000),
     "hep": Target(lambda data: hep.packet(memoryview(data)), lambda: [
         outer.data[42:] for name in ("HEP2", "HEP3", "HEP3, compressed")
         for outer in WRAPPINGS[name].wrap(_call()[0])
@@ -356,12 +357,12 @@ TARGETS: Final[dict[str, Target]] = {
     ]),
     "red": Target(red.parse, lambda: [b"\x88\0\x28\x05\x08hello there", b"\x08plain"]),
     "config": Target(_config, settings),
-    "explain": Target(_explain, lambda: [b"fuzz" + each for each in captures()]),
+    "explain": Target(_explain, lambda: [b"fuzz" + each for each in captures()], 20_000),
     "websocket": Target(_websocket, lambda: [b"\x81\x05hello\x89\0", b"\x81\x85\1\2\3\4hello"]),
-    "capture": Target(_capture, captures),
+    "capture": Target(_capture, captures, 20_000),
     "edited": Target(_edited, edits),
     "wire": Target(_wire, sent),
-    "media": Target(_media, media),
+    "media": Target(_media, media, 8_000),
     "dialogs": Target(dialogs.tell, dialogs.stories),
     "payloads": Target(payloads.unpack, payloads.spoken),
     "pictures": Target(payloads.show, payloads.pictures),

@@ -1,0 +1,110 @@
+"""What a fuzzing process tells of itself: runs, its slowest input, its memory from start to end.
+
+Memory is what the system has given us once garbage is collected and the C library's free pages are
+handed back: what is left is held by somebody. Beside it the number of Python's memory blocks.
+"""
+
+import ctypes
+import gc
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+SAMPLE_S: Final = 0.4  # of CPU time, and …
+SAMPLE_SHARE: Final = 1 / 64  # … of all that has passed: an hour has some hundred samples
+COLLECT_S: Final = 0.1
+WARM: Final = 0.25  # of a run: caches fill, modules are loaded, and libFuzzer reads its corpus
+FEWEST: Final = 8  # samples that tell whether something grows
+MOST_GROWN_MB: Final = 24
+MOST_BLOCKS: Final = 250_000  # twice what our own caches hold when they are full
+_M_MMAP_THRESHOLD: Final = -3
+_libc: Final = ctypes.CDLL(None)
+
+
+class Sample(msgspec.Struct, array_like=True):
+    """Memory after so many runs."""
+
+    runs: int
+    rss_mb: float
+    blocks: int
+
+
+class Notes(msgspec.Struct):
+    """Of one process."""
+
+    runs: int = 0
+    slowest_s: float = 0.0
+    slowest: bytes = b""
+    samples: list[Sample] = []
+
+    def settled(self) -> list[Sample]:
+        """After a quarter, a half and three quarters of the runs, and at the end."""
+        warm = [each for each in self.samples if each.runs >= WARM * self.runs]
+        return (
+            [warm[round(part * (len(warm) - 1))] for part in (0, 1 / 3, 2 / 3, 1)] if warm else []
+        )
+
+    def grown(self) -> str:
+        """What grew beyond its bound once all was warm; "" if nothing did, or none can tell."""
+        if len(self.samples) < FEWEST:
+            return ""
+        first, *_, last = self.settled()
+        told = f"in {last.runs - first.runs} runs"
+        if last.rss_mb - first.rss_mb > MOST_GROWN_MB:
+            return f"memory grew from {first.rss_mb:.0f} to {last.rss_mb:.0f} MB {told}"
+        if last.blocks - first.blocks > MOST_BLOCKS:
+            return f"Python's blocks grew from {first.blocks} to {last.blocks} {told}"
+        return ""
+
+
+def keep_nothing() -> None:
+    """Large buffers go back to the system as soon as they are free.
+
+    glibc else takes them from a heap that it keeps: a recorder's zeroed tables, hardly any of which
+    is ever touched, then cost 40 MB each, and 25 recorders lie about until garbage is collected.
+    """
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 256 << 10)
+
+
+def memory(runs: int) -> Sample:
+    """What we hold now."""
+    gc.collect()
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return Sample(runs, pages * 4096 / 1e6, sys.getallocatedblocks())
+
+
+class Watch:
+    """Counts runs, and writes notes to a file, since libFuzzer ends the process without a word."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.notes = path, Notes()
+        self._collected_s = self._sampled_s = time.process_time()
+
+    def ran(self, data: bytes, begun_s: float) -> float:
+        """An input was run. Returns how long it took, in CPU time."""
+        now_s, notes = time.process_time(), self.notes
+        notes.runs += 1
+        taken_s = now_s - begun_s
+        if taken_s > notes.slowest_s:
+            notes.slowest_s, notes.slowest = taken_s, data
+        if now_s - self._sampled_s > max(SAMPLE_S, SAMPLE_SHARE * now_s):
+            notes.samples.append(memory(notes.runs))
+            self._path.write_bytes(msgspec.msgpack.encode(notes))
+            self._sampled_s = self._collected_s = time.process_time()
+        elif now_s - self._collected_s > COLLECT_S:
+            gc.collect()  # recorders are few objects with large buffers: too few to start it
+            self._collected_s = now_s
+        return taken_s
+
+
+def read(path: Path) -> Notes:
+    """What a process has written down; empty if it ended at once."""
+    return msgspec.msgpack.decode(path.read_bytes(), type=Notes) if path.exists() else Notes()
