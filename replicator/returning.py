@@ -27,13 +27,13 @@ def bring_back(replica: Replica, source: Source, target: str, change: Change) ->
     """
     try:
         offset = 0
-        for part in _sound(replica.target.read(_name(change)), change):
+        for part in _parts(replica, change):
             source.give_back(Return(target, change, offset), part)
             offset += len(part)
     except Refused as error:  # it is whole again, or gone: the store knows
         log.warning(
             "The store took no copy back",
-            extra={"TARGET": target, "RECORDING_ID": change.id.hex(), "FAULT": str(error)},
+            extra={"TARGET": target, **_named(change), "FAULT": str(error)},
         )
     except (Missing, ValueError) as error:
         _tell(source, target, change, NO_COPY if isinstance(error, Missing) else str(error))
@@ -42,10 +42,16 @@ def bring_back(replica: Replica, source: Source, target: str, change: Change) ->
         replica.label()  # raises if it is not this file, but all of the target
 
 
+def _named(change: Change) -> dict[str, str]:
+    """What it is, for the journal."""
+    is_key = change.kind == "keys"
+    return {"KEY_FILE": change.name} if is_key else {"RECORDING_ID": change.id.hex()}
+
+
 def _tell(source: Source, target: str, change: Change, fault: str) -> None:
     log.warning(
         "Nothing to bring back to the store",
-        extra={"TARGET": target, "RECORDING_ID": change.id.hex(), "FAULT": fault},
+        extra={"TARGET": target, **_named(change), "FAULT": fault},
     )
     try:
         source.give_back(Return(target, change, fault=fault))
@@ -53,8 +59,17 @@ def _tell(source: Source, target: str, change: Change, fault: str) -> None:
         return  # nothing is asked back any more
 
 
-def _name(change: Change) -> str:
-    return layout.object_name(change.id)
+def _parts(replica: Replica, change: Change) -> Iterator[bytes]:
+    """What of a copy goes on the wire; of a key page, which only the store can check, all at once.
+
+    Raises TargetError; ValueError if it is not that copy.
+    """
+    if change.kind == "object":
+        return _sound(replica.target.read(layout.object_name(change.id)), change)
+    data = replica.read(layout.keys_name(change.name))
+    if len(data) != change.size:
+        raise ValueError(f"its copy is damaged: {len(data)} bytes instead of {change.size}")
+    return iter((data,))
 
 
 def _sound(parts: Iterator[bytes], change: Change) -> Iterator[bytes]:

@@ -132,6 +132,8 @@ class Daemon:
         line += "" if age_s is None else f"; committed {age_s:.1f} s ago"
         if damaged := scrub["damaged"]:
             line += f"; {damaged:,} recordings DAMAGED"
+        if hurt := scrub["damaged_keys"]:
+            line += f"; {len(hurt)} key files DAMAGED"
         repair = self._mender.fields()
         if hopeless := repair["hopeless"]:
             line += f", {hopeless:,} of them CANNOT BE REPAIRED"

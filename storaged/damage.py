@@ -1,10 +1,12 @@
-"""Which recordings are known to be damaged: a row each, so that each is told of once.
+"""Which recordings and key files are known to be damaged: a row each, to be told of once.
 
 Nothing else is changed by it: what still opens of a damaged recording is given out as before.
-FORMAT.md §7. Who finds damage: storaged.scrub. Who finds that it is gone: a Verify as well.
+FORMAT.md §7. Who finds damage: storaged.scrub, storaged.keycheck. Who finds that it is gone: a
+Verify as well.
 """
 
 import logging
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -15,6 +17,13 @@ log = logging.getLogger(__name__)
 TOLD: Final = 20  # ids in a status
 _FAULTS_KEPT: Final = 5
 REMEDY: Final = "it is restored from a replica if one has it: see spanvault repair"
+
+
+_KEYS: Final = b"damagedkey"
+KEY_REMEDY: Final = (
+    "a page is restored from a replica if one has it: see spanvault repair --all. The root of a "
+    "locked pool: unlock it from another copy of the keys folder, or restore the store"
+)
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -76,3 +85,34 @@ def told(view: View) -> list[str]:
         if len(ids) == TOLD:
             break
     return ids
+
+
+def note_key(index: Index, name: str, fault: str, now_ns: int) -> None:
+    """Remember that a key file is damaged, by its name in the feed; say so if that is new."""
+    with index.reading() as view:
+        if view.get(_KEYS, name.encode()) is not None:
+            return
+    found = msgspec.msgpack.encode(Damage(now_ns, [fault]))
+    index.write(lambda writing: writing.put(_KEYS, name.encode(), found))
+    log.error("A key file is damaged",
+              extra={"KEY_FILE": name, "FAULT": fault, "REMEDY": KEY_REMEDY})  # fmt: skip
+
+
+def clear_key(index: Index, name: str) -> None:
+    """A key file was found whole, or is needed no more. Raises lmdb.Error, OSError."""
+    with index.reading() as view:
+        if view.get(_KEYS, name.encode()) is None:
+            return
+    index.write(lambda writing: writing.delete(_KEYS, name.encode()))
+    log.info("A damaged key file is whole again, or gone", extra={"KEY_FILE": name})
+
+
+def keys(view: View) -> Iterator[tuple[str, Damage]]:
+    """Key files that are known to be damaged, by name."""
+    for name, value in view.cursor(_KEYS):
+        yield bytes(name).decode(), msgspec.msgpack.decode(value, type=Damage)
+
+
+def told_keys(view: View) -> list[str]:
+    """Their names."""
+    return [name for name, _ in keys(view)]

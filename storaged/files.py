@@ -76,6 +76,11 @@ def destroy(
         os.close(descriptor)
 
 
+def same(one: Path, other: Path) -> bool:
+    """Whether both names are there, and of one file."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 def write_at(path: Path, offset: int, data: bytes) -> None:
     """Write and sync a part of a file; what lay behind it goes (a part that is sent again)."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -40,6 +40,8 @@ _PAGE: Final = struct.Struct("<8sIHBB")  # magic, page, generation, tier, 0
 _NONCE: Final = 12
 _TAG: Final = 16
 _DIGEST: Final = 32
+PAGE_BYTES: Final = _PAGE.size + _NONCE + SLOTS * DEK_BYTES + _TAG  # of a page file
+MOST_BYTES: Final = 64 << 20  # of any key file: the root of a million pages has 68 MB
 
 
 OfShare = Callable[[bytes, int, int, bytes], bytes]  # store id, tier, epoch, share → root key
@@ -109,12 +111,7 @@ def open_root(data: bytes, private_key: bytes, of_share: OfShare | None = None) 
 
 def open_envelope(data: bytes, private_key: bytes) -> bytes:
     """What a root file's envelopes hold: the root key, or a share. Raises as open_root()."""
-    if len(data) < _ROOT.size + _DIGEST:
-        raise ValueError("root file cut")
-    if data[:8] != ROOT_MAGIC:
-        raise ValueError("not a root file: wrong magic")
-    if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
-        raise ValueError("root file damaged: its SHA-256 is another")
+    check_root(data)
     envelopes, info, _ = _split_envelopes(data)
     wanted = public_of(private_key)
     if wanted not in envelopes:
@@ -124,6 +121,16 @@ def open_envelope(data: bytes, private_key: bytes) -> bytes:
         return SUITE.decrypt(envelopes[wanted], key, info)
     except InvalidTag:
         raise ValueError("root envelope does not open") from None
+
+
+def check_root(data: bytes) -> None:
+    """Raise ValueError for a root file that is damaged, by what it says of itself."""
+    if len(data) < _ROOT.size + _DIGEST:
+        raise ValueError("root file cut")
+    if data[:8] != ROOT_MAGIC:
+        raise ValueError("not a root file: wrong magic")
+    if hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
+        raise ValueError("root file damaged: its SHA-256 is another")
 
 
 def recipients_of(data: bytes) -> list[bytes]:

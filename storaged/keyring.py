@@ -28,7 +28,7 @@ from storaged.keypage import (
     SLOTS,
     Name,
 )
-from storaged.pagefiles import PageFiles, Rekeying, page_name
+from storaged.pagefiles import PageFiles, Rekeying, of_name, page_name
 from storaged.rootfile import ROOT, RootFile
 from storaged.slot import TokenSlot
 
@@ -209,8 +209,11 @@ class Keyring:
 
     def names(self) -> list[str]:
         """The key files, pages before the root: the order in which a replica needs them."""
-        pages = [page_name(*page) for page in sorted(self._generations.items())]
-        return self._named([*pages, ROOT])
+        return self._named(self.own_names())
+
+    def own_names(self) -> list[str]:
+        """The same as they are in the folder."""
+        return [*(page_name(*page) for page in sorted(self._generations.items())), ROOT]
 
     def dek(self, key_id: int) -> bytes:
         """The DEK in a slot. Raises Fault: destroyed, unknown, or its page is damaged."""
@@ -271,6 +274,40 @@ class Keyring:
         with self._lock:
             self._root.take(data, store_id)
             self._begin()
+
+    def fault_of(self, name: str, data: bytes) -> str | None:
+        """What is wrong with these bytes of a key file, by its name in the folder; None: nothing.
+
+        Raises LookupError: the root names no such file, or no more.
+        """
+        with self._lock:
+            if name == ROOT:
+                return None if self._root.matches(data) else "it is not the root that was opened"
+            page, generation = of_name(name) or (-1, -1)
+            if self._generations.get(page) != generation:
+                raise LookupError(name)
+            key = self._root.secrets[Name(PAGE_KEY, page, generation)]
+        try:
+            keypage.open_page(data, page, generation, self.store_id, key)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def rewrite_root(self) -> None:
+        """Put the root as it is opened on disk, where that is damaged. Raises OSError."""
+        with self._lock:
+            self._root.rewrite()
+
+    def put_back(self, page: int, generation: int, data: bytes) -> None:
+        """Put a copy of a damaged page in place. Raises Fault: it is not that page; OSError."""
+        with self._lock:
+            if self._generations.get(page) != generation:
+                raise Fault("not_found", "the root names another generation of the page by now")
+            key = self._root.secrets[Name(PAGE_KEY, page, generation)]
+            try:
+                self._pages.put_back(page, generation, key, data)
+            except ValueError as error:
+                raise Fault("corrupt", f"its copy does not open: {error}") from None
 
     def _opens(self, page: int) -> bool:
         try:

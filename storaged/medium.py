@@ -8,12 +8,14 @@ with it: storaged.scrub.
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 from collections.abc import Iterator
 from typing import Final
 
 BLOCK: Final = 8 << 20
+OURS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}  # not a file's fault
 _AHEAD: Final = 128 << 10  # asked for at a time: of more the kernel may read a part alone
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 _THIS_THREAD: Final = (1, 0)  # IOPRIO_WHO_PROCESS, the caller

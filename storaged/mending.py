@@ -17,7 +17,7 @@ import msgspec
 
 from spanvault import messages as m
 from spanvault.rules import POOLS
-from storaged import damage, erasures, files, medium
+from storaged import damage, erasures, files, keymending, medium
 from storaged import index as tables
 from storaged.examining import examining
 from storaged.faults import Fault
@@ -122,6 +122,8 @@ class Mender:
         return m.MendReply([self._about(key) for key in ids])
 
     def _checking_again(self, recording_id: bytes) -> Steps[None]:
+        if recording_id.startswith(keymending.PREFIX):
+            return  # the check of key files comes by itself
         try:
             yield from self.checking(recording_id)
         except Fault as fault:
@@ -175,7 +177,7 @@ class Mender:
 
         Raises Fault: not asked for, damaged; OSError, lmdb.Error: it is asked for again.
         """
-        case = self._cases.get(given.change.id)
+        case = self._cases.get(_key_of(given.change))
         if case is None or given.change.sha256 != case.change.sha256:
             raise Fault("not_found", "nothing such is asked back", "It is whole again, or gone.")
         case.holder, case.until_s = given.target, self._clock_s() + LEASE_S
@@ -183,7 +185,12 @@ class Mender:
             self._refused(case, given.target, given.fault)
             return
         try:
-            yield from self._object(case, given, bulk, begun)
+            if given.change.kind == "keys":
+                begun()
+                keymending.put_back(self._index, self._vaults, given, bulk)
+                self._whole(case, f"{given.change.name} from {given.target}")
+            else:
+                yield from self._object(case, given, bulk, begun)
         except OSError as error:
             self._refused(case, given.target, f"the store's disk takes nothing ({error.strerror})")
             raise
@@ -191,21 +198,26 @@ class Mender:
             self._refused(case, given.target, fault.error)
             raise
 
+    def _whole(self, case: Case, told: str) -> None:
+        del self._cases[_key_of(case.change)]
+        self._mended += 1
+        self._last = told
+
     def _refused(self, case: Case, target: str, fault: str) -> None:
         """Another target is asked; if there is none, it is said."""
         case.told[target], case.holder = fault[:500], ""
-        recording = case.change.id.hex()
+        what = _named(case.change)
         log.warning(
             "A target cannot bring back what is damaged",
-            extra={"RECORDING_ID": recording, "TARGET": target, "FAULT": fault},
+            extra={**what, "TARGET": target, "FAULT": fault},
         )
         with self._index.reading() as view:
             left = [name for name in erasures.targets(view) if name not in case.told]
         if not left:
             case.again_s = self._clock_s() + AGAIN_S
             log.error(
-                "A recording cannot be repaired: no target has a sound copy",
-                extra={"RECORDING_ID": recording, "FAULT": case.fault, "REMEDY": HOPELESS},
+                "What is damaged cannot be repaired: no target has a sound copy",
+                extra={**what, "FAULT": case.fault, "REMEDY": HOPELESS},
             )
 
     def _object(
@@ -267,9 +279,7 @@ class Mender:
         if case.told:  # those that had no sound copy get one
             self._index.write(lambda writing: writing.announce(tables.OBJECT_CHANGED, recording_id))
         damage.clear(self._index, recording_id)
-        del self._cases[recording_id]
-        self._mended += 1
-        self._last = f"{recording_id.hex()} from {target}"
+        self._whole(case, f"{recording_id.hex()} from {target}")
         log.warning(
             "A damaged recording was repaired",
             extra={"RECORDING_ID": recording_id.hex(), "TARGET": target, "FAULT": case.fault},
@@ -280,6 +290,17 @@ HOPELESS: Final = (
     "What still opens can be heard. Look for another copy (a backup of the store or of a target), "
     "put it in its place and run 'spanvault verify'; it is asked for again each hour."
 )
+
+
+def _key_of(change: m.Change) -> bytes:
+    """What a case is known by: a recording's id, or the name of a key file."""
+    return keymending.PREFIX + change.name.encode() if change.kind == "keys" else change.id
+
+
+def _named(change: m.Change) -> dict[str, str]:
+    """The same for the journal."""
+    is_key = change.kind == "keys"
+    return {"KEY_FILE": change.name} if is_key else {"RECORDING_ID": change.id.hex()}
 
 
 def _damaged(view: View) -> Iterator[tuple[bytes, tuple[m.Change, str]]]:
@@ -293,3 +314,4 @@ def _damaged(view: View) -> Iterator[tuple[bytes, tuple[m.Change, str]]]:
             0, "object", recording_id, POOLS[state.tier], size=state.size, sha256=state.sha256.hex()
         )
         yield recording_id, (change, msgspec.msgpack.decode(value, type=damage.Damage).faults[0])
+    yield from keymending.wanted(view)

@@ -4,6 +4,7 @@ Which generation of a page counts, and under which key, the root says: both are 
 FORMAT.md §5.2, §5.3. Bytes: storaged.keypage. Order of writing, slots: storaged.keyring.
 """
 
+import logging
 import os
 import re
 from collections import OrderedDict
@@ -15,6 +16,8 @@ from storaged import files, keypage
 from storaged.faults import Fault
 from storaged.keypage import DEK_BYTES, SLOTS
 
+log = logging.getLogger(__name__)
+_ASIDE: Final = ".damaged"  # behind the name of a page that a copy has replaced
 _KEPT: Final = 64  # opened pages in memory, 128 KiB each
 _FILE: Final = re.compile(r"page-([0-9]{6,})\.([0-9]+)")
 
@@ -76,6 +79,21 @@ class PageFiles:
         """
         files.replace_all(self._folder, self._next(pages))
 
+    def put_back(self, page: int, generation: int, key: bytes, data: bytes) -> None:
+        """Put a copy of a page in place of a damaged one, which is overwritten.
+
+        Raises ValueError unless it is this page, of this generation, under this key; OSError.
+        """
+        keypage.open_page(data, page, generation, self._store_id, key)
+        path = self._folder / page_name(page, generation)
+        aside = path.with_name(path.name + _ASIDE)
+        self._destroy_aside(aside)
+        if path.exists():
+            os.link(path, aside)  # else its blocks would be free before they are overwritten
+        files.replace(path, data)
+        self.forget([page])
+        self._destroy_aside(aside)
+
     def forget(self, pages: Iterable[int]) -> None:
         """Let opened pages go: another generation counts now."""
         for page in pages:
@@ -86,11 +104,26 @@ class PageFiles:
         names = [path.name for path in self._folder.iterdir()]
         old = [name for name in names if name.endswith(".new")]
         for name in names:
+            if name.endswith(_ASIDE):
+                self._destroy_aside(self._folder / name)
             found = of_name(name)
             # A page that the root does not know at all may be an import's, whose root comes later.
             if found and generations.get(found[0], found[1]) != found[1]:
                 old.append(name)
         files.destroy(self._folder, old)
+
+    def _destroy_aside(self, aside: Path) -> None:
+        """Destroy a damaged page that was replaced. Its blocks may be bad: no need to stop at."""
+        # Linked, and the copy not in place: it is the page, and must not be overwritten.
+        if files.same(aside, aside.with_suffix("")):
+            aside.unlink()
+        try:
+            files.destroy(self._folder, [aside.name])
+        except OSError as error:
+            log.error(
+                "A damaged key page that was replaced cannot be overwritten",
+                extra={"KEY_FILE": aside.name, "FAULT": str(error)},
+            )
 
     def _next(self, pages: Mapping[int, Rekeying]) -> Iterator[tuple[str, bytes]]:
         """Name and bytes of each page's next generation; one after the other: there may be many."""

@@ -251,6 +251,8 @@ class Desk:
             return {"ids": [one.hex()[:32] for one in request.ids[:_SEVERAL_MAX]]}
         if isinstance(request, m.Return):
             about = {"id": request.change.id.hex()[:32], "target": request.target[:200]}
+            if request.change.kind == "keys":
+                about["name"] = request.change.name[:64]
             return about | ({"fault": request.fault[:200]} if request.fault else {})
         if isinstance(request, m.Import):
             return {"id": request.change.id.hex()[:32], "change": request.change.kind}
@@ -454,11 +456,11 @@ class Desk:
             data = view.get(b"meta", what) or b""
             return m.Change(position, "log", size=len(data), data=data)
         if kind == tables.KEYS_CHANGED:
-            try:
-                data = (self._store.keys / what.decode()).read_bytes()
-            except FileNotFoundError:
+            key_file = self._vaults.key_file(what.decode())
+            if key_file is None:
                 return None
-            return m.Change(position, "keys", name=what.decode(), size=len(data), data=data)
+            size = len(key_file)
+            return m.Change(position, "keys", name=what.decode(), size=size, data=key_file)
         state = view.state(what)
         if state is None:
             return None

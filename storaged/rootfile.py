@@ -109,6 +109,15 @@ class RootFile:
         files.destroy(self._folder, [ROOT_OLD])
         self._data, self._root = data, self._root._replace(secrets=secrets)
 
+    def matches(self, data: bytes) -> bool:
+        """Whether these are the bytes of the root as it is opened."""
+        return data == self._data
+
+    def rewrite(self) -> None:
+        """Put the root as it is opened on disk, where that is damaged. Raises OSError."""
+        self._put(self._data)
+        files.destroy(self._folder, [ROOT_OLD])
+
     def replace(self, secrets: Mapping[Name, bytes], recipients: list[bytes] | None = None) -> None:
         """Write the file under a new root key, sealed to the same or other public keys.
 
@@ -171,7 +180,7 @@ class RootFile:
     def _clear_aside(self) -> None:
         aside = self._folder / ROOT_OLD
         # Linked, and the new root not in place: it is the root, and must not be overwritten.
-        if aside.exists() and aside.samefile(self._folder / ROOT):
+        if files.same(aside, self._folder / ROOT):
             aside.unlink()
         files.destroy(self._folder, [ROOT_OLD])
 
@@ -179,7 +188,8 @@ class RootFile:
         """Put a root file in place; the old one stays as ROOT_OLD, to be overwritten."""
         path, aside = self._folder / ROOT, self._folder / ROOT_OLD
         self._clear_aside()
-        os.link(path, aside)
+        if path.exists():
+            os.link(path, aside)
         files.replace(path, data)
 
 

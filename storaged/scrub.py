@@ -3,11 +3,10 @@
 In pools that are open the tag of each frame is checked as well. A round goes through the
 recordings in order of their ids and is paced to end after half of `scrub_days`, so that one that is
 sealed just behind it is still checked in time. Where it is stands in the index (FORMAT.md §7): a
-restart goes on there. What is found: storaged.damage. Is handed its clocks, and gives the seconds
-to wait; the thread it runs on: storaged.scrubbing.
+restart goes on there. What is found: storaged.damage. Key files, each day: storaged.keycheck. Is
+handed its clocks, and gives the seconds to wait; the thread it runs on: storaged.scrubbing.
 """
 
-import errno
 import logging
 import time
 from collections.abc import Callable, Generator
@@ -19,6 +18,7 @@ from storaged import damage, medium
 from storaged.examining import examining
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State, View
+from storaged.keycheck import KeyCheck
 from storaged.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _REST_S: Final = 60.0
 _ROWS: Final = 1000  # looked at in one view of the index: it must not be held long
 _PLAN_REST_S: Final = 0.01
 _DAY_S: Final = 86400
-_OURS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}  # not the object's fault
+KEYS_S: Final = 86400.0  # from one check of the key files to the next
 _SCRUB: Final = b"scrub"  # of table meta
 Waits = Generator[float, None, None]
 
@@ -76,7 +76,8 @@ class Scrub:
         self._index, self._vaults = index, vaults
         self._period_s, self._ceiling = days * _DAY_S / 2, ceiling
         self._clock_ns, self._clock_s, self._pace = clock_ns, clock_s, Pace(clock_s)
-        self._saved_s = clock_s()
+        self._saved_s = self._keys_due_s = clock_s()
+        self._keys = KeyCheck(index, vaults, clock_ns)
         with index.reading() as view:
             kept = view.get(b"meta", _SCRUB)
         self._round = msgspec.msgpack.decode(kept, type=Round) if kept else None
@@ -115,15 +116,25 @@ class Scrub:
                 "checked": one.checked, "of": one.objects, "read_bytes": one.read,
                 "since": _utc(one.begun_ns), "ended": _utc(one.ended_ns or one.before_ns),
             }  # fmt: skip
-        return {**told, "damaged": view.count(b"damaged"), "damaged_ids": damage.told(view)}
+        return {**told, "damaged": view.count(b"damaged"), "damaged_ids": damage.told(view),
+                "damaged_keys": damage.told_keys(view)}  # fmt: skip
 
     def _resting(self) -> Waits:
         """Until the next round is due; a clock that was set back does not put it off."""
         while self._round is not None:
+            yield from self._minding_keys()
             passed_s = (self._clock_ns() - self._round.begun_ns) / 1e9
             if not 0 <= passed_s < self._period_s:
                 return
             yield min(_REST_S, self._period_s - passed_s)
+
+    def _minding_keys(self) -> Waits:
+        """Check the key files, if that is due: they are few, and much hangs on each."""
+        if self._clock_s() < self._keys_due_s:
+            return
+        for size in self._keys.checking():
+            yield self._pace.spend(size, self._ceiling)
+        self._keys_due_s = self._clock_s() + min(KEYS_S, self._period_s)
 
     def _planning(self) -> Waits:
         """Begin a round: what there is to read decides how fast."""
@@ -154,6 +165,7 @@ class Scrub:
         one = self._round
         assert one is not None
         while one.at < one.until:
+            yield from self._minding_keys()
             with self._index.reading() as view:
                 found, at = _sealed(view, one.at, one.until, _ROWS)
             for recording_id, _ in found:
@@ -220,7 +232,7 @@ class Scrub:
         except Fault as fault:
             return None if vault.locked else [fault.error]
         except OSError as error:
-            if error.errno in _OURS or not vault.pool.objects.is_dir():
+            if error.errno in medium.OURS or not vault.pool.objects.is_dir():
                 raise
             return [f"the object cannot be read ({error.strerror})"]
 

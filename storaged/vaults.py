@@ -43,7 +43,7 @@ class Vault:
         ring: Keyring | None = None, slot: TokenSlot | None = None,
     ) -> None:  # fmt: skip
         self.pool, self.name, self.tier = pool, pool.name, pool.tier
-        self.intake, self._keys, self._public_key, self._ring = intake, keys, public_key, ring
+        self.intake, self.keys, self._public_key, self._ring = intake, keys, public_key, ring
         self._slot = slot
         self.unindexed = False  # its calls are not in the index: it was locked when that was made
         self.fault: str | None = None  # one line, while the pool's own disk takes nothing
@@ -93,12 +93,12 @@ class Vault:
 
     def _opened(self, private_key: bytes) -> Keyring:
         prefix = "" if self.name == BASE else f"{self.name}/"
-        ring = Keyring(self._keys, private_key, prefix, self._slot)
+        ring = Keyring(self.keys, private_key, prefix, self._slot)
         if not ring.has_ingest_key(self.intake_key):
             # Whoever changed the disk: what is sealed to a stranger's key must not go on.
             raise Fault(
                 "corrupt",
-                f"{self._keys / ROOT}: not the root whose key the intake is sealed to",
+                f"{self.keys / ROOT}: not the root whose key the intake is sealed to",
                 "Restore the keys folder from a replica.",
             )
         return ring
@@ -106,18 +106,18 @@ class Vault:
     def sealed_to(self, private_key: bytes) -> bool:
         """Whether this key opens the pool's root as it lies on disk. Raises Fault: damaged."""
         try:
-            keypage.open_envelope((self._keys / ROOT).read_bytes(), private_key)
+            keypage.open_envelope((self.keys / ROOT).read_bytes(), private_key)
         except LookupError:
             return False
         except (OSError, ValueError) as error:
-            raise Fault("corrupt", f"{self._keys / ROOT}: {error}") from None
+            raise Fault("corrupt", f"{self.keys / ROOT}: {error}") from None
         return True
 
     @property
     def recipients(self) -> list[bytes]:
         """The public keys that the pool is sealed to, by what its root file says."""
         try:
-            return keypage.recipients_of((self._keys / ROOT).read_bytes())
+            return keypage.recipients_of((self.keys / ROOT).read_bytes())
         except (OSError, ValueError):
             return []
 
@@ -158,11 +158,15 @@ class Vault:
         finally:
             self.held.release()
 
+    def owns(self, key_file: str) -> bool:
+        """Whether a key file is this pool's, by its name in the feed."""
+        return key_file.rpartition("/")[0] == ("" if self.name == BASE else self.name)
+
     def key_files(self) -> list[str]:
         """Names of its key files as the feed tells them, pages before the root."""
         if self._ring is not None:
             return self._ring.names()
-        pages = sorted(path.name for path in self._keys.glob("page-??????.*[0-9]"))
+        pages = sorted(path.name for path in self.keys.glob("page-??????.*[0-9]"))
         prefix = "" if self.name == BASE else f"{self.name}/"
         return [f"{prefix}{name}" for name in (*pages, ROOT)]
 
@@ -220,6 +224,22 @@ class Vaults:
         vault = self.named(name)
         for one in self if vault is self.base else [vault]:
             one.lock()
+
+    def key_file(self, name: str) -> bytes | None:
+        """A key file's bytes by its name in the feed; None: it is gone, or damaged.
+
+        A damaged one must not reach a replica, whose sound copy it would replace. Raises OSError.
+        """
+        pool, _, own = name.rpartition("/")
+        vault = self.named(pool or BASE)
+        try:
+            data = (vault.keys / own).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return data if vault.locked or vault.keyring.fault_of(own, data) is None else None
+        except (LookupError, Fault):  # not named: an import's, whose root comes later; or locked
+            return data
 
     @property
     def locked(self) -> list[str]:

@@ -34,7 +34,7 @@ def repair(
         list[str] | None, typer.Argument(metavar="[ID…]", help="Ids, or their beginnings.")
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every recording that is known to be damaged.")
+        bool, typer.Option("--all", help="Everything that is known to be damaged, key pages too.")
     ] = False,
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to wait for the replicas.")
@@ -54,7 +54,7 @@ def repair(
         _report(one, json)
     left = sum(one.state != "whole" for one in found)
     whole = len(found) - left
-    say(f"{whole} recordings whole, {left} damaged", "red" if left else "green")
+    say(f"{whole} whole, {left} damaged", "red" if left else "green")
     if left:
         raise typer.Exit(FAILED)
 
@@ -70,13 +70,18 @@ def _until_settled(client: Client, ids: list[bytes], until_s: float) -> list[Men
     return list(known.values())
 
 
+def _named(key: bytes) -> str:
+    """A recording's id for people; of a key file its name."""
+    return key.decode() if key.startswith(b"keys/") else key.hex()
+
+
 def _report(one: Mending, json: bool) -> None:
     told = {target or "–": text for target, text in one.told.items()}
     if json:
-        about: dict[str, Any] = {"id": one.id.hex(), "state": one.state}
+        about: dict[str, Any] = {"id": _named(one.id), "state": one.state}
         document({**about, "fault": one.fault, "targets": told})
     if one.state == "whole":
         return
     reasons = "; ".join(f"{target}: {text}" for target, text in told.items())
     what = "cannot be repaired" if one.state == "hopeless" else "is not repaired yet"
-    complain(f"{one.id.hex()} {what}: {one.fault} ({reasons})", _HINT[one.state])
+    complain(f"{_named(one.id)} {what}: {one.fault} ({reasons})", _HINT[one.state])

@@ -85,7 +85,10 @@ class Mend(Message):
 
 
 class Mending(msgspec.Struct):
-    """One damaged recording. told: by target, what came of asking there."""
+    """Something damaged. id: a recording's, or `keys/` and a key file's name, as bytes.
+
+    told: by target, what came of asking there.
+    """
 
     id: bytes
     state: Literal["whole", "asked", "hopeless"]

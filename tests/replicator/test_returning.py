@@ -101,3 +101,17 @@ def test_killed_daemons_leave_the_damaged_or_the_whole_recording(house) -> None:
     assert code == 0, said
     assert path.read_bytes() == sound
     assert house.said(2, size=SIZE)
+
+
+def test_key_page_that_was_damaged_comes_back_by_itself_and_calls_are_heard(house, until) -> None:
+    page = house.store / "keys/page-000000.0"
+    sound = page.read_bytes()
+    for name in ("storaged", "replicator"):
+        house.appliance.kill(name)
+    flip(page)
+    house.start()  # key files are read at a start
+    until(lambda: page.read_bytes() == sound)
+    assert all(house.said(number, size=SIZE) for number in CALLS)
+    assert (house.replica / "keys/page-000000.0").read_bytes() == sound
+    with house.client() as client:
+        assert "from site" in client.status().fields["repair"]["last"]

@@ -1,0 +1,114 @@
+"""Key files are read back from the medium and checked: on one page hang thousands of calls.
+
+Pages by their tag, under the page key that the root names, so that no listening right is needed and
+no older generation passes; roots against what is opened in memory, of a locked pool by their own
+SHA-256. What is found damaged: storaged.damage. A root is written anew from memory; pages come back
+from a replica (storaged.keymending). Pure but for files; when it runs: storaged.scrub.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from storaged import damage, keypage, medium
+from storaged.faults import Fault
+from storaged.index import KEYS_CHANGED, Index
+from storaged.keyring import Keyring
+from storaged.rootfile import ROOT
+from storaged.vaults import Vault, Vaults
+
+log = logging.getLogger(__name__)
+_TRIES: Final = 3  # a file may be replaced between the look at its name and the read
+
+
+class KeyCheck:
+    """Checks the key files of all pools. For one thread.
+
+    clock_ns: since 1970.
+    """
+
+    def __init__(self, index: Index, vaults: Vaults, clock_ns: Callable[[], int]) -> None:
+        self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
+
+    def checking(self) -> Iterator[int]:
+        """Check all; gives how many bytes were read for each. Raises OSError, lmdb.Error."""
+        for vault in list(self._vaults):
+            named = set(vault.key_files())
+            for name in sorted(named):
+                yield self.check(vault, name)
+            if not vault.locked:
+                self._forget(vault, named)
+
+    def check(self, vault: Vault, name: str) -> int:
+        """Check one, by its name in the feed; note what is found. Returns bytes read."""
+        own = name.rpartition("/")[2]
+        ring = _opened(vault)
+        if ring is None and own != ROOT:
+            return 0  # nobody can tell
+        size, fault = _look_at(vault.keys / own, ring)
+        if fault is None:
+            damage.clear_key(self._index, name)
+        elif own == ROOT and ring is not None:
+            self._write_anew(ring, name, fault)
+        else:
+            damage.note_key(self._index, name, fault, self._clock_ns())
+        return size
+
+    def _write_anew(self, ring: Keyring, name: str, fault: str) -> None:
+        """The root that is opened in memory is put on disk in place of the damaged one."""
+        ring.rewrite_root()
+        self._index.write(lambda writing: writing.announce(KEYS_CHANGED, name.encode()))
+        damage.clear_key(self._index, name)
+        log.warning(
+            "A damaged root file was written anew from memory",
+            extra={"KEY_FILE": name, "FAULT": fault},
+        )
+
+    def _forget(self, vault: Vault, named: set[str]) -> None:
+        """Pages that the root has replaced meanwhile need no repair."""
+        with self._index.reading() as view:
+            known = damage.told_keys(view)
+        for name in known:
+            if vault.owns(name) and name not in named:
+                damage.clear_key(self._index, name)
+
+
+def _opened(vault: Vault) -> Keyring | None:
+    try:
+        return vault.keyring
+    except Fault:
+        return None
+
+
+def _look_at(path: Path, ring: Keyring | None) -> tuple[int, str | None]:
+    """Bytes read of a key file, and what is wrong with it; nothing if it is named no more."""
+    size, fault = 0, None
+    for _ in range(_TRIES):
+        try:
+            with medium.opened(path, keypage.MOST_BYTES) as data:
+                found = data[:]
+            size += len(found)
+            fault = _fault_of(found, ring, path.name)
+        except LookupError:
+            return size, None
+        except OSError as error:
+            if error.errno in medium.OURS:
+                raise
+            if ring is not None and path.name not in ring.own_names():
+                return size, None
+            fault = f"it cannot be read ({error.strerror})"
+        if fault is None:
+            break
+    return size, fault
+
+
+def _fault_of(data: bytes, ring: Keyring | None, name: str) -> str | None:
+    """Raises LookupError: the root names the file no more."""
+    if ring is not None:
+        return ring.fault_of(name, data)
+    try:
+        keypage.check_root(data)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,0 +1,244 @@
+"""Key files: a flipped bit is found, a copy takes its place, nothing comes to life again."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spanvault import messages as m
+from storaged import files, keypage, pagefiles
+from storaged.faults import Fault
+from storaged.keycheck import KeyCheck
+from storaged.keypage import SLOTS
+from tests.storaged.test_mending import ONE, REPLICATOR, TWO, Mended
+from tests.storaged.test_scrub import Checked
+from tests.support.vault import Parts, call_id, make_call
+
+PAGE, NAME = "page-000000.0", b"keys/page-000000.0"
+
+
+class Keys(Mended):
+    """A desk whose store has two recordings, one key page, and a check of it."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self.folder = parts.folder / "keys"
+        self.sound = {path.name: path.read_bytes() for path in self.folder.iterdir()}
+
+    def check(self) -> list[str]:
+        """Read all key files; gives those that are known to be damaged then."""
+        list(KeyCheck(self.parts.index, self.parts.vaults, lambda: 1).checking())
+        return self.damaged
+
+    @property
+    def damaged(self) -> list[str]:
+        with self.parts.index.reading() as view:
+            return [bytes(name).decode() for name, _ in view.cursor(b"damagedkey")]
+
+    def flip(self, name: str = PAGE, at: int = 5000) -> bytes:
+        """Damage a key file; gives its bytes since then."""
+        data = bytearray((self.folder / name).read_bytes())
+        data[at] ^= 1
+        (self.folder / name).write_bytes(data)
+        return bytes(data)
+
+    def give(self, change: m.Change, data: bytes) -> m.Message:
+        reply: m.Message = self.ask(m.Return("siteb", change), data, who=REPLICATOR)
+        return reply
+
+    def again(self) -> Parts:
+        """The store with its keys read from disk anew: no page is at hand in memory."""
+        return self.parts.again()
+
+
+@pytest.fixture
+def keys(parts: Parts) -> Iterator[Keys]:
+    made = Keys(parts)
+    yield made
+    made.access.close()
+
+
+def test_whole_key_files_are_read_and_nothing_is_told(keys):
+    sizes = list(KeyCheck(keys.parts.index, keys.parts.vaults, lambda: 1).checking())
+    assert sum(sizes) == sum(map(len, keys.sound.values()))
+    assert keys.damaged == []
+
+
+@pytest.mark.parametrize("at", [0, 9, 12, 20, 5000, keypage.PAGE_BYTES - 1])
+def test_any_flipped_bit_of_a_page_is_found(keys, at):
+    keys.flip(at=at)
+    assert keys.check() == [PAGE]
+
+
+def test_page_that_is_cut_or_gone_is_found_too(keys):
+    os.truncate(keys.folder / PAGE, 70_000)
+    assert keys.check() == [PAGE]
+    (keys.folder / PAGE).unlink()
+    assert keys.check() == [PAGE]
+
+
+def test_rolling_check_tells_of_it_once_in_journal_and_status(keys, caplog):
+    keys.flip()
+    checked = Checked(keys.parts)
+    for _ in range(2):
+        assert checked.round()["damaged_keys"] == [PAGE]
+    [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert (error.KEY_FILE, error.FAULT) == (PAGE, "key page 0 does not authenticate")
+    assert "spanvault repair" in error.REMEDY
+
+
+def test_page_comes_back_from_a_replica_and_what_was_damaged_is_overwritten(keys, caplog):
+    keys.flip()
+    with (keys.folder / PAGE).open("rb") as old:
+        keys.check()
+        [change] = keys.feed()
+        assert (change.kind, change.name, change.size) == ("keys", PAGE, keypage.PAGE_BYTES)
+        assert keys.give(change, keys.sound[PAGE]) == m.Done()
+        assert keys.sound[PAGE][1000:2000] not in old.read()
+    assert (keys.folder / PAGE).read_bytes() == keys.sound[PAGE]
+    assert sorted(path.name for path in keys.folder.iterdir()) == [PAGE, "root"]
+    assert keys.check() == keys.feed() == []
+    assert "A damaged key page was repaired" in caplog.messages
+    assert keys.again().keyring.dek(0)
+
+
+def test_damaged_copy_is_refused_and_said(keys):
+    damaged = keys.flip()
+    keys.check()
+    [change] = keys.feed()
+    answer = keys.give(change, damaged)
+    assert (answer.code, answer.error) == (
+        "corrupt", "its copy does not open: key page 0 does not authenticate"
+    )  # fmt: skip
+    [about] = keys.ask(m.Mend([], again=False)).recordings
+    assert (about.id, about.state) == (NAME, "hopeless")
+    assert keys.check() == [PAGE]
+
+
+def test_older_generation_is_refused_and_what_was_erased_stays_so(keys, monkeypatch):
+    """Whoever has an old copy of the page, under whatever name, brings no destroyed DEK back."""
+    keys.parts.keyring.drop([0])
+    newer = "page-000000.1"
+    sound = (keys.folder / newer).read_bytes()
+    keys.flip(newer)
+    keys.check()
+    [change] = keys.feed()
+    old = keys.sound[PAGE]
+    renumbered = old[:12] + (1).to_bytes(2, "little") + old[14:]
+    for data, word in ((old, "0.0 lies where 0.1"), (renumbered, "does not authenticate")):
+        keys.now_s += 10_000  # asked for again
+        keys.feed()
+        assert word in keys.give(change, data).error
+    named = change.__class__(0, "keys", pool="base", name=PAGE, size=len(old))
+    assert keys.give(named, old).code == "not_found"
+    with pytest.raises(Fault, match="another generation"):
+        keys.parts.keyring.put_back(0, 0, old)
+    # Without the check the old one would be in place: that is what the refusals are worth.
+    with monkeypatch.context() as spoilt:
+        spoilt.setattr(pagefiles.keypage, "open_page", lambda *_: b"")
+        keys.parts.keyring.put_back(0, 1, old)
+        assert (keys.folder / newer).read_bytes() == old
+    keys.parts.keyring.put_back(0, 1, sound)
+    ring = keys.again().keyring
+    assert ring.dek(1)
+    with pytest.raises(Fault, match="was destroyed"):
+        ring.dek(0)
+
+
+def test_page_that_an_erasure_replaced_while_it_was_asked_back_is_not_put_back(keys):
+    keys.flip()
+    keys.check()
+    [change] = keys.feed()
+    keys.parts.keyring.drop([0])  # the page is at hand in memory
+    assert keys.give(change, keys.sound[PAGE]).code in ("not_found", "corrupt")
+    assert not (keys.folder / PAGE).exists()
+    assert keys.check() == []
+
+
+def test_damaged_page_never_reaches_a_replica_whose_sound_copy_it_would_replace(keys):
+    def fed() -> list[str]:
+        changes = keys.ask(m.Feed(0), who=REPLICATOR).changes
+        return [change.name for change in changes if change.kind == "keys"]
+
+    assert set(fed()) == {PAGE, "root"}
+    keys.flip()
+    assert fed() == ["root"]
+    keys.check()
+    [change] = keys.feed()
+    keys.give(change, keys.sound[PAGE])
+    assert set(fed()) == {PAGE, "root"}
+
+
+def test_damaged_root_is_written_anew_from_memory_never_from_a_copy(keys, caplog):
+    keys.flip("root", at=100)
+    assert keys.feed() == []
+    assert keys.check() == []
+    assert (keys.folder / "root").read_bytes() == keys.sound["root"]
+    assert "A damaged root file was written anew from memory" in caplog.messages
+    assert sorted(path.name for path in keys.folder.iterdir()) == [PAGE, "root"]
+
+
+def test_older_root_in_place_of_ours_is_found(keys):
+    """It opens by itself, and would name pages that were destroyed."""
+    keys.parts.keyring.renew()
+    newer = (keys.folder / "root").read_bytes()
+    (keys.folder / "root").write_bytes(keys.sound["root"])
+    assert keys.check() == []
+    assert (keys.folder / "root").read_bytes() == newer
+
+
+def test_root_of_a_locked_pool_is_told_of_its_pages_are_nobodys_to_check(keys):
+    keys.parts.vaults.lock("base")
+    keys.flip()
+    assert keys.check() == []
+    keys.flip("root", at=100)
+    assert keys.check() == ["root"]
+    assert keys.feed() == []
+
+
+def test_crash_while_a_page_is_put_back_leaves_it_whole_or_damaged_not_gone(keys, monkeypatch):
+    damaged = keys.flip()
+    for step, left in (("replace", damaged), ("destroy", keys.sound[PAGE])):
+        with monkeypatch.context() as dying:
+            dying.setattr(files, step, _dies)
+            with pytest.raises(KeyboardInterrupt):
+                keys.parts.keyring.put_back(0, 0, keys.sound[PAGE])
+        keys.again()
+        assert (keys.folder / PAGE).read_bytes() == left
+        assert sorted(path.name for path in keys.folder.iterdir()) == [PAGE, "root"]
+
+
+def _dies(path: Path, what: object, *_: object) -> None:
+    if isinstance(what, bytes) or any((path / name).exists() for name in what):
+        raise KeyboardInterrupt
+
+
+def test_recording_goes_on_with_the_next_page_and_both_are_checked(keys):
+    keys.flip()
+    parts = keys.again()
+    parts.commit([(call_id(3), 1, 0)], [make_call(3)])
+    with parts.index.reading() as view:
+        assert view.state(call_id(3)).key_id == SLOTS
+    check = KeyCheck(parts.index, parts.vaults, lambda: 1)
+    assert len(list(check.checking())) == 3
+    assert keys.damaged == [PAGE]
+
+
+def test_erasure_waits_for_a_damaged_page_and_says_so(keys):
+    keys.flip()
+    keys.parts.keyring._pages.forget([0])
+    answer = keys.ask(m.Erase([ONE], "wanted"))
+    assert "key page 0 does not authenticate" in answer.error
+    keys.check()
+    [change] = keys.feed()
+    keys.give(change, keys.sound[PAGE])
+    assert keys.ask(m.Erase([ONE], "wanted")).erased == 1
+    assert keys.ask(m.Get(TWO)).call.id == TWO
+
+
+def test_files_that_are_no_pages_are_refused(keys, tmp_path: Path):
+    for name in ("root", "../../etc/passwd", "page-000000.0/..", "page-1.0", ""):
+        change = m.Change(0, "keys", name=name, size=1)
+        assert keys.give(change, b"x").code in ("not_found", "invalid")
