@@ -43,8 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _replay(
     options: argparse.Namespace, settings: CaptureConfig, life: Lifecycle, log: logging.Logger
 ) -> int:
-    from capture.replay import Replay
-    from capture.sources.files import captures, in_order
+    with memory.loading():
+        from capture.replay import Replay
+        from capture.sources.files import captures, in_order
 
     _settle_memory()
     run = Replay(settings, options.report, life, log).run
@@ -54,7 +55,8 @@ def _replay(
 def _live(
     options: argparse.Namespace, settings: CaptureConfig, life: Lifecycle, log: logging.Logger
 ) -> int:
-    from capture.live import Live
+    with memory.loading():
+        from capture.live import Live
 
     interface = options.interface or settings.interface
     if not interface:

@@ -7,27 +7,15 @@ opens them, by the daemons that run or by private ones (--store).
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType
 from typing import Final
 
 import typer
 
-from spanvault import __version__
+from spanvault import __version__, memory
 from spanvault.client import RequestFailed
-from spanvault.commands import (
-    auditing,
-    care,
-    erasing,
-    explain,
-    install,
-    keys,
-    listing,
-    reindex,
-    repairing,
-    replay,
-    restore,
-    sound,
-)
 from spanvault.commands.output import (
     FAILED,
     INTERRUPTED,
@@ -42,22 +30,36 @@ EXIT_CODES: Final = (
     "settings; 69 no storaged answers, or the store cannot be opened; 130 interrupted."
 )
 
-app = typer.Typer(
-    name="spanvault",
-    help="Records telephone calls from a mirrored switch port; this command asks for them.",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (
-    replay.replay, listing.calls, listing.show, sound.export, explain.explain, care.verify,
-    repairing.repair, care.status, restore.restore, reindex.reindex, care.check, install.init,
-    erasing.erase, erasing.move, erasing.erasures, auditing.log,
-):  # fmt: skip
-    app.command()(command)
-app.add_typer(erasing.certificate, name="certificate")
-app.add_typer(keys.app)
+# Command → its module: only that of the one that is asked for is imported, for all of them together
+# take longer than most commands do.
+COMMANDS: Final = {
+    "replay": "replay", "calls": "listing", "show": "showing", "export": "sound",
+    "explain": "explain", "verify": "care", "repair": "repairing", "status": "care",
+    "restore": "restore", "reindex": "reindex", "check": "care", "init": "install",
+    "erase": "erasing", "move": "erasing", "erasures": "erasing", "log": "auditing",
+    "certificate": "erasing", "keys": "keys",
+}  # fmt: skip
+
+
+def application(arguments: Sequence[str]) -> typer.Typer:
+    """The command line, as far as these arguments need it: all of it unless they name a command."""
+    app = typer.Typer(
+        name="spanvault",
+        help="Records telephone calls from a mirrored switch port; this command asks for them.",
+        epilog=EXIT_CODES,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_spanvault)
+    asked = next((word for word in arguments if not word.startswith("-")), "")
+    for name in [asked] if asked in COMMANDS else COMMANDS:
+        command = getattr(import_module(f"spanvault.commands.{COMMANDS[name]}"), name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command()(command)
+    return app
 
 
 def _version(asked: bool) -> None:
@@ -66,7 +68,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _spanvault(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Which spanvault this is."
@@ -95,6 +96,8 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
+        with memory.loading():
+            app = application(arguments)
         app(arguments, prog_name="spanvault")
     except CommandFailed as error:
         complain(error.error, error.hint)

@@ -20,7 +20,6 @@ import zmq
 
 from spanvault import config, journal, memory
 from spanvault.lifecycle import Lifecycle
-from storaged import daemon, reindexing
 from storaged.faults import Fault
 
 _KEPT_BYTES: Final = 768 << 20  # a group being gathered, one being committed, and what lies between
@@ -43,6 +42,8 @@ def main() -> int:
         settings = config.load(arguments.config, config.StoragedConfig)
         if arguments.task == "reindex":
             return _reindex(settings, arguments.pool_key)
+        with memory.loading():
+            from storaged import daemon
         daemon.run(settings, Lifecycle("storaged"))
     except Fault as fault:
         log.critical(str(fault))
@@ -61,6 +62,8 @@ def main() -> int:
 
 def _reindex(settings: config.StoragedConfig, pool_keys: Sequence[str]) -> int:
     """Make the index anew; says on stdout how far it is, as JSON a line. Returns the exit code."""
+    with memory.loading():
+        from storaged import reindexing
     for each in pool_keys:
         pool, _, path = each.partition("=")
         about = settings.pools.get(pool, config.PoolConfig())  # type: ignore[call-overload]

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from spanvault import token
 from spanvault.config import credential
 from storaged.faults import Fault
 
@@ -30,21 +29,29 @@ class TokenSlot:
 
     def __init__(self, uri: str, pin: Path) -> None:
         """Raises ValueError: no such URI."""
+        from spanvault import token  # a library of C, loaded by those alone who need it
+
         self._place, self._pin = token.parse_uri(uri, with_object=False), pin
         self._calm = threading.Lock()
 
     def make(self, store_id: bytes, tier: int, epoch: int) -> None:
         """A new secret for a root; one that a crash left of the same is replaced. Raises Fault."""
+        from spanvault import token
+
         label = _label(store_id, tier, epoch)
         self._do(lambda pin: token.make_secret(self._place, pin, label))
 
     def root_key(self, store_id: bytes, tier: int, epoch: int, share: bytes) -> bytes:
         """The root key of a share, 32 bytes. Raises Fault: no such secret, or the token is away."""
+        from spanvault import token
+
         label = _label(store_id, tier, epoch)
         return self._do(lambda pin: token.hmac_sha256(self._place, pin, label, share))
 
     def keep_only(self, store_id: bytes, tier: int, epoch: int) -> None:
         """Destroy the secrets of all other roots of a pool. Raises Fault."""
+        from spanvault import token
+
         prefix, kept = _label(store_id, tier), _label(store_id, tier, epoch)
         self._do(lambda pin: token.destroy_secrets(self._place, pin, prefix, kept))
 

@@ -10,12 +10,12 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from sipmessage import Address, CSeq, Parameters
 
+from capture.signalling.cached import cached
 from capture.signalling.salvage import salvage_address, salvage_cseq, salvage_parameters
 
 MAX_SIZE: Final = 128 << 10
@@ -102,48 +102,48 @@ class SipMessage:
         """Requests have no status."""
         return self.status is None
 
-    @cached_property
+    @cached
     def from_(self) -> Party:
         """From; all empty where it is missing or beyond repair."""
         return parse_party(self.first("from") or "")
 
-    @cached_property
+    @cached
     def to(self) -> Party:
         """To; all empty where it is missing or beyond repair."""
         return parse_party(self.first("to") or "")
 
-    @cached_property
+    @cached
     def request_user(self) -> str:
         """The user in the Request-URI: what was dialled; "" where there is none."""
         return (
             parse_party(f"<{self.uri}>").user if "@" in self.uri or self.uri[:4] == "tel:" else ""
         )
 
-    @cached_property
+    @cached
     def branch(self) -> str:
         """The topmost Via's branch, which names the transaction on this hop."""
         found = _BRANCH.search(self.first("via") or "")
         return found[1] if found else ""
 
-    @cached_property
+    @cached
     def replaces(self) -> Replaces | None:
         """Replaces: this INVITE takes another dialog's place."""
         value = self.first("replaces")
         return parse_replaces(value) if value else None
 
-    @cached_property
+    @cached
     def refer_to(self) -> Party | None:
         """Where a REFER sends the other party."""
         value = self.first("refer-to")
         return parse_party(value) if value else None
 
-    @cached_property
+    @cached
     def refer_replaces(self) -> Replaces | None:
         """The dialog to be replaced, from the header part of the Refer-To URI."""
         found = re.search(r"[?&]replaces=([^&>\s]+)", self.first("refer-to") or "", re.I)
         return parse_replaces(unquote(found[1], errors="replace")) if found else None
 
-    @cached_property
+    @cached
     def secure(self) -> bool:
         """Whether some hop of this message goes over TLS: part of the signalling may be unseen."""
         hops = [_VIA_TRANSPORT.search(value) for value in self.headers.get("via", [])]
@@ -151,19 +151,19 @@ class SipMessage:
             hop is not None and hop[1].upper() in ("TLS", "WSS") for hop in hops
         )
 
-    @cached_property
+    @cached
     def cause(self) -> int | None:
         """The Q.850 cause of a Reason header: RFC 3326 §2."""
         found = _CAUSE.search(self.first("reason") or "")
         return int(found[1]) if found else None
 
-    @cached_property
+    @cached
     def sdp(self) -> bytes | None:
         """The session description, also out of a multipart body; None where there is none."""
         found = _find(SDP, self.first("content-type") or "", self.body)
         return _whole_words(found) if found and self.cut else found
 
-    @cached_property
+    @cached
     def recording_metadata(self) -> bytes | None:
         """What a session recording client says of the recorded session: RFC 7865 §5."""
         return None if self.cut else _find(METADATA, self.first("content-type") or "", self.body)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from spanvault.callline import call_line, iso_utc
 from spanvault.commands.access import JsonOption
+from spanvault.commands.exportable import exportable
 from spanvault.commands.ladder import ladder
 from spanvault.commands.output import (
     FAILED,
@@ -29,7 +30,6 @@ from spanvault.commands.output import (
     visible,
     warn,
 )
-from spanvault.commands.rendering import exportable
 from spanvault.commands.times import local_time
 from spanvault.explained import Document, Explained, Flow, OnlyTheirs, Summary, Unowned
 from spanvault.messages import Call

@@ -34,7 +34,7 @@ from spanvault.messages import Lock, PoolKeys, Recipients, Rotate, Unlock
 from spanvault.rules import POOLS
 from spanvault.spool import key_id
 
-app: Final = typer.Typer(
+keys: Final = typer.Typer(
     name="keys", help="Who can open which pool: unlock, shares, drill, rotation.",
     no_args_is_help=True, add_completion=False,
 )  # fmt: skip
@@ -48,7 +48,7 @@ SharesOption = Annotated[
 ]
 
 
-@app.command()
+@keys.command()
 def status(
     store: StoreOption = None, unlock_key: UnlockOption = None, config: ConfigOption = CONFIG,
     json: JsonOption = False,
@@ -65,7 +65,7 @@ def status(
             )
 
 
-@app.command()
+@keys.command()
 def unlock(
     pool: PoolArgument, key: KeyOption = None, from_shares: SharesOption = False,
     config: ConfigOption = CONFIG,
@@ -76,7 +76,7 @@ def unlock(
     say(f"pool {pool} is open", "green")
 
 
-@app.command()
+@keys.command()
 def lock(pool: PoolArgument, config: ConfigOption = CONFIG) -> None:
     """Let a pool's keys go: it records on, and nobody hears it until it is unlocked."""
     with reach(None, None, config) as client:
@@ -84,7 +84,7 @@ def lock(pool: PoolArgument, config: ConfigOption = CONFIG) -> None:
     say(f"pool {pool} is locked")
 
 
-@app.command()
+@keys.command()
 def drill(
     pool: PoolArgument, key: KeyOption = None, from_shares: SharesOption = False,
     store: StoreOption = None, unlock_key: UnlockOption = None, config: ConfigOption = CONFIG,
@@ -96,7 +96,7 @@ def drill(
     say(f"key {_name(private)} opens pool {pool}", "green")
 
 
-@app.command()
+@keys.command()
 def rotate(
     what: Annotated[Literal["root", "ingest"], typer.Argument(help="Which key.")],
     pool: PoolArgument = "base", store: StoreOption = None, unlock_key: UnlockOption = None,
@@ -108,7 +108,7 @@ def rotate(
     say(f"pool {pool} has a new {what} key", "green")
 
 
-@app.command()
+@keys.command()
 def add(
     pool: PoolArgument,
     public: Annotated[Path, typer.Argument(metavar="PUB", help="The public half of the new key.")],
@@ -123,7 +123,7 @@ def add(
     say(f"key {key_id(half)} opens pool {pool} from now on", "green")
 
 
-@app.command()
+@keys.command()
 def remove(
     pool: PoolArgument,
     identity: Annotated[str, typer.Argument(metavar="ID", help="As `keys status` tells it.")],
@@ -139,7 +139,7 @@ def remove(
     )
 
 
-@app.command()
+@keys.command()
 def make(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="The new private key's file.")],
     source: Annotated[
@@ -164,7 +164,7 @@ def make(
     say(f"{path}: key {_name(private)}. Its public half: {public}", "green")
 
 
-@app.command(name="shares")
+@keys.command(name="shares")
 def shares_(
     threshold: Annotated[int, typer.Option(help="How many shares are needed.")],
     count: Annotated[int, typer.Option(help="How many there are.")],

@@ -121,6 +121,15 @@ def media_words(call: Call) -> str:
     return ", ".join(word + (f" ×{count}" if count > 1 else "") for word, count in seen.items())
 
 
+def print_calls(listed: list[Call]) -> None:
+    """Calls as a table, or a word that there are none."""
+    console = people()
+    if listed:
+        console.print(calls_table(listed, console.width))
+    else:
+        say("No calls.")
+
+
 def calls_table(
     calls: Iterable[Call], width: int, title: str = "ID", name: Callable[[Call], str] = short
 ) -> Table:

@@ -7,26 +7,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from spanvault.audio import (
-    Block,
-    InTimeOrder,
-    Pages,
-    Renderer,
-    decodable,
-    output_rate,
-    write,
-)
+from spanvault.audio.encode import write
+from spanvault.audio.order import InTimeOrder, Pages
+from spanvault.audio.render import Block, Renderer, output_rate
 from spanvault.callline import encrypted
 from spanvault.client import Client
 from spanvault.commands.output import complain, progress, warn
-from spanvault.messages import Call, Codec, MediaKind
+from spanvault.messages import Call, MediaKind
 from spanvault.srtcp import Opener
-from spanvault.video import Film, muxable
-
-
-def exportable(codec: Codec | None) -> bool:
-    """Whether a stream of this codec can be rendered."""
-    return decodable(codec) or muxable(codec)
+from spanvault.video.film import Film
 
 
 def has(call: Call, media: MediaKind) -> bool:

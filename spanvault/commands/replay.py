@@ -15,9 +15,16 @@ import typer
 
 from spanvault.callline import call_line
 from spanvault.commands.access import JsonOption, NeededStore, UnlockOption, private
-from spanvault.commands.listing import print_calls
-from spanvault.commands.output import FAILED, CommandFailed, complain, document, progress, warn
-from spanvault.commands.rendering import exportable
+from spanvault.commands.exportable import exportable
+from spanvault.commands.output import (
+    FAILED,
+    CommandFailed,
+    complain,
+    document,
+    print_calls,
+    progress,
+    warn,
+)
 from spanvault.messages import Call
 from spanvault.private import PrivateStore
 

@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO, Final
 
 import typer
 
-from spanvault.audio import FORMATS
+from spanvault.audio.encode import FORMATS
 from spanvault.client import Client
 from spanvault.commands.access import (
     CONFIG,
@@ -34,7 +34,7 @@ from spanvault.commands.output import (
 from spanvault.commands.rendering import Sound, has, has_film
 from spanvault.messages import Call
 from spanvault.sandbox import SandboxDied
-from spanvault.video import FILMS
+from spanvault.video.film import FILMS
 
 ALL: Final = (*FORMATS, *FILMS)
 # Into a pipe a WAV's length cannot be written afterwards: up to so many seconds we wait for it.

@@ -4,8 +4,3 @@ A packet's way: units (packets to whole pictures; nal, vp8 say how a codec wraps
 (tracks on the sound's time line) → worker (the file). A new codec is a row in units.KINDS and in
 film.FILMS.
 """
-
-from spanvault.video.film import FILMS, Film
-from spanvault.video.units import muxable
-
-__all__ = ["FILMS", "Film", "muxable"]

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanvault.audio import Renderer, output_rate
 from spanvault.audio.codecs import (
     DECODERS,
     decodable,
@@ -19,6 +18,7 @@ from spanvault.audio.codecs import (
 )
 from spanvault.audio.foreign import decode_all
 from spanvault.audio.plain import A_LAW, MU_LAW
+from spanvault.audio.render import Renderer, output_rate
 from spanvault.messages import Codec
 from tests.support.chunks import Packet, seconds, stream
 from tests.support.encoded import CASES, Spoken, encode, heard_at_8000, said

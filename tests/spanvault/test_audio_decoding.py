@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from spanvault.audio import Renderer
 from spanvault.audio.decoding import MAX_DEATHS, Decoding
+from spanvault.audio.render import Renderer
 from spanvault.audio.worker import Payloads, Sounds, Worker
 from spanvault.messages import Codec
 from tests.support.chunks import seconds, steady, stream

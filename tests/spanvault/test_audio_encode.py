@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from spanvault.audio import FORMATS, write
+from spanvault.audio.encode import FORMATS, write
 
 TIME = np.arange(3 * 8000 + 321) / 8000
 LEFT = (9000 * np.sin(2 * np.pi * 440 * TIME)).astype(np.int16)

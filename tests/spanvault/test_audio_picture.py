@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spanvault.audio import Picture
+from spanvault.audio.picture import Picture
 
 
 def draw(stereo: np.ndarray, width: int = 28) -> list[str]:

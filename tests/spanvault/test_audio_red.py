@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanvault.audio import Renderer
 from spanvault.audio.red import Piece, Recovery, parse
+from spanvault.audio.render import Renderer
 from spanvault.chunk import TRUNCATED
 from spanvault.messages import Codec
 from tests.support.chunks import PCMA, seconds, steady, stream

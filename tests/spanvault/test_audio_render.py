@@ -6,9 +6,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from spanvault.audio import Renderer, output_rate
 from spanvault.audio.plain import A_LAW
-from spanvault.audio.render import Lane
+from spanvault.audio.render import Lane, Renderer, output_rate
 from spanvault.chunk import TRUNCATED, Chunk
 from spanvault.messages import Codec, Stream
 from tests.support.chunks import Packet, seconds, steady, stream

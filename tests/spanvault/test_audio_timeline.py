@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from spanvault.audio import InTimeOrder, Pages, Renderer
+from spanvault.audio.order import InTimeOrder, Pages
+from spanvault.audio.render import Renderer
 from spanvault.chunk import CHUNK, FRAME, Chunk, Media
 from spanvault.client import Page
 from spanvault.messages import Stream

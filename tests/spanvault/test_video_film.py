@@ -6,11 +6,11 @@ from pathlib import Path
 import av
 import pytest
 
-from spanvault.audio import Renderer
+from spanvault.audio.render import Renderer
 from spanvault.chunk import Chunk
 from spanvault.messages import Codec, Stream
 from spanvault.sandbox import SandboxDied
-from spanvault.video import Film
+from spanvault.video.film import Film
 from tests.support.chunks import START_NS, Packet, chunk, seconds, stream
 from tests.support.pictures import CLOCK, STEP, encoded, packetised
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from spanvault import keyfile, spool
 from spanvault import messages as m
-from spanvault.cli import app
+from spanvault.cli import application
 from spanvault.spool import key_id
 from storaged.custody import Custody
 from storaged.faults import Fault
@@ -167,8 +167,19 @@ def test_recipients_change_only_by_one_who_can_open(office):
 def test_a_locked_pool_by_paper_shares(rig: Rig, tmp_path: Path):
     """Shares are made, the pool is set up, records locked, is drilled, unlocked, heard."""
     run = CliRunner().invoke
-    made = run(app, ["keys", "shares", "--threshold", "2", "--count", "3", "--pub",
-                     str(tmp_path / "sensitive.pub")])  # fmt: skip
+    made = run(
+        application(["keys"]),
+        [
+            "keys",
+            "shares",
+            "--threshold",
+            "2",
+            "--count",
+            "3",
+            "--pub",
+            f"{tmp_path}/sensitive.pub",
+        ],
+    )
     assert made.exit_code == 0
     papers = re.findall(r"# spanvault share .*\n(?:.+\n)+", made.stdout)
     typed = ["".join(paper.splitlines()[1:]) for paper in papers]
@@ -192,11 +203,11 @@ def test_a_locked_pool_by_paper_shares(rig: Rig, tmp_path: Path):
     )
 
     def keys(*words: str, shares: list[str]) -> tuple[int, str]:
-        done = run(app, ["keys", *words, "--shares", "--config", str(settings)],
+        done = run(application(["keys"]), ["keys", *words, "--shares", "--config", str(settings)],
                    input="\n".join(shares) + "\n")  # fmt: skip
         return done.exit_code, done.output
 
-    listed = run(app, ["calls", "--config", str(settings)])
+    listed = run(application(["calls"]), ["calls", "--config", str(settings)])
     assert "Pool sensitive is locked: its calls are not listed" in " ".join(listed.stderr.split())
     # A share with a wrong letter is asked for again.
     wrong = typed[0][:-1] + ("2" if typed[0][-1] != "2" else "3")

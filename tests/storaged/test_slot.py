@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pkcs11 import Attribute, ObjectClass
 
 from spanvault import certificate, keyfile
 from spanvault import messages as m
 from storaged import keypage
-from storaged import slot as slots
 from storaged.faults import Fault
 from storaged.keyring import Keyring
 from storaged.rootfile import RootFile
@@ -51,7 +51,7 @@ def opened(folder: Path, uri: str, pin: Path) -> Keyring:
 def labels(store_id: bytes) -> list[str]:
     """The secrets of a store in the token."""
     with session() as token:
-        found = token.get_objects({slots.token.Attribute.CLASS: slots.token.ObjectClass.SECRET_KEY})
+        found = token.get_objects({Attribute.CLASS: ObjectClass.SECRET_KEY})
         return sorted(one.label for one in found if store_id.hex() in one.label)
 
 
