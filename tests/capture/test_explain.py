@@ -23,9 +23,9 @@ from tests.support.callgen import (
     talk,
     write_pcap,
 )
+from tests.support.folders import SAMPLE
 from tests.support.wrapping import WRAPPINGS, wrapped
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample.pcap"
 CALL = "call@explain.example"
 
 

@@ -1,7 +1,6 @@
 """Our stream table against the truth that tshark and arithmetic gave for public captures."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ from typing import Any
 import pytest
 
 from capture.model import StreamTotals
+from tests.support.folders import SHARED
 from tests.support.streamtable import Table
 from tests.support.tsharkview import Key, Tshark, padding_impossible, quoted
 
-SHARED = Path(os.environ.get("SPANVAULT_SHARED", Path(__file__).parents[3] / "shared"))
 MANIFEST = SHARED / "captures" / "manifest.json"
 pytestmark = [
     pytest.mark.shared,

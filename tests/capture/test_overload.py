@@ -17,8 +17,9 @@ from bench.injector import ends, numbers
 from spanvault.chunk import CAPTURE_LOSS
 from spanvault.client import Client
 from spanvault.messages import Call, Search
-from tests.support.appliance import REPOSITORY, Appliance
+from tests.support.appliance import Appliance
 from tests.support.callgen import Dialogue, Phone, sdp
+from tests.support.folders import REPOSITORY
 from tests.support.veth import veth
 
 pytestmark = [

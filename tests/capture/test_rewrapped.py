@@ -1,6 +1,5 @@
 """The same calls in other clothes give the same table of calls and the same sound, byte by byte."""
 
-import os
 import struct
 from collections.abc import Iterable, Sequence
 from itertools import count
@@ -10,11 +9,11 @@ import pytest
 
 from capture.sources import files
 from tests.support.callgen import SECOND, START_NS, Frame, answered, busy, phones
+from tests.support.folders import SHARED
 from tests.support.frames import enhanced, ethernet, interface, ipv4, option, pcap, section, udp
 from tests.support.recorded import Line, Recording
 from tests.support.wrapping import COPIES, HEAD, WRAPPINGS, Wrap, wrapped
 
-SHARED = Path(os.environ.get("SPANVAULT_SHARED", Path(__file__).parents[3] / "shared"))
 # One-way; sequences that wrap; two legs of a B2BUA whose media moves; comfort noise; an INVITE in
 # fragments; hold; a transfer.
 REAL = [

@@ -5,7 +5,6 @@ What a server must refuse, a recorder still reads: it can ask nobody to say it a
 """
 
 import ipaddress
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,10 +15,11 @@ from scapy.packet import Raw
 from capture.packets.slowpath import SlowPath
 from capture.signalling.sdp import parse as parse_sdp
 from capture.signalling.sip import SipMessage, parse
+from tests.support import folders
 from tests.support.conversation import Wire
 from tests.support.frames import block
 
-FOLDER = Path(__file__).parents[1] / "data" / "rfc4475"
+FOLDER = folders.DATA / "rfc4475"
 MESSAGES = {path.stem: path.read_bytes() for path in sorted(FOLDER.glob("*.dat"))}
 LONG_CALLER = "amazinglylongcallername" * 5
 LONG_TAG = "12" + "982" * 50 + "424"

@@ -1,6 +1,5 @@
 """Our dissection equals tshark's, packet by packet: an independent oracle, through pyshark."""
 
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -15,9 +14,8 @@ from capture.signalling.sip import parse
 from capture.sources.files import blocks
 from spanvault.rtp import header_length, without_padding
 from tests.support.callgen import START_NS, answered, phones, udp_frame, write_pcap
+from tests.support.folders import SAMPLE, SHARED
 
-SHARED = Path(os.environ.get("SPANVAULT_SHARED", Path(__file__).parents[3] / "shared"))
-SAMPLE = Path(__file__).parents[1] / "data" / "sample.pcap"
 pytestmark = pytest.mark.skipif(not shutil.which("tshark"), reason="tshark is not installed")
 
 

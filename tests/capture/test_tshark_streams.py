@@ -5,7 +5,6 @@ fraction lost, lost, jitter; and what a call's record says of them. Every key. W
 one of the rules below must explain it from what is in the frames, whatever the file.
 """
 
-import os
 import shutil
 import sys
 from collections import Counter
@@ -18,12 +17,11 @@ from capture.model import StreamTotals
 from spanvault import rtcp
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call, Stream
+from tests.support.folders import SAMPLE, SHARED
 from tests.support.recorded import Recording
 from tests.support.streamtable import Table
 from tests.support.tsharkview import Datagram, Key, Said, Theirs, Tshark, padding_impossible
 
-SHARED = Path(os.environ.get("SPANVAULT_SHARED", Path(__file__).parents[3] / "shared"))
-SAMPLE = Path(__file__).parents[1] / "data" / "sample.pcap"
 GRACE_NS = round(CaptureConfig().bye_grace_s * 1e9)
 pytestmark = pytest.mark.skipif(not shutil.which("tshark"), reason="tshark is not installed")
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.conformance.arrivals import Arrivals, Name
-from tests.conformance.recorded import SHARED
 from tests.conformance.truth import CLEAR, Case, TrueStream
+from tests.support.folders import SHARED
 
 RATE: Final = 8000
 WINDOW_S: Final = 3.0

@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPANVAULT: Final = Path(sys.executable).with_name("spanvault")
-REPOSITORY: Final = Path(__file__).parents[2]
-SHARED: Final = Path(os.environ.get("SPANVAULT_SHARED", REPOSITORY.parent / "shared"))
 
 
 def spanvault(*arguments: object, home: Path) -> "subprocess.CompletedProcess[str]":

@@ -7,9 +7,10 @@ import pytest
 
 from tests.conformance.compare import differences
 from tests.conformance.explained import outlived, unexplained
-from tests.conformance.recorded import SHARED, Recorded
+from tests.conformance.recorded import Recorded
 from tests.conformance.table import HEADER, lines
 from tests.conformance.truth import public_cases
+from tests.support.folders import SHARED
 
 pytestmark = [
     pytest.mark.shared,

@@ -8,9 +8,10 @@ import pytest
 
 from tests.conformance.__main__ import voices_of
 from tests.conformance.compare import differences
-from tests.conformance.recorded import SHARED, Recorded
+from tests.conformance.recorded import Recorded
 from tests.conformance.table import HEADER, TOLERANCES, heard, lines
 from tests.conformance.truth import lab_cases
+from tests.support.folders import SHARED
 
 pytestmark = [
     pytest.mark.shared,

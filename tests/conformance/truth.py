@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tests.conformance.recorded import SHARED
+from tests.support.folders import SHARED
 
 FAILURES: Final = {
     "486": "busy", "600": "busy", "603": "declined", "404": "not_found", "604": "not_found",

@@ -25,12 +25,12 @@ sys.path.insert(0, str(REPOSITORY))
 
 from tests.support import callgen  # noqa: E402 - found only by the line above
 from tests.support.appliance import Appliance  # noqa: E402
+from tests.support.folders import SAMPLE  # noqa: E402
 from tests.support.lab import Lab  # noqa: E402
 from tests.support.phones import Phones  # noqa: E402
 from tests.support.voices import likeness  # noqa: E402
 
 FOLDER: Final = REPOSITORY / "demo"
-SAMPLE: Final = REPOSITORY / "tests/data/sample.pcap"
 TALK_S: Final = 10.0
 PATIENCE_S: Final = 60.0
 

@@ -31,10 +31,10 @@ from tests.support.callgen import (
     sample,
     write_pcap,
 )
+from tests.support.folders import SAMPLE
 from tests.support.voices import heard
 
 SPANVAULT = Path(sys.executable).with_name("spanvault")
-SAMPLE = Path(__file__).parents[1] / "data" / "sample.pcap"
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.folders import SAMPLE
+
 SPANVAULT = Path(sys.executable).with_name("spanvault")
-SAMPLE = Path(__file__).parents[1] / "data" / "sample.pcap"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -14,8 +14,7 @@ from spanvault.explained import Explained, Flow, Step
 from spanvault.messages import Call
 from tests.conformance.recorded import SPANVAULT
 from tests.support.callgen import START_NS, answered, phones, write_pcap
-
-SAMPLE = Path(__file__).parents[1] / "data" / "sample.pcap"
+from tests.support.folders import SAMPLE
 
 
 def explain(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":

@@ -21,7 +21,6 @@ from spanvault.client import Client
 from spanvault.config import OperatorConfig, load
 from spanvault.private import toml
 
-REPOSITORY = Path(__file__).parents[2]
 START_S = 30.0
 STOP_S = 30.0
 

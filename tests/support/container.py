@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.folders import REPOSITORY
+
 PREFIX = Path("/opt/spanvault")
 BOOT_S = 60.0
 PACKAGES = ("spanvault", "capture", "storaged", "replicator")

@@ -7,7 +7,6 @@ Sources of the packings: RFC 3551 §4.5, RFC 4867 §4, RFC 2198 §3; codecs' mod
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import av
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 
 from spanvault.audio.amr import NARROW_BITS, NARROW_SID_BITS, WIDE_BITS, WIDE_SID_BITS
 from spanvault.messages import Codec
+from tests.support import folders
 from tests.support.voices import alaw, voice
 
-DATA: Final = Path(__file__).parents[1] / "data" / "codecs"
+DATA: Final = folders.DATA / "codecs"
 SECONDS: Final = 2.0
 Sound = NDArray[np.int16]
 

@@ -1,7 +1,6 @@
 """The call table tells its witness what it decided, in the order in which it did."""
 
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from capture.calls.livecall import LiveCall
@@ -11,8 +10,7 @@ from capture.recorder import Recorder
 from capture.signalling.sip import SipMessage
 from capture.sources import files
 from spanvault.config import CaptureConfig
-
-SAMPLE = Path(__file__).parents[2] / "data" / "sample.pcap"
+from tests.support.folders import SAMPLE
 
 
 class Diary(Witness):

@@ -1,10 +1,8 @@
 """SIP as it is on the wire: well-formed, odd, damaged."""
 
-import os
 import re
 import time
 import weakref
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,8 +12,7 @@ from sipmessage.address import ADDRESS_EXCEPTION
 
 from capture.signalling import sip
 from capture.signalling.sip import Replaces, parse, parse_party, parse_replaces
-
-SHARED = Path(os.environ.get("SPANVAULT_SHARED", Path(__file__).parents[4] / "shared"))
+from tests.support.folders import SHARED
 
 INVITE = b"""INVITE sip:bob@biloxi.example SIP/2.0\r
 Via: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK776\r
