@@ -6,6 +6,7 @@ Call-IDs appear as tokens only. FORMAT.md §10. What fits: spanvault.logchain. W
 log's head, so that it cannot be written anew unseen: storaged.witness.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import Any, Final
 from spanvault import logchain
 from spanvault.logchain import FIRST, Head
 from storaged import files
+from storaged.diskfaults import named
 
 log = logging.getLogger(__name__)
 _REST_MAX: Final = 64 << 20  # bytes behind a line that does not fit that are looked at
@@ -33,7 +35,7 @@ class AccessLog:
         self.fault: str | None = None  # one line, if somebody changed the log
         self._size, self._last = 0, FIRST
         self.untold = False  # a line that matters came since the head was told of
-        self._unsynced = False
+        self._unsynced = self._unsure = False
         self._open(known, at_ns)
 
     @property
@@ -44,6 +46,8 @@ class AccessLog:
     def append(self, entry: dict[str, Any], *, sync: bool) -> None:
         """Write one line. Raises OSError: then nothing may be given out."""
         line = json.dumps({**entry, "prev": self._last}, separators=(",", ":")).encode()
+        self._cut_back()
+        self._unsure = True
         try:
             files.write_all(self._descriptor, line + b"\n")
             self._unsynced = True
@@ -51,15 +55,25 @@ class AccessLog:
                 self.untold = True
                 self.sync()
         except OSError:
-            os.ftruncate(self._descriptor, self._size)
+            with contextlib.suppress(OSError):  # tried again before the next line
+                self._cut_back()
             raise
+        self._unsure = False
         self._size += len(line) + 1
         self._last = logchain.digest(line)
+
+    def _cut_back(self) -> None:
+        """Remove what a failing disk took of a line: the next would not follow it."""
+        if self._unsure:
+            with named(self._descriptor):
+                os.ftruncate(self._descriptor, self._size)
+            self._unsure = False
 
     def sync(self) -> None:
         """Make all lines durable. Raises OSError."""
         if self._unsynced:
-            os.fdatasync(self._descriptor)
+            with named(self._descriptor):
+                os.fdatasync(self._descriptor)
             self._unsynced = False
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ A disk that is full, read-only or failing stops acknowledgements and nothing els
 and tried again until it goes. What a commit is: storaged.writer.
 """
 
-import errno
 import logging
 import os
 import threading
@@ -16,6 +15,7 @@ from typing import Final, NamedTuple
 import lmdb
 
 from spanvault.lifecycle import name_thread
+from storaged.diskfaults import explain
 from storaged.faults import Fault
 from storaged.gathering import Group
 from storaged.sorting import Sorter
@@ -25,12 +25,6 @@ log = logging.getLogger(__name__)
 RETRY_S: Final = 1.0
 IDLE_S: Final = 1.0  # between two looks whether there is idle work
 LEISURE: Final = 5  # parts of rest to one of reading what was begun before a restart
-_REMEDIES: Final = {
-    errno.ENOSPC: "Free space on the store's volume, or enlarge it; recording resumes by itself.",
-    errno.EDQUOT: "Raise the quota of storaged's user; recording resumes by itself.",
-    errno.EROFS: "The volume is read-only: look at dmesg, repair it, mount it writable.",
-    errno.EIO: "The disk fails: look at dmesg, replace it, restore from a replica.",
-}
 
 
 class Committed(NamedTuple):
@@ -160,18 +154,3 @@ class Committer:
             log.error("The store takes no writes, captures keep what they hear",
                       extra={"FAULT": text})  # fmt: skip
         self.fault = text
-
-
-def explain(error: Exception) -> str:
-    """What is wrong with the disk, and what to do: one line."""
-    if isinstance(error, Fault):
-        return str(error)
-    number = error.errno if isinstance(error, OSError) else _number_in(str(error))
-    remedy = _REMEDIES.get(number or 0, "Look at dmesg and at the store's volume.")
-    what = os.strerror(number) if number else str(error)
-    return f"the store cannot be written ({what}). {remedy}"
-
-
-def _number_in(text: str) -> int | None:
-    """LMDB gives the system's error as text only."""
-    return next((number for number in _REMEDIES if os.strerror(number) in text), None)

@@ -66,8 +66,8 @@ class Daemon:
         self._authenticator = transport.authenticate(self._context, clients)
         certificate = transport.load_certificate(settings.certificate)
         self._socket = transport.listen(self._context, settings.ingest, certificate)
-        eraser = Eraser(store, tables, self._vaults, self._sorter.forget, time.time_ns)
-        eraser.finish()
+        self._eraser = Eraser(store, tables, self._vaults, self._sorter.forget, time.time_ns)
+        self._eraser.finish()
         scrub = Scrub(
             tables, self._vaults, settings.scrub_days, settings.scrub_mb_s * 1e6,
             time.time_ns, time.monotonic,
@@ -77,10 +77,10 @@ class Daemon:
         self._mender = Mender(
             tables, self._vaults, self._sorter.forget, time.time_ns, time.monotonic
         )
-        mover = Mover(tables, self._vaults, eraser, self._sorter.forget, time.time_ns)
+        mover = Mover(tables, self._vaults, self._eraser, self._sorter.forget, time.time_ns)
         mover.clear()
         desk = Desk(
-            store, tables, self._vaults, self._access, eraser, self._mender, mover,
+            store, tables, self._vaults, self._access, self._eraser, self._mender, mover,
             time.time_ns, self.state, opener,
         )  # fmt: skip
         requests = transport.listen(self._context, settings.requests, certificate)
@@ -138,6 +138,8 @@ class Daemon:
         if hopeless := repair["hopeless"]:
             line += f", {hopeless:,} of them CANNOT BE REPAIRED"
         line += "; the access log was CHANGED" if self._access.fault else ""
+        if unfinished := self._eraser.fault:
+            line += f"; an erasure is NOT COMPLETE, {unfinished}"
         for vault in self._vaults:
             if vault.fault or vault.locked:
                 line += f"; pool {vault.name} {vault.fault or 'is locked'}"

@@ -28,6 +28,7 @@ from spanvault.messages import (
 )
 from storaged import erasures, files, record
 from storaged import index as tables
+from storaged.diskfaults import explain
 from storaged.faults import Fault
 from storaged.index import FINAL, SEALED, Index, State, View, Writing
 from storaged.keypage import DEK_BYTES, SLOTS
@@ -65,6 +66,7 @@ class Eraser:
     ) -> None:  # fmt: skip
         self._store, self._index, self._vaults = store, index, vaults
         self._forget, self._clock_ns = forget, clock_ns
+        self.fault: str | None = None  # one line, while one that was begun cannot be completed
 
     def erasing(self, who: str, wanted: Erase) -> Steps[EraseReply]:
         """Erase a batch, in steps. Raises Fault, and does nothing, unless all of it can go.
@@ -84,19 +86,35 @@ class Eraser:
             yield from self._vaults.holding(held)
             self.finish()
 
+    def catching_up(self) -> Steps[None]:
+        """finishing() where a disk kept what was begun from being completed."""
+        if self.fault is not None:
+            yield from self.finishing()
+
     def finish(self) -> None:
         """Complete what a crash interrupted, before anything else is written.
 
         What needs a pool that is locked waits until it is unlocked. A disk that fails must not stop
         recording.
         """
-        try:
+        with contextlib.suppress(OSError, lmdb.Error, Fault):  # told of, and tried again
             self._complete_all()
-        except (OSError, lmdb.Error, Fault) as error:
-            log.error("An interrupted erasure cannot be completed yet",
-                      extra={"FAULT": str(error)})  # fmt: skip
 
     def _complete_all(self) -> None:
+        """Raises OSError, lmdb.Error, Fault."""
+        try:
+            self._complete_begun()
+        except (OSError, lmdb.Error, Fault) as error:
+            self._tell(explain(error))
+            raise
+        self._tell(None)
+
+    def _tell(self, fault: str | None) -> None:
+        if fault and fault != self.fault:
+            log.error("An erasure that was begun cannot be completed yet", extra={"FAULT": fault})
+        self.fault = fault
+
+    def _complete_begun(self) -> None:
         with self._index.reading() as view:
             begun = erasures.unfinished(view)
         for erasure in begun:
@@ -212,7 +230,15 @@ class Eraser:
             writing.remove_call(one.erased.id, one.call, key)
 
     def complete(self, erasure: Erasure) -> None:
-        """Destroy keys and files of what was begun, as often as it takes."""
+        """Carry out what was begun, as often as it takes. Raises OSError, lmdb.Error, Fault."""
+        try:
+            self._carry_out(erasure)
+        except (OSError, lmdb.Error, Fault) as error:
+            self._tell(explain(error))
+            raise
+
+    def _carry_out(self, erasure: Erasure) -> None:
+        """Destroy its keys and files."""
         dropped = {name: self._destroy(name, erasure) for name in _pools(erasure)}
         pages = [
             msgspec.structs.replace(page, after=dropped[page.pool].generations[page.page])

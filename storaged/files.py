@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from storaged.diskfaults import named
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 _PIECE: Final = 1 << 20
@@ -19,7 +21,8 @@ def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         write_all(descriptor, data)
-        os.fsync(descriptor)
+        with named(descriptor):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
     part.rename(path)
@@ -43,7 +46,8 @@ def replace_all(folder: Path, contents: Iterable[tuple[str, bytes]], mode: int =
         syncfs(descriptor)
         for part in parts:
             part.rename(part.with_suffix(""))
-        os.fsync(descriptor)
+        with named(descriptor):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -61,6 +65,9 @@ def destroy(
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        # First what took their place: were a power cut to undo that, these would be needed still.
+        with named(descriptor):
+            os.fsync(descriptor)
         for path in paths:
             file = os.open(path, os.O_WRONLY)
             try:
@@ -71,7 +78,8 @@ def destroy(
         syncfs(descriptor)  # before the names go: else the old blocks might never be written to
         for path in paths:
             path.unlink()
-        os.fsync(descriptor)
+        with named(descriptor):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -102,16 +110,18 @@ def overwrite(descriptor: int, start: int, size: int) -> None:
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """write(2) until all is written. Raises OSError."""
-    written = os.write(descriptor, data)
-    while written < len(data):
-        written += os.write(descriptor, memoryview(data)[written:])
+    with named(descriptor):
+        written = os.write(descriptor, data)
+        while written < len(data):
+            written += os.write(descriptor, memoryview(data)[written:])
 
 
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with named(descriptor):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -124,4 +134,5 @@ def syncfs(descriptor: int) -> None:
     """
     if _libc.syncfs(descriptor):
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        with named(descriptor):
+            raise OSError(number, os.strerror(number))

@@ -118,6 +118,7 @@ class Index:
     def __init__(self, folder: Path, map_bytes: int = MAP_BYTES, *, synced: bool = True) -> None:
         """synced: whether a transaction is on disk when it is committed; else sync() makes it."""
         folder.mkdir(mode=0o700, exist_ok=True)
+        self._data = folder / "data.mdb"
         self._env = lmdb.open(
             str(folder),
             map_size=map_bytes,
@@ -179,6 +180,9 @@ class Index:
                     return result
                 except lmdb.MapFullError:
                     self._grow()
+                except lmdb.Error as error:
+                    vars(error)["filename"] = str(self._data)  # LMDB does not say whose fault it is
+                    raise
 
     def _grow(self) -> None:
         """Double the map. Must not be called within reading()."""

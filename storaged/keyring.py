@@ -6,10 +6,11 @@ Files: storaged.rootfile, storaged.pagefiles. Bytes: storaged.keypage. Where the
 storaged.index (handed in as a function).
 """
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -70,20 +71,44 @@ class Keyring:
         self._folder, self._prefix = folder, prefix
         self._root = RootFile(folder, private_key, slot)
         self._lock = threading.Lock()
+        self._unsure = False  # whether the root file may be another than the one that we hold
         self._begin()
 
     def _begin(self) -> None:
         """Go by the root as it is now; destroy what a crash left of a drop()."""
         self._pages = PageFiles(self._folder, self.store_id, self._root.tier)
-        names = self._root.of_kind(PAGE_KEY)
-        self._generations = {name.number: name.generation for name in names}
+        self._generations = self._named_generations()
         self._next = self._reserved = 0
         self._finish_drop()
+
+    def _named_generations(self) -> dict[int, int]:
+        """Of each page that the root names."""
+        return {name.number: name.generation for name in self._root.of_kind(PAGE_KEY)}
 
     def _finish_drop(self) -> None:
         """Destroy what a crash left of a drop(): pages that a root has replaced, or never named."""
         self._root.settle()
         self._pages.destroy_others(self._generations)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change key files. After one that failed the root file is read again first.
+
+        The new one may be in place though its folder could not be synced: by the old one its pages
+        would be destroyed as what a crash left. Raises Fault, OSError.
+        """
+        with self._lock:
+            if self._unsure:
+                self._read_again()
+            self._unsure = True
+            yield
+            self._unsure = False
+
+    def _read_again(self) -> None:
+        self._root.open()
+        before, self._generations = self._generations, self._named_generations()
+        self._pages.forget(page for page in before if before[page] != self._generations.get(page))
+        self._finish_drop()
 
     @property
     def slot_due(self) -> bool:
@@ -142,7 +167,7 @@ class Keyring:
 
     def vouch(self, tier: int, public_key: bytes) -> list[str]:
         """Name another pool's public ingest key in our root. Returns names of changed files."""
-        with self._lock:
+        with self._changing():
             self._root.put_secret(Name(INTAKE_KEY, tier), public_key)
         return self._named([ROOT])
 
@@ -161,24 +186,24 @@ class Keyring:
 
         The old root is overwritten. Returns names of changed files. Raises OSError.
         """
-        with self._lock:
+        with self._changing():
             self._root.replace(self._root.secrets, recipients)
             self._root.clear()
         return self._named([ROOT])
 
     def add_ingest_key(self) -> list[str]:
         """A new ingest key; older ones still open what was sealed to them. Raises OSError."""
-        with self._lock:
+        with self._changing():
             newest = self._root.of_kind(INGEST_KEY)[-1].generation
             self._root.put_secret(Name(INGEST_KEY, 0, newest + 1), os.urandom(32))
         return self._named([ROOT])
 
     def retire_ingest_keys(self) -> list[str]:
         """Destroy all ingest keys but the newest. Returns names of changed files."""
-        with self._lock:
+        if self.ingest_generations < 2:
+            return []
+        with self._changing():
             names = self._root.of_kind(INGEST_KEY)
-            if len(names) < 2:
-                return []
             kept = {name: key for name, key in self._root.secrets.items() if name not in names[:-1]}
             self._root.replace(kept)
             self._root.clear()
@@ -259,7 +284,7 @@ class Keyring:
         by_page: dict[int, list[int]] = {}
         for key_id in key_ids:
             by_page.setdefault(key_id // SLOTS, []).append(key_id % SLOTS)
-        with self._lock:
+        with self._changing():
             grade = self.grade  # of the root that goes
             self._finish_drop()
             left = {page: slots for page, slots in by_page.items() if self._holds(page, slots)}
@@ -332,7 +357,7 @@ class Keyring:
 
     def _add_page(self, page: int) -> list[str]:
         key = self._pages.add(page)
-        with self._lock:
+        with self._changing():
             self._root.put_secret(Name(PAGE_KEY, page), key)
             self._generations[page] = 0
         return self._named([page_name(page, 0), ROOT])

@@ -3,6 +3,7 @@
 FORMAT.md §3 specifies the folders. Keys: storaged.keyring; index: storaged.index.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from storaged import files, keyring
+from storaged.diskfaults import remedy
 from storaged.faults import Fault
 
 FORMAT: Final = "spanvault store"
@@ -79,7 +81,7 @@ class Store:
             raise Fault(
                 "unavailable",
                 f"{error.filename or self.folder}: {error.strerror}",
-                "Check that the store's folder exists and belongs to this user.",
+                remedy(error, "Check that the store's folder exists and belongs to this user."),
             ) from None
 
     def close(self) -> None:
@@ -121,8 +123,10 @@ class Store:
                 f"{self.folder}: storaged with pid {owner} is running on this store",
                 "Talk to that daemon, or stop it first.",
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        pid = f"{os.getpid()}\n".encode()
+        with contextlib.suppress(OSError):  # only told; a full disk must not keep us from starting
+            os.pwrite(self._lock, pid, 0)
+            os.ftruncate(self._lock, len(pid))
 
     def _create(self, recipients: Sequence[bytes]) -> None:
         for folder in (self.refused, self.log, self.folder / "pools"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from storaged import files, ledger
+from storaged.diskfaults import named
 from storaged.ledger import Entry
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,8 @@ class Ledger:
 
     def sync(self) -> None:
         """Make what was appended durable by itself. Raises OSError."""
-        os.fdatasync(self._descriptor)
+        with named(self._descriptor):
+            os.fdatasync(self._descriptor)
         files.sync_folder(self._folder)
 
     def committed(self, place: Place) -> None:

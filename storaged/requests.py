@@ -19,8 +19,8 @@ from spanvault.transport import Identity
 from storaged import certifying, erasures, policy, record
 from storaged import index as tables
 from storaged.accesslog import AccessLog
-from storaged.committer import explain
 from storaged.custody import Custody
+from storaged.diskfaults import explain
 from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, View
@@ -101,8 +101,12 @@ class Desk:
         return self._logged(who, request, answer)
 
     def following(self) -> Steps[None]:
-        """Move up what must follow its call, in steps; each is in the log before it is begun."""
+        """Complete what a disk held up; move up what must follow its call, in steps.
+
+        Each move is in the log before it is begun.
+        """
         try:
+            yield from self._eraser.catching_up()
             yield from self._mover.following(
                 lambda wanted: self._write_down(STORAGED, wanted, "begun")
             )

@@ -13,6 +13,7 @@ from typing import Final
 from spanvault.messages import Call
 from spanvault.rules import TIERS
 from storaged import ledger, record
+from storaged.diskfaults import line
 from storaged.gathering import Gathered, Group
 from storaged.index import Index, View, Writing
 from storaged.keyring import Keyring
@@ -161,7 +162,7 @@ class Sorter:
             except OSError as error:
                 if vault.pool.device == vault.intake.device:
                     raise  # its intake is no better off
-                self._tell(vault, f"the pool's disk takes nothing ({error.strerror})")
+                self._tell(vault, line(error))
                 return self._set_aside(vault, group, chunks)
             self._tell(vault, None)
             return counts
@@ -200,7 +201,7 @@ class Sorter:
 
                     self._index.write(put)
             except OSError as error:
-                self._tell(base, f"the pool's disk takes nothing ({error.strerror})")
+                self._tell(base, line(error))
             else:
                 return
         self._index.write(lambda writing: _put_placed(writing, new, placed))
@@ -224,12 +225,17 @@ class Sorter:
             try:
                 self._take_in(vault, group, chunks)
             except OSError as error:
-                self._tell(vault, f"the pool's disk takes nothing ({error.strerror})")
+                self._tell(vault, line(error))
                 return False
             ids = {call.id for call in batch.calls} | set(chunks.rows)
             self._index.write(lambda writing: _forget_placed(writing, ids))
-            vault.intake.remove(path)
-            self._tell(vault, None)
+            try:
+                vault.intake.remove(path)
+            except OSError as error:  # what comes again in vain must not hold up the others
+                self._tell(vault, line(error))
+                return False
+            if not len(vault.intake):  # a full disk still takes what is small
+                self._tell(vault, None)
             return True
 
     def _take_in(self, vault: Vault, group: Group, chunks: Gathered) -> None:
@@ -258,6 +264,8 @@ class Sorter:
         return known[1]
 
     def _tell(self, vault: Vault, fault: str | None) -> None:
+        if fault:
+            fault = f"takes no writes, its calls wait: {fault}"
         if fault and fault != vault.fault:
             log.error("A pool takes no writes, its recordings wait in its intake",
                       extra={"POOL": vault.name, "FAULT": fault})  # fmt: skip

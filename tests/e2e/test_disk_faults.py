@@ -1,226 +1,242 @@
-"""The disk is full, read-only or failing: recording stops, says so, and loses nothing.
+"""One disk of several takes nothing: its pool stops and is named, the others go on, and it resumes.
 
-On a real ext4 whose disk the test serves itself (tests/support/fusedisk.py), under base's folder
-alone, under core's, and under the whole store. What is acknowledged stays; what is not is kept and
-tried again, and goes by itself where the disk can be mended without a restart.
+Base, core and sensitive are on disks of their own, and so are the index, the keys, the intakes and
+the access log. Each is filled, made read-only, or fails (an ext4 whose disk the test serves itself)
+under a running storaged with calls coming for all three pools. What was acknowledged is there
+afterwards, and clean.
 """
 
 import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from spanvault import messages as m
-from spanvault import wire
-from tests.support.crashing import Forked, Load, Sent, lost, not_clean, stored
 from tests.support.fusedisk import WORKS, WRITES_FAIL, Disk
-from tests.support.vault import Client, call_id, make_call, make_media
-
-ONE, TWO, BESIDE = call_id(1), call_id(2), call_id(3)
+from tests.support.smalldisk import close_to_writes, empty, fill, open_to_writes, small_disks
+from tests.support.threepools import POOLS, ThreePools, a_call
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root"),
+]
+MEGABYTES = {"base": 4, "core": 4, "sensitive": 4, "index": 6, "keys": 2, "intake": 4, "log": 1}
+
+
+class Fault(NamedTuple):
+    """What is done to a disk, what mends it, and what the line for the operator says of it."""
+
+    breaks: Callable[[Path], None]
+    mends: Callable[[Path], None]
+    cause: str
+    remedy: str
+
+
+FULL = Fault(fill, empty, "No space left on device", "Free space there")
+READ_ONLY = Fault(close_to_writes, open_to_writes, "Read-only file system", "mount it writable")
+
+
+@contextlib.contextmanager
+def three_pools(*, apart: bool = True) -> Iterator[ThreePools]:
+    """Not started yet: its disks come first."""
+    folder = Path(tempfile.mkdtemp(prefix="sv-"))
+    made = ThreePools(folder, apart=apart)
+    made.rig.store.mkdir(mode=0o700)
+    yield made
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def begun(made: ThreePools) -> Iterator[ThreePools]:
+    """With a first round. Ended before its disks go."""
+    made.start()
+    made.send()
+    assert made.acknowledged() == [1]
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[ThreePools]:
+    """On small disks."""
+    with three_pools() as made:
+        sizes = {made.place(name): size for name, size in MEGABYTES.items()}
+        with small_disks(sizes), begun(made):
+            yield made
+
+
+def told(made: ThreePools, place: Path, fault: Fault, *, within: bool = False) -> str:
+    """The one line of status that names place, disk, cause and remedy."""
+    state = made.status(lambda reply: str(place) in reply.state).state
+    assert within or f"{place} (disk " in state
+    assert (fault.cause in state, fault.remedy in state, "\n" in state) == (True, True, False)
+    return state
+
+
+@pytest.mark.parametrize("fault", [FULL, READ_ONLY], ids=["full", "read-only"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_pool_s_disk_takes_nothing(small, pool, fault):
+    """Its calls wait, sealed, on the store's disk."""
+    place, others = small.place(pool), set(POOLS) - {pool}
+    fault.breaks(place)
+    sent = small.send()
+    assert small.acknowledged() == [len(small.sent)]
+    state = told(small, place, fault)
+    assert state.count(f"pool {pool} takes no writes, its calls wait") == 1
+    assert not state.startswith("not recording")
+    pools = small.ask(m.Status()).fields["pools"]
+    assert {name for name in POOLS if pools[name]["state"] == "ok"} == others
+    assert {name for name in POOLS if not pools[name]["waiting"]} == others
+    assert small.faults([sent], others) == []
+    fault.mends(place)
+    small.well()
+    assert small.faults([small.sent[0], sent]) == []
+
+
+def test_the_index_s_disk_is_full(small):
+    """LMDB calls that a disk that fails."""
+    fill(small.place("index"))
+    sent = small.send(records=400)
+    state = told(small, small.place("index"), FULL)
+    assert state.startswith("not recording: the store cannot be written")
+    assert small.acknowledged(0.3) == []
+    assert small.faults([small.sent[0]]) == []
+    empty(small.place("index"))
+    assert small.acknowledged() == [len(small.sent)]
+    small.well()
+    assert small.faults([small.sent[0], sent]) == []
+
+
+@pytest.mark.parametrize("fault", [FULL, READ_ONLY], ids=["full", "read-only"])
+def test_the_intake_s_disk_takes_nothing_while_a_pool_is_locked(small, fault):
+    small.lock()
+    fault.breaks(small.place("intake"))
+    sent = small.send()
+    told(small, small.place("intake") / "sensitive", fault)
+    assert small.acknowledged(0.3) == []
+    fault.mends(small.place("intake"))
+    assert small.acknowledged() == [len(small.sent)]
+    small.unlock()
+    small.well()
+    assert small.faults([small.sent[0], sent]) == []
+
+
+@pytest.mark.parametrize("fault", [FULL, READ_ONLY], ids=["full", "read-only"])
+def test_the_keys_disk_takes_nothing(small, fault):
+    """Recording goes on; an erasure that was begun is completed by itself, a new root is refused"""
+    fault.breaks(small.place("keys"))
+    first = small.send()
+    assert small.acknowledged() == [len(small.sent)]
+    doomed = a_call(len(small.sent), "core")
+    small.erased.add(doomed)
+    reply = small.ask(m.Erase([doomed], "test"))
+    assert (reply.code, fault.cause in reply.error) == ("unavailable", True)
+    assert "an erasure is NOT COMPLETE" in told(small, small.place("keys") / "core", fault)
+    assert small.ask(m.Get(doomed)).code == "erased"
+    reply = small.ask(m.Rotate("base", "root"))
+    assert (reply.code, str(small.place("keys")) in reply.error) == ("unavailable", True)
+    second = small.send()
+    assert small.acknowledged() == [len(small.sent)]
+    fault.mends(small.place("keys"))
+    small.well()
+    assert small.ask(m.Erasures()).erasures[0].done
+    assert small.ask(m.Rotate("base", "root")) == m.Done()
+    assert small.faults([small.sent[0], first, second]) == []
+
+
+def test_the_access_log_s_disk_is_full(small):
+    """Recording goes on, nothing is given out."""
+    fill(small.place("log"))
+    sent = small.send()
+    assert small.acknowledged() == [len(small.sent)]
+    while (reply := small.ask(m.Erasures())) and not isinstance(reply, m.Failure):
+        pass  # until the last block of the log is full, too
+    assert (reply.code, "access log" in reply.error) == ("full", True)
+    empty(small.place("log"))
+    assert small.faults([small.sent[0], sent]) == []
+
+
+def test_everything_was_kept_and_the_store_opens_again(small):
+    """Behind all of the above."""
+    small.rig.end()
+    small.start()
+    small.well()
+    assert small.faults(small.sent) == []
+    assert small.ask(m.Status()).fields["scrub"]["damaged"] == 0
+    assert "the access log was CHANGED" not in small.ask(m.Status()).state
+
+
+with_fuse = [
     pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="needs /dev/fuse"),
     pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="needs loop devices"),
 ]
 
 
-# Begun and ended: no file of it stays open.
-FIRST = Sent(m.Batch("test", 1, [make_call(1, id=ONE)]), [(ONE, 1, 0)])
-# More than the few blocks that a full disk still finds.
-SECOND = Sent(
-    m.Batch("test", 2, [make_call(2, id=TWO)]), [(TWO, 1, second) for second in range(400)]
-)
-# Of base, where the others are core's.
-THIRD = Sent(m.Batch("test", 3, [make_call(3, id=BESIDE)]), [(BESIDE, 1, 0)])
-CORE = """[pools.core]
-path = '{}'
-[[rules]]
-pool = 'core'
-number = ['+49300000001', '+49300000002']
-"""
+@pytest.fixture
+def on_disk(request) -> Iterator[tuple[ThreePools, Disk, str]]:
+    """On an ext4 of its own under one place; "store": all of it, pools and all."""
+    name: str = request.param
+    with three_pools(apart=name != "store") as made:
+        mounted = made.rig.store if name == "store" else made.place(name)
+        with Disk(made.rig.folder / "disk", 32, mounted) as disk, begun(made):
+            yield made, disk, name
 
 
-class Bench:
-    """storaged on a disk that a test breaks, with what it was sent. pool: whose disk it is."""
+def on(*names: str) -> Callable[[Any], Any]:
+    def mark(test: Any) -> Any:
+        for one in with_fuse:
+            test = one(test)
+        return pytest.mark.parametrize("on_disk", names, indirect=True)(test)
 
-    def __init__(self, rig: Forked, disk: Disk, pool: str) -> None:
-        self.rig, self.disk, self.pool = rig, disk, pool
-        self._capture: Client | None = None
-        self.start()
-
-    def start(self) -> None:
-        """storaged anew, and a capture that has found it."""
-        self.rig.launch()
-        self.rig.wait_for(self.rig.requests)
-        self.operator = self.rig.client("operator")
-        self.capture = self.rig.capture()
-
-    def send(self, sent: Sent) -> None:
-        self.capture.send(sent.message, make_media(sent.chunks))
-
-    def acknowledged(self, seconds: float) -> list[int]:
-        """The sequences of the next answer; none if there is none for so long."""
-        answer = self.capture.receive(wire.decode_from_ingest, seconds)
-        return answer[0].sequences if answer else []
-
-    def alarm(self, words: str) -> m.StatusReply:
-        """Wait until status says so of the pool."""
-        return self._until(lambda pool: words in pool["state"])
-
-    def drained(self) -> None:
-        """Wait until nothing is kept for the pool elsewhere."""
-        self._until(lambda pool: not pool["waiting"])
-
-    def _until(self, due: Callable[[dict[str, Any]], bool]) -> m.StatusReply:
-        end = time.monotonic() + 20
-        while True:
-            status, _ = self.operator.ask(m.Status())
-            if due(status.fields["pools"][self.pool]):
-                return status
-            assert time.monotonic() < end, status
-            time.sleep(0.05)
-
-    @property
-    def waits(self) -> list[Path]:
-        """Batches that are kept for the pool elsewhere."""
-        return list((self.rig.store / "intake" / self.pool).glob("*.sealed"))
-
-    def faults(self, *sent: Sent) -> list[str]:
-        """What is wrong with what must be there."""
-        load = Load(lambda _: None, sent)
-        found = stored(self.operator, load)
-        return [
-            *lost(load, set(range(len(sent))), found),
-            *not_clean(self.operator, load, found),
-        ]
+    return mark
 
 
-@pytest.fixture(params=["pool", "store"])
-def bench(request) -> Iterator[Bench]:
-    folder = Path(tempfile.mkdtemp(prefix="sv-"))
-    rig = Forked(folder)
-    mounted = rig.store if request.param == "store" else folder / "pool"
-    settings = {"pool": "[pools.base]\npath = '{}'\n", "core": CORE}.get(request.param, "")
-    with rig.config.open("a") as file:
-        file.write(settings.format(mounted))
-    with contextlib.ExitStack() as stack:
-        disk = stack.enter_context(Disk(folder / "disk", 24, mounted))
-        stack.callback(rig.close)
-        made = Bench(rig, disk, "core" if request.param == "core" else "base")
-        made.send(FIRST)
-        assert made.acknowledged(20) == [1]
-        yield made
-    shutil.rmtree(folder)
+@on("store")
+def test_the_one_disk_of_a_store_is_full(on_disk):
+    made, disk, _ = on_disk
+    fill(disk.mounted)
+    sent = made.send()
+    state = told(made, disk.mounted / "pools", FULL, within=True)
+    assert state.startswith("not recording: the store cannot be written")
+    assert made.acknowledged(0.3) == []
+    assert FULL.cause in made.rig.messages
+    empty(disk.mounted)
+    assert made.acknowledged() == [2]
+    made.well()
+    assert made.faults([made.sent[0], sent]) == []
 
 
-def fill(path: Path) -> None:
-    with path.open("wb", 0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-
-
-@pytest.mark.parametrize("bench", ["store"], indirect=True)
-def test_full_disk_stops_recording_and_space_regained_resumes_by_itself(bench):
-    filler = bench.disk.mounted / "keys" / "filler"
-    fill(filler)
-    bench.send(SECOND)
-    status = bench.alarm("No space left on device")
-    assert "Free space" in status.fields["pools"]["base"]["state"]
-    assert status.state.startswith("not recording")
-    assert bench.acknowledged(0.3) == []
-    assert "No space left on device" in bench.rig.messages
-    filler.unlink()
-    assert bench.acknowledged(20) == [2]
-    assert bench.faults(FIRST, SECOND) == []
-    assert bench.operator.ask(m.Status())[0].fields["pools"]["base"]["state"] == "ok"
-
-
-def full(disk: Disk) -> None:
-    fill(disk.mounted / "filler")
-
-
-def read_only(disk: Disk) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", disk.mounted], check=True)
-
-
-def emptied(disk: Disk) -> None:
-    (disk.mounted / "filler").unlink()
-
-
-def writable(disk: Disk) -> None:
-    subprocess.run(["mount", "-o", "remount,rw", disk.mounted], check=True)
-
-
-@pytest.mark.parametrize("bench", ["pool"], indirect=True)
-@pytest.mark.parametrize(
-    ("broken", "mended", "words"),
-    [
-        pytest.param(full, emptied, "No space left on device", id="full"),
-        pytest.param(read_only, writable, "Read-only file system", id="read-only"),
-    ],
-)
-def test_pool_whose_disk_takes_nothing_is_named_and_goes_on_by_itself(bench, broken, mended, words):
-    """What comes for it meanwhile waits in its intake, on the store's own disk."""
-    broken(bench.disk)
-    bench.send(SECOND)
-    assert bench.acknowledged(20) == [2]
-    status = bench.alarm(words)
-    assert "pool base" in status.state
-    assert status.fields["pools"]["base"]["waiting"] >= 1
-    assert words in bench.rig.messages
-    assert bench.faults(FIRST) == []
-    mended(bench.disk)
-    bench.drained()
-    bench.alarm("ok")
-    assert bench.faults(FIRST, SECOND) == []
-
-
-@pytest.mark.parametrize("bench", ["core"], indirect=True)
-def test_core_on_a_full_disk_of_its_own_holds_up_no_other_pool(bench):
-    full(bench.disk)
-    bench.send(SECOND)
-    assert bench.acknowledged(20) == [2]
-    status = bench.alarm("No space left on device")
-    assert "pool core" in status.state
-    assert "pool base" not in status.state
-    assert not status.state.startswith("not recording")
-    bench.send(THIRD)
-    assert bench.acknowledged(20) == [3]
-    base = bench.alarm("No space left on device").fields["pools"]["base"]
-    assert (base["state"], base["waiting"]) == ("ok", 0)
-    assert bench.faults(FIRST, THIRD) == []
-    for one, pool in ((ONE, "core"), (BESIDE, "base")):
-        assert bench.operator.ask(m.Get(one))[0].pool == pool
-    emptied(bench.disk)
-    bench.drained()
-    bench.alarm("ok")
-    assert bench.faults(FIRST, SECOND, THIRD) == []
-
-
-def test_failing_disk_costs_nothing_acknowledged(bench):
-    bench.disk.mood(WRITES_FAIL)
-    bench.send(SECOND)
-    acknowledged = bench.acknowledged(2)
-    assert acknowledged == [] or bench.waits  # in the intake, on another disk
-    assert any(sign in bench.rig.messages for sign in ("Input/output error", "Read-only file"))
-    bench.rig.end()
-    bench.disk.unmount()
-    bench.disk.mood(WORKS)
-    bench.disk.mount()
-    bench.start()
-    if acknowledged:
-        bench.drained()
-        assert bench.faults(FIRST, SECOND) == []
-    assert bench.faults(FIRST) == []
-    bench.send(SECOND)
-    assert bench.acknowledged(20) == [2]
-    assert bench.faults(FIRST, SECOND) == []
+@on("store", "base", "core", "index", "keys", "intake")
+def test_a_disk_fails_and_is_mended(on_disk):
+    """EIO, then read-only as ext4 makes itself; it has to be mounted anew, so storaged restarts."""
+    made, disk, name = on_disk
+    if name == "intake":
+        made.lock()
+    disk.mood(WRITES_FAIL)
+    made.send()
+    if name == "keys":
+        made.erased.add(a_call(1, "base"))
+        assert made.ask(m.Erase([a_call(1, "base")], "test")).code == "unavailable"
+    state = made.status(lambda reply: str(disk.mounted) in reply.state).state
+    assert any(cause in state for cause in ("Input/output error", READ_ONLY.cause))
+    kept = made.acknowledged(0.3)
+    assert bool(kept) == (name in ("base", "core", "keys"))
+    made.rig.end()
+    disk.unmount()
+    disk.mood(WORKS)
+    disk.mount()
+    made.start()
+    made.well()
+    assert made.faults(made.sent if kept else made.sent[:1]) == []
+    if not kept:
+        made.send_again(made.sent[1])
+        assert made.acknowledged() == [2]
+        made.well()
+    assert made.faults(made.sent) == []

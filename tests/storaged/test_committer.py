@@ -12,7 +12,7 @@ import pytest
 from spanvault import messages as m
 from spanvault.chunk import NO_MEDIA
 from storaged import committer
-from storaged.committer import Committer, explain
+from storaged.committer import Committer
 from storaged.faults import Fault
 from storaged.gathering import Group
 from storaged.writer import Counts
@@ -85,20 +85,6 @@ def test_fault_of_ours_is_handed_to_the_daemon(error):
     assert thread.broken is error
     assert not thread.idle
     assert not thread.close(0.2)
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (OSError(errno.ENOSPC, ""), "No space left on device). Free space"),
-        (OSError(errno.EIO, ""), "The disk fails"),
-        (lmdb.DiskError("mdb_txn_commit: No space left on device"), "Free space"),
-        (lmdb.Error("mdb_put: something else"), "Look at dmesg"),
-    ],
-)
-def test_line_for_the_operator(error, words):
-    assert words in explain(error)
-    assert "\n" not in explain(error)
 
 
 def test_idle_work_that_has_come_is_not_left_until_the_next_look(monkeypatch):

@@ -1,5 +1,10 @@
 """Keys: the root and its envelopes, pages of DEKs, slots that are never handed out twice."""
 
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -266,3 +271,95 @@ def test_root_that_a_failing_disk_left_is_destroyed_before_the_next_takes_its_pl
         ring.vouch(1, b"p" * 32)
         assert still.read() != old
     assert not (folder / "root.old").exists()
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """Hundreds of erasures, of which each syncs a dozen times."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+CHANGES = ("write", "fsync", "rename", "link", "unlink")
+
+
+class FailingDisk:
+    """From its n-th step on it takes nothing."""
+
+    def __init__(self, patched: pytest.MonkeyPatch, works: int) -> None:
+        self.left = works
+        for name in CHANGES:
+            patched.setattr(keyring.os, name, self._step(getattr(os, name)))
+        patched.setattr(files, "syncfs", self._step(files.syncfs))
+
+    def _step(self, real):
+        def step(*arguments, **named):
+            self.left -= 1
+            if self.left < 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*arguments, **named)
+
+        return step
+
+
+def test_erasure_on_a_disk_that_fails_twice_and_a_crash_cost_no_other_key(
+    folder, unlock, monkeypatch, in_memory
+):
+    """The second try must not take what the first put in place for what a crash left."""
+    ring, slots = Keyring(folder, unlock), Slots()
+    key_id, other = slots.take(ring), slots.take(ring)
+    before = ring.dek(other)
+    template, folder = folder, in_memory / "keys"
+    for first in range(100):
+        for second in range(100):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(template, folder)
+            ring = Keyring(folder, unlock)
+            ends = [drops(ring, key_id, monkeypatch, works) for works in (first, second)]
+            assert Keyring(folder, unlock).dek(other) == before, (first, second)
+            ring.drop([key_id])
+            assert Keyring(folder, unlock).dek(other) == before
+            with pytest.raises(Fault, match="was destroyed"):
+                Keyring(folder, unlock).dek(key_id)
+            if ends[1]:
+                break
+        if ends[0]:
+            break
+    assert first > 10
+
+
+def drops(ring: Keyring, key_id: int, monkeypatch: pytest.MonkeyPatch, works: int) -> bool:
+    """Whether an erasure gets to its end on a disk that works for so many steps."""
+    with monkeypatch.context() as patched:
+        FailingDisk(patched, works)
+        try:
+            ring.drop([key_id])
+        except OSError:
+            return False
+        return True
+
+
+def test_old_key_files_are_destroyed_only_once_the_new_ones_are_durable(
+    folder, unlock, monkeypatch
+):
+    """Else a power cut could undo the rename, and the root is what was overwritten."""
+    ring, slots = Keyring(folder, unlock), Slots()
+    key_id = slots.take(ring)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "destroy", lambda *_: None)
+        ring.drop([key_id])
+    done: list[str] = []
+    for name in ("fsync", "write"):
+        monkeypatch.setattr(keyring.os, name, told(done, name, getattr(os, name)))
+    Keyring(folder, unlock)
+    assert done[0] == f"fsync {folder.name}"
+    assert "write root.old" in done
+
+
+def told(done: list[str], name: str, real):
+    def step(descriptor, *rest):
+        done.append(f"{name} {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        return real(descriptor, *rest)
+
+    return step

@@ -1,0 +1,99 @@
+"""What is wrong with a disk, in one line for the operator: where, on which disk, why, what to do.
+
+A system call that fails on an open file does not say whose it was: where the store writes, the
+error gets the file's name (named). LMDB gives the system's error as text only. Which pool it stops:
+storaged.sorting; what stops all: storaged.committer.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from storaged.faults import Fault
+
+REMEDIES: Final = {
+    errno.ENOSPC: "Free space there, or enlarge it; recording resumes by itself.",
+    errno.EDQUOT: "Raise the quota of storaged's user; recording resumes by itself.",
+    errno.EROFS: "It is read-only: look at dmesg, repair it, mount it writable.",
+    errno.EIO: "It fails: look at dmesg, replace it, restore from a replica.",
+    errno.EACCES: "Give the folder back to storaged's user (chown), mode 700.",
+    errno.EPERM: "Give the folder back to storaged's user (chown), mode 700.",
+}
+_LOOK: Final = "Look at dmesg and at that disk."
+_ROOM: Final = 64 << 10  # bytes; with less a disk is full
+_WITHIN: Final = ("objects", "ledger")  # a pool's folder is told, not which of its files
+
+
+def explain(error: Exception) -> str:
+    """What the store cannot do, and what to do about it: one line."""
+    return str(error) if isinstance(error, Fault) else f"the store cannot be written: {line(error)}"
+
+
+def line(error: Exception) -> str:
+    """Where, why and what to do. error: OSError or lmdb.Error."""
+    number = _number(error)
+    cause = os.strerror(number) if number else str(error)
+    return f"{_place(error)}{cause}. {REMEDIES.get(number, _LOOK)}"
+
+
+def remedy(error: Exception, otherwise: str) -> str:
+    """What to do about an error at a start; what else it may be if its number tells nothing."""
+    return REMEDIES.get(_number(error), otherwise)
+
+
+@contextlib.contextmanager
+def named(descriptor: int) -> Iterator[None]:
+    """An OSError within gets the name of the file or folder that is open there."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            with contextlib.suppress(OSError):
+                error.filename = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
+        raise
+
+
+def _number(error: Exception) -> int:
+    """The system's number of an error; 0 if it has none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    number = next((one for one in REMEDIES if os.strerror(one) in str(error)), 0)
+    # LMDB takes a write that a full disk cut short for a disk that fails.
+    return errno.ENOSPC if number == errno.EIO and _is_full(error) else number
+
+
+def _is_full(error: Exception) -> bool:
+    path = _path(error)
+    if path is None:
+        return False
+    try:
+        about = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return about.f_bavail * about.f_frsize < _ROOM
+
+
+def _path(error: Exception) -> Path | None:
+    """What it was about, where that is known."""
+    name = getattr(error, "filename", None)
+    path = Path(name) if isinstance(name, str | os.PathLike) else Path()
+    return path if path.is_absolute() else None
+
+
+def _place(error: Exception) -> str:
+    """`/srv/store/index (disk /srv): `; nothing where that is not known."""
+    path = _path(error)
+    if path is None:
+        return ""
+    folder = path if path.is_dir() else path.parent
+    whole = (one.parent for one in (folder, *folder.parents) if one.name in _WITHIN)
+    folder = next(whole, folder)
+    return f"{folder} (disk {_mount_of(folder)}): "
+
+
+def _mount_of(folder: Path) -> Path:
+    """Where the disk is mounted that a folder is on."""
+    return next(one for one in (folder, *folder.parents) if one.is_mount() or one == one.parent)
