@@ -3,16 +3,20 @@
 Both wrap NAL units alike, with other numbers: one a packet, several in one, or one in fragments.
 Sources: RFC 6184 §5.2–5.8, ITU-T H.264 §7.3–7.4; RFC 7798 §4.4, ITU-T H.265 §7.3.1. The interleaved
 modes (packetization-mode=2, sprop-max-don-diff) are refused; telephones do not offer them.
-Which packets make a picture: units.py.
+Which packets make a picture: units.py. What is read within a unit: bits.py.
 """
 
 import base64
 import binascii
 import struct
+from collections.abc import Callable
 from typing import Final, NamedTuple
+
+from spanvault.video import bits
 
 START_CODE: Final = b"\0\0\0\1"
 MAX_UNITS: Final = 2_000  # NAL units of a picture
+MAX_SETS: Final = 64  # parameter sets that are known; senders have two or three
 
 
 class Layout(NamedTuple):
@@ -26,6 +30,8 @@ class Layout(NamedTuple):
     keys: frozenset[int]  # pictures that need no other
     before: frozenset[int]  # what may precede a picture: parameter sets, delimiters, information
     parameters: frozenset[int]  # the parameter sets among these
+    information: int  # SEI
+    number: Callable[[int, bytes], int]  # of a parameter set, by its type
     aggregate: int
     fragment: int
     sprop: tuple[str, ...]  # parameters of SDP that bring parameter sets
@@ -37,11 +43,11 @@ class Layout(NamedTuple):
 
 H264: Final = Layout(
     "H264", 1, 0, 31, range(1, 6), frozenset({5}), frozenset({6, 7, 8, 9}), frozenset({7, 8}),
-    aggregate=24, fragment=28, sprop=("sprop-parameter-sets",),
+    6, bits.number_h264, aggregate=24, fragment=28, sprop=("sprop-parameter-sets",),
 )  # fmt: skip
 H265: Final = Layout(
     "H265", 2, 1, 63, range(32), frozenset(range(16, 22)), frozenset({32, 33, 34, 35, 39}),
-    frozenset({32, 33, 34}), aggregate=48, fragment=49,
+    frozenset({32, 33, 34}), 39, bits.number_h265, aggregate=48, fragment=49,
     sprop=("sprop-vps", "sprop-sps", "sprop-pps"),
 )  # fmt: skip
 
@@ -53,10 +59,10 @@ class NalUnits:
         self._layout = layout
         self._units: list[bytes] = []
         self._open: bytearray | None = None  # a unit of which fragments are still to come
-        # The newest of each kind; a key picture that comes without gets them.
-        self._sets: dict[int, bytes] = {}
+        # The newest of each type and number; a key picture that comes without gets them.
+        self._sets: dict[tuple[int, int], bytes] = {}
         for unit in signalled(layout, parameters):
-            self._sets[layout.kind(unit)] = unit
+            self._learn(unit)
 
     def starts(self, payload: bytes) -> bool:
         """Whether a picture begins here: nothing of it went before. Raises nothing."""
@@ -105,12 +111,16 @@ class NalUnits:
         if not any(kind in layout.slices for kind in kinds):
             return None  # parameter sets on their own wait for their picture
         units, self._units = self._units, []
-        key = not layout.keys.isdisjoint(kinds)
+        key = not layout.keys.isdisjoint(kinds) or any(
+            kind == layout.information and bits.recovers(unit, layout.header)
+            for kind, unit in zip(kinds, units, strict=True)
+        )
         if key:
-            missing = sorted(layout.parameters.difference(kinds))
-            if any(kind not in self._sets for kind in missing):
+            if layout.parameters.difference(kind for kind, _ in self._sets):
                 raise ValueError(f"{layout.name}: no parameter sets were heard")
-            units = [self._sets[kind] for kind in missing] + units
+            # Which of several it needs, only its slices tell: it gets all that it does not bring.
+            here = {self._name(unit) for unit in units if layout.kind(unit) in layout.parameters}
+            units = [self._sets[name] for name in sorted(self._sets.keys() - here)] + units
         return b"".join(START_CODE + unit for unit in units), key
 
     def drop(self) -> None:
@@ -119,12 +129,25 @@ class NalUnits:
         self._open = None
 
     def _put(self, unit: bytes) -> None:
-        kind = self._layout.kind(unit)
-        if kind in self._layout.parameters:
-            self._sets[kind] = unit
+        if self._layout.kind(unit) in self._layout.parameters:
+            self._learn(unit)
         if len(self._units) >= MAX_UNITS:
             raise ValueError(f"{self._layout.name}: more than {MAX_UNITS} units in a picture")
         self._units.append(unit)
+
+    def _learn(self, unit: bytes) -> None:
+        """Keep a parameter set."""
+        name = self._name(unit)
+        if name in self._sets or len(self._sets) < MAX_SETS:
+            self._sets[name] = unit
+
+    def _name(self, unit: bytes) -> tuple[int, int]:
+        """A parameter set's type and number; a broken one is as good as the first."""
+        kind = self._layout.kind(unit)
+        try:
+            return kind, self._layout.number(kind, unit)
+        except ValueError:
+            return kind, 0
 
     def _fragment(self, payload: bytes) -> None:
         """FU-A of H.264, FU of H.265: the header of the unit is spread over the fragment's."""
@@ -144,7 +167,7 @@ class NalUnits:
     def _first(self, payload: bytes) -> bytes:
         """The first NAL unit of a payload, or as much as is there of it. Raises ValueError."""
         layout = self._layout
-        if len(payload) <= layout.header + 1:
+        if len(payload) <= layout.header:  # a delimiter is no more than a byte longer
             raise ValueError(f"{layout.name}: a payload of {len(payload)} bytes")
         kind = layout.kind(payload)
         if kind == layout.fragment:

@@ -137,6 +137,71 @@ def test_parameter_sets_that_only_sdp_has_are_put_before_the_key_picture():
     assert (nothing, assembler.damaged) == ([], 1)
 
 
+def test_a_picture_behind_a_delimiter_is_whole():
+    """GStreamer sends each access unit's delimiter in a packet of its own, of two bytes."""
+    for name, delimiter in (("H264", b"\x09\xf0"), ("H265", b"\x46\x01\x50")):
+        layout = H264 if name == "H264" else H265
+        parts = [part for part in units(PICTURES[name][0]) if layout.kind(part) != delimiter[0]]
+        payloads = [delimiter, *parts]
+        arrived = [Packet(n, 0, False, False, 0, part) for n, part in enumerate(payloads)]
+        ((unit,), _) = assemble(CODECS[name], arrived)
+        assert unit.key
+        assert units(unit.data) == payloads
+
+
+def ue(*numbers: int) -> str:
+    """Numbers as ue(v), H.264 §9.1, in bits."""
+    return "".join("0" * (len(f"{n + 1:b}") - 1) + f"{n + 1:b}" for n in numbers)
+
+
+def unit_of(head: bytes, text: str) -> bytes:
+    """A NAL unit of these bits, a stop bit behind them."""
+    text += "1" + "0" * (-len(text) % 8 or 8)
+    return head + bytes(int(text[at : at + 8], 2) for at in range(0, len(text) // 8 * 8, 8))
+
+
+@pytest.mark.parametrize("number", [0, 1, 5, 31])
+def test_parameter_sets_are_told_apart_by_their_numbers(number: int):
+    assert H264.number(7, b"\x67\x42\xc0\x1e" + unit_of(b"", ue(number, 0, 0))) == number
+    assert H264.number(8, unit_of(b"\x68", ue(number, 0))) == number
+    assert H265.number(34, unit_of(b"\x44\x01", ue(number, 0))) == number
+    levels = "0" * 88 + f"{93:08b}"
+    assert (
+        H265.number(33, unit_of(b"\x42\x01", "0000" + "000" + "1" + levels + ue(number))) == number
+    )
+    two = "0000" + "010" + "1" + levels + "1101" + "0" * 12 + "0" * 96 + "0" * 8 + ue(number)
+    assert H265.number(33, unit_of(b"\x42\x01", two)) == number
+    assert H265.number(32, bytes([0x40, 1, number % 16 << 4, 0])) == number % 16
+
+
+def test_a_key_picture_gets_every_parameter_set_that_it_does_not_bring():
+    parts = units(PICTURES["H264"][0])
+    sps, pps = (next(part for part in parts if H264.kind(part) == kind) for kind in (7, 8))
+    other = unit_of(b"\x68", ue(1, 0) + "0" * 8)
+    slices = [part for part in parts if H264.kind(part) in H264.slices]
+    sent = [sps, pps, other, *slices]
+    assert len(sent) == 5
+    arrived = [Packet(n, 0, False, False, 0, part) for n, part in enumerate(sent)]
+    again = [Packet(5 + n, STEP, False, False, STEP, part) for n, part in enumerate(slices)]
+    (first, second), _ = assemble(CODECS["H264"], [*arrived, *again])
+    assert units(first.data) == sent
+    assert units(second.data) == sent
+
+
+def test_a_stream_that_renews_itself_bit_by_bit_can_be_joined():
+    """Without an IDR picture: a recovery point says that decoding may begin (H.264 D.1.8)."""
+    parts = units(PICTURES["H264"][0])
+    sets = [part for part in parts if H264.kind(part) in H264.parameters]
+    later = [part for part in units(PICTURES["H264"][1]) if H264.kind(part) in H264.slices]
+    said = b"\x06\x05\x02ab" + b"\x06\x01\xc4" + b"\x80"  # another message goes before
+    arrived = [Packet(n, 0, False, False, 0, part) for n, part in enumerate([*sets, said, *later])]
+    ((unit,), _) = assemble(CODECS["H264"], arrived)
+    assert unit.key
+    silent = [Packet(n, 0, False, False, 0, part) for n, part in enumerate([*sets, *later])]
+    found, assembler = assemble(CODECS["H264"], silent)
+    assert (found, assembler.early) == ([], 1)
+
+
 @pytest.mark.parametrize(
     ("layout", "payload", "why"),
     [
