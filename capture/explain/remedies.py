@@ -40,6 +40,22 @@ COUNTS: Final = {
     "streams_over_limit": ("streams beyond what one call may have", "Look at who sends them."),
     "dtls": ("DTLS packets: media keys are agreed upon unheard", "Record where the PBX ends it."),
     "zrtp": ("ZRTP packets: media may be encrypted end to end", "Switch ZRTP off to record."),
+    "opaque_ipsec": (
+        "packets of IPsec (ESP): what is in them cannot be recorded here",
+        "If calls are missing: mirror where the VPN ends, on its inner side.",
+    ),
+    "opaque_macsec": (
+        "frames of MACsec: what is in them cannot be recorded here",
+        "Mirror behind a switch that decrypts them, or switch it off on the link to the mirror.",
+    ),
+    "opaque_wireguard": (
+        "packets of WireGuard: what is in them cannot be recorded here",
+        "If calls are missing: mirror where the VPN ends, on its inner side.",
+    ),
+    "opaque_capwap": (
+        "Wi-Fi frames under DTLS (CAPWAP): what is in them cannot be recorded here",
+        "Mirror the wired side of the wireless controller.",
+    ),
     "stun": ("STUN packets (ICE)", ""),
     "rtcp": ("RTCP packets", ""),
     "slow_fragments_expired": (

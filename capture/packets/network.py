@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.model import Block
+from capture.packets import opaque
 from capture.packets.columns import fields, rows
 from capture.packets.datagrams import AHEAD, BEFORE_IP, HEADER, ROW, Datagrams, Flags
 from capture.packets.inet import EXTENSIONS
@@ -71,6 +72,7 @@ def _among(numbers: Iterable[int], size: int = 1 << 16) -> Flags:
 
 
 TAGGED: Final = _among(TAGS)
+NOTED_PORTS: Final = _among([*TUNNEL_PORTS, *opaque.PORTS])
 TUNNELS: Final = _among(TUNNEL_PORTS)
 SLOW_ETHERTYPES: Final = _among(number for number in ETHER_TYPES if number not in (IPV4, IPV6))
 SLOW_PROTOCOLS: Final = _among([UDP, TCP, AUTHENTICATION, *IP_PROTOCOLS], 256)
@@ -120,12 +122,30 @@ class Network:
         )  # fmt: skip
         if len(six):
             _put_ipv6(datagrams, plain, six, inner[six], frame_end[six])
-        _leave_tunnels(datagrams, plain)
+        self._leave_tunnels(datagrams, plain)
         self._leave_merged(datagrams, plain)
         refused = Refused(np.flatnonzero(~plain))
         if len(refused.rows):
             refused = self._peel(block, inner, frame_end, datagrams, plain)
         return datagrams, plain, refused
+
+    def _leave_tunnels(self, datagrams: Datagrams, plain: Flags) -> None:
+        """Not plain is what goes to a tunnel's port and does not begin as RTP does; and HEP 3."""
+        port = datagrams.header.view(HEADER)["destination_port"]
+        noted = np.flatnonzero(NOTED_PORTS[port])
+        if len(noted):
+            first = rows(datagrams.data, datagrams.start[noted], 4).view(np.uint8).reshape(-1, 4)
+            begins = first[:, 0]
+            tunnel = TUNNELS[port[noted]] & ((begins >> 6 != 2) | (begins == GROUP_POLICY))
+            known = np.flatnonzero(plain[noted])
+            length = datagrams.limit[noted] - datagrams.start[noted]
+            sealed = opaque.count_datagrams(
+                port[noted[known]], first[known], length[known], self.counters
+            )
+            tunnel[known[sealed]] = False
+            plain[noted[tunnel]] = False
+        words = datagrams.header.view(np.uint32).reshape(-1, ROW // 4)
+        plain &= words[:, AHEAD // 4] != HEP3
 
     def _leave_merged(self, datagrams: Datagrams, plain: Flags) -> None:
         merged = np.flatnonzero(datagrams.end - datagrams.start > LARGEST_UDP)
@@ -170,6 +190,7 @@ class Network:
         odd: Flags = SLOW_ETHERTYPES[kind]
         self.counters["other_ip"] += int(np.count_nonzero((four | six) & ~known))
         self.counters["not_ip"] += int(np.count_nonzero(~(four | six | odd)))
+        opaque.count_frames(kind, header, self.counters)
         known |= odd
         return known
 
@@ -247,16 +268,6 @@ def _put_ipv6(
     columns = moved.view(HEADER)
     columns["kind"], columns["next"] = IPV6, UDP
     datagrams.header[six] = moved
-
-
-def _leave_tunnels(datagrams: Datagrams, plain: Flags) -> None:
-    """Not plain is what goes to a tunnel's port and does not begin as RTP does; and HEP 3."""
-    tunnel = np.flatnonzero(TUNNELS[datagrams.header.view(HEADER)["destination_port"]])
-    if len(tunnel):
-        first = rows(datagrams.data, datagrams.start[tunnel], 1).view(np.uint8)
-        plain[tunnel[(first >> 6 != 2) | (first == GROUP_POLICY)]] = False
-    words = datagrams.header.view(np.uint32).reshape(-1, ROW // 4)
-    plain &= words[:, AHEAD // 4] != HEP3
 
 
 def _end(

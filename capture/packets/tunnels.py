@@ -3,18 +3,19 @@
 Each decapsulator takes a view and says what follows and where, or refuses with ValueError. IP
 addresses, fragments and transport come out of the last IP header met (capture.packets.slowpath goes
 on).
-Sources: IEEE 802.1Q, 802.1ad; Cisco VN-Tag; RFC 1661, 1662 (PPP), 2516 (PPPoE), 3032 (MPLS), 4385
-and 4448 (pseudowires), 2003 (IPIP), 4213 (6in4), 2784, 2890 and 2637 (GRE), 7348 (VXLAN),
-draft-smith-vxlan-group-policy, 8926 (GENEVE); 3GPP TS 29.281 (GTP-U); draft-foschiano-erspan-03;
-TZSP as Wireshark reads it; ERF of Endace; libpcap's LINKTYPE_ list. IP: capture.packets.inet. HEP:
-capture.packets.hep.
+Sources: IEEE 802.1Q, 802.1ad, 802.1ah; Cisco VN-Tag and MetaData; RFC 1661, 1662 (PPP), 2516
+(PPPoE), 3032 (MPLS), 4385 and 4448 (pseudowires), 7510 (MPLS in UDP), 2003 (IPIP), 4213 (6in4),
+3378 (EtherIP), 2784, 2890 and 2637 (GRE), 2661 and 3931 (L2TP), 7348 (VXLAN),
+draft-smith-vxlan-group-policy, draft-ietf-nvo3-vxlan-gpe, 8926 (GENEVE), 8300 (NSH); 3GPP TS 29.281
+(GTP-U); draft-foschiano-erspan-03; TZSP as Wireshark reads it; ERF of Endace; libpcap's LINKTYPE_
+list. IP: capture.packets.inet. HEP: capture.packets.hep. Wi-Fi: capture.packets.wireless.
 """
 
 from collections.abc import Callable, Mapping
 from struct import unpack_from
 from typing import Final
 
-from capture.packets import hep, inet
+from capture.packets import hep, inet, wireless
 from capture.packets.inet import need
 from capture.packets.packet import Next, Packet
 
@@ -29,13 +30,17 @@ LINK_TYPES: Final[Mapping[int, Kind]] = {
 ETHER_TYPES: Final[Mapping[int, Kind]] = {
     0x0800: "ip", 0x86DD: "ip", 0x8100: "vlan", 0x88A8: "vlan", 0x9100: "vlan", 0x9200: "vlan",
     0x8847: "mpls", 0x8848: "mpls", 0x8864: "pppoe", 0x8926: "vntag", 0x6558: "ethernet",
-    0x88BE: "erspan2", 0x22EB: "erspan3", 0x880B: "ppp",
+    0x88BE: "erspan2", 0x22EB: "erspan3", 0x880B: "ppp", 0x8909: "cmd", 0x88E7: "itag",
+    0x894F: "nsh",
 }  # fmt: skip
-IP_PROTOCOLS: Final[Mapping[int, Kind]] = {4: "ip", 41: "ip", 47: "gre", 137: "mpls"}
+IP_PROTOCOLS: Final[Mapping[int, Kind]] = {
+    4: "ip", 41: "ip", 47: "gre", 97: "etherip", 115: "l2tp3", 137: "mpls",
+}  # fmt: skip
 PPP_PROTOCOLS: Final[Mapping[int, Kind]] = {0x21: "ip", 0x57: "ip", 0x281: "mpls"}
 # UDP ports whose datagrams carry frames. A decoder of plain UDP must leave these to the slow path.
 TUNNEL_PORTS: Final[Mapping[int, Kind]] = {
-    2152: "gtp", 4789: "vxlan", 8472: "vxlan", 6081: "geneve", 9060: "hep", 37008: "tzsp",
+    1701: "l2tp", 2152: "gtp", 4789: "vxlan", 4790: "gpe", 5247: "capwap", 6081: "geneve",
+    6635: "mpls", 8472: "vxlan", 9060: "hep", 37008: "tzsp",
 }  # fmt: skip
 UDP: Final = 17
 GROUP_POLICY: Final = 0x88  # VXLAN's first byte with G besides I; RTP would have eight CSRCs
@@ -109,6 +114,18 @@ def _is_gtp(data: memoryview) -> bool:
     return data[8] >> 4 == 3 and data[9] == 255  # version 1, GTP not GTP'; a G-PDU
 
 
+def _is_gpe(data: memoryview) -> bool:
+    return data[8] & 0xF2 == 0 and data[8] & 0x0C == 0x0C and data[11] in GPE_PROTOCOLS
+
+
+def _is_l2tp(data: memoryview) -> bool:
+    return data[8] & 0xB4 == 0 and data[9] == 2  # a data message of version 2
+
+
+def _is_mpls(data: memoryview) -> bool:
+    return data[10] & 1 == 1 or data[14] & 1 == 1  # a stack of one or two, as is usual
+
+
 def _is_hep(data: memoryview) -> bool:
     return hep.begins(data[8:])
 
@@ -116,6 +133,7 @@ def _is_hep(data: memoryview) -> bool:
 # An RTP stream may well use port 4789: only bytes that can be the tunnel's are taken for one.
 _TUNNEL_SIGNS: Final = {
     "vxlan": _is_vxlan, "geneve": _is_geneve, "tzsp": _is_tzsp, "gtp": _is_gtp, "hep": _is_hep,
+    "gpe": _is_gpe, "l2tp": _is_l2tp, "capwap": wireless.is_capwap, "mpls": _is_mpls,
 }  # fmt: skip
 
 
@@ -254,6 +272,59 @@ def _gtp(data: memoryview, start: int, end: int) -> Next:
     return Next("ip", at, end)
 
 
+GPE_PROTOCOLS: Final[Mapping[int, Kind]] = {1: "ip", 2: "ip", 3: "ethernet", 4: "nsh"}
+NSH_PROTOCOLS: Final[Mapping[int, Kind]] = {1: "ip", 2: "ip", 3: "ethernet", 5: "mpls"}
+
+
+def _gpe(data: memoryview, start: int, end: int) -> Next:
+    """VXLAN that says what it carries, draft-ietf-nvo3-vxlan-gpe §3.1."""
+    need(data, start, end, 8, "VXLAN-GPE header")
+    return Next(GPE_PROTOCOLS[data[start + 3]], start + 8, end)
+
+
+def _nsh(data: memoryview, start: int, end: int) -> Next:
+    """RFC 8300 §2.2: the length is in words, and counts from the beginning."""
+    need(data, start, end, 8, "NSH header")
+    size, kind = (data[start + 1] & 0x3F) * 4, NSH_PROTOCOLS.get(data[start + 3])
+    if kind is None or size < 8:
+        raise ValueError(f"NSH of {size} bytes with protocol {data[start + 3]}")
+    return Next(kind, start + size, end)
+
+
+def _itag(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 4, "I-TAG")
+    return Next("ethernet", start + 4, end)
+
+
+def _etherip(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 2, "EtherIP header")
+    if data[start] >> 4 != 3:
+        raise ValueError(f"EtherIP version {data[start] >> 4}")
+    return Next("ethernet", start + 2, end)
+
+
+def _l2tp(data: memoryview, start: int, end: int) -> Next:
+    """A data message of version 2, RFC 2661 §3.1: PPP behind what its flags say."""
+    need(data, start, end, 8, "L2TP header")
+    flags = unpack_from("!H", data, start)[0]
+    at = start + 6 + 2 * bool(flags & 0x4000) + 4 * bool(flags & 0x0800)
+    if flags & 0x0200:
+        need(data, at, end, 2, "L2TP header")
+        at += 2 + unpack_from("!H", data, at)[0]
+    return Next("ppp", at, end)
+
+
+def _l2tp3(data: memoryview, start: int, end: int) -> Next:
+    """RFC 3931 §4.1.1: how long cookie and sublayer are was agreed upon; the EtherType tells."""
+    need(data, start, end, 4, "L2TPv3 header")
+    if not any(data[start : start + 4]):
+        raise ValueError("L2TPv3 control message")
+    for at in range(start + 4, start + 20, 4):
+        if _ether_type(data, at, end) in ETHER_TYPES:
+            return Next("ethernet", at, end)
+    raise ValueError("L2TPv3 carries no Ethernet that we know")
+
+
 def _erf(data: memoryview, start: int, end: int) -> Next:
     need(data, start, end, 18, "ERF header")
     kind, at = data[start + 8], start + 16
@@ -294,4 +365,14 @@ DECAPSULATORS: Final[Mapping[Kind, Callable[[memoryview, int, int], Next | Packe
     "tzsp": _tzsp,
     "gtp": _gtp,
     "hep": _hep,
+    "cmd": _ether_type_at(6, 8, "Cisco MetaData"),
+    "itag": _itag,
+    "nsh": _nsh,
+    "gpe": _gpe,
+    "etherip": _etherip,
+    "l2tp": _l2tp,
+    "l2tp3": _l2tp3,
+    "capwap": wireless.capwap,
+    "wifi": wireless.frame,
+    "snap": _ether_type_at(6, 8, "SNAP header"),
 }

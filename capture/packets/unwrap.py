@@ -310,6 +310,9 @@ _COLUMNS: Final[Mapping[Kind, Callable[[Bytes, Offsets, Offsets], Step]]] = {
     "vxlan": _fixed(8, "ethernet"),
     "geneve": _geneve,
     "gtp": _gtp,
+    "cmd": _ether_type_at(6, 8),
+    "itag": _fixed(4, "ethernet"),
+    "etherip": _fixed(2, "ethernet"),
 }
 STEPS: Final = {code: _COLUMNS.get(kind, _left) for kind, code in CODES.items()}
 _SIGNS: Final = {"vxlan": _is_vxlan, "geneve": _is_geneve, "gtp": _is_gtp}

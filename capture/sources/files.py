@@ -7,11 +7,13 @@ are (45 ns).
 Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng. Live frames: capture.sources.ring.
 """
 
+import bz2
 import gzip
+import lzma
 import os
 import stat
 import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from io import BufferedReader
@@ -29,6 +31,18 @@ WINDOW: Final = 2 << 20  # bytes looked at at once; half of it, or twice, costs 
 MAX_FRAMES: Final = 65_536
 LATEST_NS: Final = 4_102_444_800 * 10**9  # 2100: twice as much still fits into 64 bits
 REMEDY: Final = "Give a pcap or pcapng file, as tcpdump -w or Wireshark write it."
+# By a file's first bytes: what unpacks it, or what its owner has to call for that.
+Stream = BufferedReader | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File
+UNPACKED: Final[Mapping[bytes, Callable[[BufferedReader], Stream]]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+    b"BZh": bz2.BZ2File,
+}
+PACKED: Final[Mapping[bytes, str]] = {
+    b"\x28\xb5\x2f\xfd": "zstdcat",
+    b"\x04\x22\x4d\x18": "lz4cat",
+    b"PK\3\4": "unzip -p",
+}
 
 
 class Reader(Protocol):
@@ -135,6 +149,9 @@ def _reader(head: NDArray[np.uint8]) -> Reader:
             return reader
     if not len(head):
         raise ValueError(f"the file is empty. {REMEDY}")
+    for magic, program in PACKED.items():
+        if bytes(head[: len(magic)]) == magic:
+            raise ValueError(f"compressed. Unpack it: {program} FILE > FILE.pcap")
     raise ValueError(f"not a capture file (it begins with {bytes(head[:4]).hex()}). {REMEDY}")
 
 
@@ -144,9 +161,13 @@ def _open(path: Path) -> "Seekable | Streamed":
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). {REMEDY}") from None
     mode = os.fstat(file.fileno()).st_mode
-    if stat.S_ISREG(mode) and file.peek(2)[:2] != b"\x1f\x8b":
-        return Seekable(file)
-    return Streamed(file, gzip.GzipFile(fileobj=file) if stat.S_ISREG(mode) else file)
+    if not stat.S_ISREG(mode):
+        return Streamed(file, file)
+    begins = file.peek(max(map(len, UNPACKED)))
+    for magic, unpacked in UNPACKED.items():
+        if begins.startswith(magic):
+            return Streamed(file, unpacked(file))
+    return Seekable(file)
 
 
 class Seekable:
@@ -180,7 +201,7 @@ class Seekable:
 class Streamed:
     """A source that can only be read onwards: a pipe, or a compressed file."""
 
-    def __init__(self, file: BufferedReader, stream: BufferedReader | gzip.GzipFile) -> None:
+    def __init__(self, file: BufferedReader, stream: Stream) -> None:
         self._file = file
         self._stream = stream
         self._buffer = np.empty(WINDOW, np.uint8)
@@ -194,7 +215,7 @@ class Streamed:
             try:
                 # readinto would lose what it had got when a cut gzip file raises in the middle.
                 count = self._stream.readinto1(self._buffer[self._filled :].data)
-            except (OSError, EOFError, zlib.error) as error:
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
                 self.fault = ValueError(f"cannot be read to its end ({error})")
                 break
             if not count:

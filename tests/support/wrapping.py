@@ -258,6 +258,22 @@ ERF_EXTENDED = (
     + b"\x83" + bytes(7) + b"\x03" + bytes(7) + b"\0\0"
 )  # fmt: skip
 
+CAPWAP = b"\0\x10\x02\0" + bytes(4)  # two words, WBID 1, 802.3
+CAPWAP_WIFI = b"\0\x10\x03\0" + bytes(4)
+
+
+def _wifi(control: bytes, quality: bytes = b"") -> Callable[[bytes], bytes]:
+    """A data frame of 802.11 with LLC and SNAP. quality: of service, if it has that field."""
+    return lambda kind: control + bytes(22) + quality + b"\xaa\xaa\x03\0\0\0" + kind
+
+
+def _in_capwap(control: bytes, quality: bytes = b"") -> Wrap:
+    head = _wifi(control, quality)
+    return _each(
+        lambda f: ethernet(ipv4(_udp(5247, CAPWAP_WIFI + head(_kind(f)) + f[HEAD:]), **OUTER))
+    )
+
+
 WRAPPINGS: dict[str, Wrapping] = {
     "NULL": Wrapping(0, _link(lambda kind: b"\x02\0\0\0")),
     "LOOP": Wrapping(108, _link(lambda kind: b"\0\0\0\x02")),
@@ -288,6 +304,16 @@ WRAPPINGS: dict[str, Wrapping] = {
     ),
     "pseudowire with control word": Wrapping(
         1, _each(lambda f: f[:12] + b"\x88\x47" + LABELS + b"\0\0\0\1" + MACS + f[12:])
+    ),
+    "Cisco MetaData": Wrapping(1, _each(lambda f: f[:12] + b"\x89\x09\1\1\0\1\0\7" + f[12:])),
+    "Cisco MetaData behind a tag": Wrapping(
+        1, _each(lambda f: f[:12] + b"\x81\0\0\7\x89\x09\1\1\0\1\0\7" + f[12:])
+    ),
+    "MAC in MAC": Wrapping(
+        1, _each(lambda f: MACS + b"\x88\xa8\0\1\x88\xe7" + b"\0\0\0\5" + f)
+    ),
+    "NSH": Wrapping(
+        1, _each(lambda f: MACS + b"\x89\x4f" + b"\x0f\xc6\1\3\0\0\1\xff" + bytes(16) + f)
     ),
     "IPv4 options": Wrapping(1, _each(_options)),
     "authentication header": Wrapping(1, _each(_authenticated)),
@@ -322,6 +348,21 @@ WRAPPINGS: dict[str, Wrapping] = {
     "VXLAN": Wrapping(1, _in_udp(4789, VXLAN)),
     "VXLAN with group policy": Wrapping(1, _in_udp(4789, VXLAN_GROUP)),
     "GENEVE": Wrapping(1, _in_udp(6081, GENEVE)),
+    "VXLAN-GPE": Wrapping(1, _in_udp(4790, b"\x0c\0\0\3" + b"\0\0\x2a\0")),
+    "MPLS in UDP": Wrapping(1, _in_udp(6635, LABELS, HEAD)),
+    "EtherIP": Wrapping(1, _in_ip(97, b"\x30\0")),
+    "L2TP": Wrapping(1, _in_udp(1701, b"\0\2\0\7\0\x09" + b"\xff\3\0\x21", HEAD)),
+    "L2TP with length, sequence, offset": Wrapping(
+        1,
+        _in_udp(1701, b"\x4a\2\0\0\0\7\0\x09\0\1\0\2\0\2\0\0" + b"\0\x21", HEAD),
+    ),
+    "L2TPv3": Wrapping(1, _in_ip(115, b"\0\0\0\x09")),
+    "L2TPv3 with cookie and sublayer": Wrapping(
+        1, _in_ip(115, b"\0\0\0\x09" + b"\xc0\x0c" * 4 + b"\x40\0\0\1")
+    ),
+    "CAPWAP": Wrapping(1, _in_udp(5247, CAPWAP)),
+    "CAPWAP of Wi-Fi": Wrapping(1, _in_capwap(b"\x08\x01")),
+    "CAPWAP of Wi-Fi, Cisco": Wrapping(1, _in_capwap(b"\x01\x88", b"\6\0")),
     "TZSP": Wrapping(1, _in_udp(37008, TZSP)),
     "GTP-U": Wrapping(1, _gtp(0)),
     "GTP-U with extension": Wrapping(1, _gtp(4, b"\x01\x10\x09\0")),

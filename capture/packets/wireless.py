@@ -1,0 +1,54 @@
+"""Wi-Fi behind a controller: CAPWAP's data packets, and the 802.11 frames in them.
+
+Only what access points send in the clear, as most do on the wire; under DTLS it is counted
+(capture.packets.opaque). Sources: RFC 5415 §4.3; IEEE 802.11 §9.2.4, §9.3.2.1; IEEE 802.2 (SNAP).
+Other tunnels: capture.packets.tunnels. Captures of the air itself: capture.packets.dissect.
+"""
+
+from struct import unpack_from
+from typing import Final
+
+from capture.packets.inet import need
+from capture.packets.packet import Next
+
+DATA, NO_DATA, PROTECTED = 0x0008, 0x0040, 0x4000  # of frame control, first byte lowest
+TO_AND_FROM_DS, QUALITY, ORDER = 0x0300, 0x0080, 0x8000
+NATIVE, FRAGMENT, KEEP_ALIVE = 0x0100, 0x0080, 0x0008  # flags of CAPWAP
+SNAP: Final = b"\xaa\xaa\x03\0\0\0"
+
+
+def is_capwap(datagram: memoryview) -> bool:
+    """Whether a UDP datagram to its port is data in the clear, with a header of two words or more.
+
+    datagram: UDP header and all.
+    """
+    return datagram[8] == 0 and datagram[9] >> 3 >= 2
+
+
+def capwap(data: memoryview, start: int, end: int) -> Next:
+    """An 802.11 or 802.3 frame behind CAPWAP's header. Raises ValueError where there is none."""
+    need(data, start, end, 8, "CAPWAP header")
+    size, flags = (data[start + 1] >> 3) * 4, unpack_from("!H", data, start + 2)[0]
+    if flags & (FRAGMENT | KEEP_ALIVE):
+        raise ValueError("CAPWAP fragment or keep-alive")
+    return Next("wifi" if flags & NATIVE else "ethernet", start + size, end)
+
+
+def frame(data: memoryview, start: int, end: int) -> Next:
+    """What a data frame of 802.11 carries behind LLC. Raises ValueError where that is nothing."""
+    need(data, start, end, 32, "802.11 header")
+    control = unpack_from("<H", data, start)[0]
+    if not _is_data(control):
+        control = unpack_from("!H", data, start)[0]  # Cisco's controllers swap the two bytes
+    if not _is_data(control) or control & PROTECTED:
+        raise ValueError("an 802.11 frame without data in the clear")
+    at = start + 24 + 6 * (control & TO_AND_FROM_DS == TO_AND_FROM_DS)
+    at += 2 * bool(control & QUALITY) + 4 * bool(control & ORDER)
+    need(data, at, end, 8, "LLC header")
+    if bytes(data[at : at + 6]) != SNAP:
+        raise ValueError("802.11 data that is not SNAP")
+    return Next("snap", at, end)
+
+
+def _is_data(control: int) -> bool:
+    return control & 0x000F == DATA and not control & NO_DATA
