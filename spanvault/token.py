@@ -24,6 +24,11 @@ _MIN_BITS: Final = 2048
 EXAMPLE: Final = "pkcs11:token=NAME;object=KEY?module-path=/usr/lib/softhsm/libsofthsm2.so"
 
 
+# PINs that a token has refused. A token locks itself after some wrong ones, and a daemon that tries
+# one again and again, for each pool and at each rotation, would have it done within a minute.
+_refused: set[tuple[str, str]] = set()
+
+
 class Place(NamedTuple):
     """Where a key pair is: a token's label, the object's, and the library that reaches it."""
 
@@ -75,7 +80,7 @@ def unwrap(uri: str, wrapped: bytes, pin: str) -> bytes:
     """Have the token decrypt a secret of 32 bytes. Raises ValueError."""
     place = parse_uri(uri)
     try:
-        with _token(place).open(user_pin=pin) as session:
+        with _opened(place, pin) as session:
             key = session.get_key(ObjectClass.PRIVATE_KEY, KeyType.RSA, label=place.object)
             secret = bytes(
                 key.decrypt(wrapped, mechanism=Mechanism.RSA_PKCS_OAEP, mechanism_param=_OAEP)
@@ -127,10 +132,21 @@ def destroy_secrets(place: Place, pin: str, prefix: str, kept: str) -> int:
 def _session(place: Place, pin: str) -> Iterator[Any]:
     """A session that may make and destroy objects. Raises ValueError."""
     try:
-        with _token(place).open(rw=True, user_pin=pin) as session:
+        with _opened(place, pin, writing=True) as session:
             yield session
     except pkcs11.PKCS11Error as error:
         raise _explained(place, error) from None
+
+
+def _opened(place: Place, pin: str, *, writing: bool = False) -> Any:
+    """A session of a user. Raises ValueError for a PIN that the token has refused before."""
+    if (place.token, pin) in _refused:
+        raise ValueError(f"token '{place.token}': the PIN is wrong, and is not tried again")
+    try:
+        return _token(place).open(rw=writing, user_pin=pin)
+    except (pkcs11.PinIncorrect, pkcs11.PinLenRange):
+        _refused.add((place.token, pin))
+        raise
 
 
 def _token(place: Place) -> Any:

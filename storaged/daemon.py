@@ -143,6 +143,8 @@ class Daemon:
         for vault in self._vaults:
             if vault.fault or vault.locked:
                 line += f"; pool {vault.name} {vault.fault or 'is locked'}"
+        if why := self._vaults.base.why_locked:
+            line += f" ({why})"
         fields = {
             "calls": calls, "recording": growing, "committed_s_ago": age_s,
             "pools": {vault.name: _pool_fields(vault, fault) for vault in self._vaults},
@@ -219,6 +221,7 @@ def _pool_fields(vault: Vault, fault: str | None) -> dict[str, Any]:
     return {
         "path": str(vault.pool.objects.parent), "free_bytes": vault.pool.free_bytes(),
         "state": state, "waiting": len(vault.intake), "waiting_bytes": vault.intake.size,
+        **({"why_locked": vault.why_locked} if vault.why_locked else {}),
     }  # fmt: skip
 
 
@@ -230,7 +233,7 @@ def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener,
     try:
         secret = transport.load_certificate(settings.certificate).secret or b""
         intake_keys = IntakeKeys(store.intake / "keys", secret)
-        ring = opening.base_keys(settings, store, intake_keys)
+        ring, why_locked = opening.base_keys(settings, store, intake_keys)
         if ring and store.store_id != ring.store_id:  # killed while it became a replica's store
             store.write_format(ring.store_id)
         tables = _open_index(store)
@@ -238,7 +241,7 @@ def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener,
             if ring:
                 opening.announce_keys(tables, store.keys, ring.names())
             opener = Opener(settings, store, tables, intake_keys)
-            yield store, tables, opener, opener.all(ring)
+            yield store, tables, opener, opener.all(ring, why_locked)
         finally:
             tables.close()
     finally:

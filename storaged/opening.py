@@ -43,12 +43,13 @@ class Opener:
         self._intake_keys = intake_keys
         self._max_open = max(64, (_raise_file_limit() - _SPARE_FILES) // len(POOLS))
 
-    def all(self, ring: Keyring | None) -> Vaults:
+    def all(self, ring: Keyring | None, why_locked: str = "") -> Vaults:
         """Every pool there is; those of the settings are made. ring: base's; None: it is locked.
 
         Raises Fault, ValueError.
         """
         self.vaults = Vaults(self._vault(BASE, ring))
+        self.vaults.base.why_locked = why_locked
         if ring is None:
             for name in POOLS[1:]:
                 if name in self._settings.pools or TIERS[name] in self._intake_keys.tiers:
@@ -154,20 +155,23 @@ class Opener:
             ) from None
 
 
-def base_keys(settings: StoragedConfig, store: Store, intake_keys: IntakeKeys) -> Keyring | None:
-    """The opened keys of base; None if no key at hand opens them: it records locked.
+def base_keys(
+    settings: StoragedConfig, store: Store, intake_keys: IntakeKeys
+) -> tuple[Keyring | None, str]:
+    """The opened keys of base; or, if no key at hand opens them, none and why: it records locked.
 
     Raises Fault: damaged; or locked, and nobody vouches for a key that it could record to.
     """
     try:
-        return Keyring(store.keys, unlock_key(settings.unlock_key), slot=slot_of(settings))
+        key = unlock_key(settings.unlock_key)
+        return Keyring(store.keys, key, slot=slot_of(settings)), ""
     except Fault as fault:
         sealed_to = _recipients(store.keys / ROOT)
         vouched = TIERS[BASE] in intake_keys.tiers and intake_keys.store_id == store.store_id
         if fault.code != "locked" or not vouched or not sealed_to:
             raise
         log.error("The store is locked, it records and is not heard", extra={"FAULT": str(fault)})
-        return None
+        return None, fault.error
 
 
 def slot_of(settings: StoragedConfig) -> TokenSlot | None:

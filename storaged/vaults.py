@@ -45,6 +45,7 @@ class Vault:
         self.pool, self.name, self.tier = pool, pool.name, pool.tier
         self.intake, self.keys, self._public_key, self._ring = intake, keys, public_key, ring
         self._slot = slot
+        self.why_locked = ""  # since the start: what kept the keys at hand from opening it
         self.unindexed = False  # its calls are not in the index: it was locked when that was made
         self.fault: str | None = None  # one line, while the pool's own disk takes nothing
         self.held = threading.RLock()
@@ -88,6 +89,7 @@ class Vault:
                 )  # fmt: skip
             if self._ring is None:
                 self._ring = self._opened(private_key)
+                self.why_locked = ""
             elif not self.sealed_to(private_key):
                 raise Fault("denied", f"pool {self.name} is open, and not sealed to this key")
 
@@ -124,7 +126,7 @@ class Vault:
     def lock(self) -> None:
         """Let the keys go. Raises Fault while a commit does not end."""
         with self._quiet():
-            self._ring = None
+            self._ring, self.why_locked = None, ""
 
     def require_open(self) -> None:
         """Raise Fault if the pool is locked; it says who can unlock it."""
@@ -295,9 +297,13 @@ def vouched(base: Keyring, pool: Pool) -> bytes:
 
 
 def try_keys(vault: Vault, private_keys: Iterable[bytes]) -> None:
-    """Unlock a pool with the first key that fits; it stays locked if none does."""
+    """Unlock a pool with the first key that fits; it stays locked if none does, and says why."""
     for private_key in private_keys:
-        with contextlib.suppress(Fault):
+        try:
             vault.unlock(private_key)
+        except Fault as fault:
+            vault.why_locked = fault.error
+        else:
             return
-    log.warning("A pool is locked", extra={"POOL": vault.name})
+    extra = {"POOL": vault.name, "FAULT": vault.why_locked or "no key of it is at hand"}
+    log.warning("A pool is locked", extra=extra)
