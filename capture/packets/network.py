@@ -72,8 +72,10 @@ def _among(numbers: Iterable[int], size: int = 1 << 16) -> Flags:
 
 
 TAGGED: Final = _among(TAGS)
-NOTED_PORTS: Final = _among([*TUNNEL_PORTS, *opaque.PORTS])
-TUNNELS: Final = _among(TUNNEL_PORTS)
+TUNNEL, SEALED = 1, 2  # what datagrams to a port may be
+NOTED_PORTS: Final = _among(TUNNEL_PORTS) * np.uint8(TUNNEL) | _among(opaque.PORTS) * np.uint8(
+    SEALED
+)
 SLOW_ETHERTYPES: Final = _among(number for number in ETHER_TYPES if number not in (IPV4, IPV6))
 SLOW_PROTOCOLS: Final = _among([UDP, TCP, AUTHENTICATION, *IP_PROTOCOLS], 256)
 SLOW_NEXT_HEADERS: Final = SLOW_PROTOCOLS | _among([FRAGMENT, *EXTENSIONS], 256)
@@ -134,18 +136,23 @@ class Network:
         port = datagrams.header.view(HEADER)["destination_port"]
         noted = np.flatnonzero(NOTED_PORTS[port])
         if len(noted):
-            first = rows(datagrams.data, datagrams.start[noted], 4).view(np.uint8).reshape(-1, 4)
-            begins = first[:, 0]
-            tunnel = TUNNELS[port[noted]] & ((begins >> 6 != 2) | (begins == GROUP_POLICY))
-            known = np.flatnonzero(plain[noted])
-            length = datagrams.limit[noted] - datagrams.start[noted]
-            sealed = opaque.count_datagrams(
-                port[noted[known]], first[known], length[known], self.counters
-            )
-            tunnel[known[sealed]] = False
+            carries = NOTED_PORTS[port[noted]]
+            first = rows(datagrams.data, datagrams.start[noted], 1).view(np.uint8)
+            tunnel = (first >> 6 != 2) | (first == GROUP_POLICY)
+            tunnel &= carries & TUNNEL != 0
+            if (carries & SEALED).any():
+                which = np.flatnonzero((carries & SEALED != 0) & plain[noted])
+                tunnel[which[self._sealed(datagrams, noted[which])]] = False
             plain[noted[tunnel]] = False
         words = datagrams.header.view(np.uint32).reshape(-1, ROW // 4)
         plain &= words[:, AHEAD // 4] != HEP3
+
+    def _sealed(self, datagrams: Datagrams, row: NDArray[np.int64]) -> Flags:
+        """Which of these datagrams are encrypted packets, which are counted."""
+        first = rows(datagrams.data, datagrams.start[row], 4).view(np.uint8).reshape(-1, 4)
+        port = datagrams.header[row].view(HEADER)["destination_port"]
+        length = datagrams.limit[row] - datagrams.start[row]
+        return opaque.count_datagrams(port, first, length, self.counters)
 
     def _leave_merged(self, datagrams: Datagrams, plain: Flags) -> None:
         merged = np.flatnonzero(datagrams.end - datagrams.start > LARGEST_UDP)
