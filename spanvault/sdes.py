@@ -37,7 +37,9 @@ ALIASES: Final = {
     for tag in (80, 32)
 }
 MAX_MKI: Final = 128
-UNPROTECTED: Final = ("UNENCRYPTED_SRTP", "UNAUTHENTICATED_SRTP", "KDR=", "FEC_KEY=")
+# Session parameters with which nothing could be opened for sure: a tag tells whether a key fits.
+REFUSED: Final = ("UNAUTHENTICATED_SRTP", "FEC_KEY=")
+MAX_RATE: Final = 24  # of two's powers: RFC 4568 §6.3.1
 
 
 def parse(value: str) -> list[MediaKey]:
@@ -52,13 +54,26 @@ def parse(value: str) -> list[MediaKey]:
     name = ALIASES.get(fields[1].upper(), fields[1].upper())
     if name not in SUITES:
         raise ValueError(f"unknown SRTP suite {fields[1][:40]!r}")
-    for parameter in fields[3:]:
-        if parameter.upper().startswith(UNPROTECTED):
+    encrypted, rate = _session(name, [field.upper() for field in fields[3:]])
+    return [_key(name, text, encrypted, rate) for text in fields[2].split(";") if text]
+
+
+def _session(suite: str, parameters: list[str]) -> tuple[bool, int]:
+    """Whether RTP is encrypted, and packets between key derivations: RFC 4568 §6.3.1, §6.3.2."""
+    encrypted, rate = True, 0
+    for parameter in parameters:
+        power = parameter.removeprefix("KDR=")
+        if parameter == "UNENCRYPTED_SRTP":
+            encrypted = False
+        elif power != parameter and power.isascii() and power.isdigit():
+            rate = 1 << int(power[:3]) if 0 < int(power[:3]) <= MAX_RATE else 0
+        known = (encrypted and not rate) or not suite.startswith("AEAD")  # RFC 7714 has neither
+        if parameter.startswith(REFUSED) or not known:
             raise ValueError(f"SRTP session parameter {parameter[:40]!r} is not supported")
-    return [_key(name, text) for text in fields[2].split(";") if text]
+    return encrypted, rate
 
 
-def _key(suite: str, text: str) -> MediaKey:
+def _key(suite: str, text: str, encrypted: bool, rate: int) -> MediaKey:
     method, _, rest = text.partition(":")
     if method.lower() != "inline":
         raise ValueError(f"unknown SRTP key method {method[:40]!r}")
@@ -70,7 +85,7 @@ def _key(suite: str, text: str) -> MediaKey:
     wanted = SUITES[suite].key + SUITES[suite].salt
     if len(key) != wanted:
         raise ValueError(f"SRTP key and salt are {len(key)} bytes, {suite} has {wanted}")
-    return MediaKey(suite, key, _mki(options))
+    return MediaKey(suite, key, _mki(options), encrypted, rate)
 
 
 def _mki(options: list[str]) -> int:

@@ -46,17 +46,25 @@ class Opener:
 class _CounterMode:
     """AES in counter mode with HMAC-SHA1: RFC 3711 §4.1.1, §4.2.1."""
 
-    def __init__(self, key: bytes, suite: Suite, mki: int) -> None:
-        master, salt = key[: suite.key], key[suite.key :]
-        self._mki = mki
-        self._key = derive(master, salt, ENCRYPTION, suite.key)
-        self._authentication = derive(master, salt, AUTHENTICATION, AUTHENTICATION_KEY)
-        self._salt = derive(master, salt, SALT, suite.salt)
+    def __init__(self, key: MediaKey, suite: Suite) -> None:
+        self._suite, self._mki, self._rate = suite, key.mki, key.rate
+        self._master, self._master_salt = key.key[: suite.key], key.key[suite.key :]
+        self._derive(0)
+
+    def _derive(self, turn: int) -> None:
+        """Session keys. turn: how often the datagrams of a derivation's rate have gone by."""
+        master, salt, self._turn = self._master, self._master_salt, turn
+        self._key = derive(master, salt, ENCRYPTION, self._suite.key, turn)
+        self._authentication = derive(master, salt, AUTHENTICATION, AUTHENTICATION_KEY, turn)
+        self._salt = derive(master, salt, SALT, self._suite.salt, turn)
 
     def open(self, sealed: bytes) -> bytes | None:
         end = len(sealed) - TAG - self._mki
         if end < CLEAR + WORD:
             return None
+        index = int.from_bytes(sealed[end - WORD : end], "big") & ~ENCRYPTED
+        if self._rate and self._turn != (turn := index // self._rate):
+            self._derive(turn)
         tag = hmac.digest(self._authentication, sealed[:end], "sha1")[:TAG]
         if not hmac.compare_digest(tag, sealed[len(sealed) - TAG :]):
             return None
@@ -82,10 +90,10 @@ class _F8(_CounterMode):
 class _Gcm:
     """AES-GCM: RFC 7714 §9.1 (nonce), §9.2, §9.3 (what is authenticated)."""
 
-    def __init__(self, key: bytes, suite: Suite, mki: int) -> None:
-        master, salt = key[: suite.key], key[suite.key :]
+    def __init__(self, key: MediaKey, suite: Suite) -> None:
+        master, salt = key.key[: suite.key], key.key[suite.key :]
         padded = salt.ljust(14, b"\0")  # §11: as if two bytes longer
-        self._mki = mki
+        self._mki = key.mki
         self._cipher = AESGCM(derive(master, padded, ENCRYPTION, suite.key))
         self._salt = int.from_bytes(derive(master, padded, SALT, suite.salt), "big")
 
@@ -108,5 +116,5 @@ class _Gcm:
 def _own(key: MediaKey) -> _CounterMode | _Gcm:
     suite = SUITES[key.suite]
     if key.suite.startswith("AEAD"):
-        return _Gcm(key.key, suite, key.mki)
-    return (_F8 if key.suite.startswith("F8") else _CounterMode)(key.key, suite, key.mki)
+        return _Gcm(key, suite)
+    return (_F8 if key.suite.startswith("F8") else _CounterMode)(key, suite)

@@ -133,7 +133,8 @@ class _Opener:
         self._effort = effort
         self._mki = key.mki
         self._tag = suite.tag
-        self._library = _session(ssrc, key) if key.suite in PROFILES else None
+        alone = key.rate or not key.encrypted  # libsrtp never derives keys anew
+        self._library = _session(ssrc, key) if key.suite in PROFILES and not alone else None
         self._own = _own(key)
         self._before: int | None = None  # rollovers the sender had before what we count
         self._failed = 0
@@ -188,27 +189,36 @@ def _session(ssrc: int, key: MediaKey) -> pylibsrtp.Session:
 class _CounterMode:
     """AES in counter mode with HMAC-SHA1: RFC 3711 §4.1.1, §4.2.1; RFC 6188 §2."""
 
-    def __init__(self, key: bytes, suite: Suite) -> None:
-        master, salt = key[: suite.key], key[suite.key :]
-        self._tag = suite.tag
-        self._key = derive(master, salt, ENCRYPTION, suite.key)
+    def __init__(self, key: MediaKey, suite: Suite) -> None:
+        self._suite, self._tag = suite, suite.tag
+        self._master, self._master_salt = key.key[: suite.key], key.key[suite.key :]
+        self._encrypted, self._rate = key.encrypted, key.rate
+        self._derive(0)
+
+    def _derive(self, turn: int) -> None:
+        """Session keys. turn: how often the packets of a derivation's rate have gone by."""
+        master, salt, self._turn = self._master, self._master_salt, turn
+        self._key = derive(master, salt, ENCRYPTION, self._suite.key, turn)
         self._cipher = algorithms.AES(self._key)
-        self._authentication = derive(master, salt, AUTHENTICATION, AUTHENTICATION_KEY)
-        self._salt = derive(master, salt, SALT, suite.salt)
+        self._authentication = derive(master, salt, AUTHENTICATION, AUTHENTICATION_KEY, turn)
+        self._salt = derive(master, salt, SALT, self._suite.salt, turn)
 
     def open(self, header: bytes, rollovers: int, sealed: bytes) -> bytes | None:
+        if self._rate and self._turn != (turn := _index(header, rollovers) // self._rate):
+            self._derive(turn)
         cut = len(sealed) - self._tag
         signed = header + sealed[:cut] + rollovers.to_bytes(4, "big")
         tag = hmac.digest(self._authentication, signed, "sha1")[: self._tag]
         if not hmac.compare_digest(tag, sealed[cut:]):
             return None
+        if not self._encrypted:
+            return sealed[:cut]
         hidden, _ = _hidden(header)
         return self._decrypt(header, rollovers, hidden + sealed[:cut])[len(hidden) :]
 
     def _decrypt(self, header: bytes, rollovers: int, sealed: bytes) -> bytes:
-        index = rollovers << 16 | int.from_bytes(header[2:4], "big")
         start = int.from_bytes(self._salt, "big") ^ int.from_bytes(header[8:12], "big") << 48
-        return keystream(self._cipher, (start ^ index) << 16, sealed)
+        return keystream(self._cipher, (start ^ _index(header, rollovers)) << 16, sealed)
 
 
 class _F8(_CounterMode):
@@ -222,21 +232,26 @@ class _F8(_CounterMode):
 class _Gcm:
     """AES-GCM: RFC 7714 §8.1 (nonce), §9.2 (what is authenticated)."""
 
-    def __init__(self, key: bytes, suite: Suite) -> None:
-        master, salt = key[: suite.key], key[suite.key :]
+    def __init__(self, key: MediaKey, suite: Suite) -> None:
+        master, salt = key.key[: suite.key], key.key[suite.key :]
         padded = salt.ljust(14, b"\0")  # §11: as if two bytes longer
         self._cipher = AESGCM(derive(master, padded, ENCRYPTION, suite.key))
         self._salt = int.from_bytes(derive(master, padded, SALT, suite.salt), "big")
 
     def open(self, header: bytes, rollovers: int, sealed: bytes) -> bytes | None:
-        index = rollovers << 16 | int.from_bytes(header[2:4], "big")
-        nonce = self._salt ^ (int.from_bytes(header[8:12], "big") << 48 | index)
+        index = int.from_bytes(header[8:12], "big") << 48 | _index(header, rollovers)
+        nonce = self._salt ^ index
         hidden, clear = _hidden(header)
         try:
             opened = self._cipher.decrypt(nonce.to_bytes(12, "big"), hidden + sealed, clear)
         except InvalidTag:
             return None
         return opened[len(hidden) :]
+
+
+def _index(header: bytes, rollovers: int) -> int:
+    """The packet's: RFC 3711 §3.3.1."""
+    return rollovers << 16 | int.from_bytes(header[2:4], "big")
 
 
 def _hidden(header: bytes) -> tuple[bytes, bytes]:
@@ -254,13 +269,13 @@ def _hidden(header: bytes) -> tuple[bytes, bytes]:
 def _own(key: MediaKey) -> _CounterMode | _Gcm:
     suite = SUITES[key.suite]
     if key.suite.startswith("AEAD"):
-        return _Gcm(key.key, suite)
-    return (_F8 if key.suite.startswith("F8") else _CounterMode)(key.key, suite)
+        return _Gcm(key, suite)
+    return (_F8 if key.suite.startswith("F8") else _CounterMode)(key, suite)
 
 
-def derive(master: bytes, salt: bytes, label: int, size: int) -> bytes:
-    """A session key of `size` bytes: RFC 3711 §4.3.1, §4.3.3, with a derivation rate of 0."""
-    start = (int.from_bytes(salt, "big") ^ label << 48) << 16
+def derive(master: bytes, salt: bytes, label: int, size: int, turn: int = 0) -> bytes:
+    """A session key of `size` bytes: RFC 3711 §4.3.1, §4.3.3. turn: index DIV derivation rate."""
+    start = (int.from_bytes(salt, "big") ^ (label << 48 | turn)) << 16
     return keystream(algorithms.AES(master), start, bytes(size))
 
 

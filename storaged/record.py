@@ -74,6 +74,7 @@ def check_call(call: Call) -> None:
         _check_texts("key", key.suite)
         _check_numbers("key's length", range(MAX_KEY + 1), len(key.key))
         _check_numbers("key's mki", range(256), key.mki)
+        _check_numbers("key's rate", range((1 << 24) + 1), key.rate)
     for stream in (*call.streams, *call.beside):
         _check_stream(stream)
     if (size := len(_encode(call))) > MAX_RECORD:

@@ -87,6 +87,7 @@ class LiveCall(msgspec.Struct, array_like=True):
     )
     expires_ns: int | None = None  # when its record says that it may go
     clock_ns: int = 0  # what the time of day was ahead when it began: capture.clock
+    keyless: bool = False  # an m= line of its SRTP named no key that can be used
 
     @property
     def ended_ns(self) -> int | None:
@@ -254,7 +255,7 @@ class LiveCall(msgspec.Struct, array_like=True):
 
     def _signalled_flags(self) -> set[str]:
         flags = signalled_flags(self.offer_answer)
-        if "srtp_sdes" in flags and not self.keys:
+        if "srtp_sdes" in flags and (self.keyless or not self.keys):
             flags.add("srtp_no_key")
         return flags
 

@@ -175,6 +175,7 @@ class Signalling:
         self._flag(call, change)
         for media in change.media:
             call.learn(media.keys)
+            call.keyless |= media.accepted and media.crypto and not media.keys
             if media.accepted and media.rtp and media.address and not media.nowhere:
                 self._bind(call, side, media, datagram)
             else:

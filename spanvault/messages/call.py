@@ -71,6 +71,8 @@ class MediaKey(msgspec.Struct, frozen=True):
     suite: str
     key: bytes  # and salt behind it
     mki: int = 0  # bytes of master key identifier in each packet
+    encrypted: bool = True  # else RTP is only authenticated
+    rate: int = 0  # packets after which session keys are derived anew; 0: never
 
 
 class Related(msgspec.Struct, frozen=True):

@@ -87,11 +87,15 @@ def secure_call(number: int, name: str, suites: list[str], more: str = "") -> li
     start_ns = START_NS + 20 * number * SECOND
     talk_ns = start_ns + ANSWERED_NS
     sides = [(caller, callee), (callee, caller)]
-    senders = [[Sender(suite, cryptex=more == "cryptex") for suite in suites] for _ in sides]
+    session = more if more.isupper() else ""
+    senders = [
+        [Sender(suite, cryptex=more == "cryptex", session=session) for suite in suites]
+        for _ in sides
+    ]
     media = [
         frame
         for (speaker, listener), keys in zip(sides, senders, strict=True)
-        for frame in spoken(talk_ns, speaker, listener, keys, bool(more))
+        for frame in spoken(talk_ns, speaker, listener, keys, bool(more) and not session)
     ]
     bodies = [
         (secure_sdp(caller, ours), secure_sdp(callee, theirs))
@@ -125,6 +129,11 @@ CALLS = {
         f"{suite} cryptex": [suite]
         for suite in ("AES_CM_128_HMAC_SHA1_80", "F8_128_HMAC_SHA1_80", "AEAD_AES_256_GCM")
     },
+    **{
+        f"AES_CM_128_HMAC_SHA1_80 {session}": ["AES_CM_128_HMAC_SHA1_80"]
+        for session in ("UNENCRYPTED_SRTP", "KDR=5", "KDR=24", "KDR=16 UNENCRYPTED_SRTP WSH=64")
+    },
+    "F8_128_HMAC_SHA1_80 KDR=6": ["F8_128_HMAC_SHA1_80"],
 }
 
 

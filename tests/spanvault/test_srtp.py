@@ -220,7 +220,10 @@ def test_the_crypto_attribute_is_read():
         ("1 AES_CM_128_HMAC_SHA1_80 inline:AAAA", "3 bytes"),
         ("1 AES_CM_128_HMAC_SHA1_80 inline:*", "not base64"),
         ("1 AES_CM_128_HMAC_SHA1_80 uri:x", "key method"),
-        ("1 AES_CM_128_HMAC_SHA1_80 inline:AAAA UNENCRYPTED_SRTP", "not supported"),
+        ("1 AES_CM_128_HMAC_SHA1_80 inline:AAAA UNAUTHENTICATED_SRTP", "not supported"),
+        ("1 AES_CM_128_HMAC_SHA1_80 inline:AAAA FEC_KEY=inline:BBBB", "not supported"),
+        ("1 AEAD_AES_128_GCM inline:AAAA KDR=1", "'KDR=1' is not supported"),
+        ("1 AEAD_AES_128_GCM inline:AAAA WSH=64 UNENCRYPTED_SRTP", "SRTP' is not supported"),
     ],
 )
 def test_an_attribute_that_cannot_be_used_says_why(value, fault):

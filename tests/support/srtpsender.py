@@ -23,9 +23,12 @@ class Sender:
 
     cryptex: what is in their headers is encrypted too, if they have an extension (RFC 9335).
     key: master key with the salt behind it; else random ones.
+    session: parameters of the crypto attribute: UNENCRYPTED_SRTP, KDR=n (RFC 4568 §6.3).
     """
 
-    def __init__(self, suite: str, *, cryptex: bool = False, key: bytes = b"") -> None:
+    def __init__(
+        self, suite: str, *, cryptex: bool = False, key: bytes = b"", session: str = ""
+    ) -> None:
         self.suite, self._cryptex = suite, cryptex
         words = suite.split("_")
         bits = next(int(word) for word in words if word in ("128", "192", "256"))
@@ -34,9 +37,11 @@ class Sender:
         size, salt = bits // 8, 12 if self._gcm else 14
         key = key or secrets.token_bytes(size + salt)
         self.key, self.salt = key[:size], key[size:]
-        self._session = self._derive(0, bits // 8)
-        self._signing = self._derive(1, 20)
-        self._session_salt = self._derive(2, len(self.salt))
+        self._size, self._parameters = bits // 8, session
+        self._every = next(
+            (2 ** int(word[4:]) for word in session.split() if word.startswith("KDR=")), 0
+        )
+        self._derive_all(0)
         self._rollovers, self._highest = 0, -1
         self._control, self._control_signing = self._derive(3, bits // 8), self._derive(4, 20)
         self._control_salt, self._reports = self._derive(5, len(self.salt)), 0
@@ -44,7 +49,8 @@ class Sender:
     @property
     def crypto(self) -> str:
         """The attribute that tells the key."""
-        return f"a=crypto:1 {self.suite} inline:{base64.b64encode(self.key + self.salt).decode()}"
+        secret = base64.b64encode(self.key + self.salt).decode()
+        return f"a=crypto:1 {self.suite} inline:{secret} {self._parameters}".rstrip()
 
     def seal(self, packet: bytes) -> bytes:
         """An RTP packet as SRTP."""
@@ -80,11 +86,16 @@ class Sender:
         """
         index = self._rollovers << 16 | int.from_bytes(clear[2:4], "big")
         ssrc = int.from_bytes(clear[8:12], "big")
+        if self._every:  # RFC 3711 §4.3.1: r = index DIV rate
+            self._derive_all(index // self._every)
         if self._gcm:  # RFC 7714 §8.1
             mask = (ssrc << 48 | index).to_bytes(12, "big")
             nonce = bytes(a ^ b for a, b in zip(mask, self._session_salt, strict=True))
             body = AESGCM(self._session).encrypt(nonce, said, clear)
             return body[: len(said)], body[len(said) :]
+        if "UNENCRYPTED_SRTP" in self._parameters:
+            signed = whole(said) + self._rollovers.to_bytes(4, "big")
+            return said, hmac.digest(self._signing, signed, "sha1")[: self._tag]
         body = self._f8(clear, said) if self.suite.startswith("F8") else self._counter(
             ssrc, index, said
         )  # fmt: skip
@@ -107,10 +118,16 @@ class Sender:
         signed = head + stream.update(said) + word
         return signed + hmac.digest(self._control_signing, signed, "sha1")[:10]
 
-    def _derive(self, label: int, size: int) -> bytes:
-        # RFC 3711 §4.3.1 with a rate of 0: x = label ‖ r XOR salt, then ‖ two bytes of counter.
+    def _derive_all(self, turn: int) -> None:
+        self._session = self._derive(0, self._size, turn)
+        self._signing = self._derive(1, 20, turn)
+        self._session_salt = self._derive(2, len(self.salt), turn)
+
+    def _derive(self, label: int, size: int, turn: int = 0) -> bytes:
+        # RFC 3711 §4.3.1: x = label ‖ r XOR salt, then ‖ two bytes of counter.
         start = bytearray(self.salt.ljust(14, b"\0"))
         start[7] ^= label
+        start[8:] = bytes(a ^ b for a, b in zip(start[8:], turn.to_bytes(6, "big"), strict=True))
         stream = Cipher(algorithms.AES(self.key), modes.CTR(bytes(start) + b"\0\0"))
         return stream.encryptor().update(bytes(size))
 

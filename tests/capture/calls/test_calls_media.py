@@ -1,5 +1,7 @@
 """Which stream is whose: conversations and RTP in, attachments out."""
 
+import pytest
+
 from tests.support.conversation import A_TO_B, ALICE, B_TO_A, BOB, SECOND, Leg, sdp, sounds, talk
 
 
@@ -183,3 +185,22 @@ def test_calls_that_share_their_ports_at_the_same_time_are_told_apart_by_ssrc(wi
         leg.bye()
     calls = wire.end()
     assert [[stream.ssrc for stream in call.streams] for call in calls] == [[0, 0], [1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "flags"),
+    [
+        ("UNENCRYPTED_SRTP", {"srtp_sdes"}),
+        ("KDR=4", {"srtp_sdes"}),
+        ("UNAUTHENTICATED_SRTP", {"srtp_sdes", "srtp_no_key"}),
+    ],
+)
+def test_a_side_without_a_key_that_can_be_used_is_told_of(wire, theirs: str, flags: set[str]):
+    key = "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:PS1uQCVeeCFCanVmcjkpPywjNWhcYD0mXXtxaVBR"
+    leg = Leg(wire)
+    leg.answer(sdp("10.0.0.1:4000", more=(key,)), sdp("10.0.0.2:5000", more=(f"{key} {theirs}",)))
+    wire.rtp(*A_TO_B, ssrc=1)
+    wire.rtp(*B_TO_A, ssrc=2)
+    leg.bye()
+    (call,) = wire.end()
+    assert set(call.flags) == flags
