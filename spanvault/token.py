@@ -163,7 +163,7 @@ def _explained(place: Place, error: Exception) -> ValueError:
     known = {
         "PinIncorrect": "the PIN is wrong", "PinLocked": "the PIN is locked after wrong tries",
         "PinLenRange": "the PIN is wrong", "NoSuchKey": f"it has no RSA key '{place.object}'",
-        "FunctionNotSupported": "it makes no secret of its own (a TPM's module does not), so it can "
+        "FunctionNotSupported": "it makes no secret of its own, as a TPM's module does not: it can "
         "carry out no erasures",
         "EncryptedDataInvalid": "the key file was not made for this key",
     }  # fmt: skip

@@ -1,20 +1,18 @@
-"""Makes objects.json, ledger.json and root.json: bytes of the format, each one fault each.
+"""Makes objects.json and ledger.json: bytes of the format, each one fault each.
 
-Objects and ledgers come out the same each time: time and salts are fixed, nothing else is random.
-HPKE is not repeatable: root.json is made once. After a change: python -m tests.vectors.make
+They come out the same each time: time and salts are fixed, nothing else is random. After a change:
+python -m tests.vectors.make. What is not repeatable: tests.vectors.makekeys.
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from spanvault import chunk, keyfile
-from storaged import keypage, ledger, record, walk
-from storaged.keypage import Name
+from spanvault import chunk
+from storaged import ledger, record, walk
 from storaged.ledger import Entry, Seal
 from storaged.sealing import DATA, EVENTS, ObjectWriter
 from tests.support.chunks import Packet
@@ -25,7 +23,7 @@ from tests.support.vault import START, call_id, make_call, make_media
 
 HERE: Final = Path(__file__).parent
 RECORDING, DEK, KEY_ID = call_id(1), bytes(range(32)), 4096 + 7
-ROOT_KEY, UNLOCK, STORE_ID = b"r" * 32, b"u" * 32, bytes(range(16))
+STORE_ID = bytes(range(16))
 INDEX_KEY: Final = b"i" * 32
 SRTP_KEY, SSRC = bytes(range(100, 130)), 0xCAFEBABE  # AES_CM_128_HMAC_SHA1_80, its salt behind
 SAID: Final = [b"said %d" % number for number in range(5)]
@@ -186,21 +184,6 @@ def ledgers() -> dict[str, tuple[bytes, list[int]]]:
     }  # fmt: skip
 
 
-def roots() -> dict[str, tuple[str, bytes]]:
-    """Name, code and bytes of root files; an empty code is no fault."""
-    secrets = {Name(keypage.PAGE_KEY, 1): b"p" * 32, Name(keypage.INDEX_KEY, 0): b"i" * 32}
-    recipients = [keyfile.public_of(UNLOCK), keyfile.public_of(b"v" * 32)]
-    data = keypage.serialize_root(
-        STORE_ID, 3, 0, ROOT_KEY, recipients, secrets, [os.urandom(12) for _ in secrets]
-    )
-    return {
-        "whole": ("", data),
-        "shorter than a root": ("cut", data[:40]),
-        "another file": ("magic", b"SVRROOT9" + data[8:]),
-        "byte changed": ("digest", flipped(100)(data)),
-    }
-
-
 def main() -> None:
     """Write the files."""
     table = [
@@ -209,20 +192,15 @@ def main() -> None:
     ]
     for vector in table:
         vector |= MORE.get(vector["name"], {})
-    _write(HERE / "objects.json", table)
-    _write(HERE / "ledger.json", [
+    write(HERE / "objects.json", table)
+    write(HERE / "ledger.json", [
         {"name": name, "tier": 1, "faults": faults, "index_key": INDEX_KEY.hex(),
          "dek": DEK.hex(), "ledger": data.hex()}
         for name, (data, faults) in ledgers().items()
     ])  # fmt: skip
-    if not (HERE / "root.json").exists():
-        _write(HERE / "root.json", [
-            {"name": name, "error": code, "unlock": UNLOCK.hex(), "root": data.hex()}
-            for name, (code, data) in roots().items()
-        ])  # fmt: skip
 
 
-def _write(path: Path, table: list[dict[str, Any]]) -> None:
+def write(path: Path, table: list[dict[str, Any]]) -> None:
     path.write_text(json.dumps(table, indent=1) + "\n")
 
 

@@ -14,15 +14,15 @@ import pytest
 
 from spanvault import srtp
 from spanvault.messages import MediaKey
-from storaged import keypage, ledger, record, walk
+from storaged import ledger, record, walk
 from storaged.sealing import LAST
 from tests.support.vault import Parts, call_id, chunk_keys, make_call, make_media
-from tests.vectors import make, reader
+from tests.vectors import make
+from tests.vectors.reader import Fault, ledgers, objects, packets
 
 HERE = Path(__file__).parent
 OBJECTS = json.loads((HERE / "objects.json").read_text())
 LEDGERS = json.loads((HERE / "ledger.json").read_text())
-ROOTS = json.loads((HERE / "root.json").read_text())
 # What the product says of each code.
 WORDS = {
     "": "",
@@ -39,7 +39,6 @@ WORDS = {
     "other recording": "belongs to another recording",
     "chunk": "chunk of another recording|digits and sound in one place",
     "trailer": "does not list the frames",
-    "digest": "SHA-256 is another",
 }
 
 
@@ -54,8 +53,8 @@ def product(data: bytes, dek: bytes) -> list[str]:
 def independent(data: bytes, dek: bytes) -> list[str]:
     """The other reader's faults."""
     try:
-        return reader.open_object(data, dek).faults
-    except reader.Fault as fault:
+        return objects.open_object(data, dek).faults
+    except Fault as fault:
         return [fault.code]
 
 
@@ -83,7 +82,7 @@ def test_both_readers_hear_the_same(vector):
                 ours += list(walk.chunks_of(opener.open(place), make.RECORDING))
             except ValueError:
                 continue
-    theirs = reader.open_object(data, dek).chunks
+    theirs = objects.open_object(data, dek).chunks
     assert [(int(c.header["stream"]), int(c.header["start_ns"]), bytes(c.payload)) for c in ours] \
         == [(c.stream, c.start_ns, b"".join(c.payloads)) for c in theirs]  # fmt: skip
 
@@ -93,47 +92,31 @@ def test_both_readers_open_packets_that_were_kept_whole():
     key, dek = bytes.fromhex(vector["srtp"]), bytes.fromhex(vector["dek"])
     opening = srtp.Opening([MediaKey("AES_CM_128_HMAC_SHA1_80", key)])
     (ours,) = opening.open([make.srtp()])
-    (theirs,) = reader.open_object(bytes.fromhex(vector["object"]), dek).chunks
+    (theirs,) = objects.open_object(bytes.fromhex(vector["object"]), dek).chunks
     opened = [
-        reader.payload_of(reader.unprotect(packet, key, frame[0]))
+        packets.payload_of(packets.unprotect(packet, key, frame[0]))
         for packet, frame in zip(theirs.packets(), theirs.frames, strict=True)
     ]
-    assert [frame[4] & reader.WHOLE for frame in theirs.frames] == [0, 4, 4, 4, 4]
+    assert [frame[4] & objects.WHOLE for frame in theirs.frames] == [0, 4, 4, 4, 4]
     assert opened == [bytes(payload) for payload in ours.payloads()] == make.SAID
     assert b"".join(opened) == bytes.fromhex(vector["carries"])
 
 
 def test_a_packet_that_is_not_whole_or_not_the_keys_is_refused():
-    frames, packets = make.srtp().frames, list(make.srtp().payloads())
-    with pytest.raises(reader.Fault, match="packet"):
-        reader.unprotect(bytes(packets[1]), bytes(30), int(frames["sequence"][1]))
+    frames, kept = make.srtp().frames, list(make.srtp().payloads())
+    with pytest.raises(Fault, match="packet"):
+        packets.unprotect(bytes(kept[1]), bytes(30), int(frames["sequence"][1]))
     cut = bytes.fromhex("b1 08 0001 00000000 cafebabe 00000001 bede 0002")
-    with pytest.raises(reader.Fault, match="packet"):
-        reader.payload_of(cut)
+    with pytest.raises(Fault, match="packet"):
+        packets.payload_of(cut)
 
 
 def test_vectors_are_what_the_product_writes_today():
     made = {name: data for name, (_, data) in make.faults().items()} | make.objects()
     assert {vector["name"]: bytes.fromhex(vector["object"]) for vector in OBJECTS} == made
-    ledgers = {name: data for name, (data, _) in make.ledgers().items()}
-    assert {vector["name"]: bytes.fromhex(vector["ledger"]) for vector in LEDGERS} == ledgers
-    assert {vector["error"] for vector in OBJECTS} | {"digest"} == set(WORDS)
-
-
-@pytest.mark.parametrize("vector", ROOTS, ids=lambda vector: vector["name"])
-def test_both_readers_open_a_root(vector):
-    data, unlock = bytes.fromhex(vector["root"]), bytes.fromhex(vector["unlock"])
-    if not vector["error"]:
-        store_id, secrets = reader.open_root(data, unlock)
-        ours = keypage.open_root(data, unlock)
-        assert (store_id, ours.store_id) == (make.STORE_ID, make.STORE_ID)
-        assert secrets == {(n.kind, n.generation, n.number): s for n, s in ours.secrets.items()}
-        return
-    with pytest.raises(reader.Fault) as fault:
-        reader.open_root(data, unlock)
-    assert fault.value.code == vector["error"]
-    with pytest.raises(ValueError, match=WORDS[vector["error"]]):
-        keypage.open_root(data, unlock)
+    kept = {name: data for name, (data, _) in make.ledgers().items()}
+    assert {vector["name"]: bytes.fromhex(vector["ledger"]) for vector in LEDGERS} == kept
+    assert {vector["error"] for vector in OBJECTS} == set(WORDS)
 
 
 @pytest.mark.parametrize("vector", LEDGERS, ids=lambda vector: vector["name"])
@@ -141,12 +124,12 @@ def test_both_readers_find_the_entries_of_a_ledger_and_its_faults(vector):
     data, tier = bytes.fromhex(vector["ledger"]), vector["tier"]
     index_key = bytes.fromhex(vector["index_key"])
     if vector["faults"] == [0]:
-        with pytest.raises(reader.Fault):
-            reader.read_ledger(data, make.STORE_ID, tier, index_key)
+        with pytest.raises(Fault):
+            ledgers.read_ledger(data, make.STORE_ID, tier, index_key)
         with pytest.raises(ValueError, match="ledger"):
             ledger.check_head(data, make.STORE_ID, tier)
         return
-    entries, faults = reader.read_ledger(data, make.STORE_ID, tier, index_key)
+    entries, faults = ledgers.read_ledger(data, make.STORE_ID, tier, index_key)
     head = ledger.check_head(data, make.STORE_ID, tier)
     ours = list(ledger.walk(data, head, ledger.key_of(index_key)))
     assert faults == [one.offset for one in ours if one.entry is None] == vector["faults"]
@@ -157,11 +140,11 @@ def test_both_readers_open_the_record_of_a_ledger():
     vector = LEDGERS[0]
     data, dek = bytes.fromhex(vector["ledger"]), bytes.fromhex(vector["dek"])
     index_key = bytes.fromhex(vector["index_key"])
-    (_, call, sealed), *_ = reader.read_ledger(data, make.STORE_ID, 1, index_key)[0]
-    plain = reader.open_record(call, sealed, dek)
+    (_, call, sealed), *_ = ledgers.read_ledger(data, make.STORE_ID, 1, index_key)[0]
+    plain = ledgers.open_record(call, sealed, dek)
     assert record.decode_call(plain) == record.open_call(call, sealed, dek) == make_call(1)
-    with pytest.raises(reader.Fault, match="record"):
-        reader.open_record(call, sealed, bytes(32))
+    with pytest.raises(Fault, match="record"):
+        ledgers.open_record(call, sealed, bytes(32))
 
 
 def test_a_store_that_was_recorded_opens_with_its_unlock_key_alone(tmp_path):
@@ -170,7 +153,7 @@ def test_a_store_that_was_recorded_opens_with_its_unlock_key_alone(tmp_path):
     parts.commit([(one, 1, 0), (one, 2, 0)])
     parts.commit([(one, 1, 1)], [make_call(1)])
     parts.close()
-    command = [sys.executable, "-I", HERE / "reader.py", parts.pool.path(one),
+    command = [sys.executable, "-I", HERE / "reader", parts.pool.path(one),
                "--keys", parts.folder / "keys", "--unlock",
                parts.folder / "unlock.key"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -184,11 +167,10 @@ def test_a_store_that_was_recorded_opens_with_its_unlock_key_alone(tmp_path):
 
 
 def test_the_reader_imports_nothing_of_ours():
-    tree = ast.parse((HERE / "reader.py").read_text())
-    names = {
-        (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    }
-    roots = {name.split(".")[0] for name in names}
-    assert roots - set(sys.stdlib_module_names) == {"cryptography"}
+    allowed = {*sys.stdlib_module_names, "cryptography", "reader"}
+    for path in (HERE / "reader").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert (node.module or "").split(".")[0] in allowed, path
+            elif isinstance(node, ast.Import):
+                assert {name.name.split(".")[0] for name in node.names} <= allowed, path

@@ -1,0 +1,52 @@
+"""Ledgers, and the sealed records in them: FORMAT.md §6, §7.1."""
+
+import hmac
+import struct
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+from . import Fault
+
+
+def read_ledger(
+    data: bytes, store_id: bytes, tier: int, index_key: bytes
+) -> tuple[list[tuple[int, bytes, bytes]], list[int]]:
+    """(kind, id, body) of every entry of a ledger's file, and where something does not fit.
+
+    Raises Fault if it is none of this store and pool. FORMAT.md §7.1.
+    """
+    head = data[:48]
+    if len(head) < 48 or head[:8] != b"SVLEDGR1":
+        raise Fault("magic")
+    if head[8:24] != store_id or head[24] != tier:
+        raise Fault("other pool")
+    key = HKDFExpand(hashes.SHA256(), 32, b"spanvault ledger/1").derive(index_key)
+    entries, faults, at = [], [], 48
+    while at < len(data):
+        end = at + 44  # without a body
+        if data[at : at + 4] == b"SVLE" and len(data) >= end:
+            end += struct.unpack_from("<I", data, at + 4)[0]
+        entry, tag = data[at : end - 16], data[end - 16 : end]
+        made = hmac.digest(key, head + struct.pack("<Q", at) + entry, "sha256")[:16]
+        if len(tag) == 16 and hmac.compare_digest(tag, made):
+            entries.append((entry[8], entry[12:28], entry[28:]))
+            at = end
+        else:
+            faults.append(at)
+            found = data.find(b"SVLE", at + 1)
+            at = found if found >= 0 else len(data)
+    return entries, faults
+
+
+def open_record(call: bytes, sealed: bytes, dek: bytes) -> bytes:
+    """The MessagePack of a sealed record. Raises Fault. FORMAT.md §6."""
+    if sealed[:4] != b"SVM1":
+        raise Fault("magic")
+    key = HKDF(hashes.SHA256(), 32, None, b"meta").derive(dek)
+    try:
+        return AESGCM(key).decrypt(sealed[16:28], sealed[28:], call + sealed[:16])
+    except InvalidTag:
+        raise Fault("record") from None
