@@ -77,6 +77,8 @@ class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ingest_grace_days: Positive = 30.0  # a replaced ingest key opens spools for so long
     scrub_days: Annotated[float, Meta(ge=0)] = 30.0  # each recording is checked so often; 0: never
     scrub_mb_s: Positive = 20.0  # read for that at most, a second
+    closed_days: Positive = 14.0  # after its last word a capture may still send of a call
+    reserve_percent: Annotated[float, Meta(ge=0, le=90)] = 5.0  # of a disk, for other captures
     default_pool: PoolName = "base"
     rules: list[Rule] = []
 

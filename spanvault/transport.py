@@ -104,6 +104,10 @@ class Clients:
             for certificate in map(load_certificate, sorted(folder.glob("*.key")))
         }
 
+    def names(self, role: Role) -> list[str]:
+        """The names of all that have a role."""
+        return sorted({one.name for one in self._known.values() if one.role == role})
+
     def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002 - pyzmq's signature
         """ZAP's question: may this Z85 public key connect?"""
         return key in self._known

@@ -21,6 +21,7 @@ from spanvault.lifecycle import Lifecycle
 from spanvault.slots import Memories
 from storaged import opening, reindexing, witness
 from storaged.accesslog import AccessLog
+from storaged.binding import Binding
 from storaged.committer import Committer
 from storaged.erasing import Eraser
 from storaged.faults import Fault
@@ -35,6 +36,7 @@ from storaged.requests import Desk
 from storaged.scrub import Scrub
 from storaged.scrubbing import Scrubbing
 from storaged.serving import Serving
+from storaged.shares import Shares
 from storaged.sorting import Sorter
 from storaged.vaults import Vault, Vaults
 
@@ -56,10 +58,11 @@ class Daemon:
         self._life, self._store, self._index = life, store, tables
         self._vaults = vaults
         self._access = _open_access_log(store, tables)
+        self._binding = Binding(tables, settings.closed_days, time.time_ns)
         self._sorter = Sorter(
             tables, self._vaults, time.time_ns,
             lambda call: rules.place(call, settings.rules, settings.default_pool),
-            settings.default_pool,
+            settings.default_pool, self._binding,
         )  # fmt: skip
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         clients = transport.Clients(settings.clients)
@@ -90,9 +93,13 @@ class Daemon:
         self._memories = Memories(settings.ingest)
         self._custody, self._grace_ns = desk.custody, int(settings.ingest_grace_days * 86400e9)
         self._settle()
+        self._shares = Shares(
+            clients.names("capture"), settings.reserve_percent / 100, self._free_part
+        )
         self._ingest = Ingest(
             self._socket, clients, self._committer, store, vaults.base, os.urandom(8).hex(),
             int(settings.commit_interval_s * 1e9), self._memories, desk.take_health,
+            self._binding, self._shares,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -140,6 +147,10 @@ class Daemon:
         line += "; the access log was CHANGED" if self._access.fault else ""
         if unfinished := self._eraser.fault:
             line += f"; an erasure is NOT COMPLETE, {unfinished}"
+        for name in sorted(self._shares.held):
+            line += f"; capture {name} floods the disk and is HELD BACK"
+        for name, calls in sorted(self._binding.apart.items()):
+            line += f"; capture {name} sent of {calls:,} calls that are NOT ITS OWN"
         for vault in self._vaults:
             if vault.fault or vault.locked:
                 line += f"; pool {vault.name} {vault.fault or 'is locked'}"
@@ -149,11 +160,16 @@ class Daemon:
             "calls": calls, "recording": growing, "committed_s_ago": age_s,
             "pools": {vault.name: _pool_fields(vault, fault) for vault in self._vaults},
             "ingest": dict(self._ingest.counts),
+            "held_back": sorted(self._shares.held), "kept_apart": dict(self._binding.apart),
             "scrub": scrub,
             "repair": repair,
             "feed_position": self._index.position,
         }  # fmt: skip
         return (f"not recording: {fault}" if fault else line), fields
+
+    def _free_part(self) -> float:
+        """What is free of the fullest disk that recordings go to."""
+        return min(vault.pool.free_part() for vault in self._vaults)
 
     def _late(self) -> bool:
         """Whether recording waits for the disk. Any thread."""

@@ -11,7 +11,7 @@ import copy
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -36,22 +36,29 @@ class Group:
     def __init__(self) -> None:
         self.batches: list[Media] = []
         self.calls: dict[bytes, Call] = {}
-        self.sealed: list[tuple[str, bytes]] = []  # of captures' spools, while base is locked
+        self.captures: dict[bytes, int] = {}  # which each call and recording is bound to
+        self.sealed: list[tuple[str, str, bytes]] = []  # of captures' spools, while base is locked
         self.origins: dict[Any, list[int]] = {}  # sequences to acknowledge, by sender
         self.bytes = 0
 
     @classmethod
-    def of(cls, calls: Iterable[Call]) -> "Group":
+    def of(cls, calls: Iterable[Call], captures: dict[bytes, int]) -> "Group":
         """These calls alone, of a group that was taken in."""
         part = cls()
         part.calls = {call.id: call for call in calls}
+        part.captures = captures
         return part
 
     def __bool__(self) -> bool:
         return bool(self.origins)
 
-    def add(self, origin: Any, batch: Batch, media: Media) -> None:
-        """Take a batch in. Raises ValueError, and takes nothing, if it can never be stored."""
+    def add(
+        self, origin: Any, batch: Batch, media: Media, captures: Mapping[bytes, int] | None = None
+    ) -> None:
+        """Take a batch in. Raises ValueError, and takes nothing, if it can never be stored.
+
+        captures: to which its calls are bound (storaged.binding).
+        """
         for call in batch.calls:
             record.check_call(call)
         size = len(media.payload) + media.frames.nbytes
@@ -63,16 +70,17 @@ class Group:
             known = self.calls.get(call.id)
             if known is None or call.revision >= known.revision:
                 self.calls[call.id] = call
+        self.captures.update(captures or {})
         self.origins.setdefault(origin, []).append(batch.sequence)
         self.bytes += size + media.table.nbytes
 
-    def add_sealed(self, origin: Any, sealed: Sealed, bulk: Sequence[bytes]) -> None:
-        """Take a spooled batch in that nobody here can open now. Raises ValueError."""
+    def add_sealed(self, origin: Any, sealed: Sealed, bulk: Sequence[bytes], capture: str) -> None:
+        """Take a spooled batch of a capture in that nobody here can open now. Raises ValueError."""
         if len(bulk) != 1:
             raise ValueError(f"a sealed batch takes 1 frame, {len(bulk)} came")
         if not _KEY_ID.fullmatch(sealed.key_id):  # it becomes part of a file's name
             raise ValueError("a sealed batch names no key")
-        self.sealed.append((sealed.key_id, bytes(bulk[0])))
+        self.sealed.append((sealed.key_id, capture, bytes(bulk[0])))
         self.origins.setdefault(origin, []).append(sealed.sequence)
         self.bytes += len(bulk[0])
 

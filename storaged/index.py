@@ -23,7 +23,7 @@ from storaged.resuming import Reach
 TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
     b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged", b"moved", b"follow",
-    b"damagedkey",
+    b"damagedkey", b"capture",
 )  # fmt: skip
 MULTIPLE: Final = (b"token", b"shared", b"former")  # with several values a key, all of one length
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
@@ -44,10 +44,13 @@ UNINDEXED: Final = b"unindexed/"  # and a pool's name: it was locked when the in
 LEDGER: Final = b"ledger/"  # and a pool's tier: how far its ledger is acknowledged
 ROTATED: Final = b"rotated/"  # and a pool's name: when its ingest key was last replaced, ns
 
-_STATE: Final = struct.Struct("<QQ32siBBH")
+_STATE: Final = struct.Struct("<QQ32siBBHH")
+_STATE_BEFORE: Final = _STATE.size - 2  # of a row that was written before calls could be closed
 _TIME_KEY: Final = struct.Struct(">Q16s")
 _TIME: Final = struct.Struct("<IBBH")
 _U64: Final = struct.Struct("<Q")
+_U16: Final = struct.Struct("<H")
+_DAY_NS: Final = 86400 * 10**9
 _REACH: Final = struct.Struct("<QQIHH")
 _LATEST: Final = struct.Struct("<Hq")
 _POSITION: Final = struct.Struct(">Q")
@@ -62,7 +65,10 @@ def reserved(tier: int) -> bytes:
 
 
 class State(NamedTuple):
-    """What the index knows of one recording besides its sealed record."""
+    """What the index knows of one recording besides its sealed record.
+
+    capture: number of the one that it is bound to; closed: day of its last word. 0: not known.
+    """
 
     key_id: int
     size: int  # of the object when it was last sealed
@@ -70,6 +76,8 @@ class State(NamedTuple):
     revision: int
     tier: int
     bits: int
+    capture: int = 0
+    closed: int = 0  # days since 1970
 
 
 class TimeRow(NamedTuple):
@@ -105,6 +113,11 @@ def decode(decoder: "msgspec.msgpack.Decoder[R]", table: bytes, value: bytes) ->
         return decoder.decode(value)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise damaged(table, error) from None
+
+
+def day_of(now_ns: int) -> int:
+    """Days since 1970, as a row says when a call had its last word."""
+    return min(max(0, now_ns // _DAY_NS), 0xFFFF)
 
 
 def time_key(started_ns: int, call_id: bytes = bytes(16)) -> bytes:
@@ -229,8 +242,9 @@ class View:
         value = self.get(b"state", call_id)
         if value is None:
             return None
-        key_id, size, sha256, revision, tier, bits, _ = unpack(_STATE, b"state", value)
-        return State(key_id, size, sha256, revision, tier, bits)
+        if len(value) == _STATE_BEFORE:
+            value += bytes(2)
+        return State(*unpack(_STATE, b"state", value))
 
     def former(self, call_id: bytes) -> list[int]:
         """Key ids of a call besides that of its row: older records are sealed under them."""
@@ -247,6 +261,16 @@ class View:
         """The tier of a call that waits in a pool's intake; None if none does."""
         value = self.get(b"placed", call_id)
         return value[0] if value else None
+
+    def placed_by(self, call_id: bytes) -> int:
+        """The number of the capture that such a call is bound to; 0 if none is known."""
+        value = self.get(b"placed", call_id) or b""
+        return int(_U16.unpack(value[1:])[0]) if len(value) == 1 + _U16.size else 0
+
+    def capture(self, name: str) -> int:
+        """The number of a capture; 0 if it has none yet."""
+        value = self.get(b"capture", name.encode())
+        return int(unpack(_U16, b"capture", value)[0]) if value else 0
 
     def committed(self, call_id: bytes) -> int | None:
         """Acknowledged bytes of an unsealed object."""
@@ -320,6 +344,16 @@ class Writing(View):
         if place is not None:
             self.put(b"meta", LEDGER + b"%d" % tier, _U64.pack(place.size) + place.name.encode())
 
+    def put_placed(self, call_id: bytes, tier: int, capture: int) -> None:
+        """Note that a call waits in a pool's intake, and which capture it is bound to."""
+        self.put(b"placed", call_id, bytes((tier,)) + _U16.pack(capture))
+
+    def take_capture(self, name: str) -> int:
+        """The number of a capture, a new one if it has none; 0 if there are too many."""
+        number = self.capture(name) or (self.count(b"capture") + 1) % 0x1_0000
+        self.put(b"capture", name.encode(), _U16.pack(number))
+        return number
+
     def put_former(self, call_id: bytes, key_id: int) -> None:
         """Note a key that something of a call is sealed under, which its row does not name."""
         self.put(b"former", call_id, _U64.pack(key_id))
@@ -329,7 +363,7 @@ class Writing(View):
         before = self.state(call_id)
         if before and before.tier == state.tier and before.key_id != state.key_id:
             self.put_former(call_id, before.key_id)
-        self.put(b"state", call_id, _STATE.pack(*state, 0))
+        self.put(b"state", call_id, _STATE.pack(*state))
 
     def put_committed(self, objects: Iterable[tuple[bytes, Reach | int]]) -> None:
         """Set how far unsealed objects are acknowledged: (call id, reach or bytes) each."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+import lmdb
 import zmq
 
 from spanvault import spool, wire
@@ -19,11 +20,13 @@ from spanvault.messages import Acknowledge, Batch, Health, Hello, Refuse, Sealed
 from spanvault.slots import Memories
 from spanvault.transport import Clients, Identity
 from storaged import files, policy
+from storaged.binding import Binding
 from storaged.committer import Committer
 from storaged.faults import Fault
 from storaged.gathering import Group
 from storaged.keyring import Keyring
 from storaged.layout import Store
+from storaged.shares import Shares
 from storaged.vaults import Vault
 
 log = logging.getLogger(__name__)
@@ -40,8 +43,9 @@ class Ingest:
     def __init__(
         self, socket: "zmq.Socket[bytes]", clients: Clients, committer: Committer, store: Store,
         base: Vault, instance: str, interval_ns: int, memories: Memories,
-        take_health: Callable[[Identity, Health], None],
+        take_health: Callable[[Identity, Health], None], binding: Binding, shares: Shares,
     ) -> None:  # fmt: skip
+        self._binding, self._shares = binding, shares
         self._socket, self._clients, self._committer = socket, clients, committer
         self._store, self._base, self._instance = store, base, instance
         self._interval_ns, self._take_health = interval_ns, take_health
@@ -50,7 +54,7 @@ class Ingest:
         self._begun_ns = self._came_ns = 0  # monotonic
         self.counts = {
             "batches": 0, "chunks": 0, "duplicates": 0, "bytes": 0, "sealed": 0,
-            "refused": 0, "unreadable": 0,
+            "refused": 0, "unreadable": 0, "held_back": 0,
         }  # fmt: skip
 
     @property
@@ -113,40 +117,48 @@ class Ingest:
                 self._base.intake_key, self._instance, os.getuid(),
             ))  # fmt: skip
             self._memories.refresh()
+        elif not self._shares.may(who.name, now_ns):
+            self.counts["held_back"] += 1  # unanswered: its capture keeps it
         elif isinstance(message, Batch) and message.slot is not None:
             media = self._memories.take(message.slot)
             if media is None:
                 self.counts["unreadable"] += 1
                 return  # unanswered: it comes again, with its media behind it
             message.slot = None
-            self._take_batch(route, message, wire.encode(message, *media), media, now_ns)
+            self._take_batch(route, who, message, wire.encode(message, *media), media, now_ns)
         else:
-            self._take_batch(route, message, buffers, bulk, now_ns)
+            self._take_batch(route, who, message, buffers, bulk, now_ns)
 
     def _take_batch(
-        self, route: bytes, message: Batch | Sealed, frames: list[Any], bulk: list[Any], now_ns: int
-    ) -> None:
+        self, route: bytes, who: Identity, message: Batch | Sealed, frames: list[Any],
+        bulk: list[Any], now_ns: int,
+    ) -> None:  # fmt: skip
         if not self._group:
             self._begun_ns = now_ns
         try:
-            self._add(route, message, bulk)
+            self._add(route, who.name, message, bulk)
         except ValueError as error:
             self._refuse(route, message, frames, str(error))
             return
+        except (lmdb.Error, OSError) as error:  # nobody knows whose the calls are: it comes again
+            log.error("A batch was left unanswered", extra={"FAULT": str(error)})
+            return
         self._came_ns = now_ns
         self.counts["batches"] += 1
+        self._shares.took(who.name, sum(memoryview(frame).nbytes for frame in frames))
 
-    def _add(self, route: bytes, message: Batch | Sealed, bulk: list[Any]) -> None:
+    def _add(self, route: bytes, capture: str, message: Batch | Sealed, bulk: list[Any]) -> None:
         """Into the group; a spooled batch that cannot be opened now as it is. ValueError."""
         if isinstance(message, Batch):
-            self._group.add(route, message, wire.decode_media(bulk))
+            bound = self._binding.bind(capture, message, wire.decode_media(bulk))
+            self._group.add(route, *bound)
             return
         try:
             ring = self._base.keyring
         except Fault:  # locked
-            self._group.add_sealed(route, message, bulk)
+            self._group.add_sealed(route, message, bulk, capture)
         else:
-            self._group.add(route, *self._open(message, bulk, ring))
+            self._group.add(route, *self._binding.bind(capture, *self._open(message, bulk, ring)))
 
     def _open(self, message: Sealed, bulk: list[Any], ring: Keyring) -> tuple[Batch, Media]:
         """A spooled batch and its media, checked. Raises ValueError."""

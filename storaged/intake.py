@@ -18,6 +18,7 @@ from storaged import files
 log = logging.getLogger(__name__)
 SUFFIX: Final = ".sealed"
 MOVING: Final = ".moving"
+_NAME_MAX: Final = 80  # bytes of a capture's name that a file's name tells
 _CALLS_BYTES: Final = 8 << 20  # of call records in a file; a wire header has at most 16 MiB
 
 
@@ -55,9 +56,9 @@ class Intake:
         for each in media:
             self._put([], each, public_key)
 
-    def put_sealed(self, key_id: str, sealed: bytes) -> None:
+    def put_sealed(self, key_id: str, capture: str, sealed: bytes) -> None:
         """Keep a batch as a capture's spool sealed it: to the same key. Raises OSError."""
-        self._keep(self._number(), key_id, sealed)
+        self._keep(self._number(), f"{key_id}.{capture.encode()[:_NAME_MAX].hex()}", sealed)
 
     def put_moving(
         self, move: bytes, calls: list[Call], media: Media | None, public_key: bytes
@@ -125,8 +126,8 @@ class Intake:
         self._next += 1
         return self._next - 1
 
-    def _keep(self, number: int, key_id: str, sealed: bytes) -> None:
-        path = self._folder / f"{number:012d}.{key_id}{SUFFIX}"
+    def _keep(self, number: int, source: str, sealed: bytes) -> None:
+        path = self._folder / f"{number:012d}.{source}{SUFFIX}"
         self._write(path, sealed)
         self._files[path] = len(sealed)
 
@@ -137,6 +138,12 @@ class Intake:
         except OSError:
             path.with_name(path.name + ".new").unlink(missing_ok=True)
             raise
+
+
+def capture_of(path: Path) -> str | None:
+    """The name of the capture whose spooled batch a file is; None: storaged itself wrote it."""
+    _, _, *capture = path.stem.split(".")
+    return bytes.fromhex(capture[0]).decode(errors="replace") if capture else None
 
 
 def _open(sealed: bytes, private_key: bytes) -> tuple[Batch, Media]:

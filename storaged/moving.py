@@ -203,7 +203,7 @@ class Mover:
         self._eraser.begin(writing, erasure, plan.doomed, place)
         for one in plan.doomed:
             assert one.call is not None
-            writing.put(b"placed", one.erased.id, bytes((plan.upper.tier,)))
+            writing.put_placed(one.erased.id, plan.upper.tier, one.state.capture)
             for other in record.recordings_of(one.call):
                 writing.put(b"shared", other, one.erased.id)
 

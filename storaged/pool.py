@@ -105,6 +105,11 @@ class Pool:
         about = os.fstatvfs(self._descriptor)
         return about.f_bavail * about.f_frsize
 
+    def free_part(self) -> float:
+        """How much of that filesystem is left for us, 0 to 1."""
+        about = os.fstatvfs(self._descriptor)
+        return about.f_bavail / max(1, about.f_blocks)
+
     def close(self) -> None:
         """Close all files."""
         for recording_id in list(self._open):

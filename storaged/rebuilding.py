@@ -43,7 +43,9 @@ Tell = Callable[[str, int], None]  # of a phase: how many are done
 class Report:
     """What was rebuilt, and what was not."""
 
-    def __init__(self) -> None:
+    def __init__(self, day: int) -> None:
+        """day: since 1970, on which it is made."""
+        self.day = day
         self.calls = self.recordings = self.unsealed = self.hashed = 0
         self.destroyed = 0  # calls or recordings whose keys are gone
         self.faults = 0
@@ -196,7 +198,7 @@ class Rebuilder:
             if self._destroyed(header.key_id):
                 self._report.destroyed += 1
                 return None
-            known = state if state and state[4:] == (self._vault.tier, _SEALED) else None
+            known = state if state and state[4:6] == (self._vault.tier, _SEALED) else None
             if known is not None and known.key_id == header.key_id and known.size >= len(data):
                 if known.size > len(data):
                     self._report.fault(path, f"cut: {len(data)} of {known.size} bytes")
@@ -297,8 +299,12 @@ class Rebuilder:
                 writing.remove_call(call_id, call, self._ring.index_key)
                 continue
             if call is not None and sealed is not None:
-                bits = state.bits | (FINAL if call.final else 0)
-                writing.put_state(call_id, state._replace(revision=call.revision, bits=bits))
+                state = state._replace(revision=call.revision)
+                if call.heard_by:
+                    state = state._replace(capture=writing.take_capture(call.heard_by))
+                if call.final:  # when it had its last word nobody knows: its time begins anew
+                    state = state._replace(bits=state.bits | FINAL, closed=self._report.day)
+                writing.put_state(call_id, state)
                 writing.put_record(call, sealed, None, self._ring.index_key)
             if state.bits & SEALED:
                 writing.announce(tables.OBJECT_CHANGED, call_id)

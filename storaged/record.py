@@ -143,6 +143,42 @@ def open_call(call_id: bytes, data: bytes, dek: bytes) -> Call:
     return decode_call(plain)
 
 
+def kept(old: Call | None, new: Call) -> Call:
+    """A later revision as it is stored: of a call that had its last word nothing is taken away.
+
+    A capture that was taken over must not make streams, keys, numbers or times of an ended call
+    disappear, nor have it go earlier. What it adds or corrects counts.
+    """
+    if old is None or not old.final:
+        return new
+    known = {each.key for each in new.keys}
+    return msgspec.structs.replace(
+        new,
+        final=True,
+        call_ids=[*new.call_ids, *(one for one in old.call_ids if one not in new.call_ids)],
+        caller=new.caller or old.caller,
+        callee=new.callee or old.callee,
+        dialled=new.dialled or old.dialled,
+        answered_ns=old.answered_ns if new.answered_ns is None else new.answered_ns,
+        ended_ns=old.ended_ns if new.ended_ns is None else new.ended_ns,
+        streams=_united(old.streams, new.streams),
+        beside=_united(old.beside, new.beside),
+        keys=[*(each for each in old.keys if each.key not in known), *new.keys],
+        expires_ns=_later(old.expires_ns, new.expires_ns),
+    )
+
+
+def _united(old: list[Stream], new: list[Stream]) -> list[Stream]:
+    """The newer account of each stream, and those that it leaves out."""
+    numbers = {stream.number for stream in new}
+    return [*new, *(stream for stream in old if stream.number not in numbers)]
+
+
+def _later(old_ns: int | None, new_ns: int | None) -> int | None:
+    """The later of two times; None is never."""
+    return None if old_ns is None or new_ns is None else max(old_ns, new_ns)
+
+
 def recordings_of(call: Call) -> set[bytes]:
     """The recordings of other calls that hold streams of this one."""
     return {stream.stored_in for stream in call.streams if stream.stored_in not in (None, call.id)}

@@ -22,7 +22,7 @@ from spanvault.config import PoolConfig, StoragedConfig
 from spanvault.rules import POOLS, TIERS
 from storaged import files, ledgerfile, opening, rebuilding
 from storaged.faults import Fault
-from storaged.index import Index, View, Writing, reserved
+from storaged.index import Index, View, Writing, day_of, reserved
 from storaged.intakekeys import IntakeKeys
 from storaged.keypage import SLOTS
 from storaged.keyring import Keyring
@@ -126,7 +126,7 @@ def _rebuild(
     settings: StoragedConfig, store: Store, ring: Keyring, tables: Index, tell: Tell,
     clock_ns: Callable[[], int],
 ) -> Report:  # fmt: skip
-    began_s, report = time.monotonic(), Report()
+    began_s, report = time.monotonic(), Report(day_of(clock_ns()))
     tables.write(lambda writing: _put_numbers(writing, store, clock_ns() // 1000))
     # What storaged keeps of the intakes' keys is bound to its certificate, which is not at hand.
     intake_keys = IntakeKeys(store.index_aside / "intake.keys", b"")

@@ -484,4 +484,4 @@ def _target(who: Identity, request: m.Feed) -> str:
 
 def _without_keys(call: m.Call) -> m.Call:
     """What opens the media is given with the media alone."""
-    return msgspec.structs.replace(call, keys=[])
+    return msgspec.structs.replace(call, keys=[], heard_by="")

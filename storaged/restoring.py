@@ -160,8 +160,12 @@ class Restorer:
             if state is not None and key_id != state.key_id:
                 writing.put_former(call.id, key_id)
             state = state or State(key_id, 0, bytes(32), -1, _tier(change), 0)
-            bits = state.bits | (FINAL if call.final else 0)
-            writing.put_state(call.id, state._replace(revision=call.revision, bits=bits))
+            if call.heard_by:
+                state = state._replace(capture=writing.take_capture(call.heard_by))
+            if call.final:  # when it had its last word nobody knows: its time begins anew
+                closed = tables.day_of(self._clock_ns())
+                state = state._replace(bits=state.bits | FINAL, closed=closed)
+            writing.put_state(call.id, state._replace(revision=call.revision))
 
         with vault.noting([Entry(ledger.RECORD, call.id, change.data)], self._clock_ns()) as place:
             self._index.write(lambda writing: put(writing, place))

@@ -8,11 +8,14 @@ Committing to one pool: storaged.writer. Rules: spanvault.rules.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
-from spanvault.messages import Call
+from spanvault.chunk import Media
+from spanvault.messages import Batch, Call
 from spanvault.rules import TIERS
-from storaged import ledger, record
+from storaged import intake, ledger, record
+from storaged.binding import Binding
 from storaged.diskfaults import line
 from storaged.gathering import Gathered, Group
 from storaged.index import Index, View, Writing
@@ -32,12 +35,14 @@ class Sorter:
     """Everything that changes objects, of all pools. For one thread.
 
     place: gives the name of the pool for a call's first record.
+    binding: for spooled batches that waited while base was locked.
     """
 
     def __init__(
         self, index: Index, vaults: Vaults, clock_ns: Callable[[], int],
-        place: Callable[[Call], str], default: str,
+        place: Callable[[Call], str], default: str, binding: Binding,
     ) -> None:  # fmt: skip
+        self._binding = binding
         self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
         self._place, self._default = place, TIERS[default]
         self._writers: dict[int, tuple[Keyring, Writer]] = {}
@@ -66,7 +71,9 @@ class Sorter:
         # Base first: if it fails nothing else was done, so no intake grows with each new try.
         for tier, ids in sorted(self._split(group, chunks).items()):
             part = chunks.only(ids)
-            calls = Group.of(group.calls[one] for one in ids if one in group.calls)
+            calls = Group.of(
+                (group.calls[one] for one in ids if one in group.calls), group.captures
+            )  # fmt: skip
             done = commit(self._vaults.of(tier), calls, part)
             counts = Counts(*(a + b for a, b in zip(counts, done, strict=True)))
         self._note_followers(group.calls.values())
@@ -179,12 +186,14 @@ class Sorter:
         if placed := {one: Placed(vault.tier, ()) for one in new} | {
             call.id: Placed(vault.tier, tuple(record.recordings_of(call))) for call in shares
         }:
-            self._note_placed(new, placed)
+            self._note_placed({one: group.captures.get(one, 0) for one in new}, placed)
         vault.intake.put(group.calls.values(), chunks.batches(), vault.intake_key)
         return Counts(chunks.count, 0, 0, group.bytes)
 
-    def _note_placed(self, new: list[bytes], placed: dict[bytes, Placed]) -> None:
+    def _note_placed(self, new: dict[bytes, int], placed: dict[bytes, Placed]) -> None:
         """Where calls wait: in base's ledger too, for an index that is made anew.
+
+        new: those that have no row yet, and the capture that each is bound to.
 
         While base is locked, or its disk takes nothing, in the index alone: what comes must not
         wait for that.
@@ -217,7 +226,7 @@ class Sorter:
             path, batch, media = found
             group = Group()
             try:
-                group.add(None, batch, media)
+                self._gather(group, path, batch, media)
             except ValueError as error:
                 vault.intake.set_aside(path, error)
                 return True
@@ -237,6 +246,17 @@ class Sorter:
             if not len(vault.intake):  # a full disk still takes what is small
                 self._tell(vault, None)
             return True
+
+    def _gather(self, group: Group, path: Path, batch: Batch, media: Media) -> None:
+        """A batch of an intake, its calls bound as they were when it came. Raises ValueError."""
+        if capture := intake.capture_of(path):
+            group.add(None, *self._binding.bind(capture, batch, media))
+            return
+        group.add(None, batch, media)
+        with self._index.reading() as view:
+            group.captures = {
+                one: view.placed_by(one) for one in (*group.calls, *_recordings(media))
+            }
 
     def _take_in(self, vault: Vault, group: Group, chunks: Gathered) -> None:
         """What waited for a pool into it; and of base's intake, others' into theirs.
@@ -274,14 +294,18 @@ class Sorter:
         vault.fault = fault
 
 
+def _recordings(media: Media) -> set[bytes]:
+    return {bytes(one) for one in media.table["recording_id"]}
+
+
 def _is_placed(view: View, call_id: bytes) -> bool:
     return view.placed(call_id) is not None or view.state(call_id) is not None
 
 
-def _put_placed(writing: Writing, new: Iterable[bytes], placed: Mapping[bytes, Placed]) -> None:
+def _put_placed(writing: Writing, new: Mapping[bytes, int], placed: Mapping[bytes, Placed]) -> None:
     """placed: also of calls with media in others' recordings, which an erasure must know."""
-    for one in new:
-        writing.put(b"placed", one, bytes((placed[one].tier,)))
+    for one, capture in new.items():
+        writing.put_placed(one, placed[one].tier, capture)
     for call_id, each in placed.items():
         for recording_id in each.recordings:
             writing.put(b"shared", recording_id, call_id)

@@ -52,6 +52,7 @@ class _Commit(NamedTuple):
     old: dict[bytes, Call | None]  # what they replace
     seals: dict[bytes, Seal]
     place: Place | None  # how far the ledger reaches with it; None: nothing new is in it
+    captures: dict[bytes, int]  # which each call is bound to
 
 
 class Writer:
@@ -88,14 +89,18 @@ class Writer:
             grown, stored = self._append_all(chunks)
             states = self._states(group, grown)
             calls, keys = self._newer_calls(group, chunks, states)
-            seals = self._seal_all(group, states, grown)
             with self._index.reading() as view:
                 old = {call.id: self._stored_call(view, call.id) for call in calls}
+            calls = [record.kept(old[call.id], call) for call in calls]
+            group.calls.update((call.id, call) for call in calls if call.id in group.calls)
+            seals = self._seal_all(group, states, grown)
             records = {call.id: self._sealed_record(call, keys[call.id]) for call in calls}
             place = self._write_down(calls, records, seals)
             if grown or seals or place:
                 self._pool.sync()
-            at_hand = _Commit(grown, states, calls, keys, records, old, seals, place)
+            at_hand = _Commit(
+                grown, states, calls, keys, records, old, seals, place, group.captures
+            )  # fmt: skip
             after = self._index.write(lambda writing: self._record(writing, at_hand))
         except Exception:
             self._undo(touched)
@@ -285,8 +290,12 @@ class Writer:
         state = commit.states[call.id] or State(key_id, 0, bytes(32), -1, self._pool.tier, 0)
         if key_id != state.key_id:
             writing.put_former(call.id, key_id)
-        bits = state.bits | (FINAL if call.final else 0)
-        return state._replace(revision=call.revision, bits=bits)
+        if not state.capture:
+            state = state._replace(capture=commit.captures.get(call.id, 0))
+        if call.final and not state.bits & FINAL:
+            closed = tables.day_of(self._clock_ns())
+            state = state._replace(bits=state.bits | FINAL, closed=closed)
+        return state._replace(revision=call.revision)
 
     def _grow(self, writing: Writing, commit: _Commit, after: dict[bytes, State]) -> None:
         """Note how far the objects reach that go on. after: gets the rows that change by it."""

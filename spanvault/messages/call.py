@@ -126,3 +126,4 @@ class Call(msgspec.Struct):
     revision: int = 0
     final: bool = False  # nothing more will come: the recording is sealed
     expires_ns: int | None = None  # when it may go; None: as the store's rules say
+    heard_by: str = ""  # the capture whose key proved it; storaged's own note, in no answer

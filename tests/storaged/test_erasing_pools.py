@@ -12,6 +12,7 @@ from spanvault import messages as m
 from spanvault.chunk import NO_MEDIA
 from spanvault.rules import POOLS, TIERS
 from storaged import erasures, vaults
+from storaged.binding import Binding
 from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.gathering import Group
@@ -42,6 +43,7 @@ class ThreePools:
         self.sorter = Sorter(
             self.parts.index, self.parts.vaults, lambda: 1,
             lambda call: call.callee if call.callee in POOLS else "base", "base",
+            Binding(self.parts.index, 1, lambda: 1),
         )  # fmt: skip
         self.counter = Counter(self.parts, self.sorter.forget)
         self.ask = self.counter.ask

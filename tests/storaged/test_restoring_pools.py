@@ -5,6 +5,7 @@ from pathlib import Path
 
 from spanvault import messages as m
 from spanvault.rules import TIERS
+from storaged.binding import Binding
 from storaged.gathering import Group
 from storaged.sorting import Sorter
 from tests.storaged.test_requests import Counter
@@ -18,7 +19,8 @@ def test_all_pools_come_back(tmp_path: Path):
     lost.vaults.add(lost.open_pool("sensitive"))
     pools = {ONE: "base", TWO: "sensitive"}
     sorter = Sorter(
-        lost.index, lost.vaults, lambda: 1, lambda call: pools[call.id], "base"
+        lost.index, lost.vaults, lambda: 1, lambda call: pools[call.id], "base",
+        Binding(lost.index, 1, lambda: 1),
     )  # fmt: skip
     group = Group()
     calls = [make_call(1), make_call(2)]

@@ -11,6 +11,7 @@ from spanvault import keyfile
 from spanvault import messages as m
 from spanvault.chunk import NO_MEDIA
 from storaged import keyring, vaults
+from storaged.binding import Binding
 from storaged.faults import Fault
 from storaged.gathering import Group
 from storaged.layout import Store
@@ -42,6 +43,7 @@ class TwoPools:
         self.sorter = Sorter(
             self.parts.index, self.parts.vaults, lambda: 1,
             lambda call: "sensitive" if call.callee == "secret" else "base", "base",
+            Binding(self.parts.index, 1, lambda: 1),
         )  # fmt: skip
         self.reader = Reader(self.parts.index, self.parts.vaults)
 
@@ -169,7 +171,8 @@ def test_damaged_intake_is_set_aside_and_the_rest_goes_on(two):
     for second in range(3):
         two.commit([(SECRET, 1, second)], [SECRET_CALL] if second == 0 else [])
     path = sorted(two.parts.folder.glob("intake/sensitive/*.sealed"))[2]
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes((data[-1] ^ 1,)))
     two.secret.unlock(two.key)
     two.drain()
     assert two.stored(SECRET) == [(1, 0), (1, 2)]

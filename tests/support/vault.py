@@ -244,6 +244,11 @@ class Rig:
         )  # fmt: skip
         return done.returncode, done.stderr.decode()
 
+    def reindex(self) -> int:
+        """Have the index made anew. Gives the exit code."""
+        command = [sys.executable, "-m", "storaged", "--config", self.config, "reindex"]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, give the exit code."""
         assert self.process is not None
