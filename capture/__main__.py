@@ -56,6 +56,8 @@ def _live(
     options: argparse.Namespace, settings: CaptureConfig, life: Lifecycle, log: logging.Logger
 ) -> int:
     with memory.loading():
+        import sipmessage  # noqa: F401 - now, and not by a SIP message while the ring fills
+
         from capture.live import Live
 
     interface = options.interface or settings.interface

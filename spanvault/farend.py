@@ -14,7 +14,6 @@ from typing import Final
 from spanvault import rtcp
 from spanvault.chunk import CONTROL, EVENTS, TRUNCATED, Chunk
 from spanvault.messages import FarEnd, MediaKey, Stream
-from spanvault.srtcp import Opener
 
 REMEMBERED: Final = 8  # sender reports that an answer may come to
 LONGEST_NS: Final = 60_000_000_000  # a round trip; more is two clocks that met by chance
@@ -66,6 +65,8 @@ class FarEnds:
     """
 
     def __init__(self, streams: Sequence[Stream], keys: Sequence[MediaKey]) -> None:
+        from spanvault.srtcp import Opener  # brings libsrtp, which a capture does not need
+
         self.warnings: Counter[str] = Counter()
         self._streams = {stream.number: stream for stream in streams}
         self._opener = Opener(keys)

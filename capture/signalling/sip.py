@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
-from sipmessage import Address, CSeq, Parameters
-
 from capture.signalling.cached import cached
 from capture.signalling.salvage import salvage_address, salvage_cseq, salvage_parameters
 
@@ -251,6 +249,8 @@ def _cseq(value: str) -> tuple[int, str]:
     """(number, method), as far as they can be read: (0, "") at worst."""
     if plainly := _CSEQ.fullmatch(value):
         return int(plainly[1]), plainly[2]
+    from sipmessage import CSeq  # loaded by those alone who need it: it takes a while
+
     try:
         cseq = CSeq.parse(value)
     except ValueError as error:
@@ -279,6 +279,8 @@ def parse_party(value: str) -> Party:
 
 def _typed_party(value: str) -> Party:
     """By the grammar, or as much of it as can be salvaged."""
+    from sipmessage import Address
+
     if quoted := _DISPLAY.match(value):
         value = value[quoted.end() :]
     try:
@@ -317,6 +319,8 @@ def bounded_call_id(call_id: str) -> str:
 
 def parse_replaces(value: str) -> Replaces | None:
     """A Replaces value, or None if it names no dialog."""
+    from sipmessage import Parameters
+
     call_id, _, rest = value.partition(";")
     try:
         parameters: dict[str, str | None] = dict(Parameters.parse(";" + rest)) if rest else {}
