@@ -61,6 +61,8 @@ bench: setup
 	.venv/bin/python bench/replication.py
 	.venv/bin/python bench/live.py
 	.venv/bin/python bench/memory.py
+	.venv/bin/python bench/abuse.py
+	.venv/bin/python bench/signalling.py
 
 install: packages units
 	@$(FIND_PYTHON); test -x $(PREFIX)/bin/python || "$$python" -m venv $(PREFIX)

@@ -7,7 +7,8 @@ Written second by second, so a capture of any length takes little memory. Packet
 
 import ipaddress
 import struct
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -44,29 +45,57 @@ class Message:
     text: bytes
 
 
-def write(path: Path, shape: Shape, seed: int = 1) -> int:
-    """Write a nanosecond pcap file; returns the frames in it."""
+class Pause(NamedTuple):
+    """A time in which no media is sent; it goes on behind it with the next number. In us."""
+
+    from_us: int
+    until_us: int
+
+
+NO_PAUSE = Pause(0, 0)
+
+
+def write(
+    path: Path, shape: Shape, seed: int = 1, *, said: Sequence[Message] | None = None,
+    pause: Pause = NO_PAUSE,
+) -> int:  # fmt: skip
+    """Write a nanosecond pcap file; returns the frames in it.
+
+    said: the signalling, instead of what sets these calls up and ends them.
+    """
     random = np.random.default_rng(seed)
-    begin_us = np.sort(random.integers(0, RAMP_S * 1_000_000, shape.calls))
+    begin_us = begins(shape, random)
     streams = np.repeat(begin_us + ANSWER_US, 2) + random.integers(0, PACKET_US, 2 * shape.calls)
     tagged, six = random.random(len(streams)) < 0.05, np.zeros(len(streams), np.bool_)
-    messages = sorted(_dialogs(begin_us, shape.talk_s), key=lambda each: each.time_us)
+    talk = dialogs(begin_us, shape.talk_s) if said is None else said
+    messages = deque(sorted(talk, key=lambda each: each.time_us))
+    frames = len(messages)
     with path.open("wb") as file:
         file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 1))
         for second in range(RAMP_S + shape.talk_s + 2):
             until_us = (second + 1) * 1_000_000
-            stream, number, time_us = _second(streams, shape.talk_s, second, random)
+            stream, number, time_us = _second(streams, shape.talk_s, second, pause, random)
+            frames += len(stream)
             plan = Schedule(stream, number, EPOCH * 10**9 + time_us * 1000, tagged, six)
-            said = []
+            heard: list[Message] = []
             while messages and messages[0].time_us < until_us:
-                said.append(messages.pop(0))
-            for piece in _merged(plan, time_us, said):
+                heard.append(messages.popleft())
+            for piece in _merged(plan, time_us, heard):
                 file.write(piece)
-    return shape.packets + 6 * shape.calls
+    return frames
+
+
+def begins(shape: Shape, random: np.random.Generator) -> NDArray[np.int64]:
+    """When each call begins, in us."""
+    return np.sort(random.integers(0, RAMP_S * 1_000_000, shape.calls))
 
 
 def _second(
-    starts_us: NDArray[np.int64], talk_s: int, second: int, random: np.random.Generator
+    starts_us: NDArray[np.int64],
+    talk_s: int,
+    second: int,
+    pause: Pause,
+    random: np.random.Generator,
 ) -> tuple[NDArray[np.int64], ...]:
     """Stream, number and time of the packets of one second, in order of arrival."""
     first = -((starts_us - second * 1_000_000) // PACKET_US)  # the first one due in this second
@@ -75,6 +104,9 @@ def _second(
     time_us += np.abs(random.normal(0, JITTER_US, time_us.shape)).astype(np.int64)
     np.minimum(time_us, second * 1_000_000 + 999_999, out=time_us)
     heard = (number >= 0) & (number < talk_s * RATE)
+    if pause.until_us:
+        heard &= (time_us < pause.from_us) | (time_us >= pause.until_us)
+        number[time_us >= pause.until_us] -= (pause.until_us - pause.from_us) // PACKET_US
     stream = np.broadcast_to(np.arange(len(starts_us))[:, None], number.shape)[heard]
     number, time_us = number[heard], time_us[heard]
     order = np.argsort(time_us, kind="stable")
@@ -97,7 +129,7 @@ def _merged(plan: Schedule, time_us: NDArray[np.int64], said: list[Message]) -> 
 
 
 def _record(message: Message) -> bytes:
-    source, destination, _, _ = _ends(message.call, message.from_caller)
+    source, destination, _, _ = ends(message.call, message.from_caller)
     udp = struct.pack("!4H", 5060, 5060, 8 + len(message.text), 0) + message.text
     ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0,
                      source.packed, destination.packed)  # fmt: skip
@@ -107,7 +139,7 @@ def _record(message: Message) -> bytes:
     return head + frame
 
 
-def _ends(
+def ends(
     call: int, from_caller: bool
 ) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address, int, int]:
     """Source and destination of what one side sends, and their RTP ports."""
@@ -117,11 +149,12 @@ def _ends(
     return ipaddress.IPv4Address(source), ipaddress.IPv4Address(destination), ports[0], ports[1]
 
 
-def _dialogs(begin_us: NDArray[np.int64], talk_s: int) -> Iterator[Message]:
+def dialogs(begin_us: NDArray[np.int64], talk_s: int) -> Iterator[Message]:
+    """What sets calls up, and ends them behind `talk_s` seconds. begin_us: int64[calls]."""
     for call, start_us in enumerate(begin_us.tolist()):
         answer_us = start_us + ANSWER_US - 10_000
         end_us = start_us + ANSWER_US + talk_s * 1_000_000 + 100_000
-        phone, gateway, phone_port, gateway_port = _ends(call, from_caller=True)
+        phone, gateway, phone_port, gateway_port = ends(call, from_caller=True)
         offer, answer = _sdp(phone, phone_port), _sdp(gateway, gateway_port)
         for time_us, from_caller, line, method, body in (
             (start_us, True, None, "INVITE", offer),

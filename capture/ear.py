@@ -143,8 +143,7 @@ class Ear:
         """Do what the call table wants; what was claimed by it leaves."""
         for attach in orders.attach:
             self.media.attach(attach)
-        for close in orders.close:
-            self._word.opened += self.media.close(close)
+        self._word.opened += self.media.close(orders.close)
         for contest in orders.contest:
             self.media.contest(contest)
         if self.now_ns >= self.media.due_ns(self.now_ns):

@@ -209,15 +209,15 @@ class Recorder:
 
     def _carry_out(self) -> list[NewStream]:
         """The table's commands; returns the streams that open by them."""
-        opened: list[NewStream] = []
+        closes: list[Close] = []
         for command in self.calls.commands():
             if isinstance(command, Attach):
                 self.media.attach(command)
             elif isinstance(command, Close):
-                opened += self.media.close(command)
+                closes.append(command)
             else:
                 self.media.contest(command)
-        return opened
+        return self.media.close(closes)
 
     def _heard(self, media: Leaving) -> Heard:
         """What leaves at the end of a second, media before the records that count it."""

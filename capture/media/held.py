@@ -113,17 +113,6 @@ class Held:
         self._slabs = Slabs(self._slabs.arena)
         return self
 
-    def reassign(self, slot: int, after_ns: int, to: int) -> tuple[int, int] | None:
-        """Give a stream's packets later than a time to another. Their first and last time."""
-        batch = self.batch()
-        mine = np.flatnonzero(batch.slot == slot)
-        times = batch.packets["arrival_ns"][mine]
-        later = times > after_ns
-        if not later.any():
-            return None
-        batch.slot[mine[later]] = to
-        return int(times[later].min()), int(times[later].max())
-
     def forget(self, gone: NDArray[np.bool_]) -> None:
         """Mark the packets of streams that have gone. gone: bool[slots]."""
         slot = self.batch().slot

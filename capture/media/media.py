@@ -8,7 +8,7 @@ capture.media.held.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from capture.media.arena import Arena
 from capture.media.chunks import assemble
 from capture.media.continuity import step_between
+from capture.media.ending import NEVER, part
 from capture.media.held import NOBODY, Batch, Held, store
 from capture.media.leaving import Leaving
 from capture.media.probation import watch
@@ -29,7 +30,7 @@ from capture.media.streams import (
     UNATTACHED,
     StreamTable,
 )
-from capture.media.turnover import turnover
+from capture.media.turnover import decide
 from capture.model import (
     Attach,
     Close,
@@ -137,25 +138,53 @@ class Media:
         if streams.waiting[slot]:
             self._claimed.append(slot)
 
-    def close(self, close: Close) -> list[NewStream]:
-        """The stream ends at a time; what was heard of it later is another one, returned."""
-        slot = self.streams.slot(close.row)
-        if slot is None:
-            return []
+    def close(self, closes: Sequence[Close]) -> list[NewStream]:
+        """These streams end, each at a time; what was heard of them later are others, returned.
+
+        All at once: everything that is held is looked through once, however many they are.
+        """
+        new: list[NewStream] = []
+        while closes:
+            now: dict[int, tuple[int, int]] = {}  # fingerprint → slot, end
+            later: list[Close] = []  # of a stream that a stream of these goes on from
+            for close in closes:
+                slot = self.streams.slot(close.row)
+                if slot is None:
+                    continue
+                fingerprint = int(self.streams.fingerprint[slot])
+                if fingerprint in now:
+                    later.append(close)
+                elif self._ends_before_its_last(slot, close.at_ns):
+                    now[fingerprint] = slot, close.at_ns
+            if now:
+                new += self._go_on_apart(*zip(*now.values(), strict=True))
+            closes = later
+        return new
+
+    def _ends_before_its_last(self, slot: int, at_ns: int) -> bool:
+        """Note when a stream ends. Whether something of it is held that was heard later."""
         streams = self.streams
-        streams.close_at_ns[slot] = close.at_ns
-        if streams.heard_ns[slot] <= close.at_ns:
-            return []
-        if streams.state[slot] not in (UNATTACHED, ATTACHED):
-            return []  # it has gone already: nothing of it is kept any more that could go on
-        following = self._following(slot)
-        spans = [
-            span
-            for held in (*self._waiting, *self._full, self._filling)
-            if (span := held.reassign(slot, close.at_ns, following))
-        ]
-        streams.heard_ns[slot] = self._last_held(slot)
-        return self._split(slot, following, spans)
+        streams.close_at_ns[slot] = at_ns
+        if streams.heard_ns[slot] <= at_ns:
+            return False
+        # If it has gone already nothing of it is kept any more that could go on.
+        return bool(streams.state[slot] in (UNATTACHED, ATTACHED))
+
+    def _go_on_apart(self, ended: Sequence[int], at_ns: Sequence[int]) -> list[NewStream]:
+        """Have what was heard of some streams behind their ends be others', which are returned."""
+        slots = np.array(ended, np.int64)
+        following = self._following(slots)
+        held = (*self._waiting, *self._full, self._filling)
+        ends = part(held, self.streams, slots, np.array(at_ns, np.int64), following)
+        self.streams.heard_ns[slots] = ends.last_ns
+        return [
+            opened
+            for slot, new, first_ns, last_ns in zip(
+                ended, following.tolist(), ends.from_ns.tolist(), ends.until_ns.tolist(),
+                strict=True,
+            )
+            if (opened := self._split(slot, new, first_ns, last_ns))
+        ]  # fmt: skip
 
     def contest(self, contest: Contest) -> None:
         """A newer call may have taken a stream's addresses over: its packets will tell."""
@@ -171,37 +200,10 @@ class Media:
         """
         if not self._contests:
             return []
-        flags = self._flags(list(self._contests))
-        heard = [held.batch() for held in (*self._full, self._filling)]
-        mine = [batch.take(flags[batch.slot] & (batch.slot >= 0)) for batch in heard]
-        slot = np.concatenate([batch.slot for batch in mine])
-        packets = np.concatenate([batch.packets for batch in mine])
-        by_slot = np.argsort(slot, kind="stable")
-        slot, packets = slot[by_slot], packets[by_slot]
-        contests = list(self._contests.items())
-        wanted = np.array([each for each, _ in contests], slot.dtype)
-        first = np.searchsorted(slot, wanted).tolist()
-        behind = np.searchsorted(slot, wanted, side="right").tolist()
-        told: dict[int, tuple[int | None, bool]] = {}
-        for (each, contest), start, end in zip(contests, first, behind, strict=True):
-            last = int(self.streams.last_ns[each]), int(self.streams.highest[each])
-            told[each] = turnover(packets[start:end], last, contest)
-        # A call of which one stream went on through goes on; another that was silent is its own.
-        going_on = {self._disputed(each) for each, found in told.items() if found == (None, True)}
-        new: list[NewStream] = []
-        for each, (began_ns, decided) in told.items():
-            goes_on = self._disputed(each) in going_on
-            row = self._contests[each].row
-            if decided or goes_on:
-                del self._contests[each]
-            if began_ns is not None and not goes_on:
-                new += self.close(Close(row, began_ns - 1))
-        return new
-
-    def _disputed(self, slot: int) -> tuple[bytes, int, int]:
-        """What a stream's contest is about: the call, and when another named its ends."""
-        _, since_ns, until_ns = self._contests[slot]
-        return self.streams.recording_id[slot].tobytes(), since_ns, until_ns
+        told = decide(self._contests, (*self._full, self._filling), self.streams)
+        for slot in told.done:
+            del self._contests[slot]
+        return self.close(told.closes)
 
     def tick(self, now_ns: int) -> Leaving:
         """The chunks that are due at a packet time, in parts; none of them is empty."""
@@ -338,36 +340,27 @@ class Media:
         columns = (getattr(packets, name)[known] for name in Packets.__slots__[1:])
         return Packets(packets.data, *columns), slot[known]
 
-    def _following(self, slot: int) -> int:
-        """The slot of a new stream that goes on where another one was closed."""
-        opened = self._opened[slot]
-        ends = (opened.source, opened.destination)
-        (new,) = self._new_slots(
-            self.streams.fingerprint[[slot]], self.streams.ssrc[[slot]],
-            np.array([opened.payload_type], np.uint8), self.streams.heard_ns[[slot]], [ends],
+    def _following(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The slots of new streams that go on where others were closed."""
+        streams = self.streams
+        opened = [self._opened[slot] for slot in slots.tolist()]
+        new = self._new_slots(
+            streams.fingerprint[slots], streams.ssrc[slots],
+            np.array([each.payload_type for each in opened], np.uint8), streams.heard_ns[slots],
+            [(each.source, each.destination) for each in opened],
         )  # fmt: skip
-        return new.row % GENERATION
+        return np.array([each.row % GENERATION for each in new], np.int64)
 
-    def _split(self, slot: int, following: int, spans: list[tuple[int, int]]) -> list[NewStream]:
+    def _split(self, slot: int, following: int, first_ns: int, last_ns: int) -> NewStream | None:
         """Tell of the stream that begins where another was closed, if any of it is still held."""
-        if not spans:
+        if first_ns == NEVER:
             self._leave(following, DISCARDED)
             self.streams.index.insert(self.streams.fingerprint[[slot]], np.array([slot]))
-            return []
-        first, last = min(span[0] for span in spans), max(span[1] for span in spans)
-        self.streams.heard_ns[following] = last
+            return None
+        self.streams.heard_ns[following] = last_ns
         self.streams.waiting[following] = self.streams.waiting[slot]
-        self._opened[following] = self._opened[following]._replace(time_ns=first)
-        return [self._opened[following]]
-
-    def _last_held(self, slot: int) -> int:
-        """When a stream was last heard, by what is held and what has left."""
-        last = int(self.streams.last_ns[slot])
-        for held in (*self._waiting, *self._full, self._filling):
-            batch = held.batch()
-            mine = batch.packets["arrival_ns"][batch.slot == slot]
-            last = max(last, int(mine.max(initial=last)))
-        return last
+        self._opened[following] = self._opened[following]._replace(time_ns=first_ns)
+        return self._opened[following]
 
     def _next(self) -> None:
         """The second that was filling is full."""

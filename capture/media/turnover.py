@@ -7,12 +7,15 @@ Sources: RFC 3550 §5.1 (a session begins with a random number), §A.1 (what a n
 Which streams are asked about: capture.calls.tenure.
 """
 
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from capture.model import Contest
+from capture.media.held import Held
+from capture.media.streams import StreamTable
+from capture.model import Close, Contest
 
 PAUSE_NS: Final = 200_000_000
 PACKET_NS: Final = 5_000_000  # the shortest that is in use; what was lost between counts as sound
@@ -42,6 +45,60 @@ def turnover(
     if len(began):
         return int(time_ns[1 + began[0]]), True
     return None, bool(time_ns[-1] >= until_ns)
+
+
+class Told(NamedTuple):
+    """What packets told of contests. done: slots of those that are decided."""
+
+    closes: list[Close]
+    done: list[int]
+
+
+def decide(contests: Mapping[int, Contest], held: Iterable[Held], streams: StreamTable) -> Told:
+    """Which contested streams turned out to be a newer call's, by what is held of them.
+
+    contests: by slot. All that is held is looked through.
+    """
+    wanted = np.array(list(contests), np.int64)
+    told: dict[int, tuple[int | None, bool]] = {}
+    packets, bounds = _by_stream(wanted, held, streams)
+    last = zip(streams.last_ns[wanted].tolist(), streams.highest[wanted].tolist(), strict=True)
+    for (slot, contest), before, (start, end) in zip(contests.items(), last, bounds, strict=True):
+        told[slot] = turnover(packets[start:end], before, contest)
+    disputed = {slot: _disputed(slot, contest, streams) for slot, contest in contests.items()}
+    # A call of which one stream went on through goes on; another that was silent is its own.
+    going_on = {disputed[slot] for slot, found in told.items() if found == (None, True)}
+    closes: list[Close] = []
+    done: list[int] = []
+    for slot, (began_ns, decided) in told.items():
+        goes_on = disputed[slot] in going_on
+        if decided or goes_on:
+            done.append(slot)
+        if began_ns is not None and not goes_on:
+            closes.append(Close(contests[slot].row, began_ns - 1))
+    return Told(closes, done)
+
+
+def _by_stream(
+    slots: NDArray[np.int64], held: Iterable[Held], streams: StreamTable
+) -> tuple[NDArray[np.void], list[tuple[int, int]]]:
+    """What is held of some streams, ROW[n], one behind the other, and where each lies in it."""
+    flags = np.zeros(streams.capacity, np.bool_)
+    flags[slots] = True
+    batches = [each.batch() for each in held]
+    mine = [batch.take(flags[batch.slot] & (batch.slot >= 0)) for batch in batches]
+    slot = np.concatenate([batch.slot for batch in mine])
+    packets = np.concatenate([batch.packets for batch in mine])
+    by_slot = np.argsort(slot, kind="stable")
+    slot = slot[by_slot]
+    wanted = slots.astype(slot.dtype)
+    first, behind = (np.searchsorted(slot, wanted, side=side) for side in ("left", "right"))
+    return packets[by_slot], list(zip(first.tolist(), behind.tolist(), strict=True))
+
+
+def _disputed(slot: int, contest: Contest, streams: StreamTable) -> tuple[bytes, int, int]:
+    """What a stream's contest is about: the call, and when another named its ends."""
+    return streams.recording_id[slot].tobytes(), contest.since_ns, contest.until_ns
 
 
 def _paused(gap_ns: NDArray[np.int64], skipped: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -1,7 +1,6 @@
 """Packets in, chunks out: ordered, counted, and belonging to whoever signalling says."""
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,94 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capture.media import media as media_module
-from capture.media.leaving import Leaving
-from capture.media.media import Media
-from capture.model import Attach, Close, NewStream
+from capture.model import Attach, NewStream
 from spanvault.chunk import CAPTURE_LOSS
-from spanvault.chunk import Media as Chunks
-from spanvault.config import CaptureConfig
 from tests.support.frames import EPOCH, SECOND
+from tests.support.mediatalk import RECORDING, Conversation, between
 from tests.support.rtpstreams import (
     GATEWAY,
     PHONE,
     Sent,
     Truth,
-    endpoints,
     jitter,
-    packets,
     steady,
     truth,
 )
-
-RECORDING = b"recording-number"
-
-
-class Conversation:
-    """A Media that is told things, and everything it answered."""
-
-    def __init__(self, *, attach: bool = True, **settings_: float) -> None:
-        self.media = Media(CaptureConfig(**settings_))  # type: ignore[arg-type]
-        self.new: list[NewStream] = []
-        self.chunks: list[Chunks] = []
-        self._attach = attach
-
-    def hear(self, sent: Sequence[Sent], dropped: int = 0) -> None:
-        """One block of packets."""
-        if dropped:
-            self.media.lost(dropped, *_between(sent[0].at, sent[-1].at))
-        self.opened(self.media.receive(packets(sent), endpoints))
-
-    def opened(self, new: list[NewStream]) -> None:
-        self.new += new
-        for stream in new if self._attach else []:
-            self.attach(stream)
-
-    def attach(self, stream: NewStream, recording: bytes = RECORDING, number: int = 0) -> None:
-        self.media.attach(Attach(stream.row, recording, number))
-
-    def close(self, stream: NewStream, at: float) -> None:
-        self.opened(self.media.close(Close(stream.row, EPOCH + round(at * SECOND))))
-
-    def tick(self, at: float) -> list[int]:
-        return self._took(self.media.tick(EPOCH + round(at * SECOND)))
-
-    def flush(self) -> list[int]:
-        """The sequence numbers that left."""
-        return self._took(self.media.flush())
-
-    def _took(self, leaving: Leaving) -> list[int]:
-        parts = list(leaving)
-        for part in parts:
-            part.check()
-        self.chunks += parts
-        return [number for part in parts for number in numbers(part)]
-
-    def frames(self) -> list[tuple[int, int, bytes]]:
-        """Sequence number, timestamp and payload of every frame that left."""
-        return [
-            (int(frame["sequence"]) & 0xFFFF, int(frame["timestamp"]), bytes(payload))
-            for each in self.chunks
-            for chunk in each.chunks()
-            for frame, payload in zip(chunk.frames, chunk.payloads(), strict=True)
-        ]
-
-    def counted(self, stream: int = 0) -> Truth:
-        return Truth(*self.media.totals(self.new[stream].row)[:4])
-
-
-def numbers(chunks: Chunks) -> list[int]:
-    return [int(each) & 0xFFFF for each in chunks.frames["sequence"]]
-
-
-def of_recording(parts: list[Chunks], recording: bytes) -> list[int]:
-    return [
-        int(number) & 0xFFFF
-        for part in parts
-        for chunk in part.chunks()
-        if chunk.recording_id == recording
-        for number in chunk.frames["sequence"]
-    ]
-
 
 # --- order and counts ----------------------------------------------------------------------------
 
@@ -373,19 +297,15 @@ def test_loss_in_the_capture_is_marked_and_not_the_networks() -> None:
 def test_loss_among_frames_that_are_no_media_marks_the_media_around_it() -> None:
     talk = Conversation()
     talk.hear(steady(range(50)))
-    talk.media.lost(2, *_between(0.5, 0.6))
+    talk.media.lost(2, *between(0.5, 0.6))
     talk.hear(steady(range(50, 100), begin=1.1))
-    talk.media.lost(3, *_between(2.15, 2.16))  # between two seconds: it reaches to the next
+    talk.media.lost(3, *between(2.15, 2.16))  # between two seconds: it reaches to the next
     talk.hear(steady(range(100, 150), begin=2.2))
     talk.hear(steady(range(150, 200), begin=3.3))
     talk.flush()
     flags = np.concatenate([each.table["flags"] for each in talk.chunks])
     assert flags.tolist() == [CAPTURE_LOSS, 0, CAPTURE_LOSS, 0]
     assert talk.media.counters["capture_dropped"] == 5
-
-
-def _between(first: float, last: float) -> tuple[int, int]:
-    return EPOCH + round(first * SECOND), EPOCH + round(last * SECOND)
 
 
 # --- whose it is ---------------------------------------------------------------------------------
@@ -441,99 +361,6 @@ def test_a_flood_of_invented_streams_is_bounded(monkeypatch: pytest.MonkeyPatch)
     assert talk.media.counters["unmatched_ignored"] > 19_000
     talk.flush()
     assert talk.counted() == Truth(5, 0, 0, 0)
-
-
-def test_a_stream_closed_in_advance_is_another_one_afterwards() -> None:
-    talk = Conversation()
-    talk.hear(steady(range(10)))
-    talk.close(talk.new[0], at=0.5)
-    talk.hear(steady(range(10, 20), begin=0.31))
-    talk.hear(steady(range(100, 110), begin=0.6))
-    assert len(talk.new) == 2
-    assert talk.new[1].time_ns == EPOCH + 600_000_000
-    talk.flush()
-    assert talk.counted(0) == Truth(20, 0, 0, 0)
-    assert talk.counted(1) == Truth(10, 0, 0, 0)
-
-
-def test_closing_a_stream_whose_packets_have_gone_opens_none() -> None:
-    talk = Conversation(attach=False)
-    talk.hear(steady(range(10)))
-    talk.media.release(talk.new[0].row)
-    talk.close(talk.new[0], at=0.05)
-    assert len(talk.new) == 1
-    talk.flush()
-    assert not talk.chunks
-
-
-def test_calls_that_use_one_address_and_ssrc_in_turn_are_told_apart_within_a_block() -> None:
-    """SIPp does so; in a file all of them may come in one block, known only afterwards."""
-    talk = Conversation(attach=False)
-    calls = [steady(range(50), begin=10.0 * call) for call in range(4)]
-    talk.hear([each for call in calls for each in call])
-    for call in range(4):
-        assert len(talk.new) == call + 1
-        assert talk.new[call].time_ns == calls[call][0].time_ns
-        talk.attach(talk.new[call], recording=bytes([call]) * 16)
-        talk.close(talk.new[call], at=10.0 * call + 5)
-    talk.flush()
-    for call in range(4):
-        assert talk.counted(call) == Truth(50, 0, 0, 0)
-        assert of_recording(talk.chunks, bytes([call]) * 16) == list(range(50))
-        totals = talk.media.totals(talk.new[call].row)
-        assert (totals.first_ns, totals.last_ns) == (
-            calls[call][0].time_ns, calls[call][-1].time_ns,
-        )  # fmt: skip
-
-
-def test_closing_what_waits_unclaimed_splits_it_too() -> None:
-    talk = Conversation(attach=False)
-    for second in range(6):
-        talk.hear(steady(range(50 * second, 50 * second + 50), begin=float(second)))
-        talk.tick(second + 0.98)
-    talk.attach(talk.new[0], recording=b"1" * 16)
-    talk.close(talk.new[0], at=2.99)
-    talk.attach(talk.new[1], recording=b"2" * 16)
-    talk.flush()
-    assert of_recording(talk.chunks, b"1" * 16) == list(range(150))
-    assert of_recording(talk.chunks, b"2" * 16) == list(range(150, 300))
-
-
-def test_closing_behind_the_last_packet_opens_nothing() -> None:
-    talk = Conversation()
-    talk.hear(steady(range(10)))
-    talk.flush()
-    talk.close(talk.new[0], at=1.0)
-    talk.close(talk.new[0], at=0.05)  # what was later has left already
-    assert len(talk.new) == 1
-    talk.hear(steady(range(10, 20), begin=2.0))
-    assert len(talk.new) == 2
-
-
-def test_a_released_stream_still_gives_what_is_held_of_it() -> None:
-    talk = Conversation()
-    talk.hear(steady(range(10)))
-    talk.media.release(talk.new[0].row)
-    talk.hear(steady(range(10, 20), begin=0.5))
-    assert len(talk.new) == 2
-    assert sorted(talk.flush()) == list(range(20))
-    assert talk.media.totals(talk.new[0].row).packets == 0
-
-
-def test_slots_are_used_again_and_old_numbers_mean_nothing() -> None:
-    talk = Conversation()
-    for turn in range(3000):
-        talk.hear([Sent(turn, turn * 0.1, ssrc=turn)])
-        talk.media.release(talk.new[-1].row)
-        talk.tick(turn * 0.1)
-    assert talk.media.streams.capacity == 1024
-    assert len({stream.row for stream in talk.new}) == 3000
-    talk.attach(talk.new[0])
-    assert talk.media.counters["attached_too_late"] == 1
-    talk.flush()
-    heard = {payload for *_, payload in talk.frames()}
-    assert heard == {f"packet {number}".encode() for number in range(3000)}
-    assert len(talk.frames()) == 3000
 
 
 def test_much_that_leaves_at_once_leaves_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
