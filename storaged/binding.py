@@ -104,7 +104,7 @@ class Binding:
         """The id under which a capture's part of a call is kept."""
         to = asked
         while not self._may(view, number, to):
-            to = _beside(to, capture)
+            to = beside(to, capture)
         self._own[to] = number
         if to != asked:
             self._elsewhere[asked, number] = to
@@ -138,7 +138,7 @@ def _touched(batch: Batch, media: Media) -> set[bytes]:
     return touched
 
 
-def _beside(call_id: bytes, capture: str) -> bytes:
+def beside(call_id: bytes, capture: str) -> bytes:
     """Another id for what a capture sends of a call: the same each time, and of the same time."""
     made = hashlib.sha256(b"spanvault kept apart/1" + call_id + capture.encode()).digest()
     return call_id[:6] + made[: _ID - 6]

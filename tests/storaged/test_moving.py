@@ -341,7 +341,7 @@ def arm(dying: pytest.MonkeyPatch, step: str, three: Moved) -> None:
         case "keys":
             die_at(eraser, "complete")
         case "root":
-            die_at(three.pools["base"].keyring, "_replace_root")
+            die_at(three.pools["base"].keyring._root, "replace")
         case "after the keys":
             die_at(eraser, "_destroy", after=True)
         case "end":

@@ -25,6 +25,7 @@ from spanvault import certificate, keyfile, logchain, protected, shares, spool, 
 from spanvault.logchain import HEAD, Head
 from spanvault.messages import Batch, ErasureReceipt
 from storaged import intakekeys, keypage
+from storaged.binding import beside
 from storaged.index import KEYS_CHANGED, Index, State, Writing
 from storaged.keypage import Name
 from storaged.resuming import Reach
@@ -165,8 +166,10 @@ def batches() -> Rows:
         b"\x10\0\0\0short", X25519PublicKey.from_public_bytes(public), spool.INFO
     )
     name, moving = f"000000000001.{key}.sealed", f"{MOVE.hex()}.000000.{key}.moving"
+    spooled = f"000000000001.{key}.{b'site b'.hex()}.sealed"
     cases = [
         ("waits", "", name, data), ("is being moved", "", moving, data),
+        ("of a capture's spool", "", spooled, data),
         ("its removal was cut off", "removed", name, bytes(32) + data[32:]),
         ("of another ingest key", "other key", f"000000000001.{'0' * 16}.sealed", data),
         ("byte changed", "sealed", name, flipped(60)(data)),
@@ -316,7 +319,7 @@ def _resigned(text: str, field: str) -> str:
 def index_rows() -> Rows:
     """Rows as storaged writes them."""
     start, digest = START, bytes(range(32))
-    state = State(4096 + 7, 1234, digest, -1, 2, 7)
+    state = State(4096 + 7, 1234, digest, -1, 2, 7, 3, 20_000)
     reach = Reach(5000, 104, 9, 2, ((1, start), (32769, start - 5)))
     call = make_call(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -339,7 +342,7 @@ def index_rows() -> Rows:
         index.close()
     said: dict[str, dict[str, Any]] = {
         "state": {"key id": 4103, "size": 1234, "sha256": digest.hex(), "revision": -1, "tier": 2,
-                  "bits": 7},
+                  "bits": 7, "capture": 3, "closed": 20_000},
         "open": {"bytes": 5000, "header": 104, "sequence": 9, "segments": 2,
                  "latest": [list(one) for one in reach.latest]},
         "time": {"started": call.started_ns, "call": call.id.hex(), "duration": 60_000,
@@ -356,10 +359,22 @@ def index_rows() -> Rows:
     return rows
 
 
+def kept_apart() -> Rows:
+    """Ids of what a capture sends of another's call, and of what it sends of that in its turn."""
+    rows: Rows = []
+    for call, capture in ((RECORDING, "site b"), (call_id(2), "Zürich"), (call_id(3), "")):
+        for name in ("once", "again"):
+            other = beside(call, capture)
+            rows.append({"name": f"{capture} {name}", "error": "", "call": call.hex(),
+                         "capture": capture, "id": other.hex()})  # fmt: skip
+            call = other
+    return rows
+
+
 FILES: Final[dict[str, Callable[[], Rows]]] = {
     "root": roots, "page": pages, "intakekeys": intakes, "batch": batches, "keyfile": keyfiles,
     "shares": papers, "loghead": heads, "certificate": certificates,
-    "index": index_rows,
+    "index": index_rows, "apart": kept_apart,
 }  # fmt: skip
 
 

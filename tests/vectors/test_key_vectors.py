@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from spanvault import certificate, keyfile, logchain, protected, shares, spool, token
 from spanvault.logchain import Head
 from storaged import faults, intakekeys, keypage
+from storaged.binding import beside
 from storaged.index import Index, parse_time_row
 from storaged.intake import Intake
 from tests.vectors import makekeys
@@ -197,6 +198,19 @@ def test_row_of_the_index(vector, tmp_path):
             table
         ](key)
     index.close()
+
+
+def test_row_of_before_lacks_the_last_field():
+    (vector,) = (row for row in load("index") if row["name"] == "state")
+    short = bytes.fromhex(vector["row"])[:-2]
+    assert rows.read_row("state", b"", short) == vector["says"] | {"closed": 0}
+
+
+@of("apart")
+def test_id_of_what_is_kept_apart(vector):
+    call, capture = bytes.fromhex(vector["call"]), vector["capture"]
+    made = agree(vector, lambda: beside(call, capture), lambda: rows.apart(call, capture))
+    assert made.hex() == vector["id"]
 
 
 def sections() -> dict[str, str]:

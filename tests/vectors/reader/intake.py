@@ -27,7 +27,7 @@ def read_keys(data: bytes, certificate: bytes) -> tuple[bytes, dict[int, bytes]]
 def key_named(name: str) -> str:
     """The id of the ingest key that a waiting file is sealed to, by its name. Raises Fault."""
     parts = name.split(".")
-    if parts[-1] == "sealed" and len(parts) == 3:  # N.KEYID.sealed
+    if parts[-1] == "sealed" and len(parts) in (3, 4):  # N.KEYID.sealed, N.KEYID.NAME.sealed
         return parts[1]
     if parts[-1] == "moving" and len(parts) == 4:  # MOVE.N.KEYID.moving
         return parts[2]

@@ -1,5 +1,6 @@
-"""Rows of the index that are no MessagePack: FORMAT.md §7."""
+"""Rows of the index that are no MessagePack, and ids of what is kept apart: FORMAT.md §7, §8.1."""
 
+import hashlib
 import struct
 from typing import Any
 
@@ -14,10 +15,18 @@ def read_row(table: str, key: bytes, value: bytes) -> dict[str, Any]:
         raise Fault("length") from None
 
 
+def apart(call: bytes, capture: str) -> bytes:
+    """The id under which is kept what another capture sends of a call."""
+    digest = hashlib.sha256(b"spanvault kept apart/1" + call + capture.encode()).digest()
+    return call[:6] + digest[:10]
+
+
 def _state(_: bytes, value: bytes) -> dict[str, Any]:
-    key_id, size, digest, revision, tier, bits, _ = struct.unpack("<QQ32siBBH", value)
+    value += bytes(2) if len(value) == 56 else b""  # a row of before, without `closed`
+    fields = struct.unpack("<QQ32siBBHH", value)
+    key_id, size, digest, revision, tier, bits, capture, closed = fields
     return {"key id": key_id, "size": size, "sha256": digest.hex(), "revision": revision,
-            "tier": tier, "bits": bits}  # fmt: skip
+            "tier": tier, "bits": bits, "capture": capture, "closed": closed}  # fmt: skip
 
 
 def _open(_: bytes, value: bytes) -> dict[str, Any]:
