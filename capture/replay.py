@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from capture.courier import POLL_MS, Courier
 from capture.ids import new_id
 from capture.model import Block
@@ -46,9 +48,11 @@ class Replay:
         log: logging.Logger,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._settings, self._report, self._life, self._log = settings, report, life, log
+        # Whoever reads an old file wants what is in it, not to see it expire.
+        self._settings = msgspec.structs.replace(settings, orphan_days=None)
+        self._report, self._life, self._log = report, life, log
         self._courier = Courier(settings, life, log)
-        self._recorder = Recorder(settings, new_id, slow_frames=None)
+        self._recorder = Recorder(self._settings, new_id, slow_frames=None)
         self._frames = self._faults = 0
         self._lines: list[TimeLine] = []
         self._patience_s = patience_s

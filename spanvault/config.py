@@ -46,7 +46,7 @@ class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orphan_packets: Count = 100  # of a stream, in sequence, before it is one
     orphan_mbit: Positive = 100.0  # a second, of all of them
     orphan_minutes: Positive = 60.0  # then another one goes on
-    orphan_days: Positive = 7.0  # their records say that they may go then
+    orphan_days: Positive | None = 7.0  # then storaged erases them; None: as their pool says
 
 
 class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +55,16 @@ class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: Path | None = None  # its own directory; by default STORE/pools/NAME
     unlock_key: Path | None = None  # tried at each start; the store's own is tried in any case
     recipients: list[Path] = []  # public keys that a new pool is sealed to; by default the store's
-    keep_days: Count | None = None  # told by `spanvault status`; nothing deletes by it yet
+    keep_days: Count | None = None  # from a call's beginning; then it is erased; None: kept
+    keep_at_least_days: Count | None = None  # until then nobody can erase it
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for terms that contradict each other."""
+        if self.keep_days and (self.keep_at_least_days or 0) > self.keep_days:
+            raise ValueError(
+                f"keep_at_least_days = {self.keep_at_least_days} is more than "
+                f"keep_days = {self.keep_days}"
+            )
 
 
 class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,11 +33,13 @@ from storaged.mending import Mender
 from storaged.moving import Mover
 from storaged.opening import Opener
 from storaged.requests import Desk
+from storaged.retention import Retention
 from storaged.scrub import Scrub
 from storaged.scrubbing import Scrubbing
 from storaged.serving import Serving
 from storaged.shares import Shares
 from storaged.sorting import Sorter
+from storaged.terms import Terms
 from storaged.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,8 @@ class Daemon:
         self._authenticator = transport.authenticate(self._context, clients)
         certificate = transport.load_certificate(settings.certificate)
         self._socket = transport.listen(self._context, settings.ingest, certificate)
-        self._eraser = Eraser(store, tables, self._vaults, self._sorter.forget, time.time_ns)
+        terms = {str(name): Terms.of(about) for name, about in settings.pools.items()}
+        self._eraser = Eraser(store, tables, self._vaults, self._sorter.forget, time.time_ns, terms)
         self._eraser.finish()
         scrub = Scrub(
             tables, self._vaults, settings.scrub_days, settings.scrub_mb_s * 1e6,
@@ -82,9 +85,12 @@ class Daemon:
         )
         mover = Mover(tables, self._vaults, self._eraser, self._sorter.forget, time.time_ns)
         mover.clear()
+        self._retention = Retention(
+            tables, self._vaults, self._eraser, time.time_ns, time.monotonic_ns
+        )
         desk = Desk(
             store, tables, self._vaults, self._access, self._eraser, self._mender, mover,
-            time.time_ns, self.state, opener,
+            time.time_ns, self.state, opener, self._retention,
         )  # fmt: skip
         requests = transport.listen(self._context, settings.requests, certificate)
         self._serving = Serving(requests, clients, desk)
@@ -151,6 +157,8 @@ class Daemon:
             line += f"; capture {name} floods the disk and is HELD BACK"
         for name, calls in sorted(self._binding.apart.items()):
             line += f"; capture {name} sent of {calls:,} calls that are NOT ITS OWN"
+        if overdue := self._retention.fault:
+            line += f"; {overdue}"
         for vault in self._vaults:
             if vault.fault or vault.locked:
                 line += f"; pool {vault.name} {vault.fault or 'is locked'}"
@@ -163,6 +171,7 @@ class Daemon:
             "held_back": sorted(self._shares.held), "kept_apart": dict(self._binding.apart),
             "scrub": scrub,
             "repair": repair,
+            "retention": self._retention.fields(),
             "feed_position": self._index.position,
         }  # fmt: skip
         return (f"not recording: {fault}" if fault else line), fields

@@ -9,8 +9,10 @@ The rows: storaged.erasures. Keys: storaged.keyring. The certificate: storaged.c
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import lmdb
@@ -38,12 +40,14 @@ from storaged.ledger import Entry
 from storaged.ledgerfile import Place
 from storaged.pagefiles import page_name
 from storaged.sealing import HEADER_BYTES, Header
+from storaged.terms import Terms
 from storaged.vaults import BASE, Vault, Vaults
 from storaged.walk import Steps
 
 log = logging.getLogger(__name__)
 MOST: Final = 5000  # calls of one batch
 MAX_REASON: Final = 500  # characters
+STORAGED: Final = "storaged"  # who erases what is due, and moves what must follow
 
 
 class Doomed(NamedTuple):
@@ -58,12 +62,15 @@ class Eraser:
     """Erases calls, one batch at a time. For the thread of requests.
 
     forget: makes the committer's thread know nothing of some recordings; all pools are held then.
+    terms: by pool, how long its calls have to stay; a pool that is not named has none.
     """
 
     def __init__(
         self, store: Store, index: Index, vaults: Vaults,
         forget: Callable[[Sequence[bytes]], None], clock_ns: Callable[[], int],
+        terms: Mapping[str, Terms] = MappingProxyType({}),
     ) -> None:  # fmt: skip
+        self.terms = terms
         self._store, self._index, self._vaults = store, index, vaults
         self._forget, self._clock_ns = forget, clock_ns
         self.fault: str | None = None  # one line, while one that was begun cannot be completed
@@ -129,6 +136,7 @@ class Eraser:
             new = [one for one in ids if not view.erased(one)]
             doomed = [self.look_at(view, one) for one in new]
             _check_ended(doomed, wanted)
+            self._check_terms(doomed)
             self._check_shared(view, doomed, set(ids))
             pending = erasures.targets(view)
         if not doomed:
@@ -183,24 +191,51 @@ class Eraser:
         vault = self._vaults.of(tier) if tier is not None else None
         return vault if vault is not None and len(vault.intake) else None
 
+    def sharing(self, view: View, one: Doomed) -> set[bytes]:
+        """The other calls, not erased yet, that have media in common with a call."""
+        others = set(view.sharing(one.erased.id))
+        if one.call is not None:
+            others |= record.recordings_of(one.call)
+        return {
+            other
+            for other in others
+            if not view.erased(other) and (view.state(other) or self._waits_for(view, other))
+        }
+
+    def _check_terms(self, doomed: Sequence[Doomed]) -> None:
+        """Raise Fault for a call that its pool has to keep yet, or of which nobody knows that."""
+        for one in doomed:
+            terms = self.terms.get(one.erased.pool, Terms())
+            if not terms.at_least_ns:
+                continue
+            if one.call is None:
+                raise Fault(
+                    "corrupt",
+                    f"the record of call {one.erased.id.hex()} is damaged: whether pool "
+                    f"{one.erased.pool} has to keep it yet cannot be told",
+                    "Nothing was erased. `spanvault repair` may bring its record back.",
+                )
+            until_ns = terms.protected_ns(one.call.started_ns)
+            if self._clock_ns() < until_ns:
+                day = datetime.fromtimestamp(until_ns / 1e9, UTC)
+                raise Fault(
+                    "denied",
+                    f"call {one.erased.id.hex()} has to be kept until {day:%Y-%m-%d %H:%M} UTC",
+                    f"Nothing was erased. keep_at_least_days of pool {one.erased.pool} in "
+                    "storaged.toml says so.",
+                )
+
     def _check_shared(self, view: View, doomed: Sequence[Doomed], ids: set[bytes]) -> None:
         """Raise Fault if a call outside the batch has media in common with one in it.
 
         The same sound would stay with the other call, or be taken from it: neither must go unsaid.
         """
         for one in doomed:
-            others = set(view.sharing(one.erased.id))
-            if one.call is not None:
-                others |= record.recordings_of(one.call)
-            left = sorted(
-                other
-                for other in others - ids
-                if not view.erased(other) and (view.state(other) or self._waits_for(view, other))
-            )
+            left = self.sharing(view, one) - ids
             if left:
                 raise Fault(
                     "invalid",
-                    f"call {one.erased.id.hex()} has media in common with {left[0].hex()}",
+                    f"call {one.erased.id.hex()} has media in common with {min(left).hex()}",
                     "Nothing was erased. Such calls can only go together: name both.",
                 )
 

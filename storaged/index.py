@@ -25,7 +25,7 @@ from storaged.resuming import Reach
 TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
     b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged", b"moved", b"follow",
-    b"damagedkey", b"capture",
+    b"damagedkey", b"capture", b"expires",
 )  # fmt: skip
 MULTIPLE: Final = (b"token", b"shared", b"former")  # with several values a key, all of one length
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
@@ -382,6 +382,10 @@ class Writing(View):
                 self.put(b"token", name, key)
         outcome = record.OUTCOMES.index(call.outcome)
         self.put(b"time", key, _TIME.pack(record.duration_ms(call), outcome, int(call.final), 0))
+        if old is not None and old.expires_ns is not None:
+            self.delete(b"expires", time_key(old.expires_ns, old.id))
+        if call.expires_ns is not None:
+            self.put(b"expires", time_key(call.expires_ns, call.id), b"")
         held = record.recordings_of(call)
         for recording_id in (record.recordings_of(old) if old else set()) - held:
             self.delete(b"shared", recording_id, call.id)
@@ -394,6 +398,8 @@ class Writing(View):
         """Remove every row that tells of a call. call: its record; None if that does not open."""
         if call is not None:
             self._delete_tokens(call, index_key)
+            if call.expires_ns is not None:
+                self.delete(b"expires", time_key(call.expires_ns, call_id))
             for recording_id in record.recordings_of(call):
                 self.delete(b"shared", recording_id, call_id)
         else:
@@ -407,7 +413,7 @@ class Writing(View):
 
     def _delete_by_scan(self, call_id: bytes) -> None:
         """Remove what leads to a call whose record cannot be opened: all rows are looked at."""
-        for table, part in ((b"token", 1), (b"time", 0), (b"shared", 1)):
+        for table, part in ((b"token", 1), (b"time", 0), (b"expires", 0), (b"shared", 1)):
             rows = [
                 row
                 for item in self.cursor(table)

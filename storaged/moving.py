@@ -22,7 +22,7 @@ from spanvault import messages as m
 from spanvault.chunk import CHUNK, FRAME, Chunk, Media
 from spanvault.rules import POOLS
 from storaged import erasures, record, walk
-from storaged.erasing import MAX_REASON, Doomed, Eraser
+from storaged.erasing import MAX_REASON, STORAGED, Doomed, Eraser
 from storaged.faults import Fault
 from storaged.index import FINAL, OBJECT, SEALED, Index, View, Writing
 from storaged.ledger import PLACED, Entry, Placed
@@ -36,7 +36,6 @@ MOST: Final = 500  # calls of one request
 BATCH_BYTES: Final = 4 << 20  # of media, sealed together
 _AGAIN_S: Final = 60  # between two tries to move what must follow
 _REPAIRED_S: Final = 3600  # the same, where it is damaged
-STORAGED: Final = "storaged"  # who moves what must follow
 
 
 class _Plan(NamedTuple):

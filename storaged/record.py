@@ -57,7 +57,9 @@ def check_call(call: Call) -> None:
     """Raise ValueError for a call that cannot be stored as it is. Never says what was in it."""
     if len(call.id) != 16:
         raise ValueError(f"a call's id has 16 bytes, not {len(call.id)}")
-    times = (call.started_ns, call.answered_ns or 0, call.ended_ns or 0)
+    times = (
+        call.started_ns, call.answered_ns or 0, call.ended_ns or 0, call.expires_ns or 0,
+    )  # fmt: skip
     _check_numbers("call's time (ns)", _TIMES, *times)
     _check_numbers("call's revision", range(1 << 31), call.revision)
     _check_texts(

@@ -6,6 +6,7 @@ Sockets, and requests that wait: storaged.serving. Protocol: WIRE.md §6.
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import lmdb
@@ -21,15 +22,16 @@ from storaged import index as tables
 from storaged.accesslog import AccessLog
 from storaged.custody import Custody
 from storaged.diskfaults import explain
-from storaged.erasing import Eraser
+from storaged.erasing import STORAGED, Eraser
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, View
 from storaged.layout import Store
 from storaged.mending import Mender
-from storaged.moving import STORAGED, Mover
+from storaged.moving import Mover
 from storaged.opening import Opener
 from storaged.receipts import Receipts
 from storaged.restoring import Restorer
+from storaged.retention import Retention
 from storaged.search import MAX_ROWS, STEP_ROWS, search
 from storaged.vaults import Vaults
 from storaged.walk import Steps, finish
@@ -64,11 +66,12 @@ class Desk:
     def __init__(
         self, store: Store, index: Index, vaults: Vaults, access: AccessLog, eraser: Eraser,
         mender: Mender, mover: Mover, clock_ns: Callable[[], int],
-        state: Callable[[], tuple[str, dict[str, Any]]], opener: Opener,
+        state: Callable[[], tuple[str, dict[str, Any]]], opener: Opener, retention: Retention,
     ) -> None:  # fmt: skip
         self._store, self._index, self._vaults, self._eraser = store, index, vaults, eraser
         self._access, self._clock_ns, self._state = access, clock_ns, state
         self._mender, self._reader, self._mover = mender, mender.reader, mover
+        self._retention = retention
         self._witness = Witness(access, index, store, vaults.base, clock_ns)
         self._restorer = Restorer(store, index, vaults, clock_ns, opener)
         self._receipts = Receipts(store, index, vaults.base, clock_ns)
@@ -101,17 +104,17 @@ class Desk:
         return self._logged(who, request, answer)
 
     def following(self) -> Steps[None]:
-        """Complete what a disk held up; move up what must follow its call, in steps.
+        """Complete what a disk held up; move up what must follow its call; erase what is due.
 
-        Each move is in the log before it is begun.
+        In steps; each move and each erasure is in the log before it is begun.
         """
         try:
             yield from self._eraser.catching_up()
-            yield from self._mover.following(
-                lambda wanted: self._write_down(STORAGED, wanted, "begun")
-            )
+            begun = partial(self._write_down, STORAGED, result="begun")
+            yield from self._mover.following(begun)
+            yield from self._retention.sweeping(begun)
         except Exception:  # recording must go on, whatever this stumbled over
-            log.exception("Following calls into higher pools failed by a fault of ours")
+            log.exception("What storaged does by itself failed by a fault of ours")
 
     def refuse(self, who: Identity, error: str) -> Answer:
         """The answer to a message that could not be read."""

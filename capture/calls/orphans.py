@@ -181,6 +181,7 @@ class Orphans:
         return time_ns - last_ns <= self._quiet_ns
 
     def _begin(self, stream: NewStream, time_ns: int) -> LiveCall:
+        days = self._settings.orphan_days
         call = LiveCall(
             id=self._new_id(),
             call_id="",
@@ -194,7 +195,7 @@ class Orphans:
             heard_ns=time_ns,
             ends=_pair(stream.source, stream.destination),
             clock_ns=self._clock.offset_ns,
-            expires_ns=time_ns + int(self._settings.orphan_days * DAY_NS),
+            expires_ns=None if days is None else time_ns + int(days * DAY_NS),
         )
         self._by_pair.setdefault(_pair(stream.source, stream.destination), []).append(call)
         self._count("orphans")

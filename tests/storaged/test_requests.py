@@ -18,6 +18,7 @@ from storaged.layout import Store
 from storaged.mending import Mender
 from storaged.moving import Mover
 from storaged.requests import Answer, Desk
+from storaged.retention import Retention
 from tests.support.vault import (
     START,
     Parts,
@@ -50,11 +51,16 @@ class Counter:
         mender = Mender(
             parts.index, parts.vaults, forget or parts.writer.forget, time.time_ns, time.monotonic
         )
+        self.clock_ns, self.monotonic_ns = time.time_ns, time.monotonic_ns
+        self.retention = Retention(
+            parts.index, parts.vaults, self.eraser, lambda: self.clock_ns(),
+            lambda: self.monotonic_ns(),
+        )  # fmt: skip
         self.desk = Desk(
             self.store, parts.index, parts.vaults, self.access, self.eraser, mender,
             Mover(parts.index, parts.vaults, self.eraser, forget or parts.writer.forget,
                   time.time_ns),
-            time.time_ns, lambda: ("fine", {}), parts.opener,
+            time.time_ns, lambda: ("fine", {}), parts.opener, self.retention,
         )  # fmt: skip
 
     def ask(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Any:
