@@ -132,12 +132,14 @@ class Association:
         # All of these name both ends and none took the place of another: the first call holds it.
         return sorted(shared, key=lambda match: match.call.started_ns)
 
-    def _rank(self, match: Match, stream: NewStream) -> tuple[bool, int, bool, bool, int]:
+    def _rank(self, match: Match, stream: NewStream) -> tuple[bool, int, bool, bool, bool, int]:
         """Compares greater the better a match is."""
         named = match.to or match.from_
         return (
             match.since_ns <= stream.time_ns,  # valid when the stream began
             match.score,
+            # Private addresses are candidates in many calls at once.
+            not any(binding.candidate for binding in (match.to, match.from_) if binding),
             named is not None and stream.payload_type in named.codecs,
             # Some phones and load generators send all their calls from one port: the stream is
             # the call's that still lacks one.

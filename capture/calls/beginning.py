@@ -7,6 +7,7 @@ later messages mean: capture.calls.signalling. Which call they are of: capture.c
 from collections.abc import Iterable
 from typing import Final
 
+from capture.calls.identity import asserted, hidden
 from capture.calls.livecall import LiveCall
 from capture.model import Datagram
 from capture.signalling.dialog import RETRIED, Dialog
@@ -63,7 +64,7 @@ def new_call(
     dialog = Dialog(changed_ns=datagram.time_ns)
     if message.is_request and message.method != "INVITE":
         dialog.outcome = "unknown"  # it may or may not have been answered before we listened
-    return LiveCall(
+    call = LiveCall(
         id=call_id,
         call_id=message.call_id,
         caller_tag=message.from_.tag,
@@ -78,6 +79,21 @@ def new_call(
         dialled=message.request_user,
         headers=_kept(message, headers),
     )
+    unmask(call, message)
+    return call
+
+
+def unmask(call: LiveCall, message: SipMessage) -> bool:
+    """Name a caller who asked not to be shown, if the network says who it is; returns whether.
+
+    A phone's INVITE does not say yet, the copy behind its proxy does.
+    """
+    if not hidden(message):
+        return False
+    call.flags.add("anonymous")
+    caller = asserted(message)
+    known, call.caller = call.caller, caller or call.caller
+    return call.caller != known
 
 
 def _kept(message: SipMessage, names: Iterable[str]) -> dict[str, list[str]]:

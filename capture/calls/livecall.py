@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from capture.media.doubled import SHARE
 from capture.model import Endpoint, StreamTotals, host_text
 from capture.signalling.dialog import Dialog, State
 from capture.signalling.offer_answer import OfferAnswer, signalled_flags
@@ -22,6 +23,7 @@ MAX_RELATED: Final = 64
 MAX_KEYS: Final = 64
 UNANSWERED_NS: Final = 32_000_000_000  # 64·T1: a BYE is sent again so long
 EARLY_MEDIA_NS: Final = 200_000_000  # RTP so much before the answer is no mere race with the 200
+MANY: Final = 50  # packets: of fewer some that come again say nothing
 
 
 class Binding(msgspec.Struct, array_like=True):
@@ -35,6 +37,7 @@ class Binding(msgspec.Struct, array_like=True):
     owner: bytes  # address that sent the SDP: whose word it is
     until_ns: int | None = None
     rtcp_port: int | None = None  # where its RTCP goes, if that is said (RFC 3605)
+    candidate: bool = False  # of ICE: it may turn out to be where media is received (RFC 8839)
 
 
 class Referral(msgspec.Struct, array_like=True):
@@ -121,9 +124,9 @@ class LiveCall(msgspec.Struct, array_like=True):
         return self.call_id or self.id.hex()
 
     def relate(self, kind: str, call_id: str) -> bool:
-        """Note another call. Returns whether that is news."""
+        """Note another call; a B2BUA may have kept our Call-ID. Returns whether that is news."""
         other = Related(kind, call_id)  # type: ignore[arg-type]
-        if call_id == self.name or other in self.related or len(self.related) >= MAX_RELATED:
+        if other in self.related or len(self.related) >= MAX_RELATED:
             return False
         self.related.append(other)
         return True
@@ -275,6 +278,9 @@ class LiveCall(msgspec.Struct, array_like=True):
             if "started_mid_call" not in self.flags and stream.party == "callee"
         ):
             flags.add("early_media")
+        packets = sum(stream.packets for stream in heard)
+        if packets >= MANY and sum(stream.duplicates for stream in heard) >= SHARE * packets:
+            flags.add("mirrored_twice")
         if any(is_fec(codec) for stream in heard for codec in _heard(stream)):
             flags.add("fec")
         for party in ("caller", "callee"):

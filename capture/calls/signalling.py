@@ -11,7 +11,7 @@ from typing import Final
 
 from capture.calls.association import Association
 from capture.calls.attachment import Attachments
-from capture.calls.beginning import MAX_INVITES
+from capture.calls.beginning import MAX_INVITES, unmask
 from capture.calls.livecall import Binding, LiveCall
 from capture.calls.witness import SILENT, Decision, Witness
 from capture.model import Datagram, Endpoint
@@ -59,11 +59,13 @@ class Signalling:
             call.flags.add("sip_tls")
         if message.cut:
             call.flags.add("sip_cut")
+        changed = False
         if message.is_request and message.method == "INVITE" and not message.to.tag:
             _remember(call, message)
+            changed = unmask(call, message)
         if message.method == "BYE" and event_of(message) is Event.BYE:
             _remember_bye(call, message)
-        changed = self._move(call, message, datagram, tag)
+        changed |= self._move(call, message, datagram, tag)
         if message.recording_metadata is not None:
             changed |= self._recorded(call, message.recording_metadata)
         body = message.sdp
@@ -176,9 +178,7 @@ class Signalling:
         for media in change.media:
             call.learn(media.keys)
             call.keyless |= media.accepted and media.crypto and not media.keys
-            if media.accepted and media.rtp and media.address and not media.nowhere:
-                self._bind(call, side, media, datagram)
-            else:
+            if not self._bind(call, side, media, datagram):
                 self._witness.decided(Decision.NOT_BOUND, call, media=media)
         for media in change.rejected:
             self._unbind(call, media, datagram.time_ns)
@@ -197,24 +197,30 @@ class Signalling:
         if len(tags) > 1:
             call.flags.add("forked")
 
-    def _bind(self, call: LiveCall, side: Side, media: sdp.Media, datagram: Datagram) -> None:
+    def _bind(self, call: LiveCall, side: Side, media: sdp.Media, datagram: Datagram) -> bool:
+        """Note where a side receives. Returns whether it named any address."""
         kind = KINDS.get(media.kind)
-        if kind is None or media.address is None:
-            return
-        endpoint = Endpoint(media.address, media.port)
-        binding = Binding(
-            endpoint, side, kind, media.codecs, datagram.time_ns, datagram.source.address,
-            rtcp_port=media.rtcp_port,
-        )  # fmt: skip
-        new = self._association.bind(call, binding)
-        self._witness.decided(Decision.BOUND, call, binding=binding, new=new)
-        if new:
-            self._attachments.bound(call, endpoint, datagram.time_ns)
+        if kind is None or not (media.accepted and media.rtp):
+            return False
+        named = bool(media.address) and not media.nowhere
+        ends = [(media.address or b"", media.port)] if named else []
+        for address, port in dict.fromkeys((*ends, *media.candidates)):
+            binding = Binding(
+                Endpoint(address, port), side, kind, media.codecs, datagram.time_ns,
+                datagram.source.address, rtcp_port=media.rtcp_port,
+                candidate=(address, port) not in ends,
+            )  # fmt: skip
+            new = self._association.bind(call, binding)
+            self._witness.decided(Decision.BOUND, call, binding=binding, new=new)
+            if new:
+                self._attachments.bound(call, binding.endpoint, datagram.time_ns)
+        return named or bool(media.candidates)
 
     def _unbind(self, call: LiveCall, media: sdp.Media, time_ns: int) -> None:
         """The other side refused this line (port 0): nothing will be sent there."""
+        ends = {(media.address, media.port), *media.candidates}
         for binding in call.bindings:
-            same = (binding.endpoint.address, binding.endpoint.port) == (media.address, media.port)
+            same = (binding.endpoint.address, binding.endpoint.port) in ends
             if same and binding.until_ns is None and len(call.offer_answer.sessions) <= 2:
                 binding.until_ns = time_ns
                 self._witness.decided(Decision.UNBOUND, call, binding=binding)

@@ -23,6 +23,7 @@ FLAGS: Final = {
     "zrtp": "The phones may encrypt end to end (ZRTP): switch it off to record.",
     "fax": "T.38 is not RTP and not recorded: a fax server keeps faxes.",
     "hold": "On hold: silence or music on hold is what was sent.",
+    "mirrored_twice": "Every packet came twice: mirror received frames only (rx).",
     "clock_set": "The capture's clock was set during it: let NTP keep it. Lengths are right.",
     "capture_loss": "The capture itself lost frames: see `spanvault status`.",
 }

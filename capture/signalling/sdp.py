@@ -2,8 +2,8 @@
 
 Only what a recorder needs is read; a line that makes no sense spoils itself, not the description.
 Sources: RFC 8866; RFC 3605 (rtcp), 5761 (rtcp-mux), 4568 (crypto), 4574 (label), 5763
-(fingerprint), 6189 (zrtp-hash), 3264 §6 (port 0), §8.4 (hold). Who means what by it:
-capture.signalling.offer_answer.
+(fingerprint), 6189 (zrtp-hash), 8839 (candidate), 8840 §4.1.1 (none yet), 3264 §6 (port 0), §8.4
+(hold). Who means what by it: capture.signalling.offer_answer.
 """
 
 import contextlib
@@ -23,6 +23,8 @@ MAX_MEDIA: Final = 32
 MAX_CODECS: Final = 64
 MAX_KEYS: Final = 16  # of one m= line
 MAX_LABEL: Final = 256
+MAX_CANDIDATES: Final = 16  # of one m= line
+DISCARD: Final = 9  # the port of a line whose address ICE will find
 MAX_ADDRESS: Final = 64  # characters; an IPv6 address has 45 at most
 
 Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
@@ -42,6 +44,7 @@ REGISTERED: Final = {
 }  # fmt: skip
 
 _MEDIA: Final = re.compile(r"(\S+)\s+(\d{1,5})(?:/\d+)?\s+(\S+)\s*(.*)")
+_CANDIDATE: Final = re.compile(r"\S+\s+1\s+udp\s+\d+\s+(\S{2,64})\s+(\d{1,5})\s+typ\s", re.I)
 _RTPMAP: Final = re.compile(r"(\d{1,3})\s+([^/\s]+)\s*/\s*(\d{1,7})(?:\s*/\s*(\d{1,2}))?")
 
 
@@ -62,6 +65,7 @@ class Media(msgspec.Struct, array_like=True):
     zrtp: bool = False
     keys: list[MediaKey] = []  # those of a=crypto that can be used
     label: str = ""  # what others call this line by: RFC 4574
+    candidates: list[tuple[bytes, int]] = []  # of ICE, for RTP over UDP: RFC 8839 §5.1
 
     @property
     def accepted(self) -> bool:
@@ -71,7 +75,9 @@ class Media(msgspec.Struct, array_like=True):
     @property
     def held(self) -> bool:
         """Whether the one who wrote this does not want to hear: RFC 3264 §8.4 and older custom."""
-        return self.direction in ("sendonly", "inactive") or self.nowhere
+        if self.nowhere and self.port != DISCARD:
+            return True
+        return self.direction in ("sendonly", "inactive")
 
     @property
     def nowhere(self) -> bool:
@@ -136,6 +142,7 @@ class _Section:
         self.crypto = self.rtcp_mux = False
         self.keys: list[MediaKey] = []
         self.label = ""
+        self.candidates: list[tuple[bytes, int]] = []
         self.rtcp_port: int | None = None
         self.names: dict[int, tuple[str, int, int]] = {}
         self.parameters: dict[int, str] = {}
@@ -164,6 +171,8 @@ class _Section:
         elif name == "crypto":
             self.crypto = True
             self._keys(value)
+        elif name == "candidate":
+            self._candidate(value)
         elif name == "label":
             self.label = value[:MAX_LABEL]
         else:
@@ -172,6 +181,12 @@ class _Section:
     def _keys(self, value: str) -> None:
         with contextlib.suppress(ValueError):  # as heard, it stays sealed
             self.keys += sdes.parse(value)[: MAX_KEYS - len(self.keys)]
+
+    def _candidate(self, value: str) -> None:
+        found = _CANDIDATE.match(value)
+        address = _packed(found[1].partition("%")[0]) if found else None
+        if found and address and any(address) and 0 < int(found[2]) < 65536:
+            self.candidates = [*self.candidates, (address, int(found[2]))][:MAX_CANDIDATES]
 
     def _flag(self, name: str) -> None:
         for direction in DIRECTIONS:
@@ -210,6 +225,7 @@ def _media(session: _Section, lines: list[str]) -> Media | None:
         zrtp=section.zrtp,
         keys=section.keys,
         label=section.label,
+        candidates=section.candidates,
     )
 
 

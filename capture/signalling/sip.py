@@ -334,7 +334,7 @@ def parse_replaces(value: str) -> Replaces | None:
 
 
 def _find(wanted: frozenset[str], content_type: str, body: bytes, depth: int = 0) -> bytes | None:
-    """The first part of a body that is of a wanted type; it may be the body itself."""
+    """The part of a body that is of a wanted type; it may be the body itself."""
     kind = content_type.partition(";")[0].strip().lower()
     if not body.strip() or depth > 3:
         return None
@@ -349,7 +349,10 @@ def _find(wanted: frozenset[str], content_type: str, body: bytes, depth: int = 0
     if boundary is None:
         return None
     marker = b"--" + (boundary[1] or boundary[2]).encode("utf-8", "replace")
-    for part in body.split(marker, MAX_PARTS + 1)[1 : MAX_PARTS + 1]:
+    parts = body.split(marker, MAX_PARTS + 1)[1 : MAX_PARTS + 1]
+    if kind == "multipart/alternative":
+        parts.reverse()  # RFC 2046 §5.1.4: the last is best; Lync's first is for older peers
+    for part in parts:
         found = _find(wanted, *_part(part), depth + 1)
         if found is not None:
             return found

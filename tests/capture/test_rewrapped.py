@@ -57,7 +57,7 @@ def test_wrapped(name: str, plain: list[Line], tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", COPIES)
 def test_copies_are_recognised_and_counted(name: str, plain: list[Line], tmp_path: Path) -> None:
     recording = recorded(tmp_path, wrapped(forged(), COPIES[name].wrap))
-    assert recording.lines() == plain
+    assert recording.lines() == twice(plain)
     packets = sum(sound.packets for line in plain for sound in line.sounds)
     assert (recording.duplicates, recording.late) == (packets, 0)
 
@@ -100,6 +100,16 @@ def _as_one(frames: list[Frame]) -> Frame:
     ports = struct.unpack_from(">HH", frames[0].data, HEAD + 20)
     addresses = [".".join(map(str, frames[0].data[at : at + 4])) for at in (HEAD + 12, HEAD + 16)]
     return Frame(frames[-1].time_ns, ethernet(ipv4(udp(payload, *ports), *addresses)))
+
+
+def twice(lines: list[Line]) -> list[Line]:
+    """As they are told of a mirror of both directions, where there is enough to tell it by."""
+    return [
+        line._replace(flags=tuple(sorted({*line.flags, "mirrored_twice"})))
+        if sum(each.packets for each in line.sounds) >= 50
+        else line
+        for line in lines
+    ]
 
 
 def almost(lines: list[Line]) -> list[Line]:
@@ -313,5 +323,5 @@ def test_a_real_call_heard_twice(capture: str, name: str, tmp_path: Path) -> Non
     frames = wrapped(real(capture), only_ip(lambda frame: [frame]))
     bare = recorded(tmp_path, frames)
     again = recorded(tmp_path, wrapped(frames, COPIES[name].wrap))
-    assert almost(again.lines()) == almost(bare.lines())
+    assert almost(again.lines()) == almost(twice(bare.lines()))
     assert again.late == bare.late

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.conformance.arrivals import Arrivals, Name
-from tests.conformance.truth import CLEAR, Case, TrueStream
+from tests.conformance.truth import Case, TrueStream
 from tests.support.folders import SHARED
 
 RATE: Final = 8000
@@ -116,7 +116,7 @@ def listen(
 ) -> Iterator[Found]:
     """All that the truth hears in one call, in the call's export. came: of the case's capture.
 
-    Where its loudest three seconds hold two voices, mixed or one after the other, the seconds tell.
+    Of a stream that carried several voices, one after the other or mixed, its seconds tell.
     """
     sides = [(one, _side(call, one)) for one in case.streams]
     ours = [(one, side) for one, side in sides if side is not None]
@@ -126,8 +126,8 @@ def listen(
     for one, side in ours:
         if one.voice is not None:
             channel = to_8000(sound[:, side], rate)
-            begins_s = came[one.name].begins_s - first_s
-            if one.voice.correlation >= CLEAR or not one.seconds:
+            begins_s = max(0.0, came[one.name].begins_s - first_s)
+            if {second.wav for second in one.seconds} <= {one.voice.wav}:
                 yield _voice(one, channel, came[one.name], begins_s)
             yield from _seconds(one, channel, came[one.name], begins_s)
 
@@ -138,14 +138,15 @@ def _voice(
     """The loudest three seconds. stream_s: when the stream's first packet came."""
     assert stream.voice is not None
     voice, played = stream.voice, reference(stream.voice.wav)
-    got, at_s = match(channel, played)
+    here = channel[max(0, round(stream_s * RATE)) : round((stream_s + came.came_s[-1]) * RATE)]
+    got, at_s = match(here, played)  # another stream may have gone before it, or follow
     return Found(
         f"{voice.wav} from {stream.source}",
         abs(got.correlation),
         SHARE * abs(voice.correlation),
-        got.starts_at_s,
+        stream_s + got.starts_at_s,
         stream_s + voice.starts_at_s,
-        came.late_around_s(at_s - stream_s, at_s - stream_s + WINDOW_S),
+        came.late_around_s(at_s, at_s + WINDOW_S),
         OFFSET_S,
         len(played) / RATE if stream.looped else 0.0,
     )

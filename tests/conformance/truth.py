@@ -5,6 +5,7 @@ phones did). Comparing: compare.py.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -169,36 +170,38 @@ def _lab_call(
     for one in agents:  # behind NAT a phone does not know where it is heard from, but whom it hears
         for media in one["media"]:
             ends.setdefault(media.get("remote_rtp", ""), _far(roles.get(one["role"], "callee")))
+    told: list[dict[str, Any]] | None = streams
     if not ends:  # SIPp does not tell its ports
-        streams = streams if dialogs == 1 else _of_answer(dialog, truth, streams)
+        told = streams if dialogs == 1 else _of_answer(dialog, truth, streams)
         ends = {one["src"]: _role(one["src"]) for one in streams}
     return TrueCall(
         dialog["call_id"],
         _user(dialog["from_"]),
         _user(dialog["to"]),
         _lab_outcome(dialog, truth["expected"].get("outcome"), agents),
-        _lab_channels(streams, ends),
+        None if told is None else _lab_channels(told, ends),
     )
 
 
 def _of_answer(
     dialog: dict[str, Any], truth: dict[str, Any], streams: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]] | None:
     """The streams of a call under load: the two voices of its pair of numbers, from its answer on.
 
-    The lab answers calls of one pair two seconds apart, and the phones speak at once.
+    The lab answers calls of one pair two seconds apart, and the phones speak at once. None where
+    the truth does not say which streams have which voice: it listens to the first 400.
     """
     pairs = [
         one
         for one in truth["expected"].get("groups", [])
         if one["caller"] == _user(dialog["from_"])
     ]
+    answered = dialog.get("answer_t", math.inf)
+    begun = [one for one in streams if 0 <= one["t0"] - answered < 1]
+    if any("audio" not in one for one in begun):
+        return None
     wavs = {wav for pair in pairs for wav in (pair["a_wav"], pair["b_wav"])}
-    return [
-        one
-        for one in streams
-        if (one.get("audio") or {}).get("wav") in wavs and 0 <= one["t0"] - dialog["answer_t"] < 1
-    ]
+    return [one for one in begun if (one["audio"] or {}).get("wav") in wavs]
 
 
 def _lab_channels(streams: list[dict[str, Any]], ends: dict[str, str]) -> list[Channel]:
