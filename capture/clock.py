@@ -22,6 +22,8 @@ SECOND: Final = 1_000_000_000
 STRETCH_NS: Final = SECOND
 BACK_NS: Final = SECOND // 2  # frames are not further out of order, but where merged carelessly
 SURELY_BACK_NS: Final = 5 * SECOND
+# 2120, which no file's frames bear: a time of day and ours together still fit into 64 bits.
+LATEST_NS: Final = 4_733_510_400 * SECOND
 
 
 class Clock:
@@ -42,14 +44,18 @@ class Clock:
         """The host's clock was set by so much."""
         self._told_ns += step_ns
 
-    def follow(self, gap_ns: int, said: Callable[[], int | None] = lambda: None) -> int:
+    def follow(
+        self, gap_ns: int, said: Callable[[], int | None] = lambda: None, now_ns: int = 0
+    ) -> int:
         """Follow the clock over a gap between frames; returns by how much it was set in it.
 
         gap_ns: negative where time runs backwards.  said: the step by what was heard, or None.
+        now_ns: our time behind the gap, were it a pause. Damaged times that jump ahead and back
+        again and again would else take it out of all bounds: time goes on after each.
         """
         if -BACK_NS < gap_ns < SECOND and not self._told_ns:
             return 0
-        step_ns = self._step(gap_ns, said)
+        step_ns = gap_ns if now_ns > LATEST_NS else self._step(gap_ns, said)
         if step_ns:
             self.offset_ns += step_ns
             self.steps += 1

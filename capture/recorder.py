@@ -96,7 +96,7 @@ class Recorder:
                 return gap_ns
             return by_media
 
-        step_ns = self.clock.follow(gap_ns, said)
+        step_ns = self.clock.follow(gap_ns, said, now_ns)
         if step_ns:
             self.calls.clock_set()
         return step_ns

@@ -22,6 +22,7 @@ from typing import Final
 ANSWER_S: Final = 20.0  # a second of sound takes milliseconds; more is a loop that never ends
 MEMORY_BYTES: Final = 1 << 30  # beyond what it has when it begins
 MESSAGE_BYTES: Final = 256 << 20
+FIRST_BYTES: Final = 64 << 10  # of a message that says it is long: then twice what has come
 OUT_OF_MEMORY: Final = 3  # exit status
 LENGTH: Final = struct.Struct("<I")
 KEPT_VARIABLES: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "LANG")
@@ -158,10 +159,13 @@ def _receive(peer: socket.socket) -> bytes | None:
 
 
 def _exactly(peer: socket.socket, count: int) -> bytes | None:
-    data = bytearray(count)
-    view, at = memoryview(data), 0
+    """So many bytes; None where the peer ends before. Memory is taken as they come."""
+    data, at = bytearray(), 0
     while at < count:
-        read = peer.recv_into(view[at:])
+        if at == len(data):
+            data.extend(bytes(min(count - at, max(at, FIRST_BYTES))))
+        with memoryview(data) as view, view[at:] as rest:
+            read = peer.recv_into(rest)
         if not read:
             return None
         at += read

@@ -77,7 +77,7 @@ def load_certificate(path: Path) -> Certificate:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{path}: no certificate can be read ({error})") from None
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # a line of no key: pyzmq's reader trusts its files
         raise ValueError(f"{path}: not a certificate ({error})") from None
     fields = {
         key.strip(): value.strip().strip('"')

@@ -6,6 +6,7 @@ read it. FORMAT.md §5.5. Who fills and empties it: storaged.sorting.
 """
 
 import logging
+import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 SUFFIX: Final = ".sealed"
 MOVING: Final = ".moving"
 _NAME_MAX: Final = 80  # bytes of a capture's name that a file's name tells
+_NAME: Final = re.compile(r"[0-9]{12,}\.[0-9a-f]+(\.[0-9a-f]*)?\.sealed")  # others are no batch
 _CALLS_BYTES: Final = 8 << 20  # of call records in a file; a wire header has at most 16 MiB
 
 
@@ -32,7 +34,8 @@ class Intake:
         for torn in folder.glob("*.new"):
             torn.unlink()
         spool.finish_shredding(folder)
-        self._files = {path: path.stat().st_size for path in sorted(folder.glob("*" + SUFFIX))}
+        ours = [path for path in folder.glob("*" + SUFFIX) if _NAME.fullmatch(path.name)]
+        self._files = {path: path.stat().st_size for path in sorted(ours)}
         self._next = 1 + max((int(path.name.split(".")[0]) for path in self._files), default=0)
 
     def __len__(self) -> int:

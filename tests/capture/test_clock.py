@@ -204,3 +204,16 @@ def test_stretches_keep_every_frame_in_its_order():
     assert [len(part.start) for part in parts] == [3, 2, 1, 2, 1]
     assert [part.dropped for part in parts] == [3, 0, 0, 0, 0]
     assert [int(part.data[at]) for part in parts for at in part.start] == list(range(len(times)))
+
+
+def test_times_that_jump_to_and_fro_over_decades_stay_within_bounds():
+    """As of a damaged file: jumps back are followed, so that each jump ahead adds to our time."""
+    run, decades_ns = Run(), 70 * 365 * 24 * HOUR * SECOND
+    frames = [
+        frame._replace(time_ns=frame.time_ns + (decades_ns if number % 2 else 0))
+        for number, frame in enumerate(answered(START_NS, CALLER, CALLEE, "jumps@example"))
+    ]
+    for frame in frames:
+        run.recorder.receive(block([frame.data], times=[frame.time_ns]))
+    assert run.recorder.clock.steps > 6
+    run.recorder.finish()

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from spanvault import payloadtypes, srtp
+from spanvault import payloadtypes, rtp, srtcp, srtp
 from spanvault.audio import aac, amr, codecs, framing, timeline
-from spanvault.chunk import CHUNK, FRAME, Chunk
+from spanvault.chunk import CHUNK, FRAME, TRUNCATED, WHOLE, Chunk
 from spanvault.messages import Codec, MediaKey
 from spanvault.sdes import SUITES
 from spanvault.video.units import KINDS, Assembler, Packet
@@ -87,6 +87,35 @@ def open_srtp(data: bytes) -> None:
     opening = srtp.Opening(keys)
     for chunk in opening.open([Chunk(header[0], frames, memoryview(b"".join(payloads)))]):
         assert not chunk.payload, "opened though nobody sealed it"
+
+
+def open_srtcp(data: bytes) -> None:
+    """Encrypted reports of anybody, under keys of each suite."""
+    choose = Choices(data)
+    suite = SUITES[name := choose.of(sorted(SUITES))]
+    key = MediaKey(name, SECRET[: suite.key + suite.salt], choose.of((0, 0, 4)))
+    opener = srtcp.Opener([key])
+    for _ in range(4):
+        assert opener.open(choose.bytes(120)) is None, "opened though nobody sealed it"
+
+
+def strip(data: bytes) -> None:
+    """Whole RTP packets, as SRTP that was opened gives them, to their payloads."""
+    packets = cut(data)[:20]
+    frames = np.zeros(len(packets), FRAME)
+    frames["length"] = list(map(len, packets))
+    frames["flags"] = [WHOLE | TRUNCATED * (len(packet) % 2) for packet in packets]
+    header = np.zeros(1, CHUNK)
+    header["frames"], header["payload_bytes"] = len(packets), sum(map(len, packets))
+    for each in rtp.payloads([Chunk(header[0], frames, memoryview(b"".join(packets)))]):
+        assert sum(map(len, each.payloads())) <= sum(map(len, packets))
+
+
+def whole() -> list[bytes]:
+    """RTP packets with CSRCs, an extension, padding."""
+    first = bytes([0x80, 8]) + bytes(10) + b"sound"
+    listed, padded = bytes([0x92, 8]) + bytes(22) + b"sound", bytes([0xA0, 8]) + bytes(14) + b"\4"
+    return [joined([first, listed, padded])]
 
 
 def place(data: bytes) -> None:

@@ -28,7 +28,7 @@ from spanvault import chunk, config, digits, rtcp, sdes, wire
 from spanvault.audio import red
 from spanvault.config import CaptureConfig
 from spanvault.messages import Hello, Status, StatusReply, Welcome
-from tests.fuzz import dialogs, disk, payloads
+from tests.fuzz import asked, dialogs, disk, payloads
 from tests.fuzz.choices import cut, joined
 from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, udp_frame
 from tests.support.conversation import Wire
@@ -189,6 +189,10 @@ def _capture(data: bytes) -> None:
         _check(recorder.finish().media)
     finally:
         path.unlink()
+
+
+def _packed(data: bytes) -> None:
+    _capture(asked.packed(data))
 
 
 def _check(media: Iterable[chunk.Media]) -> None:
@@ -367,6 +371,8 @@ TARGETS: Final[dict[str, Target]] = {
     "payloads": Target(payloads.unpack, payloads.spoken),
     "pictures": Target(payloads.show, payloads.pictures),
     "srtp": Target(payloads.open_srtp, payloads.packets),
+    "srtcp": Target(payloads.open_srtcp, payloads.packets),
+    "whole": Target(payloads.strip, payloads.whole),
     "places": Target(payloads.place, payloads.packets),
     "table": Target(_table, lambda: [table()]),
     "object": Target(disk.read_object, disk.objects),
@@ -379,6 +385,16 @@ TARGETS: Final[dict[str, Target]] = {
     "store": Target(disk.store, disk.batches),
     "bundle": Target(disk.read_bundle, disk.bundles),
     "notes": Target(disk.read_notes, disk.notes),
+    "packed": Target(_packed, lambda: asked.compressed(captures()[:1]), 20_000),
+    "requests": Target(asked.request, asked.requests),
+    "memories": Target(asked.memories, lambda: [bytes(20), bytes(range(1, 60))]),
+    "replica": Target(asked.replica, asked.replicas),
+    "intake": Target(asked.waiting, asked.batches),
+    "ledger": Target(asked.entries, asked.ledgers),
+    "reindex": Target(asked.reindex, lambda: [bytes(5), bytes([1, 0, 99, 3, 2, 1, 2])], 200),
+    "words": Target(asked.words, asked.phrases, 1_000),
+    "answers": Target(asked.answers, asked.spoken),
+    "decoded": Target(asked.decoded, asked.payloads),
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What a fuzzing process tells of itself: runs, its slowest input, its memory from start to end.
 
-Memory is what the system has given us once garbage is collected and the C library's free pages are
-handed back: what is left is held by somebody. Beside it the number of Python's memory blocks.
+Memory is what lies in no file (RssAnon), once garbage is collected and the C library's free pages
+are handed back: what is left is held by somebody. Beside it the number of Python's memory blocks.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ SAMPLE_SHARE: Final = 1 / 64  # … of all that has passed: an hour has some hun
 COLLECT_S: Final = 0.1
 WARM: Final = 0.25  # of a run: caches fill, modules are loaded, and libFuzzer reads its corpus
 FEWEST: Final = 8  # samples that tell whether something grows
+SLOWEST: Final = 12  # inputs to be timed again: some only met a collection, or a first use
 MOST_GROWN_MB: Final = 24
 MOST_BLOCKS: Final = 250_000  # twice what our own caches hold when they are full
 _M_MMAP_THRESHOLD: Final = -3
@@ -36,8 +37,7 @@ class Notes(msgspec.Struct):
     """Of one process."""
 
     runs: int = 0
-    slowest_s: float = 0.0
-    slowest: bytes = b""
+    slowest: list[tuple[float, bytes]] = []  # seconds and input, some of them, the slowest last
     samples: list[Sample] = []
 
     def settled(self) -> list[Sample]:
@@ -77,8 +77,10 @@ def memory(runs: int) -> Sample:
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(0)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return Sample(runs, pages * 4096 / 1e6, sys.getallocatedblocks())
+    # Not RSS as a whole: that has an index's mapped file in it, and libraries.
+    status = Path("/proc/self/status").read_text()
+    anonymous = int(status.partition("RssAnon:")[2].split()[0])
+    return Sample(runs, anonymous / 1000, sys.getallocatedblocks())
 
 
 class Watch:
@@ -93,8 +95,8 @@ class Watch:
         now_s, notes = time.process_time(), self.notes
         notes.runs += 1
         taken_s = now_s - begun_s
-        if taken_s > notes.slowest_s:
-            notes.slowest_s, notes.slowest = taken_s, data
+        if len(notes.slowest) < SLOWEST or taken_s > notes.slowest[0][0]:
+            notes.slowest = sorted([*notes.slowest, (taken_s, data)])[-SLOWEST:]
         if now_s - self._sampled_s > max(SAMPLE_S, SAMPLE_SHARE * now_s):
             notes.samples.append(memory(notes.runs))
             self._path.write_bytes(msgspec.msgpack.encode(notes))

@@ -2,12 +2,15 @@
 
 import ctypes
 import os
+import socket
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from spanvault import sandbox
 from spanvault.sandbox import Sandbox, SandboxDied
 
 INMATE = """
@@ -121,3 +124,16 @@ def test_what_only_the_parent_should_know_is_not_passed_on(
 def landlock() -> bool:
     """Whether this kernel has it: its version is asked for."""
     return bool(ctypes.CDLL(None).syscall(444, None, 0, 1) > 0)
+
+
+def test_a_message_that_says_it_is_long_takes_memory_only_as_it_comes() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(sandbox.LENGTH.pack(sandbox.MESSAGE_BYTES) + b"short")
+        theirs.shutdown(socket.SHUT_WR)
+        tracemalloc.start()
+        try:
+            assert sandbox._receive(ours) is None
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()

@@ -45,3 +45,13 @@ def test_what_is_made_with_a_right_bears_it(tmp_path):
     secret = make_certificate(tmp_path, "operator", "bob", "digits")
     assert load_certificate(secret).rights == {"digits"}
     assert load_certificate(tmp_path / "bob.key").rights == {"digits"}
+
+
+@pytest.mark.parametrize("damage", ["public-key", "= =", "\x00\xff"])
+def test_a_damaged_certificate_is_named_and_never_a_fault_of_ours(tmp_path, damage):
+    make_certificate(tmp_path, "operator", "alice")
+    path = tmp_path / "alice.key"
+    text = path.read_text()
+    path.write_text(text[: text.index("public-key")] + damage + "\n", "latin-1")
+    with pytest.raises(ValueError, match=r"alice\.key: not a certificate"):
+        load_certificate(path)

@@ -1,0 +1,362 @@
+"""What reaches storaged and the commands besides recordings: requests, memories, files, words.
+
+A request is asked of a desk on a store with calls in it, by whatever role the first byte says. The
+desk answers everything: that it stumbled is in its answer, and a fault here.
+"""
+
+import atexit
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from replicator import layout
+from replicator.inventory import Inventory
+from replicator.replica import Replica
+from replicator.targets import TargetError
+from replicator.targets.directory import DirectoryTarget
+from spanvault import daemonlog, keyfile, rules, sandbox, slots, spool, transport, wire
+from spanvault import messages as m
+from spanvault.audio import codecs, decoding
+from spanvault.commands import times
+from spanvault.transport import Identity
+from storaged import intakekeys, ledger, ledgerfile
+from storaged.index import Index
+from storaged.intake import Intake
+from storaged.rebuilding import Rebuilder, Report
+from tests.fuzz.choices import Choices, cut, joined
+from tests.support.vault import START, Parts, call_id, make_call, make_media
+
+PLACE: Final = Path(f"/dev/shm/spanvault-fuzz-asked-{os.getpid()}")
+KEY: Final = bytes(range(32))
+WHO: Final = [Identity(role, "fuzz", rights) for role in ("operator", "replicator", "capture")
+              for rights in (frozenset[str](), frozenset({"digits"}))]  # fmt: skip
+RUNS_OF_A_STORE: Final = 500  # then a new one: what is asked changes it, and each is written down
+HEAD: Final = ledger.head(bytes(16), 0, bytes(16))  # of a ledger's file
+NOW: Final = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
+ONE: Final = call_id(1)
+AAC: Final = {
+    "mpeg4-generic": "mode=AAC-hbr;config=1588",
+    "mp4a-latm": "cpresent=0;config=40002620",
+}
+FOREIGN: Final = [
+    m.Codec(name, row.rate or 16_000, parameters=AAC.get(name, ""))
+    for name, row in codecs.DECODERS.items()
+    if row.foreign
+]
+
+
+def folder(name: str) -> Path:
+    """An empty folder in memory."""
+    made = PLACE.with_name(f"{PLACE.name}-{name}")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+class Asked:
+    """A desk, anew after some runs."""
+
+    def __init__(self, *, empty: bool) -> None:
+        self._empty, self._runs, self._desk = empty, 0, None
+
+    def desk(self) -> Any:
+        from tests.storaged.test_requests import Counter  # pytest's, not of every process
+
+        if self._desk is None or self._runs % RUNS_OF_A_STORE == 0:
+            self.close()
+            self._desk = Counter(Parts(folder(f"requests-{self._empty}")))
+            if not self._empty:
+                self._desk.parts.commit([(ONE, 1, 0)], [make_call(1)])
+                self._desk.parts.commit([(call_id(2), 1, 0)], [make_call(2, final=False)])
+        self._runs += 1
+        return self._desk
+
+    def close(self) -> None:
+        if self._desk is not None:
+            self._desk.access.close()
+            self._desk.parts.close()
+            self._desk = None
+
+
+ASKED: Final = (Asked(empty=False), Asked(empty=True))  # only an empty one takes imports
+
+
+def request(data: bytes) -> None:
+    """A request of some role; then the store must still take a call."""
+    which, who = divmod((data or b"\0")[0], len(WHO))
+    asked, bulk = wire.decode_request([wire.PROTOCOL, *cut(data[1:])])
+    if isinstance(asked, m.Rotate | m.Recipients | m.Erase | m.Move):
+        return  # makes all key pages anew: tests/storaged
+    reply = ASKED[which % 2].desk().desk.answer(WHO[who], asked, list(bulk)).reply
+    wire.encode(reply)
+    assert "a fault of storaged itself" not in getattr(reply, "error", ""), repr(asked)
+
+
+def requests() -> list[bytes]:
+    """One of each kind that needs no more than a call to be asked of."""
+    operator, replicator, empty = 1, 2, len(WHO)
+    some: list[tuple[int, m.Message, *tuple[bytes, ...]]] = [
+        (operator, m.Status()), (operator, m.Get(ONE)), (operator, m.Several([ONE, b"x"])),
+        (operator, m.Fetch(ONE)), (operator, m.Fetch(ONE, digits=True)), (operator, m.Verify(ONE)),
+        (operator, m.Search(number="+493012345678", since_ns=START, id_prefix="ab")),
+        (operator, m.Search(cursor=bytes(24), longer_s=1.0, call_id="call-1@example.org")),
+        (operator, m.Erasures()), (replicator, m.ReadObject(ONE, 0, 100)),
+        (replicator, m.Feed(0, target="a")), (replicator, m.Health("a", "fine", {"x": 1})),
+        (replicator, m.Receipt(ONE, "a", 9, "00" * 32, START)),
+        (empty, m.Import("00" * 16, m.Change(1, "record", id=ONE, data=b"record")), b"part"),
+        (empty, m.Import("00" * 16, m.Change(2, "keys", name="page-000001.0", data=b"x"))),
+        (empty, m.Import("00" * 16, m.Change(3, "object", id=ONE, size=4)), b"part"),
+    ]  # fmt: skip
+    return [
+        bytes([who]) + joined(bytes(memoryview(each)) for each in wire.encode(*one)[1:])
+        for who, *one in some
+    ]
+
+
+# --- memory that a capture hands over -------------------------------------------------------------
+
+
+def memories(data: bytes) -> None:
+    """What a process that may enter the socket's folder can send, and slots a batch may name."""
+    choose = Choices(data)
+    place = folder("memory")
+    theirs = slots.Memories(f"ipc://{place}/i")
+    ours = slots.Slots(2 << 20)
+    try:
+        caller = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        with caller, suppress(OSError):
+            caller.connect(f"{place}/i.memory")
+            if choose.number(4):
+                ours.hand_over(f"ipc://{place}/i", os.getuid())
+            else:
+                with (place / "file").open("wb") as file:
+                    given = [file.fileno()] * choose.number(3)
+                    socket.send_fds(caller, [choose.bytes(20)], given)
+            for _ in range(4):
+                name = ours.name if choose.number(4) else choose.bytes(20)
+                where = (choose.number(1 << 16) - 9) * choose.of((1, 1 << 12, 1 << 46))
+                sizes = [
+                    choose.number(1 << 16) * choose.of((1, -1, 1 << 9, 1 << 40)) for _ in "123"
+                ]
+                slot = m.Slot(name, where, (sizes[0], sizes[1], sizes[2]))
+                taken = theirs.take(
+                    msgspec.msgpack.decode(msgspec.msgpack.encode(slot), type=m.Slot)
+                )
+                assert taken is None or [len(part) for part in taken] == sizes
+    finally:
+        ours.close()
+        theirs.close()
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def packed(data: bytes) -> bytes:
+    """A compressed capture: damaged before it was packed, or (the first byte is 3) behind."""
+    pack = (gzip.compress, lzma.compress, bz2.compress, bytes)[(data or b"\0")[0] % 4]
+    return pack(data[1:])
+
+
+def replica(data: bytes) -> None:
+    """A target that somebody else wrote to: names of files and what is in them, by turns."""
+    place, parts = folder("replica"), cut(data)
+    for name, content in zip(parts[::2], parts[1::2], strict=False):
+        path = place / name.decode("utf-8", "replace").replace("..", "_").strip("/\0")
+        with suppress(OSError, ValueError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    found, known = Replica(DirectoryTarget(place)), Inventory()
+    with suppress(TargetError):
+        found.label()
+    with suppress(TargetError):
+        for each in found.bundles():
+            with suppress(ValueError, TargetError):
+                for change in found.load_bundle(each.name):
+                    known.add(change)
+    for place_of in (layout.OBJECTS, layout.RECORDS, "keys"):
+        with suppress(TargetError):
+            for entry in found.target.list(place_of):
+                layout.recording_id(entry.name)
+
+
+def replicas() -> list[bytes]:
+    label = b'{"layout":1,"store_id":"' + b"00" * 16 + b'"}'
+    name = layout.bundle_name(layout.Positions(1, 9)).encode()
+    return [joined([layout.STORE.encode(), label, name, b"x" * 40, b"objects/00/x.svr", b"y"])]
+
+
+def waiting(data: bytes) -> None:
+    """What lies in an intake, sealed as it must be, or not; and the list of the intakes' keys."""
+    place = folder("intake")
+    public, parts = keyfile.public_of(KEY), cut(data)
+    for number, part in enumerate(parts[:6]):
+        whole = bool(part[:1] == b"\0")
+        sealed = spool.seal_batch([wire.PROTOCOL, *cut(part[1:])], public) if whole else part
+        (place / f"{number:012d}.{spool.key_id(public)}.sealed").write_bytes(sealed)
+    Intake(place).open_first(lambda name: KEY)
+    for part in parts[:1]:
+        with suppress(ValueError):
+            intakekeys.parse(part, b"secret")
+
+
+def batches() -> list[bytes]:
+    frames = wire.encode_media(m.Batch("fuzz", 1, [make_call(1)]), make_media([(ONE, 0, 0)]))
+    return [joined([b"\0" + joined(bytes(memoryview(each)) for each in frames[1:]), b"\1torn"])]
+
+
+def entries(data: bytes) -> None:
+    """A ledger's file behind its head, and its sealed entries."""
+    path = folder("ledger") / "20261122-000000.svl"
+    for content in (data, HEAD + data):
+        path.write_bytes(content)
+        list(ledgerfile.walk(path, bytes(16), 0, KEY))
+        list(ledgerfile.walk(path, bytes(16), 0, None))
+
+
+def ledgers() -> list[bytes]:
+    parts = _lying()
+    return [path.read_bytes()[len(HEAD) :] for path in parts.pool.ledger.files()]
+
+
+@cache
+def _lying() -> Parts:
+    """A store with a recording that is sealed, one that grows, and a ledger of both."""
+    parts = Parts(folder("lying"))
+    parts.commit([(ONE, 1, 0)], [make_call(1)])
+    parts.commit([(call_id(2), 1, 0)], [make_call(2, final=False)])
+    return parts
+
+
+def reindex(data: bytes) -> None:
+    """Objects and ledger of a store with bytes changed, cut or added, read for a new index."""
+    parts, choose = _lying(), Choices(data)
+    files = [path for path in sorted(parts.pool.objects.parent.rglob("*.sv?")) if path.is_file()]
+    kept = {path: path.read_bytes() for path in files}
+    try:
+        while choose.left:
+            path = choose.of(files)
+            content = bytearray(path.read_bytes())
+            at = choose.number(1 << 16) % (len(content) + 1)
+            content[at : at + choose.number(9)] = choose.bytes(30)
+            path.write_bytes(content[:at] if choose.number(8) == 7 else content)
+        fresh = Index(folder("index"), 16 << 20)
+        try:
+            made = Rebuilder(fresh, parts.vaults.base, Report(20_000), lambda phase, done: None)
+            made.ledger(), made.objects(), made.records()
+        finally:
+            fresh.close()
+    finally:
+        for path, whole in kept.items():
+            path.write_bytes(whole)
+
+
+# --- words that people and processes say ----------------------------------------------------------
+
+
+def words(data: bytes) -> None:
+    """Times, durations, schedules, rules, a certificate, a line of a daemon's log."""
+    text = data.decode("utf-8", "replace")
+    for parse in (lambda: times.parse_moment(text, NOW), lambda: times.parse_seconds(text),
+                  lambda: rules.hours(text)):  # fmt: skip
+        with suppress(ValueError):
+            parse()
+    daemonlog.parse(text).sentence  # noqa: B018 - a property that works
+    list(daemonlog.parse_all(text.splitlines()))
+    first, _, rest = text.partition("\n")
+    with suppress(ValueError):
+        rule = rules.Rule("base", number=[first], did=[rest], header={first: rest})
+        rule.fits(make_call(1, caller=rest, headers={first.lower(): [rest]}, hosts=[rest]))
+    with suppress(ValueError):
+        rules.Rule("base", trunk=[first]).fits(make_call(1, hosts=[rest]))
+    path = PLACE.with_name(PLACE.name + "-words")
+    path.write_bytes(data)
+    try:
+        with suppress(ValueError):
+            transport.load_certificate(path)
+    finally:
+        path.unlink()
+
+
+def phrases() -> list[bytes]:
+    certificate = folder("certificate")
+    transport.make_certificate(certificate, "operator", "alice", "digits")
+    said = "error: It failed FAULT='no such file' HINT=\"look\" NUMBER=3"
+    return [
+        b"2026-11-22T14:30", b"-90m", b"1.5h", b"mon-fri,sun 08:00-18:00", b"10.0.0.0/8\n10.1.2.3",
+        b"+4930*\n+493012345678", b"x-*\nvalue", said.encode(),
+        (certificate / "alice.key").read_bytes(),
+    ]  # fmt: skip
+
+
+# --- processes that may die -----------------------------------------------------------------------
+
+
+def answers(data: bytes) -> None:
+    """What a decoder that was taken over may answer."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(data[:4096])
+        theirs.shutdown(socket.SHUT_WR)
+        ours.settimeout(1)
+        with suppress(ValueError, OSError):
+            sandbox._receive(ours)
+    with suppress(ValueError):
+        decoding._taken_apart(data, 2)
+
+
+def spoken() -> list[bytes]:
+    from spanvault.audio.worker import Sounds
+
+    told = msgspec.msgpack.encode(Sounds([2, -1], bytes(4)))
+    return [told, len(told).to_bytes(4, "little") + told]
+
+
+@cache
+def _decoding() -> decoding.Decoding:
+    made = decoding.Decoding(answer_s=10.0)
+    atexit.register(made.close)
+    return made
+
+
+def decoded(data: bytes) -> None:
+    """Payloads of a codec that FFmpeg decodes, in the process that may die of them: we do not."""
+    choose, streams = Choices(data), _decoding()
+    codec = choose.of(FOREIGN)
+    if not codecs.decodable(codec):
+        return
+    payloads = [choose.bytes(400) for _ in range(1 + choose.number(6))]
+    sounds = streams.decode(choose.number(4), codec, payloads)
+    assert len(sounds) == len(payloads)
+    streams._deaths.clear()
+    streams.warnings.clear()
+
+
+def payloads() -> Iterable[bytes]:
+    """Two payloads of each codec, of sizes that some of them have."""
+    for number in range(len(FOREIGN)):
+        for size in (20, 24, 33, 38):
+            part = (
+                size.to_bytes(2, "big") + bytes([0x3C, 0xF0]) * (size // 2) + b"\x80" * (size % 2)
+            )
+            yield bytes([number, 0, 1]) + part * 2
+
+
+def compressed(captures: Iterable[bytes]) -> list[bytes]:
+    """Captures to begin with, before and behind packing."""
+    made = [bytes([kind]) + each for kind in range(3) for each in captures]
+    return [*made, *(b"\3" + packed(each) for each in made)]

@@ -1,0 +1,139 @@
+"""Which modules read what comes from outside, and which target feeds each.
+
+A module reads if it takes bytes or text apart: READS, found by its syntax. test_register.py holds
+this table to the code, so that a new reader finds its target, or says why it has none.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+PACKAGES: Final = ("capture", "spanvault", "storaged", "replicator")
+# Methods and functions by which bytes and text are taken apart.
+READS: Final = frozenset({
+    "unpack", "unpack_from", "iter_unpack", "frombuffer", "from_bytes", "fromhex", "b64decode",
+    "loads", "fromisoformat", "XMLPullParser", "literal_eval", "GzipFile", "recv_fds", "recv_into",
+    "fullmatch", "finditer", "Decoder",
+})  # fmt: skip
+
+# What does not take apart what comes from outside by itself, and why.
+OURS: Final = {
+    "capture.ear": "hands blocks on", "capture.recorder": "hands blocks on",
+    "capture.media.media": "orders of our own call table",
+    "capture.sources.interface": "the kernel's answers",
+    "capture.sources.ring": "the kernel's ring; its frames are as those of files",
+    "capture.worker": "our own processes, between themselves",
+    "spanvault.client": "replies of storaged, which wire decodes",
+    "spanvault.commands.access": "an argument in hex", "spanvault.commands.erasing": "the same",
+    "spanvault.commands.auditing": "output of our own process",
+    "spanvault.commands.explain": "the same", "spanvault.commands.reindex": "the same",
+    "spanvault.commands.replay": "the same", "spanvault.commands.restore": "the same",
+    "spanvault.audio.foreign": "runs in a process that may die, where target decoded feeds it",
+    "spanvault.audio.worker": "the same", "spanvault.video.worker": "runs in such a process",
+    "spanvault.video.film": "answers of that process, by sandbox",
+    "storaged.pagefiles": "names of files; what is in them, keypage opens",
+    "storaged.reindexing": "names of files; what is in them, rebuilding reads",
+    "storaged.search": "a key of its own table", "storaged.mending": "rows that damage wrote",
+    "storaged.scrub": "a row of its own", "storaged.damage": "rows of its own",
+    "storaged.witness": "heads that we signed", "storaged.receipts": "rows that index keeps",
+    "replicator.__main__": "heads that bundles brought", "replicator.source": "replies, by wire",
+    "replicator.follower": "changes that bundle or wire decoded",
+}  # fmt: skip
+# Module to the targets whose seeds reach it.
+PARSERS: Final[dict[str, tuple[str, ...]]] = {
+    "capture.calls.calltable": ("table",),
+    "capture.calls.control": ("dialogs",),
+    "capture.packets.datagrams": ("frames", "capture"),
+    "capture.packets.decode": ("frames", "capture"),
+    "capture.packets.hep": ("hep",),
+    "capture.packets.inet": ("frames",),
+    "capture.packets.network": ("frames", "capture"),
+    "capture.packets.offload": ("offload",),
+    "capture.packets.slowpath": ("frames",),
+    "capture.packets.tcp": ("frames",),
+    "capture.packets.tls": ("frames",),
+    "capture.packets.tunnels": ("peel",),
+    "capture.packets.unwrap": ("frames",),
+    "capture.packets.websocket": ("websocket",),
+    "capture.packets.wireless": ("peel",),
+    "capture.signalling.sdp": ("sdp", "dialogs"),
+    "capture.signalling.sip": ("sip", "calls", "dialogs"),
+    "capture.signalling.siprec": ("siprec",),
+    "capture.sources.files": ("capture", "packed"),
+    "capture.sources.pcap": ("capture", "edited"),
+    "capture.sources.pcapng": ("capture",),
+    "spanvault.audio.aac": ("payloads",),
+    "spanvault.audio.amr": ("payloads",),
+    "spanvault.audio.codecs": ("payloads",),
+    "spanvault.audio.decoding": ("decoded", "answers"),
+    "spanvault.audio.framing": ("payloads",),
+    "spanvault.audio.plain": ("payloads",),
+    "spanvault.audio.red": ("red",),
+    "spanvault.certificate": ("notes",),
+    "spanvault.chunk": ("media", "store"),
+    "spanvault.commands.times": ("words",),
+    "spanvault.config": ("config",),
+    "spanvault.daemonlog": ("words",),
+    "spanvault.digits": ("digits",),
+    "spanvault.keyfile": ("keyfile",),
+    "spanvault.logchain": ("log",),
+    "spanvault.protected": ("keyfile",),
+    "spanvault.rtcp": ("rtcp",),
+    "spanvault.rtp": ("whole",),
+    "spanvault.rules": ("words",),
+    "spanvault.sandbox": ("answers",),
+    "spanvault.sdes": ("sdes",),
+    "spanvault.shares": ("keyfile",),
+    "spanvault.slots": ("memories",),
+    "spanvault.spool": ("store", "intake"),
+    "spanvault.srtp": ("srtp",),
+    "spanvault.srtcp": ("srtcp",),
+    "spanvault.token": ("keyfile",),
+    "spanvault.transport": ("words",),
+    "spanvault.video.bits": ("pictures",),
+    "spanvault.video.nal": ("pictures",),
+    "spanvault.wire": ("wire", "requests"),
+    "storaged.erasures": ("rows",),
+    "storaged.gathering": ("store",),
+    "storaged.index": ("rows",),
+    "storaged.intake": ("intake",),
+    "storaged.intakekeys": ("intake",),
+    "storaged.keypage": ("root", "page"),
+    "storaged.layout": ("log",),
+    "storaged.ledger": ("ledger",),
+    "storaged.ledgerfile": ("ledger", "reindex"),
+    "storaged.rebuilding": ("reindex",),
+    "storaged.record": ("rows",),
+    "storaged.restoring": ("requests",),
+    "storaged.sealing": ("object", "sealed"),
+    "storaged.walk": ("object", "sealed"),
+    "replicator.bundle": ("bundle",),
+    "replicator.inventory": ("bundle",),
+    "replicator.layout": ("bundle",),
+    "replicator.replica": ("replica",),
+    "replicator.state": ("notes",),
+    "replicator.targets.base": ("replica",),
+}
+
+
+def readers(repository: Path) -> Iterator[str]:
+    """The modules that read, dotted."""
+    for package in PACKAGES:
+        for path in sorted((repository / package).rglob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            if any(_reads(node) for node in ast.walk(tree)):
+                yield ".".join(path.relative_to(repository).with_suffix("").parts)
+
+
+def _reads(node: ast.AST) -> bool:
+    """Whether a name of READS is used, msgspec decodes, or a function says that it parses."""
+    if isinstance(node, ast.FunctionDef):
+        return node.name.split("_")[0] in ("parse", "decode", "dissect", "peel")
+    if isinstance(node, ast.Name):
+        return node.id in READS
+    if not isinstance(node, ast.Attribute):
+        return False
+    if node.attr == "decode":
+        return isinstance(node.value, ast.Attribute) and node.value.attr in ("msgpack", "json")
+    return node.attr in READS
