@@ -6,6 +6,7 @@ capture.calls.calls.
 Sources: RFC 3261 §12.1 (dialog ids), §22.2 (challenges).
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
@@ -24,6 +25,8 @@ MAX_CALLS: Final = 50_000
 MAX_SAME_CALL_ID: Final = 16
 MAX_PAST: Final = 65_536
 PAST_SAVED: Final = 1_024
+MAX_TAGS: Final = 16  # remembered of one past call
+LONG_TAG: Final = 64  # characters; one that is longer is remembered by its digest
 # Why a message is of no call, and under what name that is counted; what is of no dialog is not.
 REFUSALS: Final = {"late": "sip_late", "call_id_abused": "call_id_abused"}
 
@@ -124,7 +127,7 @@ class CallTable:
     def stray(self, message: SipMessage) -> bool:
         """Whether a message that no live call knows is a late copy of one that is over."""
         past = self._past.get(message.call_id)
-        if past is None or not {message.from_.tag, message.to.tag} & set(past.tags):
+        if past is None or not set(_short([message.from_.tag, message.to.tag])) & set(past.tags):
             return False
         # One that we gave up too early goes on as another call.
         goes_on = message.is_request and message.method in ("INVITE", "UPDATE")
@@ -164,7 +167,8 @@ class CallTable:
             self._by_call_id[call.call_id] = same
         tags = [call.caller_tag, *call.confirmed, *call.offer_answer.sessions]
         self._past.pop(call.call_id, None)
-        self._past[call.call_id] = Past(tags, call.dialog.end_reason == "timeout")
+        known = _short(list(dict.fromkeys(tags))[:MAX_TAGS])
+        self._past[call.call_id] = Past(known, call.dialog.end_reason == "timeout")
         if len(self._past) > MAX_PAST:
             self._past.popitem(last=False)
 
@@ -203,6 +207,15 @@ class CallTable:
         self._past.update(saved.past)
         self._finals.update((record.id, record) for record in saved.finals)
         return calls, saved.finals
+
+
+def _short(tags: list[str]) -> list[str]:
+    """Tags as a past call keeps them: 65,536 calls with tags as long as a header took gigabytes."""
+    return [tag if len(tag) <= LONG_TAG else _digest(tag) for tag in tags]
+
+
+def _digest(tag: str) -> str:
+    return hashlib.blake2b(tag.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def _callee_tags(call: LiveCall) -> set[str]:

@@ -43,6 +43,20 @@ def test_one_call_id_cannot_be_used_for_calls_without_end(wire):
     assert wire.calls.active == calltable.MAX_SAME_CALL_ID
 
 
+def test_what_is_remembered_of_past_calls_is_little_however_long_their_tags_are(wire):
+    leg = Leg(wire)
+    leg.tags["caller"] = "from" * 1000
+    leg.invite(ALICE)
+    for number in range(60):
+        leg.reply(200, body=BOB, tag=f"{number:04}" * 1000)
+    leg.bye()
+    wire.end()
+    assert len(wire.calls.snapshot()) < 8000
+    leg.reply(200, body=BOB, tag="9999")
+    leg.bye()
+    assert (wire.calls.active, wire.calls.counters["sip_late"] > 0) == (0, True)
+
+
 def test_lost_frames_are_marked_on_every_call_that_was_up(wire):
     Leg(wire).answer(ALICE, BOB)
     wire.calls.dropped()
