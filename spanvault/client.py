@@ -38,6 +38,8 @@ from spanvault.messages import (
     Message,
     Move,
     MoveReply,
+    OfferShare,
+    OfferShareReply,
     Recipients,
     Rotate,
     Search,
@@ -217,6 +219,10 @@ class Client:
     def change_keys(self, message: Unlock | Lock | Rotate | Recipients) -> None:
         """Unlock, lock or rotate a pool, or change who opens it."""
         self.request(message, Done)
+
+    def offer_share(self, pool: str, share: str) -> OfferShareReply:
+        """Give one share of a key that a pool is sealed to."""
+        return self.request(OfferShare(pool, share), OfferShareReply)[0]
 
     def _connected(self) -> "zmq.Socket[bytes]":
         if self._socket is None:

@@ -21,7 +21,19 @@ FIRST: Final = "0" * 64  # `prev` of the first line
 HEAD: Final = "spanvault access log head/1"
 # Kinds whose line is on the medium before the reply leaves, and so before the next line.
 SYNCED: Final = frozenset(
-    {"search", "several", "get", "fetch", "erase", "move", "unlock", "lock", "rotate", "recipients"}
+    {
+        "search",
+        "several",
+        "get",
+        "fetch",
+        "erase",
+        "move",
+        "unlock",
+        "lock",
+        "rotate",
+        "recipients",
+        "offershare",
+    }
 )
 
 

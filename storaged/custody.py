@@ -14,6 +14,7 @@ from spanvault.spool import key_id
 from storaged.faults import Fault
 from storaged.index import KEYS_CHANGED, ROTATED, Index, Writing
 from storaged.opening import Opener
+from storaged.sharing import Shareholders
 from storaged.vaults import BASE, Vault, Vaults
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,11 @@ class Custody:
         self, index: Index, vaults: Vaults, clock_ns: Callable[[], int], opener: Opener
     ) -> None:
         self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
-        self._opener = opener
+        self._opener, self._holders = opener, Shareholders()
         self.handlers: dict[type, Callable[[Any], m.Message]] = {
             m.Keys: self._keys,
             m.Unlock: self._unlock,
+            m.OfferShare: self._offer_share,
             m.Lock: self._lock,
             m.Rotate: self._rotate,
             m.Recipients: self._recipients,
@@ -72,12 +74,23 @@ class Custody:
             self._vaults.base.require_open()  # it vouches for others
         was_locked = vault.locked
         vault.unlock(request.key)
+        self._holders.forget(vault.name)
         self._announce(vault.key_files(), new_only=True)
         if vault.name == BASE and was_locked:
             self._opener.open_others(request.key)
         self.settle()
         self._vaults.hurry()
         return m.Done()
+
+    def _offer_share(self, request: m.OfferShare) -> m.OfferShareReply:
+        vault = self._vaults.named(request.pool)
+        if not vault.locked:
+            raise Fault("invalid", f"pool {vault.name} is open already", "No share is needed.")
+        now_ns = self._clock_ns()
+        given = self._holders.give(vault.name, request.share, vault.recipients, now_ns)
+        if given.key is not None:
+            self._unlock(m.Unlock(vault.name, given.key))
+        return m.OfferShareReply(given.numbers, given.needed, given.key is not None)
 
     def _lock(self, request: m.Lock) -> m.Done:
         self._vaults.lock(request.pool)

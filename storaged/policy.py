@@ -21,7 +21,7 @@ MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
         {
             m.Status, m.Health, m.Search, m.Several, m.Get, m.Fetch, m.Verify, m.Feed,
             m.ReadObject, m.Import, m.Erase, m.Erasures, m.Certify,
-            m.Keys, m.Unlock, m.Lock, m.Rotate, m.Recipients, m.Mend,
+            m.Keys, m.Unlock, m.OfferShare, m.Lock, m.Rotate, m.Recipients, m.Mend,
             m.Move,
         }
     ),
@@ -38,6 +38,7 @@ REVEALING: Final[frozenset[type[m.Message]]] = frozenset(
         m.Erase,
         m.Move,
         m.Unlock,
+        m.OfferShare,
         m.Lock,
         m.Rotate,
         m.Recipients,

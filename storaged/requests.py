@@ -184,7 +184,7 @@ class Desk:
                 return self._take_receipt(who, request)
             if handler := self.custody.handlers.get(type(request)):
                 reply = handler(request)
-                if isinstance(request, m.Unlock):
+                if isinstance(request, m.Unlock | m.OfferShare):
                     yield from self._eraser.finishing()
                 return Answer(reply)
             return self._handlers[type(request)](request, bulk)
@@ -252,7 +252,7 @@ class Desk:
             return {"ids": ids, "pool": request.pool[:16], "reason": request.reason[:500]}
         if isinstance(request, m.ErasureReceipt):
             return {"erasure": request.erasure.hex()[:32], "target": request.target[:200]}
-        if isinstance(request, m.Unlock | m.Lock | m.Rotate | m.Recipients):
+        if isinstance(request, m.Unlock | m.OfferShare | m.Lock | m.Rotate | m.Recipients):
             return {"pool": request.pool[:16]}
         if isinstance(request, m.Mend):
             return {"ids": [one.hex()[:32] for one in request.ids[:_SEVERAL_MAX]]}

@@ -76,6 +76,18 @@ def unlock(
     say(f"pool {pool} is open", "green")
 
 
+@keys.command(name="share")
+def share_(pool: PoolArgument, config: ConfigOption = CONFIG) -> None:
+    """Give one share of a pool's key: each holder at his own terminal. The last one opens it."""
+    with reach(None, None, config) as client:
+        told = client.offer_share(_pool(pool), _ask("Share: "))
+    if told.open:
+        say(f"pool {pool} is open", "green")
+    else:
+        given = ", ".join(map(str, told.given))
+        say(f"shares given: {given}; {told.needed} are needed, within an hour of the first")
+
+
 @keys.command()
 def lock(pool: PoolArgument, config: ConfigOption = CONFIG) -> None:
     """Let a pool's keys go: it records on, and nobody hears it until it is unlocked."""
@@ -149,10 +161,13 @@ def make(
     pkcs11: Annotated[
         str, typer.Option(metavar="URI", help="An RSA key in a token opens the file.")
     ] = "",
+    from_shares: SharesOption = False,
 ) -> None:
     """A key for a pool in a file of its own, plain or protected; its public half in FILE.pub."""
+    if source and from_shares:
+        raise CommandFailed("which key?", "Give --from FILE, or --shares.", USAGE)
     _refuse_existing(path.with_suffix(".pub"))
-    private = protected.load(source, _ask) if source else _new_key()
+    private = _private_key(source, from_shares) if source or from_shares else _new_key()
     if passphrase:
         text = protected.with_passphrase(private, _new_passphrase())
     elif pkcs11:
@@ -230,7 +245,11 @@ def _joined() -> bytes:
             continue
         found[share.number] = share
         say(f"share {share.number} of {share.total}, {share.threshold} are needed")
-    return shares.combine(found.values())
+    try:
+        return shares.combine(found.values())
+    except ValueError as error:
+        hint = "One of them is not what was printed: begin anew."
+        raise CommandFailed(str(error), hint) from None
 
 
 def _ask(question: str) -> str:

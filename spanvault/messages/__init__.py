@@ -73,6 +73,8 @@ from spanvault.messages.keys import (
     Keys,
     KeysReply,
     Lock,
+    OfferShare,
+    OfferShareReply,
     PoolKeys,
     Recipients,
     Rotate,
@@ -124,6 +126,8 @@ __all__ = [
     "Message",
     "Move",
     "MoveReply",
+    "OfferShare",
+    "OfferShareReply",
     "Outcome",
     "Participant",
     "Party",
@@ -158,13 +162,13 @@ __all__ = [
 
 Request = (
     Status | Search | Several | Get | Fetch | Verify | Feed | ReadObject | Receipt | Import | Health
-    | Erase | ErasureReceipt | Erasures | Certify | Keys | Unlock | Lock | Rotate | Recipients
-    | Return | Mend | Move
+    | Erase | ErasureReceipt | Erasures | Certify | Keys | Unlock | OfferShare | Lock | Rotate
+    | Recipients | Return | Mend | Move
 )  # fmt: skip
 Reply = (
     Failure | Done | StatusReply | SearchReply | GetReply | FetchReply | VerifyReply
     | FeedReply | ReadObjectReply | EraseReply | ErasuresReply | CertifyReply
-    | KeysReply | MendReply | MoveReply
+    | KeysReply | OfferShareReply | MendReply | MoveReply
 )  # fmt: skip
 ToIngest = Hello | Batch | Sealed | Health
 FromIngest = Welcome | Acknowledge | Refuse

@@ -40,6 +40,21 @@ class Unlock(Message):
     drill: bool = False
 
 
+class OfferShare(Message):
+    """Give one share of a key that a pool is sealed to; with the last that is needed it opens."""
+
+    pool: str
+    share: str  # as it stands on paper
+
+
+class OfferShareReply(Message):
+    """Which shares of the set are there, how many are needed, and whether the pool is open now."""
+
+    given: list[int]
+    needed: int
+    open: bool
+
+
 class Lock(Message):
     """Let a pool's keys go: it records on, and nothing of it is read."""
 

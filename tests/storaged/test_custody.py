@@ -213,7 +213,29 @@ def test_a_locked_pool_by_paper_shares(rig: Rig, tmp_path: Path):
     wrong = typed[0][:-1] + ("2" if typed[0][-1] != "2" else "3")
     assert keys("drill", "sensitive", shares=[wrong, typed[0], typed[2]])[0] == 0
     assert operator.ask(m.Get(one))[0].code == "locked"
-    assert keys("unlock", "sensitive", shares=typed[1:])[0] == 0
+
+    # Each holder at a terminal of his own; a restart forgets what was given.
+    def give(paper: str) -> str:
+        done = run(application(["keys"]), ["keys", "share", "sensitive", "--config", str(settings)],
+                   input=paper + "\n")  # fmt: skip
+        return " ".join((done.output or str(done.exception)).split())
+
+    assert "shares given: 1; 2 are needed" in give(typed[0])
+    assert "a letter of this share is wrong" in give(wrong)
+    rig.stop()
+    rig.start()
+    assert "shares given: 2; 2 are needed" in give(typed[1])
+    assert give(typed[2]) == "pool sensitive is open"
+    assert "is open already" in give(typed[2])
+    log = (rig.store / "log/access.log").read_text()
+    assert "offershare" in log
+    assert not any(group in log for group in typed[1].split())
+    # On a new machine, where there is only paper: the key file that a restore takes.
+    joined = run(application(["keys"]), ["keys", "make", f"{tmp_path}/again.key", "--shares"],
+                 input="\n".join(typed[1:]) + "\n")  # fmt: skip
+    assert joined.exit_code == 0
+    again = keyfile.public_of(keyfile.load(tmp_path / "again.key"))
+    assert again == keyfile.load(tmp_path / "sensitive.pub")
     position = operator.ask(m.Feed(0))[0].position
     while not isinstance(reply := operator.ask(m.Get(one))[0], m.GetReply) or not reply.sealed:
         fed, _ = operator.ask(m.Feed(position, wait_ms=10_000))
