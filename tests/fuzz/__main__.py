@@ -28,7 +28,7 @@ SLOW_S: Final = 0.1
 STUCK_S: Final = 1.0  # instrumented code is some ten times slower
 MEMORY_MB: Final = 1024
 KEPT_BYTES: Final = 1_000  # of an input in the repository's corpus, …
-KEPT_FILES: Final = 100  # … how many of a target, so that they stay below 100 KB
+KEPT_FILES: Final = 40  # … and how many of a target: every test run reads them
 HEADINGS: Final = ("CPU s", "runs", "slowest ms", "MB warm", "MB end")
 
 
@@ -173,7 +173,8 @@ def minimise(name: str, grown: Path) -> None:
     """The fewest, shortest inputs that reach what those in `grown` reach, into the repository."""
     with tempfile.TemporaryDirectory() as place:
         least = Path(place, "least")
-        least.mkdir()
+        for folder in (least, CORPUS / name):
+            folder.mkdir(parents=True, exist_ok=True)
         # libFuzzer starts itself again by argv[0].
         again = Path(place, "again")
         again.write_text(
@@ -190,7 +191,6 @@ def minimise(name: str, grown: Path) -> None:
         )  # fmt: skip
         kept = sorted(least.iterdir(), key=lambda each: each.stat().st_size)
         short = [each for each in kept if each.stat().st_size <= KEPT_BYTES][:KEPT_FILES]
-        (CORPUS / name).mkdir(parents=True, exist_ok=True)
         for each in short:
             shutil.copy(each, CORPUS / name / each.name[:12])
         print(f"{name}: {len(list((grown / name).iterdir()))} → {len(kept)}, kept {len(short)}")
