@@ -1,7 +1,6 @@
 """How fast the rolling check reads, one thread and no bound, beside `dd` and `sha256sum`.
 
-Made: many calls of three minutes, and few of two hours, which the check reads three times (hash,
-structure, tags) as they are longer than a block of it. All programs read the same files off the
+Made: many calls of three minutes, and few of two hours. All programs read the same files off the
 disk: dropped from memory before each, as the check itself drops what it reads. For bench/vault.
 """
 

@@ -14,7 +14,7 @@ import platform
 from collections.abc import Iterator
 from typing import Final
 
-BLOCK: Final = 8 << 20
+BLOCK: Final = 1 << 20
 OURS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}  # not a file's fault
 _AHEAD: Final = 128 << 10  # asked for at a time: of more the kernel may read a part alone
 _IOPRIO_SET: Final = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
