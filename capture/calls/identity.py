@@ -32,6 +32,8 @@ _FIRST: Final = re.compile(r'\s*(?:"(?:[^"\\]|\\.)*+"|[^"<,]*)\s*<[^>]*>|[^,]*')
 
 def sessions(message: SipMessage) -> list[str]:
     """Names of the session that an INVITE is part of, as any B2BUA on its way hands them on."""
+    if SESSIONS.keys().isdisjoint(message.headers):
+        return []
     found = []
     for name, pattern in SESSIONS.items():
         value = message.first(name)
@@ -42,8 +44,10 @@ def sessions(message: SipMessage) -> list[str]:
 
 def hidden(message: SipMessage) -> bool:
     """Whether the caller asked not to be shown: From is nobody in particular."""
-    caller = message.from_
-    return caller.user.lower() == ANONYMOUS or "anonymous.invalid" in caller.uri.lower()
+    uri = message.from_.uri.lower()
+    return ANONYMOUS in uri and (
+        message.from_.user.lower() == ANONYMOUS or "anonymous.invalid" in uri
+    )
 
 
 def asserted(message: SipMessage) -> str:

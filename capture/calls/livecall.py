@@ -278,8 +278,7 @@ class LiveCall(msgspec.Struct, array_like=True):
             if "started_mid_call" not in self.flags and stream.party == "callee"
         ):
             flags.add("early_media")
-        packets = sum(stream.packets for stream in heard)
-        if packets >= MANY and sum(stream.duplicates for stream in heard) >= SHARE * packets:
+        if heard and _twice(heard):
             flags.add("mirrored_twice")
         if any(is_fec(codec) for stream in heard for codec in _heard(stream)):
             flags.add("fec")
@@ -321,6 +320,12 @@ def _copy_totals(stream: Stream, totals: StreamTotals) -> None:
     for number in stream.payload_types.keys() & STATIC.keys():
         # Heard but not negotiated: a static payload type has its meaning all the same.
         stream.codecs.setdefault(number, STATIC[number])
+
+
+def _twice(streams: list[Stream]) -> bool:
+    """Whether so many packets came again as of a mirror: what senders repeat is far less."""
+    packets = sum(stream.packets for stream in streams)
+    return packets >= MANY and sum(stream.duplicates for stream in streams) >= SHARE * packets
 
 
 def _sounds(stream: Stream) -> list[Codec]:

@@ -26,6 +26,7 @@ MAX_REMEMBERED: Final = 10_000
 MAX_WAITING: Final = 64  # calls of one caller at one host
 
 Place = tuple[bytes, str]
+Waiting = OrderedDict[bytes, tuple[Endpoint, LiveCall]]
 
 
 class Relations:
@@ -38,7 +39,7 @@ class Relations:
         self.changed: set[bytes] = set()
         self._referrals: OrderedDict[tuple[bytes, str], tuple[LiveCall, Referral]] = OrderedDict()
         # By the host that was called and the caller's last digits; then by id, oldest first.
-        self._waiting: dict[Place, OrderedDict[bytes, tuple[Endpoint, LiveCall]]] = {}
+        self._waiting: dict[Place, Waiting] = {}
         self._places: dict[bytes, Place] = {}  # of each call
         self._sessions: OrderedDict[str, tuple[Endpoint, LiveCall]] = OrderedDict()  # who began it
         self._named: dict[bytes, list[str]] = {}  # the sessions that a call began
@@ -75,10 +76,13 @@ class Relations:
         found = self._referrals.get((datagram.source.address, call.callee))
         if found is not None and 0 <= datagram.time_ns - found[1].time_ns <= REFERRAL_NS:
             self._relate("transfer", call, found[0].call_id, found[0])
-        before = self._called_on(call, datagram) or self._in_session(call, message, datagram)
-        if before is not None:
+        ending = tail(call.caller)
+        waiting = self._waiting.get((datagram.source.address, ending))
+        before = waiting and self._called_on(call, datagram, waiting)
+        before = before or self._in_session(call, message, datagram)
+        if before:
             self._behind(call, before)
-        place = self._places[call.id] = (datagram.destination.address, tail(call.caller))
+        place = self._places[call.id] = (datagram.destination.address, ending)
         waiting = self._waiting.setdefault(place, OrderedDict())
         waiting[call.id] = datagram.source, call
         if len(waiting) > MAX_WAITING:
@@ -99,12 +103,14 @@ class Relations:
             if key in self._referrals and self._referrals[key][0] is call:
                 del self._referrals[key]
 
-    def _called_on(self, call: LiveCall, datagram: Datagram) -> LiveCall | None:
-        """The call by which the same caller had called the host that calls here."""
-        place = (datagram.source.address, tail(call.caller))
+    def _called_on(self, call: LiveCall, datagram: Datagram, there: Waiting) -> LiveCall | None:
+        """The call by which the same caller had called the host that calls here.
+
+        there: those that did.
+        """
         callers = [
             (source, other)
-            for source, other in reversed(self._waiting.get(place, OrderedDict()).values())
+            for source, other in reversed(there.values())
             if source != datagram.source and same_number(other.caller, call.caller)
         ]
         waiting = [other for source, other in callers if _waits(other, source, datagram)]

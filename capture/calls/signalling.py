@@ -199,22 +199,33 @@ class Signalling:
 
     def _bind(self, call: LiveCall, side: Side, media: sdp.Media, datagram: Datagram) -> bool:
         """Note where a side receives. Returns whether it named any address."""
-        kind = KINDS.get(media.kind)
-        if kind is None or not (media.accepted and media.rtp):
+        if media.kind not in KINDS or not (media.accepted and media.rtp):
             return False
         named = bool(media.address) and not media.nowhere
-        ends = [(media.address or b"", media.port)] if named else []
-        for address, port in dict.fromkeys((*ends, *media.candidates)):
-            binding = Binding(
-                Endpoint(address, port), side, kind, media.codecs, datagram.time_ns,
-                datagram.source.address, rtcp_port=media.rtcp_port,
-                candidate=(address, port) not in ends,
-            )  # fmt: skip
-            new = self._association.bind(call, binding)
-            self._witness.decided(Decision.BOUND, call, binding=binding, new=new)
-            if new:
-                self._attachments.bound(call, binding.endpoint, datagram.time_ns)
+        if named:
+            self._bind_end(call, side, media, (media.address or b"", media.port), datagram)
+        for end in media.candidates:
+            self._bind_end(call, side, media, end, datagram, candidate=True)
         return named or bool(media.candidates)
+
+    def _bind_end(
+        self,
+        call: LiveCall,
+        side: Side,
+        media: sdp.Media,
+        end: tuple[bytes, int],
+        datagram: Datagram,
+        candidate: bool = False,
+    ) -> None:
+        endpoint = Endpoint(*end)
+        binding = Binding(
+            endpoint, side, KINDS[media.kind], media.codecs, datagram.time_ns,
+            datagram.source.address, rtcp_port=media.rtcp_port, candidate=candidate,
+        )  # fmt: skip
+        new = self._association.bind(call, binding)
+        self._witness.decided(Decision.BOUND, call, binding=binding, new=new)
+        if new:
+            self._attachments.bound(call, endpoint, datagram.time_ns)
 
     def _unbind(self, call: LiveCall, media: sdp.Media, time_ns: int) -> None:
         """The other side refused this line (port 0): nothing will be sent there."""
