@@ -79,7 +79,12 @@ def restore(shape: Shape, old: Appliance, new: Appliance) -> dict[str, Any]:
     (new.etc / "keys/unlock.key").write_bytes((old.etc / "keys/unlock.key").read_bytes())
     config = new.etc / "replicator.toml"
     targets = [{"name": "siteb", "kind": "directory", "path": old.replica}]
-    config.write_text(config.read_text().partition("[[targets]]")[0] + toml({"targets": targets}))
+    text = (
+        config.read_text()
+        .partition("[[targets]]")[0]
+        .replace("/replicator.key_secret", "/operator.key_secret")
+    )  # only operators may import
+    config.write_text(text + toml({"targets": targets}))
     new.start("storaged")
     command = [sys.executable, "-m", "replicator", "restore", "--config", str(config)]
     before, began_s = os.times(), time.monotonic()
