@@ -1,6 +1,7 @@
 """The request API: one message in, one reply out; denied, logged and answered in one place.
 
-Who may ask: storaged.policy. Media and checks: storaged.reading. Imports: storaged.restoring.
+Who may ask: storaged.policy. What replicas are fed: storaged.feeding. What the access log says of a
+request: storaged.subjects. Media and checks: storaged.reading. Imports: storaged.restoring.
 Sockets, and requests that wait: storaged.serving. Protocol: WIRE.md §6.
 """
 
@@ -17,14 +18,14 @@ from spanvault import wire
 from spanvault.chunk import Media
 from spanvault.rules import POOLS
 from spanvault.transport import Identity
-from storaged import certifying, erasures, policy, record
-from storaged import index as tables
+from storaged import certifying, policy, record, subjects
 from storaged.accesslog import AccessLog
 from storaged.custody import Custody
 from storaged.diskfaults import explain
 from storaged.erasing import STORAGED, Eraser
 from storaged.faults import Fault
-from storaged.index import OBJECT, SEALED, Index, View
+from storaged.feeding import FeedSource, target_of
+from storaged.index import SEALED, Index, View
 from storaged.layout import Store
 from storaged.mending import Mender
 from storaged.moving import Mover
@@ -33,15 +34,12 @@ from storaged.receipts import Receipts
 from storaged.restoring import Restorer
 from storaged.retention import Retention
 from storaged.search import MAX_ROWS, STEP_ROWS, search
+from storaged.subjects import SEVERAL_MAX
 from storaged.vaults import Vaults
 from storaged.walk import Steps, finish
 from storaged.witness import Witness
 
 log = logging.getLogger(__name__)
-PART_BYTES: Final = 4 << 20  # of a ReadObject
-_REPLY_BYTES: Final = 4 << 20  # of a FeedReply; wire.MAX_HEADER is far above
-_FEED_MAX: Final = 5000
-_SEVERAL_MAX: Final = 500
 _HEALTH_MAX: Final = 64 << 10  # bytes of one daemon's account of itself
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -74,6 +72,7 @@ class Desk:
         self._retention = retention
         self._witness = Witness(access, index, store, vaults.base, clock_ns)
         self._restorer = Restorer(store, index, vaults, clock_ns, opener)
+        self._source = FeedSource(store, index, vaults, mender)
         self._receipts = Receipts(store, index, vaults.base, clock_ns)
         self.custody = Custody(index, vaults, clock_ns, opener)
         self._health: dict[str, tuple[m.Health, int]] = {}
@@ -156,7 +155,7 @@ class Desk:
             and policy.may_ask(who.role, request)
             and request.wait_ms > 0
             and request.position >= self._index.position
-            and not (who.role == "replicator" and self._mender.wants(_target(who, request)))
+            and not (who.role == "replicator" and self._mender.wants(target_of(who, request)))
         )
 
     def _carry_out(self, who: Identity, request: Any, bulk: list[Any]) -> Steps[Answer]:
@@ -173,7 +172,7 @@ class Desk:
                 return Answer((yield from self._returned(who, request, bulk)))
             if isinstance(request, m.Feed):
                 self._receipts.meet(who, request)
-                return Answer(self._feed(who, request))
+                return Answer(self._source.feed(who, request))
             if isinstance(request, m.Search):
                 return (yield from self._searching(request))
             if isinstance(request, m.Fetch):
@@ -212,7 +211,8 @@ class Desk:
             "at_ns": self._clock_ns(),
             "who": str(who),
             "kind": kind.__name__.lower() if request is not None else "unreadable",
-            **self._subject(request),
+            **subjects.subject_of(request),
+            **(self._tokens(request) if isinstance(request, m.Search) else {}),
             "result": result,
         }
         self._access.append(entry, sync=kind in policy.REVEALING)
@@ -228,49 +228,6 @@ class Desk:
             hint = "Nothing is given out that cannot be logged: free space on the store's volume."
             return Answer(m.Failure("full", f"access log: {error.strerror}", hint))
         return answer
-
-    def _subject(self, request: Any) -> dict[str, Any]:
-        """What a request was about. Numbers and Call-IDs as the index's tokens."""
-        if isinstance(request, m.Search):
-            subject: dict[str, Any] = {
-                "since_ns": request.since_ns,
-                "until_ns": request.until_ns,
-                "outcome": request.outcome,
-                "longer_s": request.longer_s,
-                "shorter_s": request.shorter_s,
-            }
-            subject |= self._tokens(request)
-            return {name: value for name, value in subject.items() if value is not None}
-        if isinstance(request, m.Feed):
-            return {"position": request.position}
-        if isinstance(request, m.Several):
-            return {"ids": [one.hex()[:32] for one in request.ids[:_SEVERAL_MAX]]}
-        if isinstance(request, m.Erase):
-            return {"ids": [one.hex()[:32] for one in request.ids], "reason": request.reason[:500]}
-        if isinstance(request, m.Move):
-            ids = [one.hex()[:32] for one in request.ids[:_SEVERAL_MAX]]
-            return {"ids": ids, "pool": request.pool[:16], "reason": request.reason[:500]}
-        if isinstance(request, m.ErasureReceipt):
-            return {"erasure": request.erasure.hex()[:32], "target": request.target[:200]}
-        if isinstance(request, m.Unlock | m.OfferShare | m.Lock | m.Rotate | m.Recipients):
-            return {"pool": request.pool[:16]}
-        if isinstance(request, m.Mend):
-            return {"ids": [one.hex()[:32] for one in request.ids[:_SEVERAL_MAX]]}
-        if isinstance(request, m.Return):
-            about = {"id": request.change.id.hex()[:32], "target": request.target[:200]}
-            if request.change.kind == "keys":
-                about["name"] = request.change.name[:64]
-            return about | ({"fault": request.fault[:200]} if request.fault else {})
-        if isinstance(request, m.Import):
-            return {"id": request.change.id.hex()[:32], "change": request.change.kind}
-        subject = {"id": request.id.hex()[:32]} if getattr(request, "id", None) is not None else {}
-        if isinstance(request, m.Fetch):
-            subject["cursor"] = request.cursor
-            if request.from_ns is not None:
-                subject["from_ns"] = request.from_ns
-            if request.digits:
-                subject["digits"] = True
-        return subject
 
     def _tokens(self, request: m.Search) -> dict[str, str]:
         """What was searched for. Nothing while base is locked: such a search finds nothing."""
@@ -332,8 +289,8 @@ class Desk:
         return Answer(m.SearchReply(found, cursor, self._vaults.locked))
 
     def _several(self, request: m.Several, _: list[Any]) -> Answer:
-        if len(request.ids) > _SEVERAL_MAX:
-            raise Fault("invalid", f"{len(request.ids)} ids", f"Ask for {_SEVERAL_MAX} at most.")
+        if len(request.ids) > SEVERAL_MAX:
+            raise Fault("invalid", f"{len(request.ids)} ids", f"Ask for {SEVERAL_MAX} at most.")
         with self._index.reading() as view:
             there = [one for one in request.ids if view.get(b"record", one[:16]) is not None]
             calls = [self._open_call(view, one) for one in there]
@@ -360,8 +317,8 @@ class Desk:
         return Answer(m.FetchReply(page.cursor, page.damaged, keys), media=page.media)
 
     def _mending(self, request: m.Mend) -> Steps[m.MendReply]:
-        if len(request.ids) > _SEVERAL_MAX:
-            raise Fault("invalid", f"{len(request.ids)} ids", f"Name {_SEVERAL_MAX} at most.")
+        if len(request.ids) > SEVERAL_MAX:
+            raise Fault("invalid", f"{len(request.ids)} ids", f"Name {SEVERAL_MAX} at most.")
         return (yield from self._mender.asking(request))
 
     def _returned(self, who: Identity, request: m.Return, bulk: list[Any]) -> Steps[m.Done]:
@@ -373,34 +330,9 @@ class Desk:
         )  # fmt: skip
         return m.Done()
 
-    def _feed(self, who: Identity, request: m.Feed) -> m.FeedReply:
-        if not 0 <= request.position < 1 << 63 or not 1 <= request.limit <= _FEED_MAX:
-            raise Fault("invalid", "position or limit out of range", f"1 to {_FEED_MAX} a page.")
-        changes: list[m.Change] = []
-        size, position = 0, request.position
-        with self._index.reading() as view:
-            head = view.number(b"position")
-            for at, kind, what in view.changes(request.position, request.limit):
-                if size >= _REPLY_BYTES:
-                    break
-                change = self._change(view, at, kind, what)
-                position = at
-                if change is not None:
-                    changes.append(change)
-                    size += len(change.data) + 100
-        wanted = self._mender.wanted(_target(who, request)) if who.role == "replicator" else []
-        return m.FeedReply(self._store.store_id.hex(), changes, position, head, wanted)
-
     def _read_object(self, request: m.ReadObject, _: list[Any]) -> Answer:
-        with self._index.reading() as view:
-            state = view.state(request.id)
-        if state is None or not state.bits & SEALED:
-            raise Fault("not_found", "there is no sealed recording of this id", "Wait for its end.")
-        if not 0 <= request.offset <= state.size or request.size <= 0:
-            raise Fault("invalid", "offset or size out of range")
-        end = min(state.size, request.offset + min(request.size, PART_BYTES))
-        with self._vaults.of(state.tier).pool.reading(request.id) as data:
-            return Answer(m.ReadObjectReply(state.size), [data[request.offset : end]])
+        total, part = self._source.read_object(request)
+        return Answer(m.ReadObjectReply(total), [part])
 
     def _erasures(self, request: m.Erasures, _: list[Any]) -> Answer:
         with self._index.reading() as view:
@@ -454,35 +386,6 @@ class Desk:
             log.error("A call record cannot be opened",
                       extra={"RECORDING_ID": call_id.hex(), "FAULT": fault.error})  # fmt: skip
             return None
-
-    def _change(self, view: View, position: int, kind: bytes, what: bytes) -> m.Change | None:
-        """A line of the feed as a replica needs it; None for what is gone since."""
-        if kind == tables.ERASED:
-            return erasures.change(view, position, what)
-        if kind == tables.LOG_HEAD:
-            data = view.get(b"meta", what) or b""
-            return m.Change(position, "log", size=len(data), data=data)
-        if kind == tables.KEYS_CHANGED:
-            key_file = self._vaults.key_file(what.decode())
-            if key_file is None:
-                return None
-            size = len(key_file)
-            return m.Change(position, "keys", name=what.decode(), size=size, data=key_file)
-        state = view.state(what)
-        if state is None:
-            return None
-        pool = POOLS[state.tier]
-        if kind == tables.RECORD_CHANGED:
-            sealed = view.get(b"record", what) or b""
-            return m.Change(position, "record", what, pool, size=len(sealed), data=sealed)
-        if not state.bits & SEALED or not state.bits & OBJECT:
-            return None  # goes on in a new segment: it is announced again when that ends
-        return m.Change(position, "object", what, pool, size=state.size, sha256=state.sha256.hex())
-
-
-def _target(who: Identity, request: m.Feed) -> str:
-    """The place that the feed is asked for."""
-    return request.target or str(who)
 
 
 def _without_keys(call: m.Call) -> m.Call:
