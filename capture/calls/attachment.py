@@ -104,8 +104,8 @@ class Attachments:
                 self._recode(row, time_ns)
             elif row.unsignalled:
                 self._joining.reclaim(row, call)
-            elif row.closed_ns is None:
-                self._contend(row, call)
+            elif row.closed_ns is None or row.closed_ns > time_ns:
+                self._contend(row, call)  # also within the grace behind its own call's end
 
     def ended(self, call: LiveCall) -> None:
         """The call ended, or its end became known anew: its rows close after the grace."""

@@ -204,3 +204,19 @@ def test_a_side_without_a_key_that_can_be_used_is_told_of(wire, theirs: str, fla
     leg.bye()
     (call,) = wire.end()
     assert set(call.flags) == flags
+
+
+@pytest.mark.parametrize("phone", ["10.0.0.1:4000", "203.0.113.7:30000"])
+def test_a_redial_within_the_grace_of_the_call_before_takes_its_streams_at_once(wire, phone):
+    """One SSRC goes on from call to call; the phone may be behind NAT, one end is known then."""
+    first = Leg(wire, "first")
+    first.answer(ALICE, BOB)
+    row = wire.rtp(phone, "10.0.0.2:5000", ssrc=1, seconds=9)
+    wire.wait(5)
+    first.bye()
+    wire.wait(0.3)
+    again_ns = wire.now_ns
+    second = Leg(wire, "second")
+    second.answer(ALICE, BOB)
+    wire.attached()
+    assert 0 <= wire.closed[row] - again_ns < SECOND // 10
