@@ -73,6 +73,7 @@ def _key_pair(keys: Path, name: str) -> list[str]:
     if public.exists():
         return []
     existed = private.exists()  # an interrupted run, or a key brought from elsewhere
+    keyfile.clear_unfinished(private)
     half = keyfile.public_of(keyfile.load(private)) if existed else keyfile.create_private(private)
     keyfile.write_public(public, half)
     public.chmod(0o644)
@@ -85,8 +86,10 @@ def _settings(folder: Path, name: str) -> list[str]:
     if path.exists():
         return []
     text = (samples() / name).read_text(encoding="utf-8")
-    path.write_text(text.replace("/etc/spanvault", str(folder)), encoding="utf-8")
-    path.chmod(0o644)
+    part = path.with_name(f".{name}.new")  # half of it would be taken for all, at the next run
+    part.write_text(text.replace("/etc/spanvault", str(folder)), encoding="utf-8")
+    part.chmod(0o644)
+    part.rename(path)
     return [f"{path}: written, with the defaults explained"]
 
 

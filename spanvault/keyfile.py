@@ -5,6 +5,7 @@ private (unlock, recovery) or public key. The private ones are mode 0600 and nev
 Who uses them: storaged.keyring. Who makes them: `spanvault init`, private stores.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ _PRIVATE: Final = (
     "# spanvault private key (X25519). Opens the store: keep a copy elsewhere, offline."
 )
 _PUBLIC: Final = "# spanvault public key (X25519). Seals a store's root key to its private half."
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
 
 def create_private(path: Path) -> bytes:
@@ -25,12 +27,54 @@ def create_private(path: Path) -> bytes:
     Raises FileExistsError rather than replace a key, OSError if it cannot be written.
     """
     key = X25519PrivateKey.generate()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    write_new(path, text_of(key.private_bytes_raw()))
+    return key.public_key().public_bytes_raw()
+
+
+def write_new(path: Path, text: str) -> None:
+    """Put a private key file in place, mode 0600: whole and durable, or not at all.
+
+    Raises FileExistsError rather than replace a key, OSError if it cannot be written.
+    """
+    part = _written_aside(path, text, 0o600)
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or path.exists():
+            raise
+        part.rename(path)  # a stick's file system has no second names
+    finally:
+        part.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def clear_unfinished(path: Path) -> None:
+    """Remove what a crash left of a key file that was being made."""
+    _aside(path).unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def _written_aside(path: Path, text: str, mode: int) -> Path:
+    part = _aside(path)
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text_of(key.private_bytes_raw()))
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    return key.public_key().public_bytes_raw()
+    return part
+
+
+def _sync(folder: Path) -> None:
+    """The names in it: a store is soon sealed to a key that a power cut must not take away."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def text_of(private_key: bytes) -> str:
@@ -40,7 +84,8 @@ def text_of(private_key: bytes) -> str:
 
 def write_public(path: Path, public_key: bytes) -> None:
     """Write the public half (32 bytes) to a file that may be shown to anyone."""
-    path.write_text(f"{_PUBLIC}\n{public_key.hex()}\n", encoding="ascii")
+    _written_aside(path, f"{_PUBLIC}\n{public_key.hex()}\n", 0o644).rename(path)
+    _sync(path.parent)
 
 
 def load(path: Path) -> bytes:

@@ -72,11 +72,7 @@ def with_token(private_key: bytes, uri: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Put a key file in place, mode 0600. Raises FileExistsError rather than replace one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    keyfile.write_new(path, text)
 
 
 def _words(path: Path) -> list[str] | None:

@@ -221,7 +221,10 @@ class Growing:
         """Go on with an object that another process wrote: read it whole."""
         with self._pool.reading(recording_id) as data:
             size = len(data)
-            found = walk.resume(data, committed, self._keyring.dek)
+            # Where less is left than was acknowledged, all of it may be torn: a frame that is not
+            # whole would swallow what follows it.
+            kept = committed if size >= committed else 0
+            found = walk.resume(data, kept, self._keyring.dek)
         self._tell(recording_id, found.faults)
         if found.end < size:
             self._pool.cut(recording_id, found.end)

@@ -320,7 +320,7 @@ class Keyring:
 
     def rewrite_root(self) -> None:
         """Put the root as it is opened on disk, where that is damaged. Raises OSError."""
-        with self._lock:
+        with self._changing():
             self._root.rewrite()
 
     def put_back(self, page: int, generation: int, data: bytes) -> None:

@@ -23,6 +23,7 @@ from replicator.targets.base import (
 )
 from spanvault.certificate import OVERWRITTEN
 
+OLD: Final = ".old"  # of a file that is supplanted, among those on their way
 TEMPORARY: Final = ".part"  # a folder for files on their way; the leading dot is no valid name
 
 HINTS: Final = {
@@ -53,7 +54,7 @@ class DirectoryTarget:
             if not temporary.is_dir():
                 temporary.mkdir()
             for left in temporary.iterdir():
-                _clear(left)
+                self._clear(left)
 
     def put(self, name: str, parts: Iterable[bytes | memoryview]) -> int:
         """See Target."""
@@ -133,10 +134,10 @@ class DirectoryTarget:
     def supplant(self, name: str, parts: Iterable[bytes | memoryview]) -> int:
         """See Target. The old file stays under a second name until it is overwritten."""
         path = self._path(name)
-        old = self.folder / TEMPORARY / (name.replace("/", ",") + ".old")
+        old = self.folder / TEMPORARY / (name.replace("/", ",") + OLD)
         with self._naming("write", path):
             if old.exists():
-                _clear(old)
+                self._clear(old)
             if path.exists():
                 old.hardlink_to(path)
                 _sync_folder(old.parent)
@@ -156,6 +157,16 @@ class DirectoryTarget:
         with self._naming("measure", self.folder):
             found = os.statvfs(self.folder)
         return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+    def _clear(self, left: Path) -> None:
+        """Away with what an interrupted put() or supplant() left."""
+        if left.stat().st_nlink > 1:
+            left.unlink()  # a second name of the file that is still in place
+            return
+        if left.suffix == OLD:
+            # First what took its place: were a power cut to undo that, this would be needed still.
+            _sync_folder((self.folder / left.stem.replace(",", "/")).parent)
+        _destroy(left)
 
     def _path(self, name: str) -> Path:
         return self.folder / check_name(name)
@@ -211,14 +222,6 @@ def _write_all(file: int, part: bytes | memoryview) -> int:
     while left:
         left = left[os.write(file, left) :]
     return memoryview(part).nbytes
-
-
-def _clear(left: Path) -> None:
-    """Away with what an interrupted put() or supplant() left."""
-    if left.stat().st_nlink > 1:
-        left.unlink()  # a second name of the file that is still in place
-    else:
-        _destroy(left)
 
 
 def _destroy(path: Path) -> None:

@@ -20,19 +20,13 @@ from typing import NamedTuple
 import pytest
 
 from spanvault import messages as m
-from tests.support.crashing import (
-    AFTERWARDS,
-    Forked,
-    Load,
-    Remains,
-    Sender,
-    Sent,
-    lost,
-    not_clean,
-    stored,
-)
+from tests.support.crashing import Sender
+from tests.support.forked import Forked
 from tests.support.fusedisk import Disk
+from tests.support.kept import lost, not_clean, stored
+from tests.support.loads import AFTERWARDS, Load, Sent
 from tests.support.powercut import Cut, Log, mounted
+from tests.support.remains import Remains
 from tests.support.vault import Client, call_id, make_call
 
 MEGABYTES = 48

@@ -11,28 +11,30 @@ Plan as JSON); it answers with the pid. `{"wait": PID}` answers with that daemon
 Who drives it: tests/support/crashing.py.
 """
 
-import contextlib
 import json
 import os
 import re
 import signal
 import sys
 import threading
+import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from storaged import __main__, committer, files, index, ingest, intake, keyring, serving
+from storaged import __main__, committer, files, index, ingest, intake, keyring, serving, slot
 
 # How a store changes: the call, and which of its arguments says what of.
 BY_PATH: Final = {"mkdir": 0, "unlink": 0, "rmdir": 0, "truncate": 0, "rename": 1, "replace": 1,
                   "link": 1}  # fmt: skip
 BY_DESCRIPTOR: Final = ("write", "writev", "pwrite", "ftruncate", "fsync", "fdatasync")
 WRITES: Final = ("write", "writev", "pwrite")
-_NOT_STEPS: Final = re.compile(r"stderr|lock|log|i\.memory|\.\.|/|trace")
+_NOT_STEPS: Final = re.compile(r"stderr|lock$|log/|i\.memory|\.\.|/|trace|notes|token")
+_REPOSITORY: Final = str(Path(__file__).parents[2]) + "/"
+_PRODUCT: Final = ("storaged/", "capture/", "replicator/", "spanvault/")
 _MAGIC: Final = b"\x89SVR"
 _FLAGS: Final = {0: "DATA", 1: "LAST"}
 
@@ -47,6 +49,8 @@ class Plan(msgspec.Struct):
     nth: int = 1  # the first, second … of that name
     within: bool = False  # die when half of it is done
     spoil: str = ""  # a negative control: a name of SPOILERS
+    task: str = ""  # of storaged, in place of the daemon
+    act: str = ""  # a name of ACTS in place of storaged
 
 
 class Steps:
@@ -61,7 +65,7 @@ class Steps:
         """Note a step that begins now. half: does half of it."""
         self._seen[name] += 1
         if self._trace:
-            self._trace.write(f"{name}\t{'half' if half else ''}\n")
+            self._trace.write(f"{name}\t{'half' if half else ''}\t{' '.join(_ours())}\n")
         if (name, self._seen[name]) == (self._plan.kill, self._plan.nth):
             if half and self._plan.within:
                 half()
@@ -75,9 +79,21 @@ class Steps:
             return ""
         path = re.sub(r"[0-9a-f]{32}", "ID", path)
         path = re.sub(r"\d{12}\.[0-9a-f]{16}\.sealed", "BATCH", path)
-        path = re.sub(r"[0-9a-f]{16}\.moving", "KEY.moving", path)
+        path = re.sub(r"[0-9a-f]{16}\.(moving|key)", r"KEY.\1", path)
+        path = re.sub(r"\d{20}\.[0-9a-f]{16}\.(sealed|part)", r"BATCH.\1", path)
+        path = re.sub(r"\bnew-[0-9a-z_]+", "NEW", path)
         path = re.sub(r"objects/[0-9a-f]{2}\b", "objects/XX", path)
         return f"{verb} " + re.sub(r"page-\d+\.\d+", "page", path).removesuffix(".new")
+
+
+def _ours() -> Iterator[str]:
+    """The product's functions that a step is taken in, innermost first: FILE:NAME."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.startswith(_REPOSITORY) and (name := path[len(_REPOSITORY) :]).startswith(_PRODUCT):
+            yield f"{name}:{frame.f_code.co_name}"
+        frame = frame.f_back  # type: ignore[assignment]
 
 
 def arm(steps: Steps) -> None:
@@ -87,6 +103,10 @@ def arm(steps: Steps) -> None:
     for call in BY_DESCRIPTOR:
         setattr(os, call, _by_descriptor(steps, call, getattr(os, call)))
     os.open = _creating(steps, os.open)
+    slot.TokenSlot.make = _plain(steps, "token makes", slot.TokenSlot.make)  # type: ignore[method-assign]
+    slot.TokenSlot.keep_only = _plain(  # type: ignore[method-assign]
+        steps, "token destroys", slot.TokenSlot.keep_only
+    )
     files.syncfs = _plain(steps, "syncfs", files.syncfs)
     index.Index.write = _transaction(steps, index.Index.write)  # type: ignore[method-assign]
     ingest.Ingest._acknowledge = _plain(  # type: ignore[method-assign]
@@ -149,7 +169,8 @@ def _part(data: bytes) -> str:
 
 def _transaction(steps: Steps, real: Callable[..., Any]) -> Any:
     def write(self: index.Index, change: Callable[[Any], Any]) -> Any:
-        name = f"index {change.__qualname__.split('.<locals>')[0]}"
+        what = getattr(change, "func", change).__qualname__  # of a partial, what it calls
+        name = f"index {what.split('.<locals>')[0]}"
 
         def filled(writing: Any) -> Any:
             result = change(writing)
@@ -261,9 +282,22 @@ def _become(plan: Plan) -> int:
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(2, 1)
     SPOILERS[plan.spoil]()
+    if plan.act:
+        return _take_part(plan)
     arm(Steps(plan))
-    sys.argv = ["storaged", "--config", plan.config]
+    sys.argv = ["storaged", "--config", plan.config, *([plan.task] if plan.task else [])]
     return __main__.main()
+
+
+def _take_part(plan: Plan) -> int:
+    """Be one of ACTS. What it notes is out at once, and no step."""
+    from tests.support.crashacts import ACTS
+
+    folder, write = Path(plan.folder), os.write
+    notes = os.open(folder / "notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    arm(Steps(plan))
+    ACTS[plan.act].run(folder, lambda text: (write(notes, text.encode() + b"\n"), None)[1])
+    return 0
 
 
 def main() -> None:
@@ -277,8 +311,10 @@ def main() -> None:
         pid = os.fork()
         if not pid:
             code = 70
-            with contextlib.suppress(BaseException):
+            try:
                 code = _become(msgspec.convert(asked, Plan))
+            except BaseException:
+                traceback.print_exc()
             os._exit(code)
         print(pid, flush=True)
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Final
 
 WRITTEN, FLUSHED = b"W", b"F"
-ENTRY: Final = struct.Struct("<cQI")  # what, offset, bytes; then the bytes
+ENTRY: Final = struct.Struct("<cQIQ")  # what, offset, bytes, monotonic ns; then the bytes
 WORKS, WRITES_FAIL = 0, 1  # what the disk does, as the byte in FOLDER/mood
 
 _IN: Final = struct.Struct("<IIQQIIIHH")
@@ -168,7 +168,7 @@ class Server:
             return self._write(offset, body[_WRITE_HEAD : _WRITE_HEAD + size])
         if code == FSYNC:
             self._fail_in_bad_mood()
-            os.write(self._log, ENTRY.pack(FLUSHED, 0, 0))
+            os.write(self._log, ENTRY.pack(FLUSHED, 0, 0, time.monotonic_ns()))
             return b""
         if code in (RELEASE, FLUSH, DESTROY):
             return b""
@@ -178,7 +178,8 @@ class Server:
 
     def _write(self, offset: int, data: bytes) -> bytes:
         self._fail_in_bad_mood()
-        os.write(self._log, ENTRY.pack(WRITTEN, offset, len(data)) + data)
+        head = ENTRY.pack(WRITTEN, offset, len(data), time.monotonic_ns())
+        os.write(self._log, head + data)
         os.pwrite(self._image, data, offset)
         return struct.pack("<II", len(data), 0)
 

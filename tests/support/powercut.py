@@ -5,6 +5,7 @@ of a sector's size is written or lost, by chance or all of it. Where the log com
 tests/support/fusedisk.py. What is held against what: tests/e2e/test_power_loss.py.
 """
 
+import bisect
 import contextlib
 import os
 import random
@@ -44,14 +45,21 @@ class Log:
         self._data = path.read_bytes()
         self.writes: list[Write] = []
         self.flushes: list[int] = []  # places in the log behind each
+        self._moments: list[tuple[int, int]] = []  # of each entry, and the place behind it
         at = 0
         while at + ENTRY.size <= len(self._data):
-            what, offset, size = ENTRY.unpack_from(self._data, at)
+            what, offset, size, at_ns = ENTRY.unpack_from(self._data, at)
             start, at = at + ENTRY.size, at + ENTRY.size + size
+            self._moments.append((at_ns, at))
             if what == FLUSHED:
                 self.flushes.append(at)
             else:
                 self.writes.append(Write(offset, start, size, at))
+
+    def place(self, at_ns: int) -> int:
+        """How far the log was at a moment: one of several disks that lost their power at once."""
+        number = bisect.bisect_right(self._moments, (at_ns, len(self._data)))
+        return self._moments[number - 1][1] if number else 0
 
     def cuts(self, chance: random.Random, count: int, since: int, until: int) -> list[Cut]:
         """Moments to try, in order of time."""

@@ -14,18 +14,24 @@ MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
 LABEL, PIN = "vault", "4321"
 
 
-@contextmanager
-def softhsm(folder: Path) -> Iterator[str]:
-    """Make a token; gives its URI without an object. Skips where SoftHSM is not installed."""
+def make_token(folder: Path) -> None:
+    """Make a token, and `conf` that leads to it. Skips where SoftHSM is not installed."""
     if not shutil.which("softhsm2-util") or not MODULE.exists():
         pytest.skip("softhsm2 is not installed")
     (folder / "tokens").mkdir()
-    (folder / "conf").write_text(f"directories.tokendir = {folder / 'tokens'}\nlog.level = ERROR\n")
-    os.environ["SOFTHSM2_CONF"] = str(folder / "conf")
+    conf = folder / "conf"
+    conf.write_text(f"directories.tokendir = {folder / 'tokens'}\nlog.level = ERROR\n")
     subprocess.run(
         ["softhsm2-util", "--init-token", "--free", "--label", LABEL, "--so-pin", "1234", "--pin",
-         PIN], check=True, capture_output=True,
+         PIN], check=True, capture_output=True, env={**os.environ, "SOFTHSM2_CONF": str(conf)},
     )  # fmt: skip
+
+
+@contextmanager
+def softhsm(folder: Path) -> Iterator[str]:
+    """Make a token; gives its URI without an object. Skips where SoftHSM is not installed."""
+    make_token(folder)
+    os.environ["SOFTHSM2_CONF"] = str(folder / "conf")
     yield f"pkcs11:token={LABEL}?module-path={MODULE}"
     del os.environ["SOFTHSM2_CONF"]
 

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from spanvault import keyfile, wire
 from spanvault import messages as m
-from tests.support.crashing import Forked, Load, Sent, lost, not_clean, stored
+from tests.support.forked import Forked
+from tests.support.kept import lost, not_clean, stored
+from tests.support.loads import Load, Sent
 from tests.support.vault import call_id, make_call, make_media
 
 POOLS: Final = ("base", "core", "sensitive")
@@ -67,10 +69,12 @@ class ThreePools:
         """A pool's folder, or one of the store's."""
         return (self._pools if name in POOLS else self.rig.store) / name
 
-    def start(self) -> None:
+    def start(self, spoil: str = "") -> None:
         """storaged anew, all pools open, and a capture that has found it."""
-        self.rig.launch()
+        self.rig.launch(spoil=spoil)
         self.rig.wait_for(self.rig.requests)
+        listens = Path(self.rig.requests.removeprefix("ipc://")).exists()
+        assert listens, f"storaged does not start: {self.rig.messages[-300:]}"
         self.operator = self.rig.client("operator")
         self.capture = self.rig.capture()
         self.unlock()
