@@ -10,10 +10,12 @@ Source: RFC 3550 §5.1, §6.4.1. All streams of a call: timeline.py. Samples: re
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spanvault.audio.pace import Heard, Pace
 
 JUMP_S: Final = 0.1  # timestamp and arrival part by so much between two packets: a break
 PAUSE_S: Final = 0.5  # by so much: a break that does not need to last before it is for good
@@ -24,17 +26,6 @@ PIECE: Final = 10  # packets that are judged together
 QUICK: Final = 0.25  # of the packets are taken to have waited for nothing
 
 Ticks = NDArray[np.int64]
-
-
-class Heard(NamedTuple):
-    """Packets of one stream by rising sequence number, as columns.
-
-    arrival: ticks since the call's first media.
-    """
-
-    sequence: NDArray[Any]
-    timestamp: NDArray[np.uint32]
-    arrival: Ticks
 
 
 class Last(NamedTuple):
@@ -59,11 +50,15 @@ class Clock:
         self._fall = int(FALL_S * rate)
         # All anchors lie on samples of narrowband, so that every rendering rate hears the same.
         self._grain = max(1, rate // 8000)
+        self._pace = Pace(rate)
         self._last: Last | None = None
         self._set_back = 0  # what the capture's clock lost, within chunks
 
     def place(self, packets: Heard, ahead: Heard | None = None) -> Ticks:
         """Ticks at which each packet's sound begins. n ≥ 1. ahead: some seconds of what follows."""
+        self._pace.judge(packets if ahead is None else following(packets, ahead))
+        packets = self._pace.right(packets)
+        ahead = None if ahead is None else self._pace.right(ahead)
         last = self._last
         if last is None:
             return self._follow(packets, ahead, self._first(packets), begins=True)
@@ -82,7 +77,7 @@ class Clock:
         last = self._last
         if last is None or not 0 < int(packets.sequence[0]) - last.sequence <= PIECE:
             return None
-        course = Course(packets, last, self._set_back)
+        course = Course(self._pace.right(packets), last, self._set_back)
         if not 0 < course.position[0] - last.position < self._rate:
             return None
         return int(levels(course.lag)[0])

@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from spanvault.audio.clock import Clock, Heard
+from spanvault.audio.clock import Clock
+from spanvault.audio.pace import Heard
 from spanvault.chunk import Chunk
 
 SECOND: Final = 1_000_000_000

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from spanvault.audio.clock import Clock, Heard, steps
+from spanvault.audio.clock import Clock, steps
+from spanvault.audio.pace import Heard
 
 TICKS = 8  # a millisecond
 AHEAD_MS = 5000
