@@ -147,6 +147,8 @@ class Daemon:
             line += f"; {damaged:,} recordings DAMAGED"
         if hurt := scrub["damaged_keys"]:
             line += f"; {len(hurt)} key files DAMAGED"
+        if hurt := scrub["damaged_ledgers"]:
+            line += f"; {len(hurt)} ledgers DAMAGED"
         repair = self._mender.fields()
         if hopeless := repair["hopeless"]:
             line += f", {hopeless:,} of them CANNOT BE REPAIRED"

@@ -1,13 +1,13 @@
-"""Which recordings and key files are known to be damaged: a row each, to be told of once.
+"""Which recordings, key files and ledgers are known to be damaged: a row each, told of once.
 
 Nothing else is changed by it: what still opens of a damaged recording is given out as before.
-FORMAT.md §7. Who finds damage: storaged.scrub, storaged.keycheck. Who finds that it is gone: a
-Verify as well.
+FORMAT.md §7. Who finds damage: storaged.scrub, storaged.keycheck, storaged.ledgercheck. Who finds
+that it is gone: a Verify as well.
 """
 
 import logging
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -19,10 +19,31 @@ _FAULTS_KEPT: Final = 5
 REMEDY: Final = "it is restored from a replica if one has it: see spanvault repair"
 
 
-_KEYS: Final = b"damagedkey"
-KEY_REMEDY: Final = (
+class Files(NamedTuple):
+    """A kind of file that may be damaged. field: of the journal, for its name."""
+
+    table: bytes
+    field: str
+    damaged: str
+    whole: str
+    remedy: str
+
+
+KEYS: Final = Files(
+    b"damagedkey",
+    "KEY_FILE",
+    "A key file is damaged",
+    "A damaged key file is whole again, or gone",
     "a page is restored from a replica if one has it: see spanvault repair --all. The root of a "
-    "locked pool: unlock it from another copy of the keys folder, or restore the store"
+    "locked pool: unlock it from another copy of the keys folder, or restore the store",
+)
+LEDGERS: Final = Files(
+    b"damagedledger",
+    "LEDGER",
+    "A ledger is damaged",
+    "A damaged ledger is whole again, or gone",
+    "nothing is missing while the index is there: keep it, and do not run spanvault reindex. Look "
+    "after the disk",
 )
 
 
@@ -87,32 +108,31 @@ def told(view: View) -> list[str]:
     return ids
 
 
-def note_key(index: Index, name: str, fault: str, now_ns: int) -> None:
-    """Remember that a key file is damaged, by its name in the feed; say so if that is new."""
+def note_file(index: Index, kind: Files, name: str, fault: str, now_ns: int) -> None:
+    """Remember that a file is damaged, by its name; say so if that is new."""
     with index.reading() as view:
-        if view.get(_KEYS, name.encode()) is not None:
+        if view.get(kind.table, name.encode()) is not None:
             return
     found = msgspec.msgpack.encode(Damage(now_ns, [fault]))
-    index.write(lambda writing: writing.put(_KEYS, name.encode(), found))
-    log.error("A key file is damaged",
-              extra={"KEY_FILE": name, "FAULT": fault, "REMEDY": KEY_REMEDY})  # fmt: skip
+    index.write(lambda writing: writing.put(kind.table, name.encode(), found))
+    log.error(kind.damaged, extra={kind.field: name, "FAULT": fault, "REMEDY": kind.remedy})
 
 
-def clear_key(index: Index, name: str) -> None:
-    """A key file was found whole, or is needed no more. Raises lmdb.Error, OSError."""
+def clear_file(index: Index, kind: Files, name: str) -> None:
+    """A file was found whole, or is needed no more. Raises lmdb.Error, OSError."""
     with index.reading() as view:
-        if view.get(_KEYS, name.encode()) is None:
+        if view.get(kind.table, name.encode()) is None:
             return
-    index.write(lambda writing: writing.delete(_KEYS, name.encode()))
-    log.info("A damaged key file is whole again, or gone", extra={"KEY_FILE": name})
+    index.write(lambda writing: writing.delete(kind.table, name.encode()))
+    log.info(kind.whole, extra={kind.field: name})
 
 
-def keys(view: View) -> Iterator[tuple[str, Damage]]:
-    """Key files that are known to be damaged, by name."""
-    for name, value in view.cursor(_KEYS):
+def files(view: View, kind: Files) -> Iterator[tuple[str, Damage]]:
+    """Files of a kind that are known to be damaged, by name."""
+    for name, value in view.cursor(kind.table):
         yield bytes(name).decode(), msgspec.msgpack.decode(value, type=Damage)
 
 
-def told_keys(view: View) -> list[str]:
+def told_files(view: View, kind: Files) -> list[str]:
     """Their names."""
-    return [name for name, _ in keys(view)]
+    return [name for name, _ in files(view, kind)]

@@ -25,7 +25,7 @@ from storaged.resuming import Reach
 TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
     b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged", b"moved", b"follow",
-    b"damagedkey", b"capture", b"expires",
+    b"damagedkey", b"damagedledger", b"capture", b"expires",
 )  # fmt: skip
 MULTIPLE: Final = (b"token", b"shared", b"former")  # with several values a key, all of one length
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full

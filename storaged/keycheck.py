@@ -48,18 +48,18 @@ class KeyCheck:
             return 0  # nobody can tell
         size, fault = _look_at(vault.keys / own, ring)
         if fault is None:
-            damage.clear_key(self._index, name)
+            damage.clear_file(self._index, damage.KEYS, name)
         elif own == ROOT and ring is not None:
             self._write_anew(ring, name, fault)
         else:
-            damage.note_key(self._index, name, fault, self._clock_ns())
+            damage.note_file(self._index, damage.KEYS, name, fault, self._clock_ns())
         return size
 
     def _write_anew(self, ring: Keyring, name: str, fault: str) -> None:
         """The root that is opened in memory is put on disk in place of the damaged one."""
         ring.rewrite_root()
         self._index.write(lambda writing: writing.announce(KEYS_CHANGED, name.encode()))
-        damage.clear_key(self._index, name)
+        damage.clear_file(self._index, damage.KEYS, name)
         log.warning(
             "A damaged root file was written anew from memory",
             extra={"KEY_FILE": name, "FAULT": fault},
@@ -68,10 +68,10 @@ class KeyCheck:
     def _forget(self, vault: Vault, named: set[str]) -> None:
         """Pages that the root has replaced meanwhile need no repair."""
         with self._index.reading() as view:
-            known = damage.told_keys(view)
+            known = damage.told_files(view, damage.KEYS)
         for name in known:
             if vault.owns(name) and name not in named:
-                damage.clear_key(self._index, name)
+                damage.clear_file(self._index, damage.KEYS, name)
 
 
 def _opened(vault: Vault) -> Keyring | None:

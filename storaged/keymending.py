@@ -26,7 +26,7 @@ PREFIX: Final = b"keys/"  # and a key file's name: what stands for it where reco
 
 def wanted(view: View) -> Iterator[tuple[bytes, tuple[m.Change, str]]]:
     """Damaged key pages as targets are asked for them, and what is wrong with each."""
-    for name, found in damage.keys(view):
+    for name, found in damage.files(view, damage.KEYS):
         pool, _, own = name.rpartition("/")
         if of_name(own):
             change = m.Change(0, "keys", pool=pool or POOLS[0], name=name, size=keypage.PAGE_BYTES)
@@ -46,7 +46,7 @@ def put_back(index: Index, vaults: Vaults, given: m.Return, data: bytes) -> None
         name = change.name.encode()
         # Targets whose copy was damaged too, or that were not fed the damaged one, get it.
         index.write(lambda writing: writing.announce(tables.KEYS_CHANGED, name))
-    damage.clear_key(index, change.name)
+    damage.clear_file(index, damage.KEYS, change.name)
     log.warning(
         "A damaged key page was repaired",
         extra={"KEY_FILE": change.name, "TARGET": given.target},

@@ -112,6 +112,11 @@ class Found(NamedTuple):
     fault: str = ""
 
 
+def length(entry: Entry) -> int:
+    """Bytes of an entry in a file."""
+    return _ENTRY.size + len(entry.body) + _TAG
+
+
 def key_of(index_key: bytes) -> bytes:
     """The key that a pool's entries are authenticated under: RFC 5869 §2.3."""
     return hmac.digest(index_key, b"spanvault ledger/1\x01", "sha256")
@@ -161,6 +166,16 @@ def walk(data: Bytes, head: bytes, key: bytes | None) -> Iterator[Found]:
             continue
         yield Found(at, entry)
         at = end
+
+
+def claimed(data: Bytes, at: int) -> Entry | None:
+    """What an entry that does not authenticate says that it is, if another begins at its end."""
+    try:
+        entry, end = _parse(data, b"", at, None)
+    except ValueError:
+        return None
+    fits = end == len(data) or data[end : end + len(ENTRY_MAGIC)] == ENTRY_MAGIC
+    return entry if fits else None
 
 
 def _parse(data: Bytes, head: bytes, at: int, key: bytes | None) -> tuple[Entry, int]:

@@ -48,6 +48,21 @@ class Ledger:
         """What lies beside them."""
         return sorted(path for path in self._folder.iterdir() if not _NAME.fullmatch(path.name))
 
+    def path(self, name: str) -> Path:
+        """Where a file lies."""
+        return self._folder / name
+
+    def write_anew(self, name: str, at: int, data: bytes) -> None:
+        """Put what is acknowledged in a file's place again, synced. Raises OSError."""
+        descriptor = os.open(self._folder / name, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            with named(descriptor):
+                os.lseek(descriptor, at, os.SEEK_SET)
+                files.write_all(descriptor, data)
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def recover(self, place: Place | None) -> None:
         """Destroy what was written and not acknowledged. place: as the index has it.
 

@@ -149,7 +149,8 @@ def kept(old: Call | None, new: Call) -> Call:
     """A later revision as it is stored: of a call that had its last word nothing is taken away.
 
     A capture that was taken over must not make streams, keys, numbers or times of an ended call
-    disappear, nor have it go earlier. What it adds or corrects counts.
+    disappear, nor have it go earlier, nor begin earlier: from that its pool's terms count. What it
+    adds or corrects counts.
     """
     if old is None or not old.final:
         return new
@@ -157,6 +158,7 @@ def kept(old: Call | None, new: Call) -> Call:
     return msgspec.structs.replace(
         new,
         final=True,
+        started_ns=max(old.started_ns, new.started_ns),
         call_ids=[*new.call_ids, *(one for one in old.call_ids if one not in new.call_ids)],
         caller=new.caller or old.caller,
         callee=new.callee or old.callee,

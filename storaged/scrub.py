@@ -19,6 +19,7 @@ from storaged.examining import examining
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State, View
 from storaged.keycheck import KeyCheck
+from storaged.ledgercheck import LedgerCheck
 from storaged.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Round(msgspec.Struct):
     checked: int = 0
     ended_ns: int | None = None
     before_ns: int | None = None  # when the round before ended
+    ledger: str = ""  # the last file of a ledger that was checked: they come first
 
 
 class Pace:
@@ -78,6 +80,7 @@ class Scrub:
         self._clock_ns, self._clock_s, self._pace = clock_ns, clock_s, Pace(clock_s)
         self._saved_s = self._keys_due_s = clock_s()
         self._keys = KeyCheck(index, vaults, clock_ns)
+        self._ledgers = LedgerCheck(index, vaults, clock_ns)
         with index.reading() as view:
             kept = view.get(b"meta", _SCRUB)
         self._round = msgspec.msgpack.decode(kept, type=Round) if kept else None
@@ -117,7 +120,8 @@ class Scrub:
                 "since": _utc(one.begun_ns), "ended": _utc(one.ended_ns or one.before_ns),
             }  # fmt: skip
         return {**told, "damaged": view.count(b"damaged"), "damaged_ids": damage.told(view),
-                "damaged_keys": damage.told_keys(view)}  # fmt: skip
+                "damaged_keys": damage.told_files(view, damage.KEYS),
+                "damaged_ledgers": damage.told_files(view, damage.LEDGERS)}  # fmt: skip
 
     def _resting(self) -> Waits:
         """Until the next round is due; a clock that was set back does not put it off."""
@@ -141,7 +145,7 @@ class Scrub:
         with self._index.reading() as view:
             cursor = view.cursor(b"state")
             until = bytes(cursor.key()) if cursor.last() else b""
-        one, at = Round(self._clock_ns(), until), b""
+        one, at = Round(self._clock_ns(), until, self._ledgers.size()), b""
         while at < until:
             with self._index.reading() as view:
                 found, at = _sealed(view, at, until, _ROWS)
@@ -164,6 +168,7 @@ class Scrub:
         """Check what is left of the round."""
         one = self._round
         assert one is not None
+        yield from self._checking_ledgers(one)
         while one.at < one.until:
             yield from self._minding_keys()
             with self._index.reading() as view:
@@ -186,6 +191,16 @@ class Scrub:
         log.info(
             "All recordings were checked", extra={"RECORDINGS": one.checked, "BYTES": one.read}
         )
+
+    def _checking_ledgers(self, one: Round) -> Waits:
+        """Check the files of ledgers that were not in this round."""
+        names = self._ledgers.names()
+        for name in names:
+            if name > one.ledger:
+                for size in self._ledgers.checking(name):
+                    yield self._spend(one, size)
+                one.ledger = name
+        self._ledgers.forget(names)
 
     def _checking(self, one: Round, recording_id: bytes) -> Waits:
         """Check an object, and note what was found."""

@@ -101,6 +101,22 @@ def test_recording_that_a_call_took_over_stays(kept):
         assert view.count(b"expires") == 0
 
 
+@pytest.mark.parametrize("sooner", [{"expires_ns": START + 1}, {"started_ns": START - 40 * DAY_NS}])
+def test_capture_cannot_have_an_ended_call_of_its_own_go_sooner(kept, sooner):
+    """One that was taken over: neither by a time of the record's own nor by an earlier start."""
+    found = make_call(2, expires_ns=START + 29 * DAY_NS)
+    kept.commit(make_call(1), found)
+    for old in (make_call(1), found):
+        kept.commit(msgspec.structs.replace(old, revision=1, **sooner), media=False)
+    kept.keep(base={"keep_days": 30})
+    kept.sweep(28)
+    assert kept.ids() == {ONE, TWO}
+    kept.sweep(29.5)
+    assert kept.ids() == {ONE}
+    kept.sweep(30.5)
+    assert kept.ids() == set()
+
+
 def test_nobody_erases_what_has_to_be_kept(kept):
     kept.commit(make_call(1, expires_ns=START + DAY_NS), make_call(2))
     kept.keep(base={"keep_at_least_days": 30})

@@ -80,7 +80,8 @@ def test_whole_store_is_checked_and_nothing_is_found(checked, caplog):
     fields = checked.round()
     assert (fields["checked"], fields["of"], fields["damaged"]) == (5, 5, 0)
     size = sum(checked.parts.pool.path(call_id(number)).stat().st_size for number in CALLS)
-    assert fields["read_bytes"] == size + 5 * SEEK
+    ledger = sum(path.stat().st_size for path in checked.parts.pool.ledger.files())
+    assert fields["read_bytes"] == size + 5 * SEEK + ledger
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
