@@ -32,13 +32,14 @@ class Courier:
         self._name = settings.name
         # A clock value is higher than any sequence an earlier life used, even one it forgot.
         first_sequence = time.time_ns()
-        spool = Spool(settings.state_dir / "spool")
+        self._spool = Spool(settings.state_dir / "spool")
         megabytes = settings.outbox_mb << 20, settings.spool_mb << 20
         self._slots = Slots(megabytes[0]) if slots.path_of(settings.storaged) else None
-        self.outbox = Outbox(settings.name, spool, *megabytes, first_sequence, self._slots)
+        self.outbox = Outbox(settings.name, self._spool, *megabytes, first_sequence, self._slots)
         self.link = Link(settings, self.outbox, log, self._slots)
         self._tell_at = 0.0
         self._lost_batches = 0
+        self._fault = ""  # of the spool's disk, as last logged
         self._moved_s = time.monotonic()
 
     @property
@@ -67,7 +68,17 @@ class Courier:
                 extra={"BATCHES": self.outbox.lost_batches - self._lost_batches},
             )
             self._lost_batches = self.outbox.lost_batches
+        self._log_fault()
         return settled
+
+    def _log_fault(self) -> None:
+        """When the spool's disk begins to fail, otherwise, or no more; not at every try."""
+        fault = self._spool.fault
+        if fault and fault != self._fault:
+            self._log.error("the spool's disk fails", extra={"FAULT": fault})
+        elif self._fault and not fault:
+            self._log.info("the spool's disk is mended")
+        self._fault = fault
 
     def drain(self, patience_s: float) -> list[bytes]:
         """Wait for acknowledgements as long as some come. Returns what was settled.
@@ -86,6 +97,7 @@ class Courier:
     def put_away(self) -> None:
         """Seal to disk, for the next start, what storaged did not take."""
         left, lost = self.outbox.put_away()
+        self._log_fault()
         if left:
             self._log.warning("batches wait on disk for storaged", extra={"BATCHES": left})
         if lost:
@@ -116,8 +128,12 @@ class Courier:
             self._slots.close()
 
     def _trouble(self) -> str:
+        fault = self._spool.fault
         if self.outbox.lost_batches:
-            return f"{self.outbox.lost_batches} batches LOST: start storaged, enlarge spool_mb"
+            cause = fault or "start storaged, enlarge spool_mb"
+            return f"{self.outbox.lost_batches} batches LOST: {cause}"
+        if fault:
+            return fault
         if self.outbox.spooled:
             return f"{self.outbox.spooled} batches on disk wait for storaged: is it running?"
         return "" if self.link.connected else "storaged has not answered yet"

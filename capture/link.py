@@ -10,7 +10,7 @@ from typing import Any, Final
 import zmq
 
 from capture.outbox import Outbox
-from spanvault import transport, wire
+from spanvault import disks, transport, wire
 from spanvault.config import CaptureConfig
 from spanvault.messages import Acknowledge, Health, Hello, Refuse, Welcome
 from spanvault.slots import Slots
@@ -113,9 +113,18 @@ class Link:
                 self._log.info("storaged takes media out of memory")
         if message.ingest_key != self._outbox.ingest_key:
             self._outbox.ingest_key = message.ingest_key
-            part = self._key_file.with_suffix(".part")
-            part.write_bytes(message.ingest_key)
+            self._keep_key(message.ingest_key)
+
+    def _keep_key(self, key: bytes) -> None:
+        """For a start without storaged. A disk that does not take it stops no recording."""
+        part = self._key_file.with_suffix(".part")
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            part.write_bytes(key)
             part.rename(self._key_file)
+        except OSError as error:
+            fault = disks.line(error, self._key_file.parent)
+            self._log.error("the ingest key cannot be kept", extra={"FAULT": fault})
 
 
 def _read_key(path: Path) -> bytes | None:

@@ -10,6 +10,7 @@ Protocol: spanvault/WIRE.md, "Ingest". The folder on disk: capture.spool. Socket
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -34,6 +35,7 @@ SEALING: Final = 16  # batches at once on their way to disk; more of them would 
 READ_AHEAD: Final = 16  # batches read from disk before their turn
 SILENCE_NS: Final = 10_000_000_000  # then what is in flight is sent again, ever more rarely
 MAX_SILENCE_NS: Final = 120_000_000_000
+PROBE_NS: Final = 2_000_000_000  # a spool's disk that failed is tried so often
 
 
 class Held(NamedTuple):
@@ -78,6 +80,7 @@ class Outbox:
         self._finals: dict[int, list[bytes]] = {}  # sequence → calls whose last record it bears
         self._heard_ns: int | None = None
         self._patience_ns = SILENCE_NS
+        self._probe_ns: int | None = 0  # when the disk may be tried; None: it is
         self.ingest_key: bytes | None = None
         self.handed_over = False  # storaged can read the slots
         self.memory_bytes = 0
@@ -163,6 +166,7 @@ class Outbox:
             self.send_again()
             self._patience_ns = min(2 * self._patience_ns, MAX_SILENCE_NS)
         self._bound_memory()
+        self._probe(now_ns)
 
     def put_away(self) -> tuple[int, int]:
         """Seal everything that is left to disk, for the next start. Waits for the disk.
@@ -178,7 +182,8 @@ class Outbox:
         self._aside.wait()
         while self._memory:
             self._give_up(next(iter(self._memory)))
-        self._spool.sync()
+        with suppress(OSError):  # the spool's fault tells of it
+            self._spool.sync()
         return len(self._on_disk), self.lost_batches - lost
 
     def close(self) -> None:
@@ -276,9 +281,19 @@ class Outbox:
             self._settled.remove(sequence)
             self._forget(sequence)
         elif isinstance(lying, OSError | ValueError):  # of the disk, or of storaged's key
-            self._give_up_oldest()
+            if self.memory_bytes > self._memory_limit:
+                self._give_up_oldest()
         elif isinstance(lying, Exception):
             raise lying
+
+    def _probe(self, now_ns: int) -> None:
+        """Have a disk that failed tried again, once at a time: it may hang."""
+        if self._spool.fault and self._probe_ns is not None and now_ns >= self._probe_ns:
+            self._probe_ns = None
+            self._aside.do(self._spool.probe, partial(self._probed, now_ns))
+
+    def _probed(self, begun_ns: int, _: Exception | None) -> None:
+        self._probe_ns = begun_ns + PROBE_NS
 
     def _from_disk(self, sequence: int) -> tuple[str, bytes] | None:
         """A batch, if it has been read; those whose turn comes next are read meanwhile."""

@@ -1,6 +1,7 @@
 """`python -m replicator`: the daemon; `restore`, the way back; `heads`, what an auditor asks.
 
-Exit codes of the daemon: 0 stopped as asked, 1 broke off, 78 settings that cannot work.
+Exit codes of the daemon: 0 stopped as asked, 1 broke off, 74 the disk of its state_dir fails,
+78 settings that cannot work.
 Of restore: 0 all is back, 1 something was damaged or missing and is named, 2 bad usage or
 settings, 74 the target or storaged cannot be reached.
 """
@@ -43,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         log.error("Settings cannot work", extra={"FAULT": str(error)})
         return EX_CONFIG
+    except OSError as error:
+        log.error("Cannot start", extra={"FAULT": str(error)})
+        return EX_IOERR
     return daemon.run(Lifecycle("replicator"))
 
 

@@ -34,7 +34,7 @@ from replicator.report import Progress
 from replicator.source import Refused, Source, Stopped, StoreError
 from replicator.state import StateFolder
 from replicator.targets import Space, Target, TargetError
-from spanvault import certificate
+from spanvault import certificate, disks
 from spanvault.messages import Erasure, ErasureReceipt, Receipt
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Follower(threading.Thread):
         except StoreError as error:
             self._plan.store_failed(str(error), error.hint, time.time_ns())
         except OSError as error:  # a target's own are TargetError: this is the receipts' file
-            self._plan.store_failed(f"state_dir: {error}", STATE_FOLDER, time.time_ns())
+            self._state_failed(error)
         self._tell(before, self._plan.fault)
         self._told, self._moved_ns = self._progress(), time.time_ns()
 
@@ -229,7 +229,11 @@ class Follower(threading.Thread):
             self._state.save_mark(self._target_name, mark)
             self._saved = mark
         except OSError as error:  # tried again next turn; until then a restart repeats some work
-            self._plan.store_failed(f"state_dir: {error}", STATE_FOLDER, time.time_ns())
+            self._state_failed(error)
+
+    def _state_failed(self, error: OSError) -> None:
+        text = f"state_dir: {disks.cause(error, self._state.folder)}"
+        self._plan.store_failed(text, disks.remedy(error), time.time_ns())
 
     def _tell(self, before: Fault | None, after: Fault | None) -> None:
         """Log a fault when it begins or changes, and its end; not at every try."""
@@ -255,7 +259,6 @@ class Follower(threading.Thread):
         )
 
 
-STATE_FOLDER: Final = "Free space there, or give the replicator's user write access."
 FOREIGN_STORE: Final = (
     "If this is meant to be another store, give it its own state_dir and places to copy to."
 )

@@ -4,6 +4,8 @@ A mark is replaced whole (temporary name, fsync, rename, fsync folder); receipts
 Both are caches of the truth at the targets: lost, everything is compared and receipted again.
 """
 
+import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -14,17 +16,23 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from replicator.plan import Mark
+from spanvault import disks
 from spanvault.messages import Receipt
 
 RECEIPTS: Final = "receipts.jsonl"
 SIGNING_KEY: Final = "signing.key"  # Ed25519, private: 32 bytes
+# Of a disk, not of the settings.
+PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class StateFolder:
     """The folder `state_dir`, held by one replicator at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Make and lock it. Raises ValueError, naming the folder and the remedy."""
+        """Make and lock it, naming the folder and the remedy if that cannot be.
+
+        Raises ValueError, and OSError for a disk that fails: a later start may find it mended.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -32,14 +40,13 @@ class StateFolder:
         except BlockingIOError:
             raise ValueError(f"{folder}: another replicator uses this state_dir; stop it") from None
         except OSError as error:
-            raise ValueError(
-                f"{folder}: state_dir cannot be used ({error.strerror}). "
-                "Give the replicator's user a writable folder"
-            ) from None
+            text = f"state_dir cannot be used: {disks.line(error, folder)}"
+            raise (OSError if error.errno in PASSING else ValueError)(text) from None
         self.folder = folder
         self._signing = threading.Lock()
         self._signing_key: Ed25519PrivateKey | None = None
-        self._end_torn_line()
+        self._appending = threading.Lock()
+        self._torn = self._ends_torn()
 
     def mark_path(self, target: str) -> Path:
         """Where the mark of a target lies; removing it makes the replicator begin again."""
@@ -110,23 +117,26 @@ class StateFolder:
         self._append(line + b"\n")
 
     def _append(self, line: bytes) -> None:
-        # One write in append mode: the lines of two targets' threads never mix.
-        file = os.open(self.folder / RECEIPTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(file, line)
-            os.fsync(file)
-        finally:
-            os.close(file)
+        """On a line of its own, whatever a power cut or a full disk left of the last one."""
+        with self._appending:
+            file = os.open(self.folder / RECEIPTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                data = b"\n" + line if self._torn else line
+                self._torn = True  # unless all of it gets there; readers skip what is torn
+                while data:  # a disk that is nearly full takes a part, and says so the next time
+                    data = data[os.write(file, data) :]
+                os.fsync(file)
+                self._torn = False
+            finally:
+                os.close(file)
 
-    def _end_torn_line(self) -> None:
-        """A power cut may have torn the last receipt; it was not counted yet. Readers skip it."""
+    def _ends_torn(self) -> bool:
         path = self.folder / RECEIPTS
-        if not path.exists() or not path.stat().st_size:
-            return
-        with path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                self._append(b"\n")
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                return file.read(1) != b"\n"
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

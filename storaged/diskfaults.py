@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from spanvault import disks
 from storaged.faults import Fault
 
 REMEDIES: Final = {
@@ -91,9 +92,4 @@ def _place(error: Exception) -> str:
     folder = path if path.is_dir() else path.parent
     whole = (one.parent for one in (folder, *folder.parents) if one.name in _WITHIN)
     folder = next(whole, folder)
-    return f"{folder} (disk {_mount_of(folder)}): "
-
-
-def _mount_of(folder: Path) -> Path:
-    """Where the disk is mounted that a folder is on."""
-    return next(one for one in (folder, *folder.parents) if one.is_mount() or one == one.parent)
+    return f"{disks.place(folder)}: "

@@ -310,6 +310,19 @@ def test_a_disk_that_fails_loses_nothing_that_was_acknowledged_meanwhile(tmp_pat
     assert (box.lost_batches, box.waiting, box.memory_bytes) == (0, 0, 0)
 
 
+def test_a_disk_that_fails_costs_nothing_once_storaged_has_caught_up(tmp_path):
+    box = outbox(tmp_path, memory=2500, aside=Later())
+    for _ in range(4):
+        box.add([], media())
+    box.tick(0)
+    (tmp_path / "spool").rmdir()
+    for sequence, _ in box.to_send():
+        box.sent(sequence, 0)
+    box.acknowledged([1, 2], 1)
+    disk_done(box)
+    assert (box.lost_batches, [sequence for sequence, _ in send_all(box)]) == (0, [3, 4])
+
+
 def test_a_disk_that_hangs_costs_memory_within_a_bound_and_then_the_oldest(tmp_path):
     box = outbox(tmp_path, memory=1, aside=Later())
     while not box.lost_batches:

@@ -38,6 +38,12 @@ class House:
         rest = toml({"retry_s": retry_s, "targets": targets})
         (self.etc / "replicator.toml").write_text(text + rest)
 
+    def move_state(self, place: Path) -> None:
+        """Have the replicator keep its own state there."""
+        config = self.etc / "replicator.toml"
+        config.write_text(config.read_text().replace(str(self.state), str(place)))
+        self.state = place
+
     def start(self, *names: str) -> None:
         for name in names or ("storaged", "replicator"):
             self.appliance.start(name)

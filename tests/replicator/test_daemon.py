@@ -1,9 +1,9 @@
 """The replicator as a process against the real storaged: it copies, and survives its world."""
 
-import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +13,9 @@ import pytest
 
 from replicator import layout
 from spanvault.messages import Feed, FeedReply
+from tests.support.fusedisk import WORKS, WRITES_FAIL, Disk
 from tests.support.ingest import WORDS, Ingest, call, caller, identity, media
+from tests.support.smalldisk import close_to_writes, empty, fill, open_to_writes
 
 
 def test_every_sealed_recording_arrives_and_is_receipted(house, until) -> None:
@@ -239,24 +241,62 @@ def test_a_stop_while_copying_is_quick_and_clean(house, until) -> None:
     house.check_replica(range(30))
 
 
+def told_of(house, place: Path) -> str:
+    """What the store's status says of a state_dir, its disk, cause and remedy."""
+    (text,) = re.findall(rf"state_dir: {place} \(disk {place}\): (.*)", house.status()["state"])
+    return str(text)
+
+
 @pytest.mark.root
 def test_a_full_state_dir_is_named_and_survived(house, until, small_disk: Path) -> None:
-    config = house.etc / "replicator.toml"
-    config.write_text(config.read_text().replace(str(house.state), str(small_disk)))
-    house.state = small_disk
+    house.move_state(small_disk)
     house.start()
     house.record([1])
     until(lambda: house.copied([1]))
-    filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
+    fill(small_disk)
     house.record(range(2, 30))
     until(lambda: "state_dir: " in house.status()["state"])
+    told = told_of(house, small_disk)
+    assert ("No space left on device" in told, "Free space there" in told) == (True, True)
     assert house.appliance.processes["replicator"].poll() is None
-    filler.unlink()
+    empty(small_disk)
     until(lambda: house.copied(range(2, 30)))
     house.check_replica(range(1, 30))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="needs /dev/fuse")
+@pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="needs loop devices")
+def test_a_state_dir_whose_disk_fails_is_named_and_goes_on_once_it_is_mended(
+    house, until, tmp_path: Path
+) -> None:
+    """EIO, then read-only as ext4 makes itself. A start while it is so is tried again by systemd:
+    it ends with 74, not with the 78 of settings that cannot work.
+    """
+    place = tmp_path / "disk"
+    with Disk(tmp_path / "served", 32, place) as disk:
+        house.move_state(place)
+        house.start()
+        house.record([1])
+        until(lambda: house.copied([1]))
+        disk.mood(WRITES_FAIL)
+        house.record(range(2, 10))
+        until(lambda: "state_dir: " in house.status()["state"])
+        told = told_of(house, place)
+        assert "Input/output error, for" in told or "Read-only file system, for" in told
+        house.appliance.stop("replicator")
+        disk.unmount()
+        disk.mood(WORKS)
+        disk.mount()
+        close_to_writes(place)
+        done = run("--config", house.etc / "replicator.toml")
+        assert f"{place} (disk {place}): Read-only file system. It is read-only" in done.stderr
+        assert (done.returncode, "Traceback" in done.stderr) == (74, False)
+        open_to_writes(place)
+        house.appliance.start("replicator")
+        until(lambda: house.copied(range(1, 10)))
+        house.check_replica(range(1, 10))
+        house.appliance.stop("replicator")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

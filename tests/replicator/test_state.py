@@ -1,5 +1,7 @@
 """Marks and receipts on the replicator's own disk."""
 
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from replicator.plan import Aside, Mark
 from replicator.state import RECEIPTS, StateFolder
 from spanvault.messages import Change, Receipt
+from tests.support.smalldisk import empty, fill
 
 MARK = Mark("store-1", 7, claimed=True, aside=(Aside(Change(3, "object", id=b"i" * 16), "bad"),))
 
@@ -36,6 +39,22 @@ def test_a_torn_receipt_spoils_only_itself(tmp_path: Path) -> None:
         '{"id":"01010101010101010101010101010101","target":"siteb","sha256":"ab","size":5,'
         '"verified_ns":9}'
     )
+
+
+@pytest.mark.root
+def test_a_receipt_that_a_full_disk_tore_spoils_only_itself(small_disk: Path) -> None:
+    state, number = StateFolder(small_disk), 0
+    state.append_receipt(Receipt(bytes(16), "siteb", 5, "ab", 9))
+    fill(small_disk)  # but for what is left of that file's last block
+    with contextlib.suppress(OSError):
+        for number in range(1, 1000):
+            state.append_receipt(Receipt(number.to_bytes(16), "siteb", 5, "ab", 9))
+    empty(small_disk)
+    state.append_receipt(Receipt(number.to_bytes(16), "siteb", 5, "ab", 9))
+    lines = (small_disk / RECEIPTS).read_text().splitlines()
+    *whole, torn, last = lines
+    assert not torn.endswith("}")
+    assert [int(json.loads(line)["id"], 16) for line in [*whole, last]] == [*range(number + 1)]
 
 
 def test_it_is_held_by_one_replicator(tmp_path: Path) -> None:
