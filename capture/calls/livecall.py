@@ -258,7 +258,7 @@ class LiveCall(msgspec.Struct, array_like=True):
 
     def _signalled_flags(self) -> set[str]:
         flags = signalled_flags(self.offer_answer)
-        if "srtp_sdes" in flags and (self.keyless or not self.keys):
+        if "srtp_sdes" in flags | self.flags and (self.keyless or not self.keys):
             flags.add("srtp_no_key")
         return flags
 

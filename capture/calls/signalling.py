@@ -17,7 +17,7 @@ from capture.calls.witness import SILENT, Decision, Witness
 from capture.model import Datagram, Endpoint
 from capture.signalling import sdp, siprec
 from capture.signalling.dialog import Event, State, event_of
-from capture.signalling.offer_answer import Change, Side
+from capture.signalling.offer_answer import Change, Side, signalled_flags
 from capture.signalling.sip import SipMessage
 from spanvault.messages import MediaKind
 
@@ -184,6 +184,9 @@ class Signalling:
             self._unbind(call, media, datagram.time_ns)
 
     def _flag(self, call: LiveCall, change: Change) -> None:
+        if change.role == "answer":
+            # For good: what is agreed upon later does not make plain, or heard, what came before.
+            call.flags |= signalled_flags(call.offer_answer)
         # A recording client only ever sends: to its server, sendonly is no hold.
         if change.role == "answer" and change.reoffer and call.siprec is None:
             if call.held != call.offer_answer.held:

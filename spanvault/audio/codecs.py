@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from spanvault.audio import aac, amr, framing
+from spanvault.audio import aac, amr, framing, mpeg
 from spanvault.audio.foreign import Decoder, EitherMode, EitherPacking, Foreign
 from spanvault.audio.plain import A_LAW, MU_LAW, OFFSET_BINARY, Linear, Table
 from spanvault.messages import Codec
 
+MPEG_RATE: Final = 48000  # its frames tell each their rate, SDP only the clock's: RFC 3551 §4.5.13
 RATES: Final = range(4000, 192_001)  # of a sound; what SDP says beyond that is nonsense
 
 
@@ -75,6 +76,10 @@ def _aac(codec: Codec) -> Decoder:
     return Foreign("aac", codec.clock_rate, split, extradata=config)
 
 
+def _mpeg(_: Codec) -> Decoder:
+    return Foreign("mp3", MPEG_RATE, mpeg.Frames().split, any_rate=True)
+
+
 # By the lower-case name in SDP. A new one goes here.
 DECODERS: Final[dict[str, Row]] = {
     "pcmu": Row(lambda codec: Table(MU_LAW, codec), False),
@@ -94,6 +99,7 @@ DECODERS: Final[dict[str, Row]] = {
     "opus": _foreign("opus", framing.whole, 48000),
     "mpeg4-generic": Row(_aac, True),
     "mp4a-latm": Row(_aac, True),
+    "mpa": Row(_mpeg, True, MPEG_RATE),
     "amr": _amr("amrnb", 8000),
     "amr-wb": _amr("amrwb", 16000),
     **{f"g726-{bits * 8}": _g726(bits, "g726le", "g726") for bits in (2, 3, 4, 5)},

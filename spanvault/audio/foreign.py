@@ -34,15 +34,20 @@ class Foreign:
 
     split: a payload to its frames.  silence: samples an empty frame stands for.
     skip: samples at the beginning of each frame that are not of it.
+    any_rate: the frames tell their rate; their sound is brought to `rate`.
     """
 
     def __init__(
-        self, name: str, rate: int, split: Split, silence: int = 0, skip: int = 0, **settings: Any
-    ) -> None:
+        self, name: str, rate: int, split: Split, silence: int = 0, skip: int = 0,
+        any_rate: bool = False, **settings: Any,
+    ) -> None:  # fmt: skip
         import av
 
         self.rate, self._split, self._skip = rate, split, skip
         self._silent = np.zeros(silence, np.int16)
+        self._any_rate = any_rate
+        self._resampler: av.AudioResampler | None = None
+        self._heard_rate = rate
         context: Any = av.CodecContext.create(name, "r")
         context.sample_rate, context.layout = rate, "mono"
         context.thread_count = 1
@@ -67,9 +72,25 @@ class Foreign:
             sounds = self._context.decode(av.Packet(frame))
         except av.FFmpegError as error:
             raise ValueError(f"{self._context.name}: {error.strerror}") from None
+        if self._any_rate:
+            return [part for sound in sounds for part in self._resampled(sound)]
         if any(sound.sample_rate != self.rate for sound in sounds):
             raise ValueError(f"{self._context.name}: another rate than was signalled")
         return [to_mono(sound)[self._skip :] for sound in sounds]
+
+    def _resampled(self, sound: "av.AudioFrame") -> list[Samples]:
+        """One behind the other: what a resampler holds back comes with the next frame."""
+        import av
+
+        mono = to_mono(sound)
+        if sound.sample_rate == self.rate:
+            return [mono]
+        if self._resampler is None or self._heard_rate != sound.sample_rate:
+            self._resampler = av.AudioResampler("s16", "mono", self.rate)
+            self._heard_rate = sound.sample_rate
+        frame = av.AudioFrame.from_ndarray(mono[None, :], "s16", "mono")
+        frame.sample_rate = sound.sample_rate
+        return [part.to_ndarray()[0] for part in self._resampler.resample(frame)]
 
 
 def to_mono(frame: "av.AudioFrame") -> Samples:

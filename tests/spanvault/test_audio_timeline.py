@@ -6,7 +6,7 @@ the packets came. All times are seconds.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -36,32 +36,43 @@ class Phone:
     seed: int = 0
     set_at: list[tuple[float, float]] = field(default_factory=list)  # the capture's clock: when, by
     silent: Sequence[tuple[float, float]] = ()  # sends nothing from, to; timestamps go on (DTX)
+    held: Sequence[
+        tuple[float, float]
+    ] = ()  # nothing; timestamps go on `jump` from where they were
+    jump: int = 0
+    samples: int = 160  # a packet
+    ticks: int = 160  # by which its timestamps count a packet
 
     def chunks(self) -> Iterator[Chunk]:
         """As the capture stores them."""
-        pace = 1 + self.ppm / 1e6
-        count = round((self.ends - self.begins) / 0.02 / pace)
+        pace, packet_s = 1 + self.ppm / 1e6, self.samples / 8000
+        count = round((self.ends - self.begins) / packet_s / pace)
         random = np.random.default_rng(self.seed)
-        true = self.begins + np.arange(1, count + 1) * 0.02 * pace
+        true = self.begins + np.arange(1, count + 1) * packet_s * pace
         noted = np.maximum.accumulate(true + random.exponential(0.003, count))
         arrival = noted + sum(by * (noted >= at) for at, by in self.set_at)
-        payload = np.full(count * 160, SILENCE, np.uint8)
+        payload = np.full(count * self.samples, SILENCE, np.uint8)
         for clap in self.claps:
             heard = round((clap - self.begins) / pace * 8000)
             payload[heard : heard + 40] = CLAP
         frames = np.zeros(count, FRAME)
-        frames["timestamp"] = 160 * np.arange(count)
+        stamps = self.ticks * np.arange(count)
         frames["arrival_ns"] = START_NS + np.rint(arrival * SECOND).astype(np.int64)
-        frames["payload_type"], frames["length"] = 8, 160
+        frames["payload_type"], frames["length"] = 8, self.samples
         sent = np.ones(count, np.bool_)
-        for first, last in self.silent:
+        for first, last in self.held:
+            missing = int(((true >= first) & (true <= last)).sum())
+            stamps[true > last] += self.jump - self.ticks * missing
+        frames["timestamp"] = stamps & 0xFFFFFFFF
+        for first, last in (*self.silent, *self.held):
             sent &= (true < first) | (true > last)
-        frames, noted, payload = frames[sent], noted[sent], payload.reshape(-1, 160)[sent].ravel()
+        payload = payload.reshape(-1, self.samples)[sent]
+        frames, noted = frames[sent], noted[sent]
         count = len(frames)
         frames["sequence"] = 65536 + np.arange(count)
         self._record(frames)
         for rows in np.split(np.arange(count), np.flatnonzero(np.diff(noted // 1)) + 1):
-            yield self._chunk(frames[rows], payload[160 * rows[0] : 160 * (rows[-1] + 1)])
+            yield self._chunk(frames[rows], payload[rows].ravel())
 
     def _record(self, frames: NDArray[np.void]) -> None:
         self.stream.packets = len(frames)
@@ -76,11 +87,11 @@ class Phone:
         return Chunk(header[()], frames, memoryview(payload.tobytes()))
 
 
-def phone(number: int, claps: Sequence[float], **more: float | list[tuple[float, float]]) -> Phone:
+def phone(number: int, claps: Sequence[float], **more: Any) -> Phone:
     party = ("caller", "callee")[number % 2]
     one = Stream(number, party, "audio", number, f"10.0.0.{number}:4000", "10.0.0.9:4000",  # type: ignore[arg-type]
                  {8: PCMA}, {8: 1})  # fmt: skip
-    return Phone(one, claps, seed=number, **more)  # type: ignore[arg-type]
+    return Phone(one, claps, seed=number, **more)
 
 
 def record(*phones: Phone) -> InTimeOrder:
@@ -138,6 +149,33 @@ def test_an_hour_with_clocks_that_drift_stays_aligned(skews: tuple[float, float]
         phone(n, claps, ends=3600.0, ppm=ppm, silent=silent[n]) for n, ppm in enumerate(skews)
     ]
     heard, length = hear(*phones)
+    assert_together(heard, claps)
+    assert length == pytest.approx(3600, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("skews", "ticks", "jump"),
+    [
+        pytest.param((100, -100), 640, 0, id="timestamps stand still on hold"),
+        pytest.param((-100, 100), 1280, 123_456_789, id="twice as fast, and anew after hold"),
+    ],
+)
+def test_an_hour_with_holds_silence_and_another_ssrc_stays_aligned(
+    skews: tuple[float, float], ticks: int, jump: int
+):
+    """Two clocks 200 ppm apart: 0.7 s by the end, were nothing done about it."""
+    claps = [2.5 + 37.1 * n for n in range(97)]
+    claps = [clap for clap in claps if not (895 < clap < 1905 or 2400 < clap < 2800)]
+    pauses = [(clap + 2.0, clap + 35.0) for clap in claps]
+    packets = {"samples": 640, "ticks": ticks, "jump": jump, "held": [(2405.0, 2795.0)]}
+    caller, callee = skews
+    heard, length = hear(
+        phone(0, [clap for clap in claps if clap < 2000], ends=2000.0, ppm=caller,
+              silent=[pause for pause in pauses if pause[1] < 2000], **packets),
+        phone(2, [clap for clap in claps if clap > 2000], begins=2000.0, ends=3600.0, ppm=caller,
+              **packets),
+        phone(1, claps, ends=3600.0, ppm=callee, silent=[(900.0, 1900.0)], **packets),
+    )  # fmt: skip
     assert_together(heard, claps)
     assert length == pytest.approx(3600, abs=0.1)
 

@@ -248,6 +248,15 @@ def _aac(latm: bool, units: int) -> Spoken:
     return Spoken(Codec("mpeg4-generic", 16000, 1, text), payloads, 1024 * units, 0.9, late_s=0.07)
 
 
+def _mpeg(encoder: str, rate: int) -> Spoken:
+    """A frame a packet. Source: RFC 2250 §3.5."""
+    planar = {"mp2": "s16", "libmp3lame": "s16p"}[encoder]
+    frames = encode(encoder, rate, sample_format=planar, bit_rate=64_000)
+    frames = [one for one in frames if one]
+    return Spoken(Codec("MPA", 90000), [bytes(4) + one for one in frames],
+                  1152 * 90000 // rate, 0.95, 14, late_s=0.07)  # fmt: skip
+
+
 def _plain(name: str, encoder: str, number: int, rate: int = 8000, least: float = 0.98) -> Spoken:
     return Spoken(Codec(name, 8000), encode(encoder, rate), 160, least, number)
 
@@ -304,6 +313,9 @@ CASES: Final[dict[str, Callable[[], Spoken]]] = {
     "AAC, mpeg4-generic": lambda: _aac(False, 1),
     "AAC, mpeg4-generic, 2 units": lambda: _aac(False, 2),
     "AAC, MP4A-LATM": lambda: _aac(True, 1),
+    "MPEG layer II, 48 kHz": lambda: _mpeg("mp2", 48000),
+    "MPEG layer III, 32 kHz": lambda: _mpeg("libmp3lame", 32000),
+    "MPEG layer III, 44.1 kHz": lambda: _mpeg("libmp3lame", 44100),
     "RED of A-law, a third lost": lambda: _red(1, 3),
     "RED of A-law, two copies": lambda: _red(2, 3),
     "RED of Opus, a fourth lost": _red_opus,

@@ -220,3 +220,59 @@ def test_a_redial_within_the_grace_of_the_call_before_takes_its_streams_at_once(
     second.answer(ALICE, BOB)
     wire.attached()
     assert 0 <= wire.closed[row] - again_ns < SECOND // 10
+
+
+FAX = "v=0\r\no=- 1 2 IN IP4 {0}\r\ns=-\r\nc=IN IP4 {0}\r\nt=0 0\r\nm=image {1} udptl t38\r\n"
+
+
+def reoffer(leg: Leg, offer: bytes, answer: bytes, status: int = 200) -> None:
+    leg.cseq += 1
+    leg.request("INVITE", "callee", offer)
+    leg.reply(status, by="caller", body=answer)
+    leg.request("ACK", "callee")
+
+
+def test_a_fax_within_a_call_marks_it_for_good_and_its_sound_goes_on(wire):
+    leg = Leg(wire)
+    talk(wire, leg)
+    reoffer(leg, FAX.format("10.0.0.2", 5000).encode(), FAX.format("10.0.0.1", 4000).encode())
+    wire.wait(30)
+    reoffer(leg, BOB, ALICE)
+    wire.rtp(*A_TO_B, ssrc=3)
+    wire.rtp(*B_TO_A, ssrc=4)
+    wire.wait(5)
+    leg.bye()
+    (call,) = wire.end()
+    assert call.flags == ["fax"]
+    assert sounds(call) == [
+        (party, "PCMU", 250) for party in ("caller", "callee", "caller", "callee")
+    ]
+
+
+def test_a_fax_that_was_refused_marks_nothing(wire):
+    leg = Leg(wire)
+    talk(wire, leg)
+    reoffer(leg, FAX.format("10.0.0.2", 5000).encode(), b"", 488)
+    leg.bye()
+    (call,) = wire.end()
+    assert call.flags == []
+
+
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("a=fingerprint:sha-256 " + ":".join(["AB"] * 32), "srtp_dtls"),
+        ("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:" + "QUJD" * 10, "srtp_sdes"),
+    ],
+)
+def test_what_was_encrypted_stays_marked_where_the_call_goes_on_in_plain(wire, line, flag):
+    leg = Leg(wire)
+    secure = [sdp(at, more=(line,)) for at in ("10.0.0.1:4000", "10.0.0.2:5000")]
+    leg.answer(*secure)
+    wire.rtp(*A_TO_B, ssrc=1)
+    wire.rtp(*B_TO_A, ssrc=2)
+    wire.wait(5)
+    reoffer(leg, BOB, ALICE)
+    leg.bye()
+    (call,) = wire.end()
+    assert call.flags == [flag]
