@@ -21,6 +21,8 @@ _SHARE: Final = struct.Struct("<B4sBBB32s")  # version, set, threshold, count, n
 _CHECK: Final = 5  # bytes; 45 in all are 72 letters
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford: no I, L, O, U
 _HALF: Final = 16
+_LINE: Final = 24  # letters printed on a line
+_LETTERS: Final = 72
 
 
 class Share(NamedTuple):
@@ -85,7 +87,7 @@ def write(share: Share) -> str:
     data = _SHARE.pack(VERSION, *share)
     number = int.from_bytes(data + _check(data), "big")
     letters = "".join(_ALPHABET[(number >> shift) & 31] for shift in range(355, -1, -5))
-    groups = [letters[at : at + 6] for at in range(0, 72, 6)]
+    groups = [letters[at : at + 6] for at in range(0, _LETTERS, 6)]
     lines = ["  ".join(groups[at : at + 4]) for at in range(0, 12, 4)]
     head = f"# spanvault share {share.number} of {share.total}, {share.threshold} are needed; set "
     return "\n".join([head + share.set_name, *lines]) + "\n"
@@ -96,13 +98,11 @@ def parse(text: str) -> Share:
 
     Raises ValueError that says what to look at.
     """
-    typed = "".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    letters = re.sub(r"[\s\-_.]", "", typed).upper()
-    letters = letters.translate(str.maketrans("OIL", "011"))
+    letters = _letters(text)
     if strange := set(letters) - set(_ALPHABET):
         raise ValueError(f"a share has no '{min(strange)}'")
-    if len(letters) != 72:
-        raise ValueError(f"a share has 72 letters in 12 groups, {len(letters)} were typed")
+    if len(letters) != _LETTERS:
+        raise ValueError(f"a share has {_LETTERS} letters in 12 groups, {len(letters)} were typed")
     number = 0
     for letter in letters:
         number = number << 5 | _ALPHABET.index(letter)
@@ -122,6 +122,18 @@ def parse_all(text: str) -> Sequence[Share]:
     """Shares of a file, parted by their comment lines or by empty lines. Raises ValueError."""
     parts = re.split(r"(?m)^\s*(?:#.*)?$", text)
     return [parse(part) for part in parts if part.strip()]
+
+
+def goes_on(text: str) -> bool:
+    """Whether whole lines of a share, as write() makes them, are still to be typed."""
+    return len(_letters(text)) in range(0, _LETTERS, _LINE)
+
+
+def _letters(text: str) -> str:
+    """What counts of what was typed."""
+    typed = "".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    letters = re.sub(r"[\s\-_.]", "", typed).upper()
+    return letters.translate(str.maketrans("OIL", "011"))
 
 
 def _check(data: bytes) -> bytes:

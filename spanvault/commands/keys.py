@@ -80,7 +80,7 @@ def unlock(
 def share_(pool: PoolArgument, config: ConfigOption = CONFIG) -> None:
     """Give one share of a pool's key: each holder at his own terminal. The last one opens it."""
     with reach(None, None, config) as client:
-        told = client.offer_share(_pool(pool), _ask("Share: "))
+        told = client.offer_share(_pool(pool), _ask_share("Share: "))
     if told.open:
         say(f"pool {pool} is open", "green")
     else:
@@ -235,7 +235,7 @@ def _joined() -> bytes:
     """The key whose shares are typed. Raises CommandFailed at the end of input."""
     found: dict[int, shares.Share] = {}
     while not found or len(found) < next(iter(found.values())).threshold:
-        text = _ask(f"Share ({len(found)} so far): ")
+        text = _ask_share(f"Share ({len(found)} so far): ")
         try:
             share = shares.parse(text)
             if found and share[:3] != next(iter(found.values()))[:3]:
@@ -250,6 +250,14 @@ def _joined() -> bytes:
     except ValueError as error:
         hint = "One of them is not what was printed: begin anew."
         raise CommandFailed(str(error), hint) from None
+
+
+def _ask_share(question: str) -> str:
+    """A share as it stands on paper: on lines of its own, or all on one."""
+    text = _ask(question)
+    while shares.goes_on(text):
+        text += "\n" + _ask("its next line: " if text.strip() else question)
+    return text
 
 
 def _ask(question: str) -> str:

@@ -51,6 +51,16 @@ def test_one_wrong_letter_is_found(at, letter):
             shares.parse(typed)
 
 
+def test_a_share_may_be_typed_line_by_line_as_it_is_printed():
+    typed, goes_on = "", []
+    for line in ["", *shares.write(shares.parse(ONE)).splitlines()]:
+        typed += line + "\n"
+        goes_on.append(shares.goes_on(typed))
+    assert goes_on == [True, True, True, True, False]
+    assert shares.parse(typed) == shares.parse(ONE)
+    assert not shares.goes_on(ONE[:-7])  # a group is missing: that is said at once
+
+
 def test_a_missing_group_and_a_strange_letter_are_named():
     with pytest.raises(ValueError, match="72 letters in 12 groups, 66 were typed"):
         shares.parse(ONE[:-7])
