@@ -17,6 +17,8 @@ from spanvault.messages import (
     Call,
     Certify,
     CertifyReply,
+    Check,
+    CheckReply,
     Done,
     Erase,
     EraseReply,
@@ -180,6 +182,18 @@ class Client:
     def verify(self, call_id: bytes) -> VerifyReply:
         """Check one recording by hash and tag."""
         return self.request(Verify(call_id), VerifyReply, VERIFY_TIMEOUT_S)[0]
+
+    def check_keys(self) -> CheckReply:
+        """Check all key files; a damaged root of an open pool is written anew."""
+        return self.request(Check("keys"), CheckReply, VERIFY_TIMEOUT_S)[0]
+
+    def check_records(self) -> Iterator[CheckReply]:
+        """Check all call records, page after page; what is damaged is brought back if it can be."""
+        cursor: bytes | None = b""
+        while cursor is not None:
+            page, _ = self.request(Check("records", cursor), CheckReply, VERIFY_TIMEOUT_S)
+            yield page
+            cursor = page.cursor
 
     def mend(self, ids: Sequence[bytes], *, again: bool) -> list[Mending]:
         """How it stands with damaged recordings; all that are known if no ids are given.

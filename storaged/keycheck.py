@@ -30,9 +30,13 @@ class KeyCheck:
 
     def __init__(self, index: Index, vaults: Vaults, clock_ns: Callable[[], int]) -> None:
         self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
+        self.checked: list[str] = []  # in the last check: what was read
+        self.unchecked: list[str] = []  # what nobody can tell while its pool is locked
+        self.mended: list[str] = []  # roots that were written anew
 
     def checking(self) -> Iterator[int]:
         """Check all; gives how many bytes were read for each. Raises OSError, lmdb.Error."""
+        self.checked, self.unchecked, self.mended = [], [], []
         for vault in list(self._vaults):
             named = set(vault.key_files())
             for name in sorted(named):
@@ -45,7 +49,9 @@ class KeyCheck:
         own = name.rpartition("/")[2]
         ring = _opened(vault)
         if ring is None and own != ROOT:
-            return 0  # nobody can tell
+            self.unchecked.append(name)
+            return 0
+        self.checked.append(name)
         size, fault = _look_at(vault.keys / own, ring)
         if fault is None:
             damage.clear_file(self._index, damage.KEYS, name)
@@ -60,6 +66,7 @@ class KeyCheck:
         ring.rewrite_root()
         self._index.write(lambda writing: writing.announce(KEYS_CHANGED, name.encode()))
         damage.clear_file(self._index, damage.KEYS, name)
+        self.mended.append(name)
         log.warning(
             "A damaged root file was written anew from memory",
             extra={"KEY_FILE": name, "FAULT": fault},

@@ -347,7 +347,7 @@ class Keyring:
         """The DEKs of a page. Raises Fault."""
         if page not in self._generations:
             raise Fault(
-                "locked",
+                "corrupt",
                 f"key page {page} is not in this store",
                 "Restore the keys folder from a replica; an import brings keys first.",
             )

@@ -22,6 +22,7 @@ from storaged import index as tables
 from storaged.examining import examining
 from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State, View
+from storaged.keycheck import KeyCheck
 from storaged.reading import Reader
 from storaged.vaults import Vault, Vaults
 from storaged.walk import Steps
@@ -64,6 +65,7 @@ class Mender:
         self._index, self._vaults, self._forget = index, vaults, forget
         self._clock_ns, self._clock_s = clock_ns, clock_s
         self.reader = Reader(index, vaults)
+        self._keys = KeyCheck(index, vaults, clock_ns)
         self._cases: dict[bytes, Case] = {}
         self._seen: dict[str, float] = {}
         self._looked_s = -_LOOK_S
@@ -113,6 +115,9 @@ class Mender:
         if wanted.again:
             for one in wanted.ids:
                 yield from self._checking_again(one)
+            if not wanted.ids:  # they are few, and much hangs on each
+                for _ in self._keys.checking():
+                    yield
         self._looked_s = -_LOOK_S
         self._look(self._clock_s())
         ids = wanted.ids or list(self._cases)

@@ -22,7 +22,7 @@ MAY: Final[dict[Role, frozenset[type[m.Message]]]] = {
             m.Status, m.Health, m.Search, m.Several, m.Get, m.Fetch, m.Verify, m.Feed,
             m.ReadObject, m.Import, m.Erase, m.Erasures, m.Certify,
             m.Keys, m.Unlock, m.OfferShare, m.Lock, m.Rotate, m.Recipients, m.Mend,
-            m.Move,
+            m.Move, m.Check,
         }
     ),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from spanvault.rules import POOLS
 from spanvault.transport import Identity
 from storaged import certifying, policy, record, subjects
 from storaged.accesslog import AccessLog
+from storaged.checks import Checks
 from storaged.custody import Custody
 from storaged.diskfaults import explain
 from storaged.erasing import STORAGED, Eraser
@@ -69,6 +70,7 @@ class Desk:
         self._store, self._index, self._vaults, self._eraser = store, index, vaults, eraser
         self._access, self._clock_ns, self._state = access, clock_ns, state
         self._mender, self._reader, self._mover = mender, mender.reader, mover
+        self._checks = Checks(index, vaults, clock_ns)
         self._retention = retention
         self._witness = Witness(access, index, store, vaults.base, clock_ns)
         self._restorer = Restorer(store, index, vaults, clock_ns, opener)
@@ -166,6 +168,8 @@ class Desk:
                 return Answer((yield from self._mover.moving(str(who), request)))
             if isinstance(request, m.Verify):
                 return Answer((yield from self._mender.checking(request.id)))
+            if isinstance(request, m.Check):
+                return Answer((yield from self._checks.answering(request)))
             if isinstance(request, m.Mend):
                 return Answer((yield from self._mending(request)))
             if isinstance(request, m.Return):
@@ -364,7 +368,7 @@ class Desk:
             dek = self._vaults.of(state.tier).dek(record.parse_head(sealed).key_id)
             return record.open_call(call_id, sealed, dek)
         except ValueError as error:
-            raise Fault("corrupt", str(error), "Restore it from a replica.") from None
+            raise Fault("corrupt", str(error), "Bring it back: spanvault verify --all") from None
 
     def _waiting(self, tier: int) -> None:
         """Raise Fault for a call that lies in a pool's intake."""
@@ -376,13 +380,11 @@ class Desk:
     def _open_call(self, view: View, call_id: bytes) -> m.Call | None:
         """A call for a search; one that cannot be opened is left out, and said so in the log."""
         state = view.state(call_id)
+        if state is not None and self._vaults.of(state.tier).locked:
+            return None
         try:
-            if state is not None and self._vaults.of(state.tier).locked:
-                return None
             return self._call(view, call_id)
         except Fault as fault:
-            if fault.code == "locked":
-                raise
             log.error("A call record cannot be opened",
                       extra={"RECORDING_ID": call_id.hex(), "FAULT": fault.error})  # fmt: skip
             return None

@@ -3,8 +3,9 @@
 In pools that are open the tag of each frame is checked as well. A round goes through the
 recordings in order of their ids and is paced to end after half of `scrub_days`, so that one that is
 sealed just behind it is still checked in time. Where it is stands in the index (FORMAT.md §7): a
-restart goes on there. What is found: storaged.damage. Key files, each day: storaged.keycheck. Is
-handed its clocks, and gives the seconds to wait; the thread it runs on: storaged.scrubbing.
+restart goes on there. What is found: storaged.damage. Key files, each day: storaged.keycheck. Call
+records, with the recordings of the same ids: storaged.recordcheck. Is handed its clocks, and gives
+the seconds to wait; the thread it runs on: storaged.scrubbing.
 """
 
 import logging
@@ -20,6 +21,7 @@ from storaged.faults import Fault
 from storaged.index import OBJECT, SEALED, Index, State, View
 from storaged.keycheck import KeyCheck
 from storaged.ledgercheck import LedgerCheck
+from storaged.recordcheck import RecordCheck
 from storaged.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ class Round(msgspec.Struct):
     ended_ns: int | None = None
     before_ns: int | None = None  # when the round before ended
     ledger: str = ""  # the last file of a ledger that was checked: they come first
+    records_mended: int = 0
+    records_damaged: list[bytes] = []  # ids, damage.TOLD at most
 
 
 class Pace:
@@ -81,6 +85,7 @@ class Scrub:
         self._saved_s = self._keys_due_s = clock_s()
         self._keys = KeyCheck(index, vaults, clock_ns)
         self._ledgers = LedgerCheck(index, vaults, clock_ns)
+        self._records = RecordCheck(index, vaults)
         with index.reading() as view:
             kept = view.get(b"meta", _SCRUB)
         self._round = msgspec.msgpack.decode(kept, type=Round) if kept else None
@@ -118,6 +123,8 @@ class Scrub:
             told |= {
                 "checked": one.checked, "of": one.objects, "read_bytes": one.read,
                 "since": _utc(one.begun_ns), "ended": _utc(one.ended_ns or one.before_ns),
+                "mended_records": one.records_mended,
+                "damaged_records": [each.hex() for each in one.records_damaged],
             }  # fmt: skip
         return {**told, "damaged": view.count(b"damaged"), "damaged_ids": damage.told(view),
                 "damaged_keys": damage.told_files(view, damage.KEYS),
@@ -173,6 +180,7 @@ class Scrub:
             yield from self._minding_keys()
             with self._index.reading() as view:
                 found, at = _sealed(view, one.at, one.until, _ROWS)
+            yield from self._checking_records(one, at)
             for recording_id, _ in found:
                 try:
                     yield from self._checking(one, recording_id)
@@ -201,6 +209,20 @@ class Scrub:
                     yield self._spend(one, size)
                 one.ledger = name
         self._ledgers.forget(names)
+
+    def _checking_records(self, one: Round, until: bytes) -> Waits:
+        """Check the records of the calls up to an id, those without a recording as well."""
+        steps = self._records.checking(one.at, until)
+        while True:
+            try:
+                size = next(steps)
+            except StopIteration as done:
+                found = done.value
+                break
+            yield self._pace.spend(size, self._ceiling)
+        one.records_mended += len(found.mended)
+        known = dict.fromkeys([*one.records_damaged, *found.damaged])  # a restart looks again
+        one.records_damaged = list(known)[: damage.TOLD]
 
     def _checking(self, one: Round, recording_id: bytes) -> Waits:
         """Check an object, and note what was found."""

@@ -16,7 +16,7 @@ import zmq
 
 from spanvault import wire
 from spanvault.lifecycle import name_thread
-from spanvault.messages import Erase, Failure, Feed, Fetch, Mend, Move, Search, Verify
+from spanvault.messages import Check, Erase, Failure, Feed, Fetch, Mend, Move, Search, Verify
 from spanvault.transport import Clients, Identity
 from storaged.requests import Answer, Desk
 from storaged.walk import Steps
@@ -134,9 +134,8 @@ class Serving:
     def _take(self, route: bytes, who: Identity, request: Any, bulk: list[Any]) -> None:
         """Answer a request, or put it beside the others that take their time."""
         waits = isinstance(request, Feed) and self._desk.can_wait(who, request)
-        if (waits or isinstance(request, Verify | Mend | Move | Erase)) and self._under_way(
-            who
-        ) >= UNDER_WAY:
+        long = isinstance(request, Verify | Check | Mend | Move | Erase)
+        if (waits or long) and self._under_way(who) >= UNDER_WAY:
             self._send(route, self._desk.busy(who, request, UNDER_WAY).frames())
         elif waits:
             until_s = time.monotonic() + min(request.wait_ms, _MAX_WAIT_MS) / 1000

@@ -37,6 +37,8 @@ def subject_of(request: Any) -> dict[str, Any]:
         return {"pool": request.pool[:16]}
     if isinstance(request, m.Mend):
         return {"ids": [one.hex()[:32] for one in request.ids[:SEVERAL_MAX]]}
+    if isinstance(request, m.Check):
+        return {"what": request.what}
     if isinstance(request, m.Return):
         about = {"id": request.change.id.hex()[:32], "target": request.target[:200]}
         if request.change.kind == "keys":

@@ -1,8 +1,8 @@
 """`spanvault verify`, `spanvault status`, `spanvault check`: is all well?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich import filesize
@@ -31,26 +31,38 @@ from spanvault.commands.output import (
     say,
 )
 from spanvault.config import FILES, FOLDER, load
-from spanvault.messages import Call, Search, StatusReply
+from spanvault.messages import Call, CheckReply, Search, StatusReply
 
 ALL = 1 << 62
+_REMEDY: Final = {
+    "key files": "A page comes back from a replica: spanvault repair --all.",
+    "call records": "Neither its recording nor the ledger has it: spanvault restore.",
+}
 
 
 def verify(
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID…]", help="Ids, or their beginnings.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every recording of the store.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every recording, call record and key file of the store.")
+    ] = False,
     store: StoreOption = None,
     unlock_key: UnlockOption = None,
     config: ConfigOption = CONFIG,
     json: JsonOption = False,
 ) -> None:
-    """Read recordings back and check every byte of them; says what is damaged, and where."""
+    """Read recordings back and check every byte of them; says what is damaged, and where.
+
+    With --all key files and call records too.
+    """
     if every == bool(ids):
         raise CommandFailed("say which recordings", "Name ids, or give --all.", USAGE)
-    checked = damaged = 0
+    checked = damaged = unsound = 0
     with reach(store, unlock_key, config) as client, progress("recordings") as bar:
+        if every:  # keys first: without them nothing else opens
+            unsound += _check_all("key files", [client.check_keys()], json)
+            unsound += _check_all("call records", client.check_records(), json)
         task = bar.add_task("verifying", total=None)
         for call in _recordings(client, ids or []):
             result = _check(client, call)
@@ -58,7 +70,7 @@ def verify(
             _report(result, json)
             bar.update(task, completed=checked)
     say(f"{checked} recordings checked, {damaged} damaged", "red" if damaged else "green")
-    if damaged:
+    if damaged or unsound:
         raise typer.Exit(FAILED)
 
 
@@ -137,6 +149,25 @@ def _check(client: Client, call: Call) -> dict[str, Any]:
         "sha256": reply.sha256,
         "faults": reply.faults,
     }
+
+
+def _check_all(what: str, pages: Iterable[CheckReply], json: bool) -> int:
+    """Report a check of all key files or call records; how many are damaged and stay so."""
+    checked, faults, mended, unchecked = 0, dict[str, str](), list[str](), list[str]()
+    for page in pages:
+        checked += page.checked
+        faults |= page.faults
+        mended += page.mended
+        unchecked = page.unchecked
+    if json and (faults or mended):
+        document({"checked": what, "faults": faults, "mended": mended})
+    for name, fault in faults.items():
+        complain(f"{name}: {fault}", _REMEDY[what])
+    brought = f", {len(mended)} brought back" if mended else ""
+    say(f"{checked} {what} checked, {len(faults)} damaged{brought}", "red" if faults else "green")
+    if unchecked:
+        say(f"Not checked, their pool is locked: {what} of {', '.join(unchecked)}", "yellow")
+    return len(faults)
 
 
 def _report(result: dict[str, Any], json: bool) -> None:

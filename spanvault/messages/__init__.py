@@ -47,6 +47,8 @@ from spanvault.messages.erasing import (
     RekeyedPage,
 )
 from spanvault.messages.hearing import (
+    Check,
+    CheckReply,
     Fetch,
     FetchReply,
     Get,
@@ -93,6 +95,8 @@ __all__ = [
     "Certify",
     "CertifyReply",
     "Change",
+    "Check",
+    "CheckReply",
     "Codec",
     "Copy",
     "Done",
@@ -163,12 +167,12 @@ __all__ = [
 Request = (
     Status | Search | Several | Get | Fetch | Verify | Feed | ReadObject | Receipt | Import | Health
     | Erase | ErasureReceipt | Erasures | Certify | Keys | Unlock | OfferShare | Lock | Rotate
-    | Recipients | Return | Mend | Move
+    | Recipients | Return | Mend | Move | Check
 )  # fmt: skip
 Reply = (
     Failure | Done | StatusReply | SearchReply | GetReply | FetchReply | VerifyReply
     | FeedReply | ReadObjectReply | EraseReply | ErasuresReply | CertifyReply
-    | KeysReply | OfferShareReply | MendReply | MoveReply
+    | KeysReply | OfferShareReply | MendReply | MoveReply | CheckReply
 )  # fmt: skip
 ToIngest = Hello | Batch | Sealed | Health
 FromIngest = Welcome | Acknowledge | Refuse

@@ -1,6 +1,6 @@
 """Finding, hearing and checking calls: WIRE.md §6."""
 
-from typing import Any
+from typing import Any, Literal
 
 from spanvault.messages.call import Call, MediaKey, Outcome
 from spanvault.messages.copies import Receipt
@@ -108,3 +108,27 @@ class VerifyReply(Message):
     size: int
     sha256: str  # of the object as it lies on disk
     faults: list[str]
+
+
+class Check(Message):
+    """Ask to check all key files (in one answer), or the call records behind a cursor.
+
+    A damaged root or record is brought back at once where that is possible. Needs no listening
+    rights.
+    """
+
+    what: Literal["keys", "records"]
+    cursor: bytes = b""
+
+
+class CheckReply(Message):
+    """What was found, by names of key files or ids of calls in hex. `cursor`: None is the end.
+
+    unchecked: what nobody can tell while its pool is locked: names of key files, or of pools.
+    """
+
+    checked: int
+    faults: dict[str, str] = {}
+    mended: list[str] = []
+    unchecked: list[str] = []
+    cursor: bytes | None = None

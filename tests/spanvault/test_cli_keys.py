@@ -45,9 +45,12 @@ class Office:
         return key_id(public)
 
     def run(self, *words: str) -> tuple[int, str]:
+        return self.command("keys", *words)
+
+    def command(self, *words: str) -> tuple[int, str]:
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            code = cli.run(["keys", *words, "--config", str(self.folder / "spanvault.toml")])
+            code = cli.run([*words, "--config", str(self.folder / "spanvault.toml")])
         return code, " ".join(said.getvalue().split())
 
     def with_key(self, name: str, *words: str) -> tuple[int, str]:
@@ -135,3 +138,21 @@ def test_impossible_wishes_say_what_to_do(office):
     code, said = office.run("remove", "base", "nobody", "--key",
                             str(office.folder / "secret/unlock.key"))  # fmt: skip
     assert (code != 0, "is not sealed to a key nobody" in said) == (True, True)
+
+
+def test_verify_all_checks_key_files_and_call_records_repair_all_asks_for_them(office):
+    office.record(0)
+    code, said = office.command("verify", "--all")
+    assert (code, "3 key files checked, 0 damaged" in said) == (0, True)
+    assert "1 call records checked, 0 damaged" in said
+    assert "pool is locked: call records of sensitive" in said
+
+    page = office.rig.store / "keys/page-000000.0"
+    data = bytearray(page.read_bytes())
+    data[5000] ^= 1
+    page.write_bytes(data)
+    code, said = office.command("repair", "--all", "--wait", "0")
+    assert (code, "page-000000.0 cannot be repaired" in said) == (1, True)
+    code, said = office.command("verify", "--all")
+    assert (code, "3 key files checked, 1 damaged" in said) == (1, True)
+    assert "page-000000.0: key page 0 does not authenticate" in said

@@ -242,3 +242,32 @@ def test_files_that_are_no_pages_are_refused(keys, tmp_path: Path):
     for name in ("root", "../../etc/passwd", "page-000000.0/..", "page-1.0", ""):
         change = m.Change(0, "keys", name=name, size=1)
         assert keys.give(change, b"x").code in ("not_found", "invalid")
+
+
+def test_asked_for_check_tells_of_all_key_files_and_writes_a_root_anew(keys):
+    assert keys.ask(m.Check("keys")) == m.CheckReply(2)
+    keys.flip()
+    keys.flip("root", at=100)
+    fault = "key page 0 does not authenticate"
+    assert keys.ask(m.Check("keys")) == m.CheckReply(2, {PAGE: fault}, mended=["root"])
+    keys.parts.vaults.lock("base")
+    assert keys.ask(m.Check("keys")).unchecked == [PAGE]
+
+
+def test_repair_of_all_that_is_damaged_finds_key_pages_first(keys):
+    keys.flip()
+    assert keys.damaged == []
+    [about] = keys.ask(m.Mend([], again=True)).recordings
+    assert about.id == NAME
+    [change] = keys.feed()
+    assert keys.give(change, keys.sound[PAGE]) == m.Done()
+    assert keys.ask(m.Mend([], again=True)).recordings == []
+
+
+def test_calls_of_a_damaged_page_are_left_out_of_a_search_the_others_found(keys, caplog):
+    keys.flip()
+    keys.parts.keyring._pages.forget([0])
+    keys.parts.commit([(call_id(3), 1, 0)], [make_call(3)])
+    found = keys.ask(m.Search())
+    assert [call.id for call in found.calls] == [call_id(3)]
+    assert "A call record cannot be opened" in caplog.messages

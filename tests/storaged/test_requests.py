@@ -286,7 +286,7 @@ def request_of(kind: type) -> Any:
         m.Lock: m.Lock("core"), m.Rotate: m.Rotate("base", "root"),
         m.Recipients: m.Recipients("core", ONE), m.Return: m.Return("t", change),
         m.Mend: m.Mend([ONE]), m.Move: m.Move([ONE], "core", "asked for"),
-        m.OfferShare: m.OfferShare("core", "paper"),
+        m.OfferShare: m.OfferShare("core", "paper"), m.Check: m.Check("keys"),
     }[kind]  # fmt: skip
 
 

@@ -1,0 +1,57 @@
+"""What an operator asks to have checked besides recordings: all key files, all call records.
+
+Checks as the rolling one does, without its pace. Key files: storaged.keycheck. Records:
+storaged.recordcheck. One recording: storaged.mending. Protocol: WIRE.md §6.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from spanvault.messages import Check, CheckReply
+from storaged import damage
+from storaged.faults import Fault
+from storaged.index import Index
+from storaged.keycheck import KeyCheck
+from storaged.recordcheck import RecordCheck
+from storaged.vaults import Vaults
+from storaged.walk import Steps
+
+PAGE: Final = 20_000  # records of one answer; about a second
+_ID: Final = 16
+_LAST: Final = b"\xff" * _ID
+
+
+class Checks:
+    """Answers Check. For the thread of requests."""
+
+    def __init__(self, index: Index, vaults: Vaults, clock_ns: Callable[[], int]) -> None:
+        self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
+
+    def answering(self, request: Check) -> Steps[CheckReply]:
+        """Check in steps of some milliseconds. Raises Fault, OSError, lmdb.Error."""
+        if request.what == "keys":
+            return (yield from self._keys())
+        if len(request.cursor) not in (0, _ID):
+            raise Fault("invalid", "the cursor is none of ours", "Begin without one.")
+        return (yield from self._records(request.cursor))
+
+    def _keys(self) -> Steps[CheckReply]:
+        check = KeyCheck(self._index, self._vaults, self._clock_ns)
+        for _ in check.checking():
+            yield
+        with self._index.reading() as view:
+            faults = {name: found.faults[0] for name, found in damage.files(view, damage.KEYS)}
+        return CheckReply(len(check.checked), faults, check.mended, check.unchecked)
+
+    def _records(self, after: bytes) -> Steps[CheckReply]:
+        check = RecordCheck(self._index, self._vaults).checking(after, _LAST, PAGE)
+        while True:
+            try:
+                next(check)
+            except StopIteration as done:
+                found = done.value
+                break
+            yield
+        faults = {one.hex(): fault for one, fault in found.damaged.items()}
+        mended = [one.hex() for one in found.mended]
+        return CheckReply(found.checked, faults, mended, self._vaults.locked, found.at)
