@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.conformance.arrivals import arrivals
+from tests.conformance.arrivals import Arrivals, Name, arrivals, with_losses
 from tests.conformance.compare import differences
 from tests.conformance.explained import unexplained
 from tests.conformance.listening import Found, listen
@@ -21,18 +21,18 @@ def check(case: Case) -> tuple[Recorded, list[Found], list[str]]:
     """Record a case in a folder of its own, compare and listen."""
     with tempfile.TemporaryDirectory() as folder:
         recorded = Recorded(case.capture, Path(folder))
-        found = differences(case, recorded.calls)
+        came = arrivals(case.capture) if case.streams else {}
+        found = differences(with_losses(case, came), recorded.calls)
         if recorded.exit_code:
             found.append(f"exit code {recorded.exit_code}: {recorded.errors.strip()}")
-        voices = list(voices_of(case, recorded))
+        voices = list(voices_of(case, recorded, came))
     return recorded, voices, found + [one.fault for one in voices if one.fault]
 
 
-def voices_of(case: Case, recorded: Recorded) -> Iterator[Found]:
+def voices_of(case: Case, recorded: Recorded, came: dict[Name, Arrivals]) -> Iterator[Found]:
     """Every voice of a lab case, as it is heard in the exports."""
     if not any(stream.voice for stream in case.streams):
         return
-    came = arrivals(case.capture)
     for call in recorded.calls:
         if call["recording_id"] and any(one["decodable"] for one in call["channels"]):
             yield from listen(call, case, came, *recorded.sound(call["recording_id"]))

@@ -34,8 +34,9 @@ class Channel:
     destination: str
     codec: str  # lower case
     packets: int
-    lost: int
+    lost: int  # of the lab's truth 0: arrivals.py knows
     seconds: float
+    ssrc: str = ""  # of the lab's only
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def _lab_channels(streams: list[dict[str, Any]], ends: dict[str, str]) -> list[C
     return [
         Channel(
             party, one["src"], one["dst"], one["codec"].lower(), one["unique"], 0,
-            one["t1"] - one["t0"],
+            one["t1"] - one["t0"], one["ssrc"],
         )
         for one, party in parties
         if party

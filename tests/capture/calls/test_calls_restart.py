@@ -1,12 +1,19 @@
 """The capture begins, or dies, in the middle of a call."""
 
+from pathlib import Path
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.calls.calls import Calls
 from spanvault.config import CaptureConfig
-from tests.support.conversation import A_TO_B, B_TO_A, BOB, NOTHING, Leg, sounds, talk
+from tests.support.conversation import A_TO_B, B_TO_A, BOB, NOTHING, Leg, Wire, sounds, talk
+
+# What a capture saved before calls knew ICE's candidates, and keys that are only half of use: one
+# transferred, one of SRTP, one ringing, one over and not acknowledged, one met in its midst.
+OLDER = (Path(__file__).parents[2] / "data" / "calltable" / "2026-11-22.msgpack").read_bytes()
 
 
 def test_only_rtp_and_a_bye_were_heard(wire):
@@ -89,3 +96,55 @@ def test_any_bytes_restore_or_raise_value_error(data):
     calls = Calls(CaptureConfig(name="x"), lambda row: NOTHING, lambda: bytes(16))
     with pytest.raises(ValueError, match="no call table"):
         calls.restore(data)
+
+
+def older(wire: Wire) -> Wire:
+    """A capture that takes up what the older program saved, a few seconds later."""
+    wire.wait(15)
+    wire.calls.restore(OLDER)
+    wire.wait(1)
+    return wire
+
+
+def test_calls_that_an_older_program_saved_go_on(wire):
+    older(wire)
+    there, secure = wire.rtp(*A_TO_B, ssrc=1), wire.rtp("10.0.1.1:4000", "10.0.1.2:5000", ssrc=5)
+    assert [number for _, number in map(wire.attached().get, (there, secure))] == [2, 1]
+    ringing = Leg(wire, "ringing", "3001", "3002", ("10.0.2.1:5060", "10.0.2.2:5060"))
+    ringing.reply(200)
+    wire.restart()  # what the newer one saves is read again, too
+    Leg(wire).bye()
+    known = {call.call_ids[0]: call for call in wire.end()}
+    assert {name: (call.outcome, call.end_reason) for name, call in known.items()} == {
+        "call-1": ("answered", "bye"),
+        "secure": ("answered", "capture_end"),
+        "ringing": ("answered", "capture_end"),
+        "over": ("answered", "bye"),
+        "midst": ("answered", "capture_end"),
+    }
+    assert len(known["secure"].keys) == 1
+    assert known["secure"].keys[0].encrypted
+    assert "transferred" in known["call-1"].flags
+
+
+@given(st.data())
+def test_a_table_of_another_shape_is_taken_up_or_refused_whole(data):
+    """A program far older or newer may have had other fields in other places."""
+    table = msgspec.msgpack.decode(OLDER)
+    call = msgspec.msgpack.decode(msgspec.msgpack.encode(table["calls"][0]))
+    at = data.draw(st.integers(0, len(call) - 1))
+    call[at] = data.draw(
+        st.none() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary() | st.just([[]])
+        | st.just({"a": 1}) | st.booleans()
+    )  # fmt: skip
+    table["calls"][0] = call[: data.draw(st.integers(0, len(call)))]
+    wire = Wire()
+    try:
+        wire.calls.restore(msgspec.msgpack.encode(table))
+    except ValueError as error:
+        assert str(error).startswith("no call table: ")
+        assert wire.calls.active == 0
+        return
+    wire.wait(1)
+    wire.restart()
+    wire.end()
