@@ -123,6 +123,7 @@ class NewStream(NamedTuple):
     destination: Endpoint
     ssrc: int
     payload_type: int
+    timestamp: int | None = None  # of its first packet, where media knows it
 
 
 class Attach(NamedTuple):

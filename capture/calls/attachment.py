@@ -12,6 +12,7 @@ from typing import Final
 
 from capture.calls.association import BOTH, OTHER, SOURCE, Association, Match
 from capture.calls.byhosts import ByHosts
+from capture.calls.forwarded import forwarded
 from capture.calls.joining import MAX_STREAMS, Joining, in_its_midst
 from capture.calls.listing import add_stream, differ, guess
 from capture.calls.livecall import Binding, LiveCall
@@ -141,7 +142,7 @@ class Attachments:
             return None
         call = self._kept.admit(row.stream, heard)
         if call is not None:
-            row.stream = row.stream._replace(time_ns=heard.held_ns)
+            row.stream = row.stream._replace(time_ns=heard.held_ns, timestamp=None)
             self._witness.decided(Decision.KEPT, call, row=heard.row)
             self._keep(row, call)
             if row.after:
@@ -181,6 +182,7 @@ class Attachments:
         self._rows.unlist(row)
         for other in matches[1:]:
             self._share(row, other)
+        self._relate_forwarded(row)
         for kept in self._kept.between(row.stream):
             self._joining.join(kept, matches[0], row.stream)
         self._tenure.settle(row)
@@ -231,6 +233,16 @@ class Attachments:
         call.relate("b2bua", owner.call_id)
         owner.relate("b2bua", call.call_id)
         self._changed |= {call.id, owner.id}
+
+    def _relate_forwarded(self, row: Row) -> None:
+        """What a B2BUA hands on unchanged tells of two legs, whatever else it hides of them."""
+        call = row.call
+        for other in forwarded(row, self._rows.of_ssrc(row.stream.ssrc)):
+            if call is None or not call.relate("b2bua", other.call_id):
+                continue
+            other.relate("b2bua", call.call_id)
+            self._witness.decided(Decision.RELATED, call, kind="b2bua", call_id=other.call_id)
+            self._changed |= {call.id, other.id}
 
     def _recode(self, row: Row, time_ns: int) -> None:
         """The call renegotiated: a payload type that now means something else ends the stream."""

@@ -21,6 +21,7 @@ from spanvault.messages import Outcome
 
 REFERRAL_NS: Final = 40_000_000_000  # a referee calls at once, or after its user agreed
 CALL_ON_NS: Final = 30_000_000_000  # a B2BUA calls on while its caller waits
+REPLACES: Final = "replaces "  # in front of a Call-ID; no user has a space in it
 MAX_REFERRALS: Final = 8  # of one call
 MAX_REMEMBERED: Final = 10_000
 MAX_WAITING: Final = 64  # calls of one caller at one host
@@ -57,14 +58,15 @@ class Relations:
             target=target.user,
             replaces=replaces.call_id if replaces else None,
         )
-        if any(known.target == referral.target for known in call.referrals):
+        if any(_places(known) == _places(referral) for known in call.referrals):
             return  # sent again
         call.referrals.append(referral)
         call.flags.add("transferred")
         if replaces is not None:
             self._relate("transfer", call, replaces.call_id, replaced)
-        self._referrals[referral.referee, referral.target] = (call, referral)
-        if len(self._referrals) > MAX_REMEMBERED:
+        for place in _places(referral):
+            self._referrals[place] = (call, referral)
+        while len(self._referrals) > MAX_REMEMBERED:
             self._referrals.popitem(last=False)
 
     def invited(
@@ -74,6 +76,9 @@ class Relations:
         if message.replaces is not None:
             self._relate("replaces", call, message.replaces.call_id, replaced)
         found = self._referrals.get((datagram.source.address, call.callee))
+        if found is None and message.replaces is not None:
+            taken = REPLACES + message.replaces.call_id
+            found = self._referrals.get((datagram.source.address, taken))
         if found is not None and 0 <= datagram.time_ns - found[1].time_ns <= REFERRAL_NS:
             self._relate("transfer", call, found[0].call_id, found[0])
         ending = tail(call.caller)
@@ -99,9 +104,9 @@ class Relations:
             if name in self._sessions and self._sessions[name][1] is call:
                 del self._sessions[name]
         for referral in call.referrals:
-            key = (referral.referee, referral.target)
-            if key in self._referrals and self._referrals[key][0] is call:
-                del self._referrals[key]
+            for place in _places(referral):
+                if place in self._referrals and self._referrals[place][0] is call:
+                    del self._referrals[place]
 
     def _called_on(self, call: LiveCall, datagram: Datagram, there: Waiting) -> LiveCall | None:
         """The call by which the same caller had called the host that calls here.
@@ -166,6 +171,17 @@ class Relations:
             self._witness.decided(Decision.RELATED, call, kind=kind, call_id=call_id)
         if other is not None and other.relate(kind, call.call_id):
             self.changed.add(other.id)
+
+
+def _places(referral: Referral) -> list[Place]:
+    """Where the call that a REFER asks for will be known by: its callee, or what it replaces.
+
+    The one who refers may name a host only, and whom to replace there (RFC 5589 §7).
+    """
+    places = [(referral.referee, referral.target)]
+    if referral.replaces:
+        places.append((referral.referee, REPLACES + referral.replaces))
+    return places
 
 
 def _shares(call: LiveCall) -> bool:

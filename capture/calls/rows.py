@@ -7,9 +7,12 @@ capture.calls.attachment, capture.calls.tenure, capture.calls.joining.
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from capture.calls.livecall import LiveCall
 from capture.model import Endpoint, NewStream
+
+Key = TypeVar("Key")
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +50,7 @@ class Rows:
         self._by_endpoint: dict[Endpoint, dict[int, Row]] = {}
         self._by_source: dict[tuple[Endpoint, int], Row] = {}  # the newest of an SSRC from there
         self._by_target: dict[tuple[Endpoint, int], Row] = {}
+        self._by_ssrc: dict[int, dict[int, Row]] = {}
 
     def add(self, stream: NewStream) -> Row:
         """A row for a stream that was heard for the first time."""
@@ -55,6 +59,7 @@ class Rows:
             self._by_endpoint.setdefault(endpoint, {})[stream.row] = row
         self._by_source[stream.source, stream.ssrc] = row
         self._by_target[stream.destination, stream.ssrc] = row
+        self._by_ssrc.setdefault(stream.ssrc, {})[stream.row] = row
         return row
 
     def get(self, number: int | None) -> Row | None:
@@ -76,11 +81,13 @@ class Rows:
             if index.get(key) is row:
                 del index[key]
         for endpoint in row.ends:
-            rows = self._by_endpoint.get(endpoint, {})
-            rows.pop(number, None)
-            if not rows:
-                self._by_endpoint.pop(endpoint, None)
+            _strike(self._by_endpoint, endpoint, number)
+        _strike(self._by_ssrc, stream.ssrc, number)
         return row
+
+    def of_ssrc(self, ssrc: int) -> dict[int, Row]:
+        """Those that bear an SSRC, whatever they run between."""
+        return self._by_ssrc.get(ssrc, {})
 
     def at(self, endpoint: Endpoint) -> list[Row]:
         """Those that come from an endpoint or go there, oldest first."""
@@ -119,6 +126,14 @@ class Rows:
         """Those from one host to another that no call has claimed, kept or not."""
         rows = self._between.get((source, destination), {}).values()
         return (row for row in rows if row.call is None or not row.call.over)
+
+
+def _strike(index: dict[Key, dict[int, Row]], key: Key, number: int) -> None:
+    """Take a row out of an index, and its place if none is left."""
+    rows = index.get(key, {})
+    rows.pop(number, None)
+    if not rows:
+        index.pop(key, None)
 
 
 def _hosts(stream: NewStream) -> tuple[bytes, bytes]:

@@ -9,7 +9,7 @@ capture.media.held.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, Final
 
 import numpy as np
@@ -290,7 +290,7 @@ class Media:
         row = stale[first[by_time]]
         new = self._new_slots(
             fingerprint[row], packets.ssrc[row], packets.payload_type[row], packets.time_ns[row],
-            [endpoints(each) for each in row.tolist()],
+            [endpoints(each) for each in row.tolist()], packets.timestamp[row],
         )  # fmt: skip
         opened = np.full(len(first), NOBODY, np.int32)
         opened[by_time] = [stream.row % GENERATION for stream in new]
@@ -304,15 +304,16 @@ class Media:
         payload_type: NDArray[np.uint8],
         time_ns: NDArray[np.int64],
         ends: list[tuple[Endpoint, Endpoint]],
+        timestamp: NDArray[np.uint32] | None = None,
     ) -> list[NewStream]:
         """Open streams, one for each of the arguments' n."""
         slot = self.streams.open(fingerprint, ssrc, payload_type, time_ns)
         columns = (self.streams.rows(slot), time_ns, ssrc, payload_type)
+        stamps = repeat(None, len(ends)) if timestamp is None else timestamp.tolist()
+        told = zip(*(column.tolist() for column in columns), ends, stamps, strict=True)
         new = [
-            NewStream(row, time, source, destination, number, kind)
-            for (row, time, number, kind), (source, destination) in zip(
-                zip(*(column.tolist() for column in columns), strict=True), ends, strict=True
-            )
+            NewStream(row, time, source, destination, number, kind, stamp)
+            for row, time, number, kind, (source, destination), stamp in told
         ]
         slots = slot.tolist()
         self._opened.update(zip(slots, new, strict=True))

@@ -83,7 +83,13 @@ class Wire:
         )
 
     def rtp(
-        self, source: str, destination: str, ssrc: int = 1, payload_type: int = 0, seconds: int = 5
+        self,
+        source: str,
+        destination: str,
+        ssrc: int = 1,
+        payload_type: int = 0,
+        seconds: int = 5,
+        timestamp: int | None = None,
     ) -> int:
         """A stream that begins now and goes on for some seconds. Returns media's row."""
         row, self.now_ns = next(self._rows), self.now_ns + 1_000_000
@@ -92,7 +98,7 @@ class Wire:
         self.totals[row] = StreamTotals(
             packets, 0, 0, 0, 0.0, self.now_ns, end_ns, {payload_type: packets}
         )
-        stream = (endpoint(source), endpoint(destination), ssrc, payload_type)
+        stream = (endpoint(source), endpoint(destination), ssrc, payload_type, timestamp)
         self.calls.opened(NewStream(row, self.now_ns, *stream))
         return row
 

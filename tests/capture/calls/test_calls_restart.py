@@ -1,5 +1,6 @@
 """The capture begins, or dies, in the middle of a call."""
 
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -139,12 +140,10 @@ def test_a_table_of_another_shape_is_taken_up_or_refused_whole(data):
     )  # fmt: skip
     table["calls"][0] = call[: data.draw(st.integers(0, len(call)))]
     wire = Wire()
-    try:
+    with contextlib.suppress(ValueError):
         wire.calls.restore(msgspec.msgpack.encode(table))
-    except ValueError as error:
-        assert str(error).startswith("no call table: ")
-        assert wire.calls.active == 0
+        wire.wait(1)
+        wire.restart()
+        wire.end()
         return
-    wire.wait(1)
-    wire.restart()
-    wire.end()
+    assert wire.calls.active == 0

@@ -203,6 +203,71 @@ def test_an_sbc_that_keeps_the_call_id_on_both_sides(wire: Wire):
     assert relations(one) == relations(two) == [("b2bua", "same")]
 
 
+def test_a_gateway_of_teams_is_referred_to_a_host_and_whom_to_replace_there(wire: Wire):
+    """Direct routing: Refer-To has no user; media had gone past the cloud by a re-INVITE."""
+    sbc, cloud = "10.0.0.9:5061", "52.114.75.24:5061"
+    first = Leg(wire, "first", hosts=(sbc, cloud))
+    first.answer(sdp("10.0.0.9:9000"), sdp("52.112.0.1:50000"))
+    wire.rtp("10.0.0.9:9000", "52.112.0.1:50000", ssrc=1)
+    reinvite(first, "callee", sdp("10.9.9.9:50020"), sdp("10.0.0.9:9000"))
+    wire.rtp("10.0.0.9:9000", "10.9.9.9:50020", ssrc=1)
+    wire.rtp("10.9.9.9:50020", "10.0.0.9:9000", ssrc=3)
+    wire.wait(5)
+    consult = Leg(wire, "consult", "1002", "1003", (cloud, sbc))
+    consult.answer(sdp("52.112.0.1:50010"), sdp("10.0.0.9:9010"))
+    first.cseq += 1
+    replaces = "consult%3Bto-tag%3Dto-consult%3Bfrom-tag%3Dfrom-consult"
+    first.request("REFER", "callee", b"", f"Refer-To: <sip:sbc.example.net?Replaces={replaces}>")
+    new = Leg(wire, "new", "1001", "1003", (sbc, cloud))
+    new.invite(sdp("10.0.0.9:9000"), "Replaces: consult;to-tag=to-consult;from-tag=from-consult")
+    one, _, three = wire.end()
+    assert [party for party, _, _ in sounds(one)] == ["caller", "caller", "callee"]
+    assert relations(one) == [("transfer", "consult"), ("transfer", "new")]
+    assert relations(three) == [("replaces", "consult"), ("transfer", "first")]
+
+
+def test_a_call_manager_transfers_by_joining_two_legs_without_any_refer(wire: Wire):
+    """CUCM: the one who transfers hangs up, the others are re-INVITEd to each other."""
+    first = Leg(wire, "first", hosts=("10.0.0.1:5060", CUCM))
+    second = Leg(wire, "second", hosts=(CUCM, "10.0.0.2:5060"))
+    first.invite(ALICE)
+    second.answer(ALICE, BOB)
+    first.reply(200, body=BOB)
+    first.ack()
+    wire.rtp(*A_TO_B, ssrc=1)
+    wire.rtp(*B_TO_A, ssrc=2)
+    wire.wait(5)
+    asking, asked = ("10.0.0.2:5010", "10.0.0.3:6000")
+    third = Leg(wire, "third", "1002", "1003", ("10.0.0.2:5060", CUCM))
+    fourth = Leg(wire, "fourth", "1002", "1003", (CUCM, "10.0.0.3:5060"))
+    third.invite(sdp(asking))
+    fourth.answer(sdp(asking), sdp(asked))
+    third.reply(200, body=sdp(asked))
+    third.ack()
+    wire.rtp(asking, asked, ssrc=3)
+    wire.wait(5)
+    second.bye()
+    third.bye()
+    reinvite(first, "callee", b"", ALICE, sdp(asked))
+    reinvite(fourth, "caller", b"", sdp(asked), ALICE)
+    wire.rtp("10.0.0.1:4000", asked, ssrc=5)
+    wire.rtp(asked, "10.0.0.1:4000", ssrc=6)
+    wire.wait(5)
+    known = {call.call_ids[0]: call for call in wire.end()}
+    assert relations(known["fourth"]) == [("b2bua", "first"), ("b2bua", "third")]
+    stored = [
+        (call.id, stream.number)
+        for call in known.values()
+        for stream in call.streams
+        if stream.stored_in is None
+    ]
+    assert len(stored) == 5  # of five streams, each once
+    assert [party for party, _, _ in sounds(known["first"])] == [
+        "caller", "callee", "caller", "callee",
+    ]  # fmt: skip
+    assert len(known["fourth"].streams) == 3
+
+
 def test_ice_that_agrees_on_other_than_the_default_addresses(wire: Wire):
     """Teams with media bypass, WebRTC: the m= line names the relay, the phones talk directly."""
     leg = Leg(wire)

@@ -37,7 +37,8 @@ def test_a_stream_is_told_of_at_its_first_packet() -> None:
     talk = Conversation()
     talk.hear([Sent(9, 1.5, ssrc=0, payload_type=0)])
     (new,) = talk.new
-    assert new._replace(row=0) == NewStream(0, EPOCH + 1_500_000_000, PHONE, GATEWAY, 0, 0)
+    came_ns = EPOCH + 1_500_000_000
+    assert new._replace(row=0) == NewStream(0, came_ns, PHONE, GATEWAY, 0, 0, timestamp=9 * 160)
     assert talk.flush() == [9]
     assert talk.counted() == Truth(1, 0, 0, 0)
 
