@@ -18,6 +18,7 @@ from capture.calls.rows import Row
 SMALL: Final = 1 << 16  # an SSRC below was hardly chosen at random
 MANY: Final = 8  # streams of one SSRC; a chain of B2BUAs has fewer
 APART_NS: Final = 300_000_000  # a B2BUA holds packets up no longer
+DRIFT: Final = 5_000  # 200 ppm: no two clocks are further apart
 WRAP: Final = 1 << 32
 
 
@@ -48,9 +49,10 @@ def _in_step(row: Row, other: Row) -> bool:
     ours, theirs = row.stream, other.stream
     if not rate or rate != _clock_rate(other) or None in (ours.timestamp, theirs.timestamp):
         return False
-    passed = (ours.time_ns - theirs.time_ns) * rate // 1_000_000_000
+    passed_ns = ours.time_ns - theirs.time_ns
+    passed = passed_ns * rate // 1_000_000_000
     off = ((ours.timestamp or 0) - (theirs.timestamp or 0) - passed + WRAP // 2) % WRAP - WRAP // 2
-    return abs(off) * 1_000_000_000 <= APART_NS * rate
+    return abs(off) * 1_000_000_000 <= (APART_NS + abs(passed_ns) // DRIFT) * rate
 
 
 def _clock_rate(row: Row) -> int:

@@ -46,6 +46,17 @@ def test_legs_that_share_nothing_but_the_sound_that_an_sbc_hands_on(wire: Wire):
         assert [stream.stored_in for stream in call.streams] == [None, None]
 
 
+def test_a_leg_that_comes_hours_later_is_found_though_the_senders_clock_drifted(wire: Wire):
+    hidden_legs(wire)
+    wire.rtp(*OUTER, ssrc=0x51C0FFEE, timestamp=0, seconds=4 * 3600)
+    wire.rtp(*reversed(INNER), ssrc=7, seconds=4 * 3600)
+    wire.wait(3 * 3600)
+    wire.rtp(*INNER, ssrc=0x51C0FFEE, timestamp=3 * 3600 * 8001)  # 125 ppm
+    one, two = wire.end()
+    assert relations(one) == [("b2bua", "inner")]
+    assert relations(two) == [("b2bua", "outer")]
+
+
 @pytest.mark.parametrize(
     ("ssrc", "timestamp", "why"),
     [
