@@ -27,8 +27,8 @@ MODULE: Final = "spanvault.video.worker"
 ANSWER_S: Final = 120.0  # a slow disk may take its time
 # What a file is called, to FFmpeg's name of the format and the codecs it takes (SDP's names).
 FILMS: Final[dict[str, tuple[str, frozenset[str]]]] = {
-    "mp4": ("mp4", frozenset({"h264", "h265"})),
-    "mkv": ("matroska", frozenset({"h264", "h265", "vp8"})),
+    "mp4": ("mp4", frozenset({"h264", "h265", "vp9"})),
+    "mkv": ("matroska", frozenset({"h264", "h265", "vp8", "vp9"})),
 }
 
 
@@ -147,7 +147,13 @@ class Film:
                 kind, key = KINDS[source.codec.name.lower()], source.key
                 assert key is not None
                 tracks.append(
-                    Track(kind.raw, source.codec.clock_rate, key.data, source.stream.party)
+                    Track(
+                        kind.raw,
+                        source.codec.clock_rate,
+                        key.data,
+                        source.stream.party,
+                        kind.fourcc,
+                    )
                 )
                 last.append(source)
             last[source.track] = source

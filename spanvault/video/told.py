@@ -7,12 +7,16 @@ import msgspec
 
 
 class Track(msgspec.Struct, array_like=True):
-    """A video track. key: its first key picture, which tells size and parameters."""
+    """A video track. key: its first key picture, which tells size and parameters.
+
+    fourcc: what IVF calls the codec, where such pictures lie in IVF.
+    """
 
     raw: str  # FFmpeg's format of such pictures on their own
     clock_rate: int
     key: bytes
     title: str
+    fourcc: bytes
 
 
 class Begin(msgspec.Struct, array_like=True, tag="begin"):

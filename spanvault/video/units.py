@@ -2,7 +2,7 @@
 
 A picture is the packets of one timestamp, up to the marker. It counts only if none is missing
 within, and if it is known that none is missing at either end. Source: RFC 6184 §5.1, RFC 7741 §4.1,
-RFC 7798 §4.1. How a picture is wrapped: nal.py, vp8.py.
+RFC 7798 §4.1, RFC 9628 §4.1. How a picture is wrapped: nal.py, vp8.py, vp9.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Protocol
 from spanvault.messages import Codec
 from spanvault.video.nal import H264, H265, NalUnits
 from spanvault.video.vp8 import Vp8Frames
+from spanvault.video.vp9 import Vp9Frames
 
 
 class Packet(NamedTuple):
@@ -49,18 +50,19 @@ class Pictures(Protocol):
 
 
 class Kind(NamedTuple):
-    """ffmpeg: its name for the codec. raw: its format of a file that is nothing else."""
+    """raw: FFmpeg's format of a file that is nothing else. fourcc: the codec's name in IVF."""
 
     pictures: Callable[[Codec], Pictures]
-    ffmpeg: str
     raw: str
+    fourcc: bytes = b""
 
 
 # By the lower-case name in SDP. A new one goes here.
 KINDS: Final[dict[str, Kind]] = {
-    "h264": Kind(lambda codec: NalUnits(H264, codec.parameters), "h264", "h264"),
-    "h265": Kind(lambda codec: NalUnits(H265, codec.parameters), "hevc", "hevc"),
-    "vp8": Kind(lambda _: Vp8Frames(), "vp8", "ivf"),
+    "h264": Kind(lambda codec: NalUnits(H264, codec.parameters), "h264"),
+    "h265": Kind(lambda codec: NalUnits(H265, codec.parameters), "hevc"),
+    "vp8": Kind(lambda _: Vp8Frames(), "ivf", b"VP80"),
+    "vp9": Kind(lambda _: Vp9Frames(), "ivf", b"VP90"),
 }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from spanvault import sandbox
 from spanvault.video.told import Begin, Begun, Block, End, Picture, Track, Written
 
-RAW_HEAD: Final = struct.Struct("<4sHH4sHHIIII")  # IVF, which VP8 lies in
+RAW_HEAD: Final = struct.Struct("<4sHH4sHHIIII")  # IVF, which VP8 and VP9 lie in
 LAST_S: Final = 0.04  # how long a picture lasts that no other follows
 SOUND_CODECS: Final = {"mp4": "aac", "matroska": "flac"}
 
@@ -166,7 +166,8 @@ def raw_file(track: Track) -> bytes:
     """A key picture as a file of nothing else. IVF is a head and a length."""
     if track.raw != "ivf":
         return track.key
-    head = RAW_HEAD.pack(b"DKIF", 0, RAW_HEAD.size, b"VP80", 0, 0, track.clock_rate, 1, 1, 0)
+    rate = track.clock_rate
+    head = RAW_HEAD.pack(b"DKIF", 0, RAW_HEAD.size, track.fourcc, 0, 0, rate, 1, 1, 0)
     return head + struct.pack("<IQ", len(track.key), 0) + track.key
 
 

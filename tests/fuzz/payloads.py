@@ -66,8 +66,9 @@ def show(data: bytes) -> None:
 def pictures() -> list[bytes]:
     h264 = [b"\x04\x65abc", b"\x04\x78\0\x03\x65ab\0\2\x41x", b"\1\x7c\x85abc", b"\5\x7c\x45abc"]
     vp8 = [b"\5\x10\x10\0\0\x9d\x01\x2a\x10\0\x10\0", b"\x25\x90\x80\1abc"]
+    vp9 = [b"\5\x8e\x05\x18\0\xb0\0\x90\1\x14\1\x82abc", b"\5\xdc\x85\x01\2\x86abc"]
     h265 = [b"\5\x26\1abc", b"\5\x60\1\0\3\x26\1a", b"\1\x62\1\x93abc", b"\5\x62\1\x53abc"]
-    return [bytes([at]) + joined(parts) for at, parts in enumerate((h264, h265, vp8))]
+    return [bytes([at]) + joined(parts) for at, parts in enumerate((h264, h265, vp8, vp9))]
 
 
 def open_srtp(data: bytes) -> None:

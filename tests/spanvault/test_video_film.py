@@ -12,7 +12,7 @@ from spanvault.messages import Codec, Stream
 from spanvault.sandbox import SandboxDied
 from spanvault.video.film import Film
 from tests.support.chunks import START_NS, Packet, chunk, seconds, stream
-from tests.support.pictures import CLOCK, STEP, encoded, packetised
+from tests.support.pictures import CLOCK, STEP, bar, encoded, packetised, shown
 
 H264 = Codec("H264", CLOCK)
 PICTURES = encoded("H264", 15)
@@ -26,10 +26,12 @@ def video(number: int, party: str = "caller", at_ms: float = 0, codec: Codec = H
     return one
 
 
-def sent(number: int, at_ms: float = 0, pictures: list[bytes] | None = None) -> list[Chunk]:
+def sent(
+    number: int, at_ms: float = 0, pictures: list[bytes] | None = None, codec: Codec = H264
+) -> list[Chunk]:
     packets = [
         Packet(at_ms + one.picture * STEP / 90, n, one.picture * STEP, one.payload, 97, one.marker)
-        for n, one in enumerate(packetised(H264, pictures or PICTURES))
+        for n, one in enumerate(packetised(codec, pictures or PICTURES))
     ]
     return list(seconds(packets, number))
 
@@ -58,6 +60,17 @@ def test_streams_of_a_party_that_follow_each_other_are_one_track(tmp_path: Path)
     chunks = [*sent(0), *sent(1, 1000), *sent(2)]
     write(tmp_path / "x.mp4", streams, chunks)
     assert counts(tmp_path / "x.mp4") == [30, 15]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_vp9_is_seen_as_it_was_sent(tmp_path: Path, ending: str):
+    codec, path = Codec("VP9", CLOCK), tmp_path / f"x.{ending}"
+    film = write(path, [video(0, codec=codec)], sent(0, 0, encoded("VP9", 15), codec))
+    with av.open(str(path)) as file:
+        assert [shown(one.to_ndarray()) for one in file.decode(video=0)] == list(
+            map(bar, range(15))
+        )
+    assert not film.warnings
 
 
 def test_streams_of_a_party_at_once_are_tracks_of_their_own(tmp_path: Path):

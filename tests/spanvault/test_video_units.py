@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spanvault.messages import Codec
+from spanvault.video import vp9
 from spanvault.video.nal import H264, H265, START_CODE, NalUnits
 from spanvault.video.units import KINDS, Assembler, Packet, Unit, muxable
 from spanvault.video.vp8 import descriptor
 from tests.support.pictures import STEP, Sent, encoded, packetised, units
 
-CODECS = {name: Codec(name, 90_000) for name in ("H264", "H265", "VP8")}
+CODECS = {name: Codec(name, 90_000) for name in ("H264", "H265", "VP8", "VP9")}
 COUNT = 20
 PICTURES = {name: encoded(name, COUNT, every=8) for name in CODECS}
 
@@ -52,7 +53,7 @@ def test_what_was_sent_comes_out(name: str):
     assert numbers(found) == list(range(COUNT))
     assert [unit.ticks // STEP for unit in found if unit.key] == [0, 8, 16]
     assert assembler.damaged == 0
-    if name == "VP8":
+    if name in ("VP8", "VP9"):
         assert [unit.data for unit in found] == PICTURES[name]
     else:
         assert [units(unit.data) for unit in found] == [units(one) for one in PICTURES[name]]
@@ -236,6 +237,45 @@ def test_the_descriptor_of_vp8(payload: bytes, length: int):
     for end in range(length + 1):
         with pytest.raises(ValueError, match="VP8"):
             descriptor(payload[:end])
+
+
+@pytest.mark.parametrize(
+    ("payload", "length"),
+    [
+        (b"\x0cframe", 1),
+        (b"\x8c\x05frame", 2),
+        (b"\xac\x85\x01\x10\x07frame", 5),  # layers, with TL0PICIDX
+        (b"\xbc\x85\x01\x10frame", 4),  # layers in flexible mode: without
+        (b"\xdc\x85\x01\x03\x05\x02frame", 6),  # flexible, three references
+        (b"\x8e\x05\x38\0\xb0\0\x90\0\xb0\0\x90\x01\x14\x01frame", 14),  # a structure
+    ],
+)
+def test_the_descriptor_of_vp9(payload: bytes, length: int):
+    assert vp9.descriptor(payload) == length
+    for end in range(length + 1):
+        with pytest.raises(ValueError, match="VP9"):
+            vp9.descriptor(payload[:end])
+
+
+def test_the_layers_of_a_vp9_picture_are_one_superframe():
+    frames = vp9.Vp9Frames()
+    lower, upper = b"\x82" + bytes(300), b"\x86" + bytes(40)
+    payloads = [b"\x28\0\7" + lower[:100], b"\x24\0\7" + lower[100:], b"\x6c\x02\7" + upper]
+    assert [frames.starts(one) for one in payloads] == [True, False, False]
+    for one in payloads:
+        frames.add(one)
+    index = b"\xc9" + (301).to_bytes(2, "little") + (41).to_bytes(2, "little") + b"\xc9"
+    assert frames.take() == (lower + upper + index, True)
+    assert frames.take() is None
+
+
+@pytest.mark.parametrize(
+    "payloads", [[b"\x04abc"], [b"\x08abc", b"\x08abc"]], ids=["no beginning", "no end"]
+)
+def test_frames_of_vp9_that_are_not_whole(payloads: list[bytes]):
+    frames = vp9.Vp9Frames()
+    with pytest.raises(ValueError, match="without its"):
+        [frames.add(one) for one in payloads]
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))

@@ -1,7 +1,8 @@
 """Moving pictures, encoded and packetised as a video telephone would.
 
 A bright bar that moves through a grey picture: its place tells which picture one sees. Encoders are
-PyAV's (x264, x265, libvpx). Sources: RFC 6184 §5.6–5.8, RFC 7798 §4.4, RFC 7741 §4.2.
+PyAV's (x264, x265, libvpx).
+Sources: RFC 6184 §5.6–5.8, RFC 7798 §4.4, RFC 7741 §4.2, RFC 9628 §4.2.
 """
 
 import struct
@@ -23,6 +24,7 @@ ENCODERS: Final = {
     "H264": ("libx264", {"tune": "zerolatency", "x264-params": "repeat-headers=1:slices=2"}),
     "H265": ("libx265", {"x265-params": "log-level=0:repeat-headers=1:bframes=0"}),
     "VP8": ("libvpx", {"deadline": "realtime"}),
+    "VP9": ("libvpx-vp9", {"deadline": "realtime", "lag-in-frames": "0"}),
 }
 
 
@@ -79,6 +81,8 @@ def packetised(codec: Codec, pictures: Sequence[bytes]) -> Iterator[Sent]:
     for number, picture in enumerate(pictures):
         if codec.name == "VP8":
             payloads = list(_vp8(picture, number))
+        elif codec.name == "VP9":
+            payloads = list(_vp9(picture, number))
         else:
             payloads = list(_nal(H264 if codec.name == "H264" else H265, units(picture)))
         for place, payload in enumerate(payloads):
@@ -121,3 +125,13 @@ def _vp8(frame: bytes, number: int) -> Iterator[bytes]:
     for at in range(0, len(frame), MOST):
         first = 0x80 | (0x10 if at == 0 else 0)
         yield bytes([first, 0x80, 0x80 | number >> 8, number & 0xFF]) + frame[at : at + MOST]
+
+
+def _vp9(frame: bytes, number: int) -> Iterator[bytes]:
+    """In flexible mode, as a picture of one layer that hangs on the one before it."""
+    for at in range(0, len(frame), MOST):
+        predicted = frame[0] & 0x04
+        head = 0x80 | 0x10 | (0x40 if predicted else 0)
+        head |= (0x08 if at == 0 else 0) | (0x04 if at + MOST >= len(frame) else 0)
+        behind = bytes([1 << 1]) if predicted else b""
+        yield bytes([head, 0x80 | number >> 8, number & 0xFF]) + behind + frame[at : at + MOST]
