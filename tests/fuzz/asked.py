@@ -75,7 +75,7 @@ class Asked:
         self._empty, self._runs, self._desk = empty, 0, None
 
     def desk(self) -> Any:
-        from tests.storaged.test_requests import Counter  # pytest's, not of every process
+        from tests.support.desk import Counter  # pytest's, not of every process
 
         if self._desk is None or self._runs % RUNS_OF_A_STORE == 0:
             self.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.desk import Counter
 from tests.support.vault import Parts, Rig
 
 
@@ -15,6 +16,13 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
     made = Parts(tmp_path / "store")
     yield made
     made.close()
+
+
+@pytest.fixture
+def counter(parts: Parts) -> Iterator[Counter]:
+    made = Counter(parts)
+    yield made
+    made.access.close()
 
 
 @pytest.fixture

@@ -17,10 +17,9 @@ from spanvault.logchain import FIRST, Head
 from storaged import policy, witness
 from storaged.accesslog import AccessLog
 from storaged.witness import EVERY_NS, Witness
-from tests.storaged.test_requests import Counter, counter
+from tests.support.desk import Counter
 from tests.support.vault import call_id, make_call
 
-__all__ = ["counter"]
 ONE = call_id(1)
 
 
@@ -178,3 +177,45 @@ def test_auditor_holds_a_copy_of_the_log_against_a_target(told, tmp_path, capsys
     assert (code, "not signed" in said) == (1, True), said
     code, said = run(capsys, str(path), "--from", str(tmp_path))
     assert (code, "it holds no replica" in said) == (1, True), said
+
+
+def test_log_names_numbers_by_token_only(counter):
+    counter.parts.commit(calls=[make_call(1)])
+    counter.ask(m.Search(number="+49300000001", call_id="call-1@example.org"))
+    counter.ask(m.Get(ONE))
+    text = (counter.store.log / "access.log").read_text()
+    assert "0000001" not in text
+    assert "example.org" not in text
+    search, get = counter.lines
+    assert (search["who"], search["kind"], search["result"]) == ("operator/alice", "search", "ok")
+    assert len(search["number"]) == 32
+    assert (get["kind"], get["id"]) == ("get", ONE.hex())
+
+
+def test_log_is_a_chain_that_survives_a_torn_line(counter):
+    for _ in range(3):
+        counter.ask(m.Status())
+    counter.access.close()
+    path = counter.store.log / "access.log"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"at_ns":17')
+    counter.access = AccessLog(path)
+    counter.access.append({"kind": "status"}, sync=True)
+    assert path.read_bytes().startswith(whole)
+    assert [one.what for one in logchain.check(path.read_bytes())] == ["torn"]  # told, and cut
+    lines = path.read_bytes().splitlines(keepends=True)
+    for broken in (lines[:1] + lines[2:], [lines[0].replace(b"alice", b"nobod"), *lines[1:]]):
+        first = next(logchain.check(b"".join(broken)))
+        assert (first.what, first.line) == ("changed", 2)
+
+
+def test_nothing_is_given_out_that_cannot_be_logged(counter, monkeypatch):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(counter.access, "append", full)
+    answer = counter.answer(m.Fetch(ONE))
+    assert (answer.reply.code, answer.media) == ("full", None)
+    assert isinstance(counter.ask(m.Status()), m.StatusReply)

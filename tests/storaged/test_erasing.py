@@ -15,7 +15,7 @@ from storaged import erasures, files
 from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.keypage import SLOTS
-from tests.storaged.test_requests import Counter
+from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call, make_media
 
 ONE, TWO, THREE = call_id(1), call_id(2), call_id(3)

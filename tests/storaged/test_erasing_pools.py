@@ -20,7 +20,7 @@ from storaged.layout import Store
 from storaged.pool import Pool
 from storaged.sorting import Sorter
 from storaged.vaults import Vault
-from tests.storaged.test_requests import Counter
+from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call, make_media
 
 BASE, CORE, SENSITIVE, OTHER = (call_id(number) for number in range(4))

@@ -11,7 +11,7 @@ from spanvault import messages as m
 from spanvault.transport import Identity
 from storaged import damage, mending
 from storaged.mending import AGAIN_S, AWAY, LEASE_S, NO_REPLICA, Mender
-from tests.storaged.test_requests import Counter
+from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call
 
 REPLICATOR = Identity("replicator", "tape")

@@ -9,10 +9,9 @@ from spanvault.transport import Identity
 from storaged.index import Writing
 from storaged.receipts import place_of
 from tests.storaged.test_erasing import erase, signed
-from tests.storaged.test_requests import OPERATOR, Counter, counter
+from tests.support.desk import OPERATOR, Counter
 from tests.support.vault import call_id, make_call
 
-__all__ = ["counter"]
 ONE = call_id(1)
 SITE_A, SITE_B = Identity("replicator", "site-a"), Identity("replicator", "site-b")
 

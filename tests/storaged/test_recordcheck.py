@@ -8,8 +8,8 @@ import pytest
 
 from spanvault import messages as m
 from storaged.recordcheck import RecordCheck
-from tests.storaged.test_requests import Counter
 from tests.storaged.test_scrub import Checked
+from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call
 
 SOUND, SILENT, LATER, OPEN = (call_id(number) for number in range(1, 5))

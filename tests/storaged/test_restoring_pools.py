@@ -8,7 +8,7 @@ from spanvault.rules import TIERS
 from storaged.binding import Binding
 from storaged.gathering import Group
 from storaged.sorting import Sorter
-from tests.storaged.test_requests import Counter
+from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call, make_media
 
 ONE, TWO = call_id(1), call_id(2)

@@ -1,0 +1,108 @@
+"""Imports: a replica's changes make an empty store that store, and nothing else does."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from spanvault import messages as m
+from tests.support.desk import Counter
+from tests.support.vault import Parts, call_id, make_call
+
+ONE, TWO = call_id(1), call_id(2)
+
+
+def restore(source: Counter, target: Counter, part: int = 200) -> None:
+    """As replicator restore does: keys, then records, then objects in parts."""
+    reply = source.ask(m.Feed(0))
+    order = {"keys": 0, "record": 1, "object": 2}
+    for change in sorted(reply.changes, key=lambda one: order[one.kind]):
+        if change.kind != "object":
+            assert target.ask(m.Import(reply.store_id, change)) == m.Done()
+            continue
+        for offset in range(0, change.size, part):
+            data = source.answer(m.ReadObject(change.id, offset, part)).bulk[0]
+            assert target.ask(m.Import(reply.store_id, change, offset), data) == m.Done()
+
+
+@pytest.fixture
+def empty(parts: Parts, tmp_path) -> Iterator[Counter]:
+    """A store that has the same unlock key and nothing else in common."""
+    folder = tmp_path / "restored"
+    folder.mkdir()
+    (folder / "unlock.key").write_bytes((parts.folder / "unlock.key").read_bytes())
+    made = Counter(Parts(folder))
+    yield made
+    made.access.close()
+    made.parts.close()
+
+
+def test_restored_store_plays_and_finds(counter, empty):
+    counter.parts.commit([(ONE, 1, 0), (ONE, 2, 0)])
+    counter.parts.commit([(ONE, 1, 1)], [make_call(1), make_call(2)])
+    restore(counter, empty)
+    assert empty.fetch(ONE) == counter.fetch(ONE)
+    assert empty.ask(m.Verify(ONE)) == counter.ask(m.Verify(ONE))
+    found = empty.ask(m.Search(number=make_call(1).caller)).calls
+    assert found == [make_call(1)]
+    assert empty.ask(m.Status()).store_id == counter.ask(m.Status()).store_id
+    kinds = [change.kind for change in empty.ask(m.Feed(0)).changes]
+    assert sorted(kinds) == ["keys", "keys", "object", "record", "record"]
+
+
+def test_restored_store_records_on_with_keys_of_its_own(counter, empty):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    restore(counter, empty)
+    empty.parts.commit([(TWO, 1, 0)], [make_call(2)])
+    with empty.parts.index.reading() as view:
+        keys = {view.state(ONE).key_id, view.state(TWO).key_id}
+    assert keys == {0, 4096}
+    reply = counter.ask(m.Feed(0))
+    failure = empty.ask(m.Import(reply.store_id, reply.changes[0]))
+    assert "holds recordings of its own" in failure.error
+
+
+def test_import_again_changes_nothing(counter, empty):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    restore(counter, empty)
+    restore(counter, empty, part=77)
+    assert empty.fetch(ONE) == counter.fetch(ONE)
+    assert len(empty.ask(m.Search()).calls) == 1
+
+
+def test_damaged_copy_is_not_taken(counter, empty):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    reply = counter.ask(m.Feed(0))
+    (record,) = (one for one in reply.changes if one.kind == "record")
+    restore_keys = [one for one in reply.changes if one.kind == "keys"]
+    for change in restore_keys:
+        empty.ask(m.Import(reply.store_id, change))
+    record.data = record.data[:-1] + bytes((record.data[-1] ^ 1,))
+    assert empty.ask(m.Import(reply.store_id, record)).code == "corrupt"
+    (thing,) = (one for one in reply.changes if one.kind == "object")
+    failure = empty.ask(m.Import(reply.store_id, thing), bytes(thing.size))
+    assert (failure.code, "SHA-256" in failure.error) == ("corrupt", True)
+    assert not list(empty.parts.pool.objects.glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        m.Change(1, "keys", name="../../etc/passwd"),
+        m.Change(1, "keys", name="root", data=b"nonsense"),
+        m.Change(1, "record", ONE, data=b"nonsense"),
+        m.Change(1, "object", b"short", size=5),
+        m.Change(1, "object", ONE, size=5, sha256="zz"),
+    ],
+)
+def test_import_of_nonsense_is_refused(empty, change):
+    before = (empty.store.keys / "root").read_bytes(), empty.store.store_id
+    assert isinstance(empty.ask(m.Import("11" * 16, change), b"12345"), m.Failure)
+    assert before == ((empty.store.keys / "root").read_bytes(), empty.store.store_id)
+
+
+def test_record_before_its_key_says_so(counter, empty):
+    counter.parts.commit(calls=[make_call(1)])
+    reply = counter.ask(m.Feed(0))
+    (change,) = (one for one in reply.changes if one.kind == "record")
+    failure = empty.ask(m.Import(reply.store_id, change))
+    assert (failure.code, "keys first" in failure.hint) == ("locked", True)

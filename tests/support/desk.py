@@ -1,0 +1,71 @@
+"""storaged's desk of requests on a store of the test's, with somebody who asks; no sockets."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from spanvault import messages as m
+from spanvault import wire
+from spanvault.transport import Identity
+from storaged.accesslog import AccessLog
+from storaged.erasing import Eraser
+from storaged.layout import Store
+from storaged.mending import Mender
+from storaged.moving import Mover
+from storaged.requests import Answer, Desk
+from storaged.retention import Retention
+from tests.support.vault import Parts, chunk_keys
+
+OPERATOR = Identity("operator", "alice")
+REPLICATOR = Identity("replicator", "copier")
+
+
+class Counter:
+    """A desk with somebody behind it."""
+
+    def __init__(
+        self, parts: Parts, forget: Callable[[Sequence[bytes]], None] | None = None
+    ) -> None:
+        self.parts, self.store = parts, Store(parts.folder)
+        self.store.log.mkdir(exist_ok=True)
+        self.store.write_format(parts.keyring.store_id)
+        self.access = AccessLog(self.store.log / "access.log")
+        self.store.refused.mkdir(exist_ok=True)
+        self.eraser = Eraser(
+            self.store, parts.index, parts.vaults, forget or parts.writer.forget, time.time_ns
+        )
+        mender = Mender(
+            parts.index, parts.vaults, forget or parts.writer.forget, time.time_ns, time.monotonic
+        )
+        self.clock_ns, self.monotonic_ns = time.time_ns, time.monotonic_ns
+        self.retention = Retention(
+            parts.index, parts.vaults, self.eraser, lambda: self.clock_ns(),
+            lambda: self.monotonic_ns(),
+        )  # fmt: skip
+        self.desk = Desk(
+            self.store, parts.index, parts.vaults, self.access, self.eraser, mender,
+            Mover(parts.index, parts.vaults, self.eraser, forget or parts.writer.forget,
+                  time.time_ns),
+            time.time_ns, lambda: ("fine", {}), parts.opener, self.retention,
+        )  # fmt: skip
+
+    def ask(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Any:
+        return self.answer(request, *bulk, who=who).reply
+
+    def answer(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Answer:
+        return self.desk.answer(who, request, list(bulk))
+
+    def fetch(self, call: bytes) -> tuple[list[tuple[bytes, int, int, bytes]], int]:
+        """All chunks of a call, and how many pages they took."""
+        found, cursor, pages = [], 0, 0
+        while cursor is not None:
+            reply, bulk = wire.decode_reply(self.answer(m.Fetch(call, cursor)).frames())
+            found += chunk_keys(wire.decode_media(bulk))
+            cursor, pages = reply.cursor, pages + 1
+        return found, pages
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        text = (self.store.log / "access.log").read_text()
+        return [json.loads(line) for line in text.splitlines()]
