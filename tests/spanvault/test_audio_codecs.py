@@ -1,5 +1,6 @@
 """Every codec gives the voice back, at its length; what cannot be heard is refused by name."""
 
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -21,7 +22,15 @@ from spanvault.audio.plain import A_LAW, MU_LAW
 from spanvault.audio.render import Renderer, output_rate
 from spanvault.messages import Codec
 from tests.support.chunks import Packet, seconds, stream
-from tests.support.encoded import CASES, Spoken, encode, heard_at_8000, said
+from tests.support.encoded import (
+    CASES,
+    Spoken,
+    encode,
+    heard_at_8000,
+    pack_amr,
+    said,
+    stored,
+)
 from tests.support.voices import likeness
 
 
@@ -131,6 +140,44 @@ def test_ilbc_is_of_the_mode_that_its_length_says():
     assert len(decoder.decode(bytes(100))) == 480
     with pytest.raises(ValueError, match="no frames"):
         decoder.decode(bytes(39))
+
+
+def _amr_of_any_mode() -> list[bytes]:
+    """Bandwidth-efficient, another of the eight modes and another mode request each packet."""
+    rates = (4750, 5150, 5900, 6700, 7400, 7950, 10_200, 12_200)
+    modes = [encode("libopencore_amrnb", 8000, bit_rate=rate) for rate in rates]
+    payloads = []
+    for number, frames in enumerate(zip(*modes, strict=True)):
+        payload = pack_amr([frames[number % 8]], wide=False, aligned=False)
+        payloads.append(bytes([payload[0] & 0x0F | number % 8 << 4]) + payload[1:])
+    return payloads
+
+
+def _ilbc_of_both_modes() -> list[bytes]:
+    """0.6 s in frames of 20 ms, the rest in frames of 30 ms."""
+    return [*stored("ilbc-20")[:30], *stored("ilbc-30")[20:]]
+
+
+def _g723_with_noise() -> list[bytes]:
+    """Comfort noise in place of every ninth frame."""
+    frames = encode("g723_1", 8000, bit_rate=6300)
+    return [b"\2\0\0\0" if n % 9 == 8 else frame for n, frame in enumerate(frames)]
+
+
+@pytest.mark.parametrize(
+    ("codec", "made"),
+    [
+        (Codec("AMR", 8000), _amr_of_any_mode),
+        (Codec("iLBC", 8000, 1, "mode=20"), _ilbc_of_both_modes),
+        (Codec("G723", 8000), _g723_with_noise),
+    ],
+    ids=["AMR", "iLBC", "G.723.1"],
+)
+def test_frames_of_several_kinds_are_one_sound(codec: Codec, made: Callable[[], list[bytes]]):
+    decoder = open_decoder(codec)
+    sound = np.concatenate([decoder.decode(payload) for payload in made()])
+    assert abs(len(sound) - 16_000) <= 480
+    assert likeness(sound[:15_000], said()[:15_000])[0] >= 0.75
 
 
 @pytest.mark.parametrize(("name", "encoder"), [("G726-32", "g726le"), ("AAL2-G726-32", "g726")])
