@@ -50,8 +50,10 @@ FUZZ_SECONDS ?= 300
 
 fuzz: setup
 	.venv/bin/pip install -q --disable-pip-version-check atheris==3.0.0
-	nice -n 10 .venv/bin/python -m tests.fuzz.product --seconds $$(($(FUZZ_SECONDS) / 6))
-	nice -n 10 .venv/bin/python -m tests.fuzz --seconds $$(($(FUZZ_SECONDS) * 5 / 6))
+	@code=0; \
+	nice -n 10 .venv/bin/python -m tests.fuzz.product --seconds $$(($(FUZZ_SECONDS) / 6)) || code=1; \
+	nice -n 10 .venv/bin/python -m tests.fuzz --seconds $$(($(FUZZ_SECONDS) * 5 / 6)) || code=1; \
+	exit $$code
 
 bench: setup
 	.venv/bin/python bench/engine.py

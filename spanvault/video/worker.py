@@ -129,7 +129,7 @@ class Worker:
         """One message; Begin and End are answered."""
         told = msgspec.msgpack.decode(message, type=Begin | Picture | Block | End)
         if isinstance(told, Begin):
-            self._film = Film(told)
+            self._film, self._error = Film(told), ""
             usable = [line is not None for line in self._film.lines]
             return msgspec.msgpack.encode(Begun(usable))
         assert self._film is not None

@@ -8,9 +8,6 @@ At the end a line a target: CPU time, runs, slowest input, memory when warm and 
 
 import argparse
 import json
-import logging
-import operator
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,80 +16,17 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from tests.fuzz.watch import Watch, keep_nothing, read
+from tests.fuzz.instrumented import Mother, instrument, one
+from tests.fuzz.watch import read
 
 HERE: Final = Path(__file__).parent
 CORPUS: Final = HERE / "corpus"
 FOUND: Final = HERE / "found"
 SLOW_S: Final = 0.1
-STUCK_S: Final = 1.0  # instrumented code is some ten times slower
 MEMORY_MB: Final = 1024
 KEPT_BYTES: Final = 1_000  # of an input in the repository's corpus, …
 KEPT_FILES: Final = 40  # … and how many of a target: every test run reads them
 HEADINGS: Final = ("CPU s", "runs", "slowest ms", "MB warm", "MB end")
-
-
-def one(name: str, notes: Path, arguments: list[str]) -> None:
-    """Fuzz one target until libFuzzer ends the process."""
-    import gc
-
-    import atheris
-    import scapy.layers.all  # noqa: F401 - capture loads it at the first odd link type: 0.7 s
-
-    logging.disable()  # of damage there is much, and nobody reads it
-    keep_nothing()
-    with atheris.instrument_imports(
-        include=["capture", "spanvault", "storaged", "replicator", "sipmessage"]
-    ):
-        from tests.fuzz.targets import survive
-
-    watch = Watch(notes)
-
-    def run(data: bytes) -> None:
-        begun = time.process_time()
-        survive(name, data)
-        if (taken := watch.ran(data, begun)) > STUCK_S:
-            raise TimeoutError(f"{taken:.1f} s for {len(data)} bytes")
-
-    survive(name, b"")  # what is imported or compiled at first use is not the input's fault
-    gc.freeze()
-    atheris.Setup([sys.argv[0], *arguments], run)
-    compare_arrays_untraced()
-    atheris.Fuzz()
-
-
-def compare_arrays_untraced() -> None:
-    """Keep arrays from atheris' tracing of comparisons, which leaks each array that is the result.
-
-    Its C++ hands a new reference on as a borrowed one (version 3.0.0): 300 KB a story in `dialogs`.
-    """
-    import atheris.core_with_libfuzzer as core
-    import numpy as np
-
-    traced: Any = core._trace_cmp
-    plain = (
-        operator.lt,
-        operator.le,
-        operator.eq,
-        operator.ne,
-        operator.gt,
-        operator.ge,
-    )  # opcode.h
-
-    def compare(left: Any, right: Any, kind: int, *more: Any) -> Any:
-        if type(left) is np.ndarray or type(right) is np.ndarray:
-            return plain[kind](left, right)
-        return traced(left, right, kind, *more)
-
-    core._trace_cmp = compare
-
-
-def start(name: str, notes: Path, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
-    """A target in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", "--one", name, str(notes), *arguments],
-        cwd=HERE.parents[1], stderr=subprocess.PIPE, text=True, errors="replace", check=False,
-    )  # fmt: skip
 
 
 def limits(name: str) -> list[str]:
@@ -102,39 +36,37 @@ def limits(name: str) -> list[str]:
     return [f"-rss_limit_mb={MEMORY_MB}", "-timeout=20", f"-max_len={TARGETS[name].longest}"]
 
 
-def fuzz(name: str, seconds: int, grown: Path | None) -> dict[str, Any]:
+def fuzz(mother: Mother, name: str, seconds: int, grown: Path | None) -> dict[str, Any]:
     """Run a target, and account for it. grown: where what reaches something new is kept."""
     from tests.fuzz.targets import TARGETS
 
     FOUND.mkdir(exist_ok=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as place:
-        seeds, notes = Path(place, "seeds"), Path(place, "notes")
+        seeds, notes, said = Path(place, "seeds"), Path(place, "notes"), Path(place, "said")
         seeds.mkdir()
         for number, seed in enumerate(TARGETS[name].seeds()):
             Path(seeds, f"seed-{number}").write_bytes(seed)
         folders = [*([grown / name] if grown else []), seeds, CORPUS / name]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-        done = start(name, notes, [
+        code, cpu_s = mother.run(name, notes, [
             *map(str, folders), *limits(name), f"-max_total_time={seconds}",
             f"-artifact_prefix={FOUND}/{name}-", "-verbosity=0",
-        ])  # fmt: skip
-        told = read(notes)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ], said)  # fmt: skip
+        told, words = read(notes), said.read_text(errors="replace")[-6000:]
     slow_s, slow = max(
         ((unhurried(name, data), data) for _, data in told.slowest), default=(0, b"")
     )
     warm = told.settled()
-    faults = [f"exit code {done.returncode}\n{done.stderr[-6000:]}"] if done.returncode else []
+    faults = [f"exit code {code}\n{words}"] if code else []
     faults += [grew] if (grew := told.grown()) else []
     if slow_s > SLOW_S:
         (FOUND / f"{name}-slow").write_bytes(slow)
         faults.append(f"{1000 * slow_s:.0f} ms for the {len(slow)} bytes of {name}-slow")
     return {
-        "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "runs": told.runs, "slowest_ms": 1000 * slow_s, "warm_mb": warm[0].rss_mb if warm else 0,
-        "end_mb": warm[-1].rss_mb if warm else 0, "faults": faults,
+        "cpu_s": cpu_s, "runs": told.runs, "slowest_ms": 1000 * slow_s,
+        "warm_mb": warm[0].rss_mb if warm else 0, "end_mb": warm[-1].rss_mb if warm else 0,
+        "faults": faults,
     }  # fmt: skip
 
 
@@ -157,13 +89,12 @@ def add(sums: Path, name: str, told: dict[str, Any]) -> None:
     """Add a run to a file of sums: times and runs add up, of the others the greatest is kept."""
     every = json.loads(sums.read_text()) if sums.exists() else {}
     mine = every.setdefault(name, {"cpu_s": 0, "runs": 0, "broke": 0})
-    mine["cpu_s"], mine["runs"] = (
-        round(mine["cpu_s"] + told["cpu_s"], 1),
-        mine["runs"] + told["runs"],
-    )
+    mine["cpu_s"] = round(mine["cpu_s"] + told["cpu_s"], 1)
+    mine["runs"] += told["runs"]
     mine["broke"] += bool(told["faults"])
     for key in ("slowest_ms", "warm_mb", "end_mb"):
-        mine[key] = round(max(mine.get(key, 0), told[key]), 1)
+        if key in told:
+            mine[key] = round(max(mine.get(key, 0), told[key]), 1)
     new = sums.with_suffix(".new")
     new.write_text(json.dumps(every, indent=1))
     new.replace(sums)
@@ -211,6 +142,7 @@ def show(name: str, told: dict[str, Any]) -> None:
 def main() -> int:
     """Read the command line."""
     if sys.argv[1:2] == ["--one"]:
+        instrument()
         one(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
         return 0
     from tests.fuzz.targets import TARGETS
@@ -228,13 +160,19 @@ def main() -> int:
             minimise(name, asked.grow)
         return 0
     print(" " * 18 + "".join(f"{heading:>11}" for heading in HEADINGS), flush=True)
-    broke = False
-    for name in names:
-        told = fuzz(name, max(1, asked.seconds // len(names)), asked.grow)
-        show(name, told)
-        broke |= bool(told["faults"])
-        if asked.sums:
-            add(asked.sums, name, told)
+    broke, runs, cpu_s = list[str](), 0, 0.0
+    with Mother() as mother:
+        for name in names:
+            told = fuzz(mother, name, max(1, asked.seconds // len(names)), asked.grow)
+            show(name, told)
+            runs, cpu_s = runs + told["runs"], cpu_s + told["cpu_s"]
+            broke += [name] if told["faults"] else []
+            if asked.sums:
+                add(asked.sums, name, told)
+    print(
+        f"{'BROKE' if broke else 'held'}: {len(names)} targets, {runs} runs, {cpu_s:.0f} s of CPU "
+        f"time; {len(broke)} broke{': ' if broke else ''}{', '.join(broke)}"
+    )
     return 1 if broke else 0
 
 

@@ -25,7 +25,17 @@ from replicator.inventory import Inventory
 from replicator.replica import Replica
 from replicator.targets import TargetError
 from replicator.targets.directory import DirectoryTarget
-from spanvault import daemonlog, keyfile, rules, sandbox, slots, spool, transport, wire
+from spanvault import (
+    daemonlog,
+    keyfile,
+    rules,
+    sandbox,
+    shares,
+    slots,
+    spool,
+    transport,
+    wire,
+)  # fmt: skip
 from spanvault import messages as m
 from spanvault.audio import codecs, decoding
 from spanvault.commands import times
@@ -41,7 +51,7 @@ PLACE: Final = Path(f"/dev/shm/spanvault-fuzz-asked-{os.getpid()}")
 KEY: Final = bytes(range(32))
 WHO: Final = [Identity(role, "fuzz", rights) for role in ("operator", "replicator", "capture")
               for rights in (frozenset[str](), frozenset({"digits"}))]  # fmt: skip
-RUNS_OF_A_STORE: Final = 500  # then a new one: what is asked changes it, and each is written down
+RUNS_OF_A_STORE: Final = 100  # then a new one: what is asked changes it, erases its calls even
 HEAD: Final = ledger.head(bytes(16), 0, bytes(16))  # of a ledger's file
 NOW: Final = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 ONE: Final = call_id(1)
@@ -79,52 +89,85 @@ class Asked:
 
         if self._desk is None or self._runs % RUNS_OF_A_STORE == 0:
             self.close()
-            self._desk = Counter(Parts(folder(f"requests-{self._empty}")))
+            place = folder(f"requests-{self._empty}")
+            (place / "unlock.key").write_text(keyfile.text_of(KEY))
+            (place / "unlock.key").chmod(0o600)
+            parts = Parts(place)
+            self._desk = Counter(parts)
             if not self._empty:
-                self._desk.parts.commit([(ONE, 1, 0)], [make_call(1)])
-                self._desk.parts.commit([(call_id(2), 1, 0)], [make_call(2, final=False)])
+                parts.vaults.add(parts.open_pool(POOL))
+                parts.commit([(ONE, 1, 0)], [make_call(1)])
+                parts.commit([(call_id(2), 1, 0)], [make_call(2, final=False)])
         self._runs += 1
         return self._desk
 
     def close(self) -> None:
+        """Whatever was asked of it, a store takes a call."""
         if self._desk is not None:
+            parts = self._desk.parts
+            if not self._empty:
+                parts.commit([(call_id(9), 1, 0)], [make_call(9)])
+                with parts.index.reading() as view:
+                    assert view.state(call_id(9)) is not None
             self._desk.access.close()
-            self._desk.parts.close()
+            for vault in parts.vaults:
+                if vault.pool is not parts.pool:
+                    vault.pool.close()
+            parts.close()
             self._desk = None
 
 
 ASKED: Final = (Asked(empty=False), Asked(empty=True))  # only an empty one takes imports
+POOL: Final = "core"  # besides base
 
 
 def request(data: bytes) -> None:
-    """A request of some role; then the store must still take a call."""
+    """A request of some role, answered whatever it is. What it locked is unlocked again."""
     which, who = divmod((data or b"\0")[0], len(WHO))
     asked, bulk = wire.decode_request([wire.PROTOCOL, *cut(data[1:])])
-    if isinstance(asked, m.Rotate | m.Recipients | m.Erase | m.Move):
-        return  # makes all key pages anew: tests/storaged
-    reply = ASKED[which % 2].desk().desk.answer(WHO[who], asked, list(bulk)).reply
+    desk = ASKED[which % 2].desk().desk
+    reply = desk.answer(WHO[who], asked, list(bulk)).reply
     wire.encode(reply)
     assert "a fault of storaged itself" not in getattr(reply, "error", ""), repr(asked)
+    if isinstance(asked, m.Lock):
+        for name in ("base", POOL):
+            desk.answer(WHO[OPERATOR], m.Unlock(name, KEY), [])
+
+
+OPERATOR, REPLICATOR, EMPTY = 1, 2, len(WHO)  # the first byte of a request
 
 
 def requests() -> list[bytes]:
     """One of each kind that needs no more than a call to be asked of."""
-    operator, replicator, empty = 1, 2, len(WHO)
-    some: list[tuple[int, m.Message, *tuple[bytes, ...]]] = [
-        (operator, m.Status()), (operator, m.Get(ONE)), (operator, m.Several([ONE, b"x"])),
-        (operator, m.Fetch(ONE)), (operator, m.Fetch(ONE, digits=True)), (operator, m.Verify(ONE)),
-        (operator, m.Search(number="+493012345678", since_ns=START, id_prefix="ab")),
-        (operator, m.Search(cursor=bytes(24), longer_s=1.0, call_id="call-1@example.org")),
-        (operator, m.Erasures()), (replicator, m.ReadObject(ONE, 0, 100)),
-        (replicator, m.Feed(0, target="a")), (replicator, m.Health("a", "fine", {"x": 1})),
-        (replicator, m.Receipt(ONE, "a", 9, "00" * 32, START)),
-        (empty, m.Import("00" * 16, m.Change(1, "record", id=ONE, data=b"record")), b"part"),
-        (empty, m.Import("00" * 16, m.Change(2, "keys", name="page-000001.0", data=b"x"))),
-        (empty, m.Import("00" * 16, m.Change(3, "object", id=ONE, size=4)), b"part"),
-    ]  # fmt: skip
+    public, share = keyfile.public_of(bytes(32)), shares.split(KEY, 2, 3)[0]
+    asked_of: dict[int, list[tuple[m.Message, *tuple[bytes, ...]]]] = {
+        OPERATOR: [
+            (m.Status(),), (m.Get(ONE),), (m.Several([ONE, b"x"]),), (m.Fetch(ONE),),
+            (m.Fetch(ONE, digits=True),), (m.Verify(ONE),), (m.Mend([ONE]),), (m.Erasures(),),
+            (m.Search(number="+493012345678", since_ns=START, id_prefix="ab"),),
+            (m.Search(cursor=bytes(24), longer_s=1.0, call_id="call-1@example.org"),),
+            (m.Keys(),), (m.Lock("base"),), (m.Unlock("base", KEY, drill=True),),
+            (m.Unlock(POOL, KEY),), (m.OfferShare("base", shares.write(share)),),
+            (m.Rotate("base", "root"),), (m.Rotate(POOL, "ingest"),),
+            (m.Recipients("base", KEY, [public]),), (m.Recipients(POOL, KEY, [], ["00" * 8]),),
+            (m.Move([ONE], POOL, "it matters"),), (m.Erase([ONE], "asked"),),
+            (m.Erase([ONE, call_id(2)], "asked", unfinished=True),), (m.Certify(bytes(16)),),
+        ],
+        REPLICATOR: [
+            (m.ReadObject(ONE, 0, 100),), (m.Feed(0, target="a"),),
+            (m.Health("a", "fine", {"x": 1}),), (m.Receipt(ONE, "a", 9, "00" * 32, START),),
+            (m.Return("a", m.Change(3, "object", id=ONE, size=4)), b"part"),
+        ],
+        EMPTY + OPERATOR: [
+            (m.Import("00" * 16, m.Change(1, "record", id=ONE, data=b"record")), b"part"),
+            (m.Import("00" * 16, m.Change(2, "keys", name="page-000001.0", data=b"x")),),
+            (m.Import("00" * 16, m.Change(3, "object", id=ONE, size=4)), b"part"),
+        ],
+    }  # fmt: skip
     return [
         bytes([who]) + joined(bytes(memoryview(each)) for each in wire.encode(*one)[1:])
-        for who, *one in some
+        for who, some in asked_of.items()
+        for one in some
     ]
 
 

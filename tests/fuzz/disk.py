@@ -22,6 +22,7 @@ from replicator.state import StateFolder
 from spanvault import certificate, keyfile, logchain, protected, shares, spool, token, unlock, wire
 from spanvault.messages import Batch, Erasure
 from storaged import accesslog, erasures, index, keypage, record, resuming, seeking, walk
+from storaged.binding import Binding
 from storaged.faults import Fault
 from storaged.gathering import Group
 from storaged.index import TABLES, Index
@@ -29,7 +30,7 @@ from storaged.layout import Store
 from storaged.pool import ObjectFile
 from storaged.sealing import DATA, EVENTS, HEADER_BYTES, LAST, ObjectWriter
 from tests.fuzz.choices import cut, joined
-from tests.support.vault import Parts, call_id, make_call, make_media
+from tests.support.vault import START, Parts, call_id, make_call, make_media
 
 KEY: Final = bytes(range(32))
 STORE: Final = bytes(16)
@@ -266,9 +267,10 @@ def store(data: bytes) -> None:
     if not isinstance(message, Batch):
         return
     group, parts = Group(), _parts()
-    group.add(b"fuzz", message, wire.decode_media(bulk))
+    bound = Binding(parts.index, 14, lambda: START).bind("fuzz", message, wire.decode_media(bulk))
+    group.add(b"fuzz", *bound)
     parts.writer.commit(group)
-    for call in message.calls[:4]:
+    for call in bound.batch.calls[:4]:
         with parts.index.reading() as view:
             kept = view.get(b"record", call.id)
         if kept is not None:

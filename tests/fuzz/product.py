@@ -9,16 +9,18 @@ import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz.__main__ import FOUND
+from tests.fuzz.__main__ import FOUND, add
 
 ROOT: Final = Path(__file__).parents[2]
 SPANVAULT: Final = Path(sys.executable).with_name("spanvault")
@@ -78,34 +80,51 @@ def captures(named: list[Path]) -> list[Path]:
     return named or [*sorted(found), ROOT / "tests" / "data" / "sample.pcap"]
 
 
+def rounds(known: list[Path], chance: random.Random) -> Iterator[Path]:
+    """All of them in turn, in another order each time: a short run tries as many as it can."""
+    while True:
+        yield from chance.sample(known, len(known))
+
+
+def cpu_s() -> float:
+    """What the commands and their daemons have taken so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.product", description=__doc__)
     parser.add_argument("-s", "--seconds", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sums", type=Path, metavar="FILE", help="add this run to those before")
     parser.add_argument("captures", nargs="*", type=Path, metavar="CAPTURE")
     asked = parser.parse_args()
-    chance, end_s, told = (
-        random.Random(asked.seed),
-        time.monotonic() + asked.seconds,
-        Counter[str](),
-    )
-    known = captures(asked.captures)
-    while time.monotonic() < end_s:
-        source = chance.choice(known)
+    chance, end_s = random.Random(asked.seed), time.monotonic() + asked.seconds
+    told, tried, broke = Counter[str](), set[Path](), 0
+    for source in rounds(captures(asked.captures), chance):
+        if time.monotonic() >= end_s:
+            break
         folder = Path(tempfile.mkdtemp(prefix="sv-fuzz-"))
         capture = folder / f"damaged{source.suffix}"
         capture.write_bytes(damaged(source.read_bytes(), chance))
         faults, calls = stumbles(capture, folder)
-        told.update(captures=1, calls=calls, stumbled=bool(faults))
+        told.update(runs=1, calls=calls)
+        broke += bool(faults)
+        tried.add(source)
         if faults:
             FOUND.mkdir(exist_ok=True)
-            kept = FOUND / f"product-{told['captures']}-{source.name}"
+            kept = FOUND / f"product-{asked.seed}-{told['runs']}-{source.name}"
             shutil.copy(capture, kept)
             print(f"{kept}:", *faults, sep="\n", flush=True)
         shutil.rmtree(folder)
-    print(dict(told))
-    return 1 if told["stumbled"] else 0
+    print(
+        f"{'BROKE' if broke else 'held'}  product: {told['runs']} damaged copies of {len(tried)} "
+        f"captures, {told['calls']} calls in them, {broke} stumbled, {cpu_s():.0f} s of CPU time"
+    )
+    if asked.sums:
+        add(asked.sums, "product", {"cpu_s": cpu_s(), "runs": told["runs"], "faults": broke})
+    return 1 if broke else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ READS: Final = frozenset({
 # What does not take apart what comes from outside by itself, and why.
 OURS: Final = {
     "capture.ear": "hands blocks on", "capture.recorder": "hands blocks on",
+    "capture.explain.tshark": "tshark's output: rows of numbers",
     "capture.media.media": "orders of our own call table",
     "capture.sources.interface": "the kernel's answers",
     "capture.sources.ring": "the kernel's ring; its frames are as those of files",
@@ -30,7 +31,8 @@ OURS: Final = {
     "spanvault.commands.explain": "the same", "spanvault.commands.reindex": "the same",
     "spanvault.commands.replay": "the same", "spanvault.commands.restore": "the same",
     "spanvault.audio.foreign": "runs in a process that may die, where target decoded feeds it",
-    "spanvault.audio.worker": "the same", "spanvault.video.worker": "runs in such a process",
+    "spanvault.audio.worker": "the same",
+    "spanvault.video.worker": "runs in such a process, where target filmed feeds it",
     "spanvault.video.film": "answers of that process, by sandbox",
     "storaged.pagefiles": "names of files; what is in them, keypage opens",
     "storaged.reindexing": "names of files; what is in them, rebuilding reads",
@@ -44,6 +46,13 @@ OURS: Final = {
 PARSERS: Final[dict[str, tuple[str, ...]]] = {
     "capture.calls.calltable": ("table",),
     "capture.calls.control": ("dialogs",),
+    "capture.calls.identity": ("calls",),
+    "capture.packets.framing": ("frames",),
+    "capture.packets.opaque": ("frames",),
+    "capture.packets.rtpheader": ("capture",),
+    "capture.packets.triage": ("frames",),
+    "capture.signalling.salvage": ("sip",),
+    "capture.signalling.siptls": ("calls",),
     "capture.packets.datagrams": ("frames", "capture"),
     "capture.packets.decode": ("frames", "capture"),
     "capture.packets.hep": ("hep",),
@@ -94,6 +103,11 @@ PARSERS: Final[dict[str, tuple[str, ...]]] = {
     "spanvault.video.bits": ("pictures",),
     "spanvault.video.nal": ("pictures",),
     "spanvault.wire": ("wire", "requests"),
+    "storaged.binding": ("store",),
+    "storaged.custody": ("requests",),
+    "storaged.erasing": ("requests",),
+    "storaged.moving": ("requests",),
+    "storaged.sharing": ("requests",),
     "storaged.erasures": ("rows",),
     "storaged.gathering": ("store",),
     "storaged.index": ("rows",),
@@ -127,13 +141,24 @@ def readers(repository: Path) -> Iterator[str]:
 
 
 def _reads(node: ast.AST) -> bool:
-    """Whether a name of READS is used, msgspec decodes, or a function says that it parses."""
+    """Whether it is one of READS, a pattern, msgspec's decoding, a view of bytes in the network's
+    order, or a function that says that it parses."""
     if isinstance(node, ast.FunctionDef):
         return node.name.split("_")[0] in ("parse", "decode", "dissect", "peel")
     if isinstance(node, ast.Name):
         return node.id in READS
+    if isinstance(node, ast.Call):
+        return (
+            any(
+                isinstance(each, ast.Constant) and str(each.value).startswith(">")
+                for each in node.args
+            )
+            and getattr(node.func, "attr", "") == "view"
+        )
     if not isinstance(node, ast.Attribute):
         return False
+    if node.attr == "compile":
+        return isinstance(node.value, ast.Name) and node.value.id == "re"
     if node.attr == "decode":
         return isinstance(node.value, ast.Attribute) and node.value.attr in ("msgpack", "json")
     return node.attr in READS

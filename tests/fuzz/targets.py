@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -28,7 +28,7 @@ from spanvault import chunk, config, digits, rtcp, sdes, wire
 from spanvault.audio import red
 from spanvault.config import CaptureConfig
 from spanvault.messages import Hello, Status, StatusReply, Welcome
-from tests.fuzz import asked, dialogs, disk, payloads
+from tests.fuzz import asked, dialogs, disk, films, payloads
 from tests.fuzz.choices import cut, joined
 from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, udp_frame
 from tests.support.conversation import Wire
@@ -168,13 +168,19 @@ def _file(data: bytes) -> Path:
 
 
 def captures() -> list[bytes]:
-    """A short call in both formats."""
+    """A short call in both formats; RTP whose header is more than its twelve bytes."""
     frames = _call()
+    more: dict[str, Any] = {"csrcs": (7,), "extension": bytes(4), "padding": b"\0\0\0\4"}
+    ends = ("10.0.0.1", 4000), ("10.0.0.2", 4000)
     return [
         pcap(frames),
         pcap(frames, order=">", nano=False),
         section() + interface() + b"".join(enhanced(data, at // 1000) for at, data in frames),
-    ]
+        pcap([
+            udp_frame(START_NS + n * SECOND // 50, *ends, rtp(n, 160 * n, **more))
+            for n in range(60)
+        ]),
+    ]  # fmt: skip
 
 
 def _capture(data: bytes) -> None:
@@ -395,6 +401,7 @@ TARGETS: Final[dict[str, Target]] = {
     "words": Target(asked.words, asked.phrases, 1_000),
     "answers": Target(asked.answers, asked.spoken),
     "decoded": Target(asked.decoded, asked.payloads),
+    "filmed": Target(films.write, films.told, 1_000),
 }  # fmt: skip
 
 

@@ -63,7 +63,10 @@ def test_reading_is_known_by_its_syntax(tmp_path: Path) -> None:
         "reads": "import struct\nx = struct.unpack_from('>H', b'ab')\n",
         "parses": "def parse_it(text): return text\n",
         "decodes": "import msgspec\ny = msgspec.msgpack.decode(b'')\n",
-        "does_not": "def told(data): return data.decode()\n",
+        "matches": "import re\nz = re.compile('a')\n",
+        "views": "def first(columns): return columns.view('>u2')\n",
+        "does_not": "def told(data): return compile(data.decode().view('u2'), '', '')\n",
     }.items():
         (package / f"{name}.py").write_text(text)
-    assert list(readers(tmp_path)) == ["capture.decodes", "capture.parses", "capture.reads"]
+    reading = ("decodes", "matches", "parses", "reads", "views")
+    assert list(readers(tmp_path)) == [f"capture.{name}" for name in reading]

@@ -16,6 +16,7 @@ import msgspec
 SAMPLE_S: Final = 0.4  # of CPU time, and …
 SAMPLE_SHARE: Final = 1 / 64  # … of all that has passed: an hour has some hundred samples
 COLLECT_S: Final = 0.1
+TELL_S: Final = 1.0  # of the clock: a target whose work is done by another process takes no time
 WARM: Final = 0.25  # of a run: caches fill, modules are loaded, and libFuzzer reads its corpus
 FEWEST: Final = 8  # samples that tell whether something grows
 SLOWEST: Final = 12  # inputs to be timed again: some only met a collection, or a first use
@@ -89,6 +90,7 @@ class Watch:
     def __init__(self, path: Path) -> None:
         self._path, self.notes = path, Notes()
         self._collected_s = self._sampled_s = time.process_time()
+        self._told_s = time.monotonic()
 
     def ran(self, data: bytes, begun_s: float) -> float:
         """An input was run. Returns how long it took, in CPU time."""
@@ -99,12 +101,18 @@ class Watch:
             notes.slowest = sorted([*notes.slowest, (taken_s, data)])[-SLOWEST:]
         if now_s - self._sampled_s > max(SAMPLE_S, SAMPLE_SHARE * now_s):
             notes.samples.append(memory(notes.runs))
-            self._path.write_bytes(msgspec.msgpack.encode(notes))
+            self._tell()
             self._sampled_s = self._collected_s = time.process_time()
         elif now_s - self._collected_s > COLLECT_S:
             gc.collect()  # recorders are few objects with large buffers: too few to start it
             self._collected_s = now_s
+        if time.monotonic() - self._told_s > TELL_S:
+            self._tell()
         return taken_s
+
+    def _tell(self) -> None:
+        self._path.write_bytes(msgspec.msgpack.encode(self.notes))
+        self._told_s = time.monotonic()
 
 
 def read(path: Path) -> Notes:
