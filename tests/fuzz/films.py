@@ -14,7 +14,7 @@ import msgspec
 from spanvault.sandbox import Sandbox, SandboxDied
 from spanvault.video.film import FILMS, MODULE
 from spanvault.video.told import Begin, Begun, Block, End, Picture, Track, Written
-from spanvault.video.units import KINDS
+from spanvault.video.units import KINDS, Kind
 from tests.fuzz.choices import Choices
 from tests.support import pictures
 
@@ -86,19 +86,20 @@ def write(data: bytes) -> None:
 
 
 @cache
-def _encoded() -> list[tuple[str, bytes]]:
-    """FFmpeg's name of the format and a picture: of each codec a key picture, then another."""
+def _encoded() -> list[tuple[Kind, bytes]]:
+    """Of each codec a key picture, then another."""
     return [
-        (KINDS[name.lower()].raw, picture)
+        (KINDS[name.lower()], picture)
         for name in pictures.ENCODERS
         for picture in pictures.encoded(name, 2)
     ]
 
 
 def _track(choose: Choices) -> Track:
-    raw, key = choose.of(_encoded())
+    kind, key = choose.of(_encoded())
     clock_rate = choose.of((CLOCK, 1_000, 1, 8_000))
-    return Track(raw, clock_rate, _damaged(key, choose), choose.of(("caller", "callee", "\0 é")))
+    title = choose.of(("caller", "callee", "\0 é"))
+    return Track(kind.raw, clock_rate, _damaged(key, choose), title, kind.fourcc)
 
 
 def _picture(choose: Choices) -> bytes:
@@ -122,7 +123,7 @@ def told() -> list[bytes]:
     """Of each codec a whole film, in both containers, with sound and without."""
     return [
         bytes([1, codec, 0, 0, 0, sound, container]) + bytes([1, 0, 1, 12, 0, 0, 0, codec, 0]) * 6
-        for codec in range(0, 6, 2)
+        for codec in range(0, 2 * len(pictures.ENCODERS), 2)
         for sound in (0, 1)
         for container in (0, 1)
     ]

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from spanvault import payloadtypes, rtp, srtcp, srtp
-from spanvault.audio import aac, amr, codecs, framing, timeline
+from spanvault.audio import aac, amr, codecs, framing, mpeg, timeline
 from spanvault.chunk import CHUNK, FRAME, TRUNCATED, WHOLE, Chunk
 from spanvault.messages import Codec, MediaKey
 from spanvault.sdes import SUITES
@@ -35,6 +35,10 @@ def unpack(data: bytes) -> None:
     for cutter in (aac.latm, lambda each: aac.generic(each, "aac-hbr")):
         with suppress(ValueError):
             list(cutter(payload))
+    frames = mpeg.Frames()
+    for part in cut(payload):
+        with suppress(ValueError):
+            list(frames.split(part))
     text = payload.decode("utf-8", "replace")
     for mux in (False, True):
         with suppress(ValueError):
@@ -153,6 +157,7 @@ def spoken() -> list[bytes]:
         bytes([0]) + bytes(20), b"\2\xf0\x04" + bytes(12), b"\1\x20" + bytes(24),
         b"\7\xf0\x3c\0" * 9,
         b"\0\0\x10\0\x28" + bytes(5), b"\0\xff\3" + bytes(300), b"\0400026203fc0",
+        b"\0" + joined([bytes(4) + b"\xff\xfd\x14\xc4" + bytes(60), b"\0\0\0\x40" + bytes(36)]),
     ]  # fmt: skip
 
 
