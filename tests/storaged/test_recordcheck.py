@@ -118,6 +118,15 @@ def test_older_revision_never_takes_the_place_of_a_damaged_one(records):
     assert records.row(LATER) == damaged
 
 
+def test_older_revision_of_the_ledger_does_not_either(records):
+    records.parts.commit(calls=[make_call(2, outcome="busy", revision=1)])
+    *_, path = records.parts.pool.ledger.files()
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")  # the entry of that one alone
+    damaged = records.flip(SILENT)
+    assert SILENT.hex() in records.check().faults
+    assert records.row(SILENT) == damaged
+
+
 def test_sound_but_older_record_in_a_row_is_found(records):
     old = records.row(LATER)
     records.parts.commit(calls=[make_call(3, revision=2, end_reason="again")])
@@ -130,6 +139,17 @@ def test_record_of_another_call_is_no_record(records):
     records.put(SILENT, records.row(SOUND))
     assert records.check().mended == [SILENT.hex()]
     assert records.calls == ALL
+
+
+def test_record_that_came_meanwhile_stays(records):
+    records.flip(SILENT)
+    steps = RecordCheck(records.parts.index, records.parts.vaults).checking(b"", b"\xff" * 16)
+    next(steps)  # it was found
+    newer = make_call(2, outcome="busy", answered_ns=None, revision=5)
+    records.parts.commit(calls=[newer])
+    for _ in steps:
+        pass
+    assert records.ask(m.Get(SILENT)).call.revision == 5
 
 
 def test_what_is_erased_meanwhile_stays_so(records):
