@@ -256,7 +256,8 @@ def _pool_fields(vault: Vault, fault: str | None) -> dict[str, Any]:
 def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener, Vaults]]:
     """Take the store, unlock what can be. Raises Fault or ValueError, with a remedy."""
     store = Store(settings.store)
-    store.open(lambda: opening.recipients_of(settings))
+    elsewhere = [pool.path for pool in settings.pools.values() if pool.path]
+    store.open(lambda: opening.recipients_of(settings), elsewhere)
     try:
         secret = transport.load_certificate(settings.certificate).secret or b""
         intake_keys = IntakeKeys(store.intake / "keys", secret)

@@ -203,10 +203,12 @@ class Index:
         """Double the map. Must not be called within reading()."""
         with self._calm:
             self._growing = True
-            self._calm.wait_for(lambda: self._readers == 0)
-            self._env.set_mapsize(2 * self._env.info()["map_size"])
-            self._growing = False
-            self._calm.notify_all()
+            try:
+                self._calm.wait_for(lambda: self._readers == 0)
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
+            finally:  # a map that cannot grow stops writes, and no readers
+                self._growing = False
+                self._calm.notify_all()
 
     def reserve_keys(self, number: int, tier: int = 0) -> None:
         """Make it durable that key ids of a pool below number may be in use."""

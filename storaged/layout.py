@@ -33,6 +33,10 @@ _OURS: Final = {
     "format.json",
     "format.json.new",
 }
+# What there is only once something was recorded, or a pool was added.
+_USED: Final = (
+    "keys/page-*", "keys/*/root", "intake/*/*.sealed", "pools/*/objects/*/*", "pools/*/ledger/*",
+)  # fmt: skip
 
 
 class Store:
@@ -55,10 +59,14 @@ class Store:
         """A pool's folder, unless the settings name another."""
         return self.folder / "pools" / name
 
-    def open(self, recipients: Callable[[], Sequence[bytes]], *, make: bool = True) -> None:
+    def open(
+        self, recipients: Callable[[], Sequence[bytes]], pools: Sequence[Path] = (), *,
+        make: bool = True,
+    ) -> None:  # fmt: skip
         """Lock the store; make it first where there is none, unless it must be there.
 
         recipients: gives the public keys that a new store is sealed to; asked for a new one only.
+        pools: folders of pools that lie elsewhere.
         Raises Fault: in use, not a store, of another version, unreadable.
         """
         try:
@@ -71,9 +79,10 @@ class Store:
                 )  # fmt: skip
             names = {path.name for path in self.folder.iterdir()}
             if self.format_file.name not in names:
-                self._check_empty(names)
+                self._check_ours(names)
             self._take_lock()
             if not self.format_file.exists():
+                self._check_unused(pools)
                 self._create(recipients())
             self._check_format()
             self.refused.mkdir(mode=0o700, exist_ok=True)
@@ -100,15 +109,33 @@ class Store:
         """16 bytes."""
         return bytes.fromhex(self._read_format()["store_id"])
 
-    def _check_empty(self, names: set[str]) -> None:
+    def _check_ours(self, names: set[str]) -> None:
         # What an interrupted creation left is made anew; anything else is not ours to touch.
-        if names <= _OURS and not any(self.folder.glob("pools/*/objects/*/*")):
+        if names <= _OURS:
             return
         raise Fault(
             "invalid",
             f"{self.folder}: not a store, and not empty",
             "Name an empty folder, or the folder of a store (it holds format.json).",
         )
+
+    def _check_unused(self, pools: Sequence[Path]) -> None:
+        """A creation that was interrupted has recorded nothing; else its keys must stay."""
+        used = [found for kind in _USED for found in self.folder.glob(kind)]
+        if used:
+            raise Fault(
+                "corrupt",
+                f"{self.folder}: format.json is missing, and the store was in use ({used[0]})",
+                "Restore format.json from a backup; no new store is made over this one's keys.",
+            )
+        for pool in pools:
+            if any(pool.glob("objects/*/*")) or any(pool.glob("ledger/*")):
+                raise Fault(
+                    "unavailable",
+                    f"{self.folder}: there is no store, and the pool {pool} is one's",
+                    "Mount the store's volume, or name its folder in storaged.toml; for a new "
+                    "store name an empty folder for that pool.",
+                )
 
     def _take_lock(self) -> None:
         path = self.folder / "lock"

@@ -2,6 +2,7 @@
 
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -417,6 +418,35 @@ def unmounted_pool(rig: Rig) -> None:
     lost_folder(rig, "pools/base/objects")
 
 
+def lost_format(rig: Rig) -> None:
+    """No object lies in the store's own folder: only its keys tell that it was in use."""
+    base_elsewhere(rig)
+    (rig.store / "format.json").unlink()
+
+
+def unmounted_store(rig: Rig) -> None:
+    base_elsewhere(rig)
+    rig.store.rename(rig.folder / "unmounted")
+
+
+def base_elsewhere(rig: Rig) -> None:
+    with rig.config.open("a") as file:
+        file.write(f'[pools.base]\npath = "{rig.folder}/base"\n')
+    rig.start()
+    capture = rig.capture()
+    capture.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
+    assert acknowledged(capture) == [1]
+    rig.stop()
+
+
+def dangling_store(rig: Rig) -> None:
+    rig.store.symlink_to(rig.folder / "nowhere")
+
+
+def store_that_is_a_file(rig: Rig) -> None:
+    rig.store.write_text("mine")
+
+
 def lost_log(rig: Rig) -> None:
     lost_folder(rig, "log")
 
@@ -438,6 +468,10 @@ def lost_log(rig: Rig) -> None:
         (missing_index, 74, "the index is missing"),
         (lost_pools, 1, "pools/base/objects: the pool cannot be opened (missing, and there are"),
         (unmounted_pool, 1, "missing, and there are recordings). Mount the pool's volume"),
+        (lost_format, 74, "format.json is missing, and the store was in use"),
+        (unmounted_store, 1, "there is no store, and the pool"),
+        (dangling_store, 1, "/store: File exists. Check that the store's folder exists"),
+        (store_that_is_a_file, 1, "/store: File exists. Check that the store's folder exists"),
         (lost_log, 1, "log/access.log: the access log cannot be opened (No such file"),
     ],
 )
@@ -445,6 +479,36 @@ def test_what_it_cannot_start_on(rig, fault, code, message):
     fault(rig)
     found, messages = rig.run_to_end()
     assert (found, message in messages, "Traceback" in messages) == (code, True, False), messages
+
+
+def test_what_it_refused_to_start_on_is_as_it_was(rig):
+    """Its keys above all: with format.json put back every recording plays."""
+    base_elsewhere(rig)
+    path = rig.store / "format.json"
+    text, keys = path.read_text(), (rig.store / "keys/root").read_bytes()
+    path.unlink()
+    assert rig.run_to_end()[0] == 74
+    assert (rig.store / "keys/root").read_bytes() == keys
+    path.write_text(text)
+    rig.start()
+    assert fetch(rig.client("operator"), ONE) == [(1, 0)]
+
+
+def test_of_two_that_start_at_once_on_an_empty_folder_one_makes_the_store(rig):
+    rig.process, second = rig.spawn(), rig.spawn()
+    try:
+        select.select([pid := os.pidfd_open(rig.process.pid), other := os.pidfd_open(second.pid)],
+                      [], [], 20)  # fmt: skip
+        os.close(pid)
+        os.close(other)
+        if rig.process.poll() is not None:
+            rig.process, second = second, rig.process
+        assert second.wait(20) == 1
+        assert f"storaged with pid {rig.process.pid} is running" in rig.messages
+        assert rig.client("operator").ask(m.Status())[0].store_id
+    finally:
+        second.kill()
+        second.wait()
 
 
 def test_interrupted_creation_is_begun_anew(rig):
