@@ -7,6 +7,7 @@ afterwards, and clean.
 """
 
 import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from spanvault import cli
 from spanvault import messages as m
 from tests.support.fusedisk import WORKS, WRITES_FAIL, Disk
 from tests.support.smalldisk import close_to_writes, empty, fill, open_to_writes, small_disks
@@ -171,6 +173,27 @@ def test_everything_was_kept_and_the_store_opens_again(small):
     assert small.faults(small.sent) == []
     assert small.ask(m.Status()).fields["scrub"]["damaged"] == 0
     assert "the access log was CHANGED" not in small.ask(m.Status()).state
+    assert verified(small) == WHOLE
+
+
+WHOLE = (0, ["0 damaged"] * 3, "")  # key files, call records, recordings
+
+
+def verified(made: ThreePools) -> tuple[int, list[str], str]:
+    """`spanvault verify --all`, as the operator would: the exit code, and what it tells."""
+    folder = made.rig.folder
+    config = folder / "spanvault.toml"
+    config.write_text(
+        f'storaged = "{made.rig.requests}"\n'
+        f'certificate = "{folder}/secret/operator.key_secret"\n'
+        f'storaged_certificate = "{folder}/secret/storaged.key"\n'
+    )
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = cli.run(["verify", "--all", "--config", str(config)])
+    lines = said.getvalue().splitlines()
+    counts = [line.rpartition(", ")[2] for line in lines if " checked, " in line]
+    return code, counts, "".join(line for line in lines if " checked, " not in line)
 
 
 with_fuse = [
@@ -240,3 +263,4 @@ def test_a_disk_fails_and_is_mended(on_disk):
         assert made.acknowledged() == [2]
         made.well()
     assert made.faults(made.sent) == []
+    assert verified(made) == WHOLE

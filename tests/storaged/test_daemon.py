@@ -494,6 +494,25 @@ def test_what_it_refused_to_start_on_is_as_it_was(rig):
     assert fetch(rig.client("operator"), ONE) == [(1, 0)]
 
 
+def test_copy_of_a_running_store_goes_on_elsewhere(rig):
+    """As from a snapshot, or cp -a between two calls; the original is gone."""
+    rig.start()
+    capture = rig.capture()
+    capture.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
+    assert acknowledged(capture) == [1]
+    subprocess.run(["cp", "-a", rig.store, rig.folder / "copy"], check=True)
+    rig.stop(signal.SIGKILL)
+    shutil.rmtree(rig.store)
+    rig.configure(store=rig.folder / "copy")
+    rig.start()
+    capture = rig.capture()
+    capture.send(m.Batch("test", 2, [make_call(1)]), make_media([(ONE, 1, 0), (ONE, 1, 1)]))
+    assert acknowledged(capture) == [2]
+    operator = rig.client("operator")
+    assert fetch(operator, ONE) == [(1, 0), (1, 1)]
+    assert operator.ask(m.Verify(ONE))[0].faults == []
+
+
 def test_of_two_that_start_at_once_on_an_empty_folder_one_makes_the_store(rig):
     rig.process, second = rig.spawn(), rig.spawn()
     try:

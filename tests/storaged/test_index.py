@@ -1,6 +1,9 @@
 """Searching calls: what restricts, in which order, in pages; and the feed."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -211,3 +214,61 @@ def test_a_row_that_the_medium_changed_is_named(parts, table, ask):
         ask(view, call_id(1))
     assert caught.value.code == "corrupt"
     assert "replica" in caught.value.hint
+
+
+def test_map_grows_while_others_read(tmp_path):
+    """LMDB must not see a transaction of this process while it does."""
+    index, done, seen = Index(tmp_path / "index", 128 << 10), threading.Event(), []
+
+    def read() -> None:
+        last = 0
+        while not done.wait(0.001):
+            with index.reading() as view:
+                count = view.count(b"record")
+                assert count >= last
+                assert all(
+                    len(view.get(b"record", bytes([n])) or b"") == 9000 for n in range(count)
+                )
+                last = count
+        seen.append(last)
+
+    with ThreadPoolExecutor() as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            for number in range(120):
+                index.write(lambda w, n=number: w.put(b"record", bytes([n]), bytes(9000)))
+        finally:
+            done.set()
+        for reader in readers:
+            reader.result(10)
+    assert index._env.info()["map_size"] >= 1 << 20
+    assert len(seen) == 2
+    index.close()
+
+
+def test_map_that_cannot_grow_stops_no_reader(tmp_path):
+    index = Index(tmp_path / "index", 128 << 10)
+    growing, index._env = index._env, NoRoom(index._env)
+    small = 5
+    for number in range(small):
+        index.write(lambda w, n=number: w.put(b"record", bytes([n]), bytes(9000)))
+    with pytest.raises(MemoryError):
+        index.write(lambda w: w.put(b"record", b"large", bytes(90_000)))
+    with index.reading() as view:
+        assert view.count(b"record") == small
+    index._env = growing
+    index.write(lambda w: w.put(b"record", b"more", bytes(90_000)))
+    index.close()
+
+
+class NoRoom:
+    """An LMDB environment whose map finds no room in this process."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def set_mapsize(self, _: int) -> None:
+        raise MemoryError

@@ -147,6 +147,17 @@ def test_a_tail_torn_anywhere_is_cut_and_a_new_segment_follows(long, left):
     assert len(stored(again)) == 42
 
 
+def test_a_clock_set_back_by_years_between_crash_and_start_costs_nothing(long):
+    again = cut_off(long, [(ONE, 1, 20)])
+    again.writer._clock_ns = lambda: 0  # 1970: a host without a battery
+    assert again.commit([(ONE, 1, 20), (ONE, 1, 21)]).chunks == 1
+    again = again.again()
+    again.writer._clock_ns = lambda: 10**9
+    assert again.commit([(ONE, 1, 22)], [make_call(1)]).sealed == 1
+    assert sealed_well(again)
+    assert len(stored(again)) == 43
+
+
 def test_no_salt_comes_twice_over_restarts(long):
     for second in range(20, 23):
         long.commit([(ONE, 1, second)])

@@ -242,6 +242,19 @@ def test_resume_goes_on_in_a_new_segment_behind_the_last_whole_frame():
     assert [header.segment for _, header in walk.walk(whole).headers] == [0, 1]
 
 
+def test_torn_at_any_byte_it_goes_on_behind_the_last_whole_frame():
+    """Every length that a crash may leave the file at, from its first header's end on."""
+    for size in range(PLACES[0].offset, len(OBJECT)):
+        found = walk.resume(OBJECT[:size], 0, lambda key_id: DEK)
+        kept = [place for place in PLACES[:FRAMES] if place.end <= size]
+        end = kept[-1].end if kept else PLACES[0].offset
+        assert (found.end, found.sealed, found.faults) == (end, False, []), size
+        more = found.writer.begin(DEK, START, b"another salt 16B")
+        more += found.writer.data(packed(len(kept)), 3, 3)
+        more += found.writer.last(b"")
+        assert faults(OBJECT[: found.end] + more) == [], size
+
+
 def test_resume_never_cuts_what_was_acknowledged():
     damaged = flipped(make_object(sealed=False), PLACES[3].start)
     assert walk.resume(damaged, len(damaged), lambda key_id: DEK).end == len(damaged)
