@@ -78,6 +78,7 @@ EXEMPT = {
     "storaged/mending.py:_check_still": "removes a copy that is not wanted any more",
     "storaged/rebuilding.py:locked": "into an index that does not count yet",
     "storaged/receipts.py:erased": "one transaction, as receipts of copies",
+    "storaged/recordcheck.py:_put": "one transaction: damaged before it, whole behind it",
     "storaged/restoring.py:_check_object": "removes a copy that is not what was sent",
     "storaged/restoring.py:_erasure": "one transaction and a ledger's entry, as records",
 }
