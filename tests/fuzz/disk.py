@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import struct
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -236,8 +236,8 @@ def read_log(data: bytes) -> None:
         log.append({"kind": "status"}, sync=False)
         log.close()
         (folder / "format.json").write_bytes(data)
-        with suppress(*NAMED):
-            Store(folder).open(list)
+        with suppress(*NAMED), closing(Store(folder)) as store:
+            store.open(list)
     finally:
         shutil.rmtree(folder)
 
