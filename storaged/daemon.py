@@ -23,6 +23,7 @@ from storaged import opening, reindexing, witness
 from storaged.accesslog import AccessLog
 from storaged.binding import Binding
 from storaged.committer import Committer
+from storaged.diskshares import Shares
 from storaged.erasing import Eraser
 from storaged.faults import Fault
 from storaged.index import Index
@@ -37,7 +38,6 @@ from storaged.retention import Retention
 from storaged.scrub import Scrub
 from storaged.scrubbing import Scrubbing
 from storaged.serving import Serving
-from storaged.shares import Shares
 from storaged.sorting import Sorter
 from storaged.terms import Terms
 from storaged.vaults import Vault, Vaults

@@ -22,11 +22,11 @@ from spanvault.transport import Clients, Identity
 from storaged import files, policy
 from storaged.binding import Binding
 from storaged.committer import Committer
+from storaged.diskshares import Shares
 from storaged.faults import Fault
 from storaged.gathering import Group
 from storaged.keyring import Keyring
 from storaged.layout import Store
-from storaged.shares import Shares
 from storaged.vaults import Vault
 
 log = logging.getLogger(__name__)

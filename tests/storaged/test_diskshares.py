@@ -2,7 +2,7 @@
 
 import pytest
 
-from storaged.shares import SLACK, Shares
+from storaged.diskshares import SLACK, Shares
 
 SECOND, HOUR = 10**9, 3600 * 10**9
 GB = 10**9
