@@ -22,7 +22,6 @@ class Ends(NamedTuple):
 
     last_ns: Times  # the last packet that is still theirs
     from_ns: Times  # the first of the stream behind; NEVER: there is none
-    until_ns: Times  # and its last
 
 
 def part(
@@ -33,17 +32,16 @@ def part(
     slots, at_ns, following: int64[n]; the streams, their ends, the slots of those behind them.
     """
     count = len(slots)
-    which = np.full(streams.capacity, -1, np.int32)
+    which = np.full(streams.capacity + 1, -1, np.int32)  # the last one is NOBODY's
     which[slots] = np.arange(count, dtype=np.int32)
-    ends = Ends(streams.last_ns[slots], np.full(count, NEVER, np.int64), np.zeros(count, np.int64))
+    ends = Ends(streams.last_ns[slots], np.full(count, NEVER, np.int64))
     for each in held:
         batch = each.batch()
         stream = which[batch.slot]
-        mine = np.flatnonzero((stream >= 0) & (batch.slot >= 0))
+        mine = np.flatnonzero(stream >= 0)
         stream, time_ns = stream[mine], batch.packets["arrival_ns"][mine]
         later = time_ns > at_ns[stream]
         np.maximum.at(ends.last_ns, stream[~later], time_ns[~later])
         np.minimum.at(ends.from_ns, stream[later], time_ns[later])
-        np.maximum.at(ends.until_ns, stream[later], time_ns[later])
         batch.slot[mine[later]] = following[stream[later]]
     return ends

@@ -179,12 +179,11 @@ class Media:
         self.streams.heard_ns[slots] = ends.last_ns
         return [
             opened
-            for slot, new, first_ns, last_ns in zip(
-                ended, following.tolist(), ends.from_ns.tolist(), ends.until_ns.tolist(),
-                strict=True,
+            for slot, new, first_ns in zip(
+                ended, following.tolist(), ends.from_ns.tolist(), strict=True
             )
-            if (opened := self._split(slot, new, first_ns, last_ns))
-        ]  # fmt: skip
+            if (opened := self._split(slot, new, first_ns))
+        ]
 
     def contest(self, contest: Contest) -> None:
         """A newer call may have taken a stream's addresses over: its packets will tell."""
@@ -352,13 +351,12 @@ class Media:
         )  # fmt: skip
         return np.array([each.row % GENERATION for each in new], np.int64)
 
-    def _split(self, slot: int, following: int, first_ns: int, last_ns: int) -> NewStream | None:
+    def _split(self, slot: int, following: int, first_ns: int) -> NewStream | None:
         """Tell of the stream that begins where another was closed, if any of it is still held."""
         if first_ns == NEVER:
             self._leave(following, DISCARDED)
             self.streams.index.insert(self.streams.fingerprint[[slot]], np.array([slot]))
             return None
-        self.streams.heard_ns[following] = last_ns
         self.streams.waiting[following] = self.streams.waiting[slot]
         self._opened[following] = self._opened[following]._replace(time_ns=first_ns)
         return self._opened[following]

@@ -1,12 +1,19 @@
 """Where streams end, what is held of them goes on as the streams behind."""
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from capture.media.arena import Arena
+from capture.media.ending import part
+from capture.media.held import NOBODY, Held
+from capture.media.streams import StreamTable
 from capture.model import Close
 from tests.support.frames import EPOCH, SECOND
 from tests.support.mediatalk import Conversation, of_recording
-from tests.support.rtpstreams import Sent, Truth, steady
+from tests.support.rtpstreams import Sent, Truth, packets, steady
+
+CLAIMED = (0, 2, 4)  # of the streams of conversation()
 
 
 def test_a_stream_closed_in_advance_is_another_one_afterwards() -> None:
@@ -71,6 +78,7 @@ def test_closing_behind_the_last_packet_opens_nothing() -> None:
     talk.flush()
     talk.close(talk.new[0], at=1.0)
     talk.close(talk.new[0], at=0.05)  # what was later has left already
+    talk.hear(steady([2], begin=0.04))  # a copy that comes late is still its
     assert len(talk.new) == 1
     talk.hear(steady(range(10, 20), begin=2.0))
     assert len(talk.new) == 2
@@ -104,23 +112,47 @@ def test_slots_are_used_again_and_old_numbers_mean_nothing() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    ends=st.lists(st.tuples(st.integers(0, 4), st.floats(0, 4)), max_size=8),
+    ends=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 400)), max_size=8),
     left=st.integers(0, 3),
 )
-def test_streams_that_end_together_end_as_one_after_the_other(
-    ends: list[tuple[int, float]], left: int
+def test_streams_that_end_together_are_cut_where_each_ends(
+    ends: list[tuple[int, int]], left: int
 ) -> None:
-    """left: seconds after which what was due has left, or waits for a call to claim it."""
-    one_by_one, together = conversation(left), conversation(left)
-    for stream, at in ends:
-        one_by_one.close(one_by_one.new[stream], at)
-    whole = [Close(together.new[stream].row, EPOCH + round(at * SECOND)) for stream, at in ends]
-    together.opened(together.media.close(whole))
-    assert told(one_by_one) == told(together)
+    """ends: streams, and when they end, in 10 ms: every other time is a packet's."""
+    talk = conversation(left)
+    closes = [Close(talk.new[stream].row, EPOCH + at * SECOND // 100) for stream, at in ends]
+    talk.opened(talk.media.close(closes))
+    expected = []
+    for stream in range(5):
+        gone = 50 * max(0, left - 1) if stream in CLAIMED else 0
+        own = [at for ended, at in ends if ended == stream]
+        expected += [(stream, piece) for piece in cut(own, gone)]
+    assert told(talk) == sorted(expected)
+
+
+def cut(ends: list[int], gone: int) -> list[list[int]]:
+    """A stream's numbers, cut at its ends. gone: so many have left, and nobody gets them back."""
+    first, *others = [list(range(200))]
+    for end in ends:
+        if behind := [number for number in first if 2 * number > end and number >= gone]:
+            first = [number for number in first if number not in behind]
+            others.append(behind)
+    return [first, *others]
+
+
+def test_what_nobody_wants_any_more_goes_to_no_stream() -> None:
+    held, streams = Held(Arena()), StreamTable(capacity=1)
+    held.append(packets(steady(range(2))), np.array([NOBODY, 0], np.int32))
+    ends = part([held], streams, *(np.array([each]) for each in (0, EPOCH - 1, 7)))
+    assert held.batch().slot.tolist() == [NOBODY, 7]
+    assert ends.from_ns.tolist() == [EPOCH + SECOND // 50]
 
 
 def conversation(left: int) -> Conversation:
-    """Five streams of four seconds, every other one claimed by a call."""
+    """Five streams of four seconds, some claimed by a call.
+
+    left: seconds after which what was due has left, or waits for a call to claim it.
+    """
     talk = Conversation(attach=False)
     for second in range(4):
         talk.hear(
@@ -130,18 +162,25 @@ def conversation(left: int) -> Conversation:
                 for stream in range(5)
             ]
         )
-        for stream in talk.new[0 if second else 5 :: 2]:
-            talk.attach(stream, recording=bytes([stream.ssrc]) * 16)
+        for number in () if second else CLAIMED:
+            talk.attach(talk.new[number], recording=bytes([number]) * 16)
         if second < left:
             talk.tick(second + 0.98)
     return talk
 
 
-def told(talk: Conversation) -> list[object]:
-    """Which streams there are, and what left of each when a call had claimed them all."""
-    streams = sorted((new.ssrc, new.time_ns, number) for number, new in enumerate(talk.new))
-    for place, (_, _, number) in enumerate(streams):
-        talk.attach(talk.new[number], recording=bytes([100 + place]) * 16)
+def told(talk: Conversation) -> list[tuple[int, list[int]]]:
+    """The SSRC of each stream that there is, and what leaves of it, once calls claim them all."""
+    for place, new in enumerate(talk.new):
+        talk.attach(new, recording=bytes([100 + place]) * 16)
+    last_ns = [talk.media.totals(new.row).last_ns for new in talk.new]
     talk.flush()
-    left = [of_recording(talk.chunks, bytes([each]) * 16) for each in range(100 + len(streams))]
-    return [[each[:2] for each in streams], left]
+    streams = []
+    for place, new in enumerate(talk.new):
+        earlier = of_recording(talk.chunks, bytes([place]) * 16)
+        numbers = earlier + of_recording(talk.chunks, bytes([100 + place]) * 16)
+        streams.append((new.ssrc, numbers))
+        if numbers:
+            assert place < 5 or new.time_ns == EPOCH + numbers[0] * SECOND // 50
+            assert last_ns[place] == EPOCH + numbers[-1] * SECOND // 50
+    return sorted(streams)
