@@ -195,6 +195,14 @@ class Client:
             yield page
             cursor = page.cursor
 
+    def recordings(self) -> Iterator[CheckReply]:
+        """The ids of all recordings in open pools, page after page."""
+        cursor: bytes | None = b""
+        while cursor is not None:
+            page, _ = self.request(Check("recordings", cursor), CheckReply)
+            yield page
+            cursor = page.cursor
+
     def mend(self, ids: Sequence[bytes], *, again: bool) -> list[Mending]:
         """How it stands with damaged recordings; all that are known if no ids are given.
 

@@ -1,4 +1,4 @@
-"""What an operator asks to have checked besides recordings: all key files, all call records.
+"""What an operator asks to have checked: all key files, all call records, which recordings.
 
 Checks as the rolling one does, without its pace. Key files: storaged.keycheck. Records:
 storaged.recordcheck. One recording: storaged.mending. Protocol: WIRE.md §6.
@@ -10,13 +10,14 @@ from typing import Final
 from spanvault.messages import Check, CheckReply
 from storaged import damage
 from storaged.faults import Fault
-from storaged.index import Index
+from storaged.index import OBJECT, Index
 from storaged.keycheck import KeyCheck
 from storaged.recordcheck import RecordCheck
 from storaged.vaults import Vaults
 from storaged.walk import Steps
 
 PAGE: Final = 20_000  # records of one answer; about a second
+NAMED: Final = 2000  # rows looked at for one answer that names recordings
 _ID: Final = 16
 _LAST: Final = b"\xff" * _ID
 
@@ -33,6 +34,8 @@ class Checks:
             return (yield from self._keys())
         if len(request.cursor) not in (0, _ID):
             raise Fault("invalid", "the cursor is none of ours", "Begin without one.")
+        if request.what == "recordings":
+            return self._recordings(request.cursor)
         return (yield from self._records(request.cursor))
 
     def _keys(self) -> Steps[CheckReply]:
@@ -55,3 +58,22 @@ class Checks:
         faults = {one.hex(): fault for one, fault in found.damaged.items()}
         mended = [one.hex() for one in found.mended]
         return CheckReply(found.checked, faults, mended, self._vaults.locked, found.at)
+
+    def _recordings(self, after: bytes) -> CheckReply:
+        """Which there are: a damaged call record, or one that names no stream, hides none."""
+        locked = {self._vaults.named(name).tier for name in self._vaults.locked}
+        found, at = list[bytes](), None
+        with self._index.reading() as view:
+            cursor = view.cursor(b"state")
+            more = cursor.set_range(after + b"\0")
+            for _ in range(NAMED):
+                if not more:
+                    break
+                at = bytes(cursor.key())
+                state = view.state(at)
+                if state is not None and state.bits & OBJECT and state.tier not in locked:
+                    found.append(at)
+                more = cursor.next()
+        return CheckReply(
+            0, unchecked=self._vaults.locked, cursor=at if more else None, recordings=found
+        )

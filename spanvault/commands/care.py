@@ -31,9 +31,8 @@ from spanvault.commands.output import (
     say,
 )
 from spanvault.config import FILES, FOLDER, load
-from spanvault.messages import Call, CheckReply, Search, StatusReply
+from spanvault.messages import CheckReply, StatusReply
 
-ALL = 1 << 62
 _REMEDY: Final = {
     "key files": "A page comes back from a replica: spanvault repair --all.",
     "call records": "Neither its recording nor the ledger has it: spanvault restore.",
@@ -64,8 +63,9 @@ def verify(
             unsound += _check_all("key files", [client.check_keys()], json)
             unsound += _check_all("call records", client.check_records(), json)
         task = bar.add_task("verifying", total=None)
-        for call in _recordings(client, ids or []):
-            result = _check(client, call)
+        for one in _recordings(client, ids or []):
+            if (result := _check(client, one, named=not every)) is None:
+                continue
             checked, damaged = checked + 1, damaged + bool(result["faults"])
             _report(result, json)
             bar.update(task, completed=checked)
@@ -124,25 +124,27 @@ def _sound(path: Path) -> bool:
     return True
 
 
-def _recordings(client: Client, ids: list[str]) -> Iterator[Call]:
+def _recordings(client: Client, ids: list[str]) -> Iterator[bytes]:
+    """All that there are, whatever the call records say; or those that are named."""
     if ids:
         for one in ids:
-            yield find_call(client, one)
+            yield find_call(client, one).id
         return
-    for call in client.search(Search(limit=ALL)):
-        if any(stream.packets and stream.stored_in is None for stream in call.streams):
-            yield call
+    for page in client.recordings():
+        yield from page.recordings
 
 
-def _check(client: Client, call: Call) -> dict[str, Any]:
+def _check(client: Client, recording_id: bytes, *, named: bool) -> dict[str, Any] | None:
     try:
-        reply = client.verify(call.id)
+        reply = client.verify(recording_id)
     except RequestFailed as error:
         if error.code == "unavailable":
             raise
-        return {"id": call.id.hex(), "faults": [error.error]}
+        if not named and error.code in ("not_found", "erased"):
+            return None  # erased meanwhile
+        return {"id": recording_id.hex(), "faults": [error.error]}
     return {
-        "id": call.id.hex(),
+        "id": recording_id.hex(),
         "sealed": reply.sealed,
         "frames": reply.frames,
         "size": reply.size,

@@ -113,11 +113,13 @@ class VerifyReply(Message):
 class Check(Message):
     """Ask to check all key files (in one answer), or the call records behind a cursor.
 
+    recordings: ask only which there are behind it, in open pools, each to be checked by Verify.
+
     A damaged root or record is brought back at once where that is possible. Needs no listening
     rights.
     """
 
-    what: Literal["keys", "records"]
+    what: Literal["keys", "records", "recordings"]
     cursor: bytes = b""
 
 
@@ -132,3 +134,4 @@ class CheckReply(Message):
     mended: list[str] = []
     unchecked: list[str] = []
     cursor: bytes | None = None
+    recordings: list[bytes] = []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from spanvault import messages as m
+from storaged.index import OBJECT
 from storaged.recordcheck import RecordCheck
 from tests.storaged.test_scrub import Checked
 from tests.support.desk import Counter
@@ -185,3 +186,22 @@ def test_pages(records, monkeypatch):
     second = records.ask(m.Check("records", first.cursor))
     assert (second.checked, second.cursor) == (1, None)
     assert records.ask(m.Check("records", b"x")).code == "invalid"
+
+
+def test_recordings_are_named_whatever_their_call_records_say(records, monkeypatch):
+    """Else one whose record is damaged, or names no stream, would never be verified."""
+    with records.parts.index.reading() as view:
+        whole = {one for one in ALL if (state := view.state(one)) and state.bits & OBJECT}
+    assert whole
+    assert whole < set(ALL)  # one call has no media
+    for call in ALL:
+        records.flip(call)
+    monkeypatch.setattr("storaged.checks.NAMED", 1)
+    named, cursor = [], b""
+    while cursor is not None:
+        page = records.ask(m.Check("recordings", cursor))
+        named, cursor = named + page.recordings, page.cursor
+    assert sorted(named) == sorted(whole)
+    records.parts.vaults.lock("base")
+    monkeypatch.undo()
+    assert records.ask(m.Check("recordings")) == m.CheckReply(0, unchecked=["base"])
