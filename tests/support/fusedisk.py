@@ -55,8 +55,7 @@ class Disk:
             assert time.monotonic() < end, "the disk is not served"
             assert self._server.poll() is None, "the disk's server ended"
             time.sleep(0.01)
-        self.device = attach(folder / "disk")
-        make_ext4(self.device)
+        make_ext4(folder / "disk")
         self.mount()
 
     def __enter__(self) -> "Disk":
@@ -67,20 +66,27 @@ class Disk:
         self.mood(WORKS)
         with contextlib.suppress(subprocess.CalledProcessError):
             self.unmount()
-        subprocess.run(["losetup", "-d", self.device], check=True)
         subprocess.run(["umount", "-l", self.folder / "disk"], check=True)
-        self._server.wait(20)
+        # Not by itself: a mount namespace that another test made meanwhile still has our mounts.
+        self._server.kill()
+        self._server.wait()
         shutil.rmtree(self.folder)
 
     def mount(self) -> None:
-        """As after a repair: the journal is replayed."""
-        subprocess.run(["mount", self.device, self.mounted], check=True)
+        """As after a repair: the journal is replayed.
+
+        By a device of its own each time: a mount namespace that another test made meanwhile
+        may still hold the last one, and with it a filesystem that stopped at an error.
+        """
+        self._device = attach(self.folder / "disk")
+        subprocess.run(["mount", self._device, self.mounted], check=True)
         with contextlib.suppress(OSError):
             (self.mounted / "lost+found").rmdir()  # a store begins in an empty folder
 
     def unmount(self) -> None:
         """Raises CalledProcessError while it is in use."""
         subprocess.run(["umount", self.mounted], check=True)
+        subprocess.run(["losetup", "-d", self._device], check=True)
 
     def mood(self, mood: int) -> None:
         """From now on it does that."""
