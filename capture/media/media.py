@@ -2,15 +2,15 @@
 
 Packets are held for about two seconds: one to fill, one in which signalling may still say that a
 call ended and the next began on the same addresses. Then they leave as chunks if a call has
-claimed their stream, or wait a bounded time for one that will. Time is the packets' time.
+claimed their stream, or wait for one that will. Time is the packets' time.
 Counting: capture.media.chunks. Known streams: capture.media.streams. Held packets:
-capture.media.held.
+capture.media.held. Those that wait for a call: capture.media.unclaimed.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, repeat
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from capture.media.continuity import step_between
 from capture.media.ending import NEVER, part
 from capture.media.held import NOBODY, Batch, Held, store
 from capture.media.leaving import Leaving
-from capture.media.probation import watch
 from capture.media.streams import (
     ATTACHED,
     DISCARDED,
@@ -31,6 +30,7 @@ from capture.media.streams import (
     StreamTable,
 )
 from capture.media.turnover import decide
+from capture.media.unclaimed import Unclaimed
 from capture.model import (
     Attach,
     Close,
@@ -49,7 +49,6 @@ BLOCK_NS: Final = SECOND // 10  # a second reaches on so far at most, to its las
 MAX_FULL: Final = 3  # seconds that wait, whatever the clock says: it may have been set back
 MAX_UNATTACHED: Final = 32_768  # streams nobody has claimed; 2 KB each
 CROWDED: Final = 8_192  # of them, and it is asked at once whether those that prove RTP shall stay
-ASK_NS: Final = 5 * SECOND  # so long before it goes: the answer may take a moment
 MAX_EVICTED: Final = 1000  # a second: a flood of invented streams must not take our time either
 NO_TOTALS: Final = StreamTotals(0, 0, 0, 0, 0.0, 0, 0, {})
 
@@ -62,8 +61,6 @@ class Media:
     def __init__(self, settings: CaptureConfig, seed: int | None = None) -> None:
         self.counters: Counter[str] = Counter()
         self.streams = StreamTable(seed=seed)
-        self._unmatched_ns = int(settings.unmatched_s * SECOND)
-        self._unmatched_bytes = settings.unmatched_mb << 20
         self._opened: dict[int, NewStream] = {}  # by slot
         self._unattached: dict[int, None] = {}  # slots, oldest first
         self._evicted = 0
@@ -71,11 +68,7 @@ class Media:
         self._filling = Held(self._arena)
         self._full: list[Held] = []
         self._spare: list[Held] = []
-        self._waiting: list[Held] = []  # oldest first
-        self._asked = 0  # of the waiting, about so many it was asked whether they shall be kept
-        self._overdue: list[Overdue] = []
-        self._probation = settings.orphan_packets if settings.orphans else None
-        self._claimed: list[int] = []  # attached slots with packets among the waiting
+        self._unclaimed = Unclaimed(settings, self.streams, self._opened, self.counters)
         self._contests: dict[int, Contest] = {}  # by slot
         self._leaving: list[tuple[Held, int]] = []  # free once this has been flushed
         self._loss: list[tuple[int, int]] = []  # when the capture itself lost packets: from, to
@@ -135,8 +128,7 @@ class Media:
         if attach.clock_rate:
             streams.clock[slot] = attach.clock_rate
         self._unattached.pop(slot, None)
-        if streams.waiting[slot]:
-            self._claimed.append(slot)
+        self._unclaimed.claim(slot)
 
     def close(self, closes: Sequence[Close]) -> list[NewStream]:
         """These streams end, each at a time; what was heard of them later are others, returned.
@@ -174,7 +166,7 @@ class Media:
         """Have what was heard of some streams behind their ends be others', which are returned."""
         slots = np.array(ended, np.int64)
         following = self._following(slots)
-        held = (*self._waiting, *self._full, self._filling)
+        held = (*self._unclaimed.waiting, *self._full, self._filling)
         ends = part(held, self.streams, slots, np.array(at_ns, np.int64), following)
         self.streams.heard_ns[slots] = ends.last_ns
         return [
@@ -221,10 +213,7 @@ class Media:
 
         What is attached before the next tick stays. everything: all that wait, for it is the end.
         """
-        if everything:
-            self._ask(np.flatnonzero(self.streams.state == UNATTACHED), None)
-        overdue, self._overdue = self._overdue, []
-        return overdue
+        return self._unclaimed.overdue(everything)
 
     def due_ns(self, now_ns: int) -> int:
         """The packet time at which the next second will be due, or the one that is filling now."""
@@ -369,7 +358,9 @@ class Media:
 
     def _flush(self, flushed: list[Held]) -> Leaving:
         """Chunks of the claimed waiting packets, then of these; unclaimed ones begin to wait."""
-        media = self._claim()
+        media = Leaving()
+        if claimed := self._unclaimed.claimed():
+            media += self._assemble(claimed.batch(), claimed.first_ns, claimed.last_ns)
         for held in flushed:
             batch = held.batch()
             state = self.streams.state[batch.slot]
@@ -377,7 +368,8 @@ class Media:
             keep = (state == ATTACHED) | (state == LEAVING)
             chosen = batch if keep.all() else batch.take(keep)
             media += self._assemble(chosen, held.first_ns, held.last_ns)
-            self._wait(batch, state == UNATTACHED)
+            if (unclaimed := state == UNATTACHED).any():
+                self._unclaimed.wait(batch.take(unclaimed))
             dropped = (state == DISCARDED) & (batch.slot >= 0)
             self.counters["unmatched_dropped"] += int(np.count_nonzero(dropped))
         self._recycle(flushed)
@@ -395,76 +387,10 @@ class Media:
         self.counters["duplicates"] += len(batch.slot) - media.frames
         return media
 
-    def _wait(self, batch: Batch, unclaimed: NDArray[np.bool_]) -> None:
-        if unclaimed.any():
-            held = store([batch.take(unclaimed)])
-            self._waiting.append(held)
-            self.streams.waiting[batch.slot[unclaimed]] = True
-            watch(held.batch(), self.streams)
-
-    def _claim(self) -> Leaving:
-        """Chunks of waiting packets whose stream a call has claimed since."""
-        if not self._claimed:
-            return Leaving()
-        claimed = self._flags(self._claimed)
-        self.streams.waiting[self._claimed] = False
-        self._claimed = []
-        batches = []
-        for held in self._waiting:
-            batch = held.batch()
-            mine = claimed[batch.slot] & (batch.slot >= 0)
-            if mine.any():
-                batches.append(batch.take(mine))
-                batch.slot[mine] = NOBODY
-        if not batches:
-            return Leaving()
-        held = store(batches)
-        return self._assemble(held.batch(), held.first_ns, held.last_ns)
-
     def _expire(self, now_ns: int) -> None:
-        """Let go of what waited too long, or is too much, once it was asked about."""
         self._evicted = 0
-        limit_ns = now_ns - self._unmatched_ns
-        size = sum(held.used for held in self._waiting)
-        while self._asked and (self._waiting[0].last_ns < limit_ns or size > self._unmatched_bytes):
-            held = self._waiting.pop(0)
-            self._asked -= 1
-            size -= held.used
-            self.counters["unmatched_dropped"] += int(np.count_nonzero(held.batch().slot >= 0))
-        size -= sum(held.used for held in self._waiting[: self._asked])
-        crowded = len(self._unattached) > CROWDED
-        for held in self._waiting[self._asked :]:
-            full = size > self._unmatched_bytes // 2
-            if not (full or crowded or held.last_ns < limit_ns + min(ASK_NS, self._unmatched_ns)):
-                break
-            self._ask(np.unique(held.batch().slot), now_ns)
-            size -= held.used
-            self._asked += 1
-        streams = self.streams
-        silent = (streams.state == UNATTACHED) & (streams.heard_ns < limit_ns)
-        silent &= streams.asked_ns != now_ns  # the answer comes before the next tick
-        for slot in np.flatnonzero(silent).tolist():
+        for slot in self._unclaimed.expire(now_ns, crowded=len(self._unattached) > CROWDED):
             self._discard(slot)
-
-    def _ask(self, slot: NDArray[Any], now_ns: int | None) -> None:
-        """Ask about those of some streams that have proved to be RTP. now_ns: None at the end."""
-        if self._probation is None:
-            return
-        streams, slot = self.streams, slot[slot >= 0]
-        proved = (streams.state[slot] == UNATTACHED) & (streams.orderly[slot] >= self._probation)
-        if now_ns is not None:
-            asked_ns = streams.asked_ns[slot]
-            proved &= (asked_ns == 0) | (abs(now_ns - asked_ns) >= self._unmatched_ns)
-            streams.asked_ns[slot[proved]] = now_ns
-        held_ns = self._waiting[0].first_ns if self._waiting else 0
-        for each in slot[proved].tolist():
-            opened = self._opened[each]
-            self._overdue.append(
-                Overdue(
-                    opened.row, int(streams.unclaimed[each]), int(streams.octets[each]),
-                    opened.time_ns, int(streams.heard_ns[each]), max(held_ns, opened.time_ns),
-                )
-            )  # fmt: skip
 
     def _discard(self, slot: int) -> None:
         self._leave(slot, DISCARDED)
@@ -485,17 +411,9 @@ class Media:
         if not free:
             return
         self._leaving = [each for each in self._leaving if id(each[0]) not in done]
-        if self.streams.waiting[free].any():
-            gone = self._flags(free)
-            for held in self._waiting:
-                held.forget(gone)
+        self._unclaimed.forget(free)
         for slot in free:
             self.streams.recycle(slot)
-
-    def _flags(self, slots: list[int]) -> NDArray[np.bool_]:
-        flags = np.zeros(self.streams.capacity, np.bool_)
-        flags[slots] = True
-        return flags
 
 
 def _due_ns(full: Held) -> int:

@@ -183,6 +183,12 @@ class StreamTable:
             return slot
         return None
 
+    def flags(self, slots: list[int]) -> NDArray[np.bool_]:
+        """True for these slots: bool[capacity]."""
+        flags = np.zeros(self.capacity, np.bool_)
+        flags[slots] = True
+        return flags
+
     def totals(self, slot: int) -> StreamTotals:
         """What has been flushed of a stream; last_ns is what was heard."""
         # item() gives Python's numbers at once: asked for each stream of each record.

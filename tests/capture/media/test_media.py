@@ -341,7 +341,7 @@ def test_unclaimed_packets_take_bounded_memory() -> None:
     for second in range(20):
         talk.hear([Sent(100 * second + n, second + n * 0.01, payload=payload) for n in range(100)])
         talk.tick(second + 0.99)
-    assert sum(held.used for held in talk.media._waiting) <= 1 << 20
+    assert sum(held.used for held in talk.media._unclaimed.waiting) <= 1 << 20
     talk.attach(talk.new[0])
     left = talk.tick(21.5) + talk.flush()
     assert left == list(range(left[0], 2000))
