@@ -16,7 +16,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from replicator.plan import Mark
-from spanvault import disks
+from spanvault import disks, durable
 from spanvault.messages import Receipt
 
 RECEIPTS: Final = "receipts.jsonl"
@@ -67,14 +67,7 @@ class StateFolder:
 
     def save_mark(self, target: str, mark: Mark) -> None:
         """Replace the mark of a target, durably."""
-        path = self.mark_path(target)
-        temporary = path.with_suffix(".new")
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.encode(mark))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        _sync_folder(self.folder)
+        durable.replace(self.mark_path(target), msgspec.json.encode(mark))
 
     def signing_key(self) -> Ed25519PrivateKey:
         """What receipts of erasures are signed with; made when it is first needed.
@@ -89,15 +82,7 @@ class StateFolder:
     def _load_signing_key(self) -> Ed25519PrivateKey:
         path = self.folder / SIGNING_KEY
         if not path.exists():
-            part = path.with_suffix(".new")
-            part.unlink(missing_ok=True)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(Ed25519PrivateKey.generate().private_bytes_raw())
-                file.flush()
-                os.fsync(file.fileno())
-            part.rename(path)
-            _sync_folder(self.folder)
+            durable.replace(path, Ed25519PrivateKey.generate().private_bytes_raw())
         try:
             return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
         except ValueError as error:
@@ -137,11 +122,3 @@ class StateFolder:
                 file.seek(-1, os.SEEK_END)
                 return file.read(1) != b"\n"
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

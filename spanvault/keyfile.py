@@ -13,6 +13,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from spanvault.config import credential
+from spanvault.durable import sync_folder
 
 _PRIVATE: Final = (
     "# spanvault private key (X25519). Opens the store: keep a copy elsewhere, offline."
@@ -45,7 +46,7 @@ def write_new(path: Path, text: str) -> None:
         part.rename(path)  # a stick's file system has no second names
     finally:
         part.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def clear_unfinished(path: Path) -> None:
@@ -68,15 +69,6 @@ def _written_aside(path: Path, text: str, mode: int) -> Path:
     return part
 
 
-def _sync(folder: Path) -> None:
-    """The names in it: a store is soon sealed to a key that a power cut must not take away."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def text_of(private_key: bytes) -> str:
     """The text of a plain private key's file."""
     return f"{_PRIVATE}\n{private_key.hex()}\n"
@@ -85,7 +77,7 @@ def text_of(private_key: bytes) -> str:
 def write_public(path: Path, public_key: bytes) -> None:
     """Write the public half (32 bytes) to a file that may be shown to anyone."""
     _written_aside(path, f"{_PUBLIC}\n{public_key.hex()}\n", 0o644).rename(path)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def load(path: Path) -> bytes:

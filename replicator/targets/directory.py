@@ -21,6 +21,7 @@ from replicator.targets.base import (
     TargetError,
     check_name,
 )
+from spanvault import durable
 from spanvault.certificate import OVERWRITTEN
 
 OLD: Final = ".old"  # of a file that is supplanted, among those on their way
@@ -49,7 +50,7 @@ class DirectoryTarget:
         with self._naming("open", self.folder):
             if create and not self.folder.exists():
                 self.folder.mkdir()
-                _sync_folder(self.folder.parent)
+                durable.sync_folder(self.folder.parent)
             temporary = self.folder / TEMPORARY
             if not temporary.is_dir():
                 temporary.mkdir()
@@ -68,7 +69,7 @@ class DirectoryTarget:
                 self._make_folders(path.parent)
                 temporary.rename(path)
                 # Without it a power cut can undo the rename.
-                _sync_folder(path.parent)
+                durable.sync_folder(path.parent)
         except BaseException:
             _forget(temporary)
             raise
@@ -121,7 +122,7 @@ class DirectoryTarget:
         with self._naming("remove", path):
             if path.exists():
                 path.unlink()
-                _sync_folder(path.parent)
+                durable.sync_folder(path.parent)
 
     def destroy(self, name: str) -> None:
         """See Target."""
@@ -129,7 +130,7 @@ class DirectoryTarget:
         with self._naming("destroy", path):
             if path.exists():
                 _destroy(path)
-                _sync_folder(path.parent)
+                durable.sync_folder(path.parent)
 
     def supplant(self, name: str, parts: Iterable[bytes | memoryview]) -> int:
         """See Target. The old file stays under a second name until it is overwritten."""
@@ -140,7 +141,7 @@ class DirectoryTarget:
                 self._clear(old)
             if path.exists():
                 old.hardlink_to(path)
-                _sync_folder(old.parent)
+                durable.sync_folder(old.parent)
         size = self.put(name, parts)
         with self._naming("destroy", path):
             if old.exists():
@@ -165,7 +166,7 @@ class DirectoryTarget:
             return
         if left.suffix == OLD:
             # First what took its place: were a power cut to undo that, this would be needed still.
-            _sync_folder((self.folder / left.stem.replace(",", "/")).parent)
+            durable.sync_folder((self.folder / left.stem.replace(",", "/")).parent)
         _destroy(left)
 
     def _path(self, name: str) -> Path:
@@ -191,7 +192,7 @@ class DirectoryTarget:
             folder = folder.parent
         for new in reversed(missing):
             new.mkdir(exist_ok=True)
-            _sync_folder(new.parent)
+            durable.sync_folder(new.parent)
 
     def _walk(self, folder: Path) -> Iterator[Entry]:
         with self._naming("list", folder), os.scandir(folder) as found:
@@ -232,14 +233,6 @@ def _destroy(path: Path) -> None:
             left -= _write_all(file.fileno(), os.urandom(min(left, PART_BYTES)))
         os.fsync(file.fileno())  # before the name goes: else it might never be written
     path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _forget(temporary: Path) -> None:
