@@ -52,6 +52,25 @@ def begins_anew(call: LiveCall, message: SipMessage, datagram: Datagram) -> bool
     return datagram.time_ns - call.dialog.answered_ns > RETRANSMITTED_NS
 
 
+def overtaken(call: LiveCall, message: SipMessage, datagram: Datagram) -> bool:
+    """Whether an INVITE is the one that began a call of which replies were heard before it.
+
+    So where each direction has a tap, or an agent, of its own: no two are equally fast.
+    """
+    midway = "started_mid_call" in call.flags and not call.invites
+    return midway and begins_call(message) and datagram.time_ns - call.started_ns <= STAYS_NS
+
+
+def begun(call: LiveCall, message: SipMessage, datagram: Datagram, headers: Iterable[str]) -> None:
+    """Note what the INVITE that began a call tells of it, heard behind its first reply."""
+    call.flags.discard("started_mid_call")
+    call.caller_host, call.callee_host = datagram.source.address, datagram.destination.address
+    call.invite_target = datagram.destination.address
+    call.dialled, call.headers = message.request_user, _kept(message, headers)
+    if call.dialog.outcome == "unknown":
+        call.dialog.outcome = "in_progress"
+
+
 def new_call(
     message: SipMessage, datagram: Datagram, call_id: bytes, headers: Iterable[str]
 ) -> LiveCall:

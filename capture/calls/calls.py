@@ -14,7 +14,14 @@ from typing import Final
 
 from capture.calls.association import Association
 from capture.calls.attachment import Attachments
-from capture.calls.beginning import RETRANSMITTED_NS, begins_anew, begins_call, new_call
+from capture.calls.beginning import (
+    RETRANSMITTED_NS,
+    begins_anew,
+    begins_call,
+    begun,
+    new_call,
+    overtaken,
+)
 from capture.calls.calltable import REFUSALS, CallTable
 from capture.calls.control import Control
 from capture.calls.expiry import REPORT_NS, Expiry
@@ -102,7 +109,10 @@ class Calls:
         self.sip_tls.heard(datagram)
         self._now_ns = max(self._now_ns, datagram.time_ns)
         call = self._table.find(message)
-        if call is not None and begins_call(message) and begins_anew(call, message, datagram):
+        if call is not None and overtaken(call, message, datagram):
+            begun(call, message, datagram, self._settings.headers)
+            self._invited(call, message, datagram)
+        elif call is not None and begins_call(message) and begins_anew(call, message, datagram):
             call = None
         call = call or self._begin(message, datagram)
         if call is not None:
@@ -282,8 +292,7 @@ class Calls:
         self._table.insert(call)
         self._witness.decided(Decision.BEGINS, call, mid_call=not begins)
         if begins:
-            replaced = message.replaces and self._table.newest(message.replaces.call_id)
-            self._relations.invited(call, message, datagram, replaced)
+            self._invited(call, message, datagram)
         else:
             call.flags.add("started_mid_call")
             if datagram.time_ns < self._lossy_until_ns:
@@ -291,6 +300,11 @@ class Calls:
             self._without_sdp.add(call.id)
         self._touch(call)
         return call
+
+    def _invited(self, call: LiveCall, message: SipMessage, datagram: Datagram) -> None:
+        replaced = message.replaces and self._table.newest(message.replaces.call_id)
+        self._relations.invited(call, message, datagram, replaced)
+        self._touch(call)
 
     def _make_room(self) -> None:
         while (call := self._table.crowded) is not None:

@@ -184,11 +184,11 @@ class Signalling:
             self._unbind(call, media, datagram.time_ns)
 
     def _flag(self, call: LiveCall, change: Change) -> None:
-        if change.role == "answer":
+        if change.agreed:
             # For good: what is agreed upon later does not make plain, or heard, what came before.
             call.flags |= signalled_flags(call.offer_answer)
         # A recording client only ever sends: to its server, sendonly is no hold.
-        if change.role == "answer" and change.reoffer and call.siprec is None:
+        if change.agreed and change.reoffer and call.siprec is None:
             if call.held != call.offer_answer.held:
                 self._witness.decided(Decision.HELD, call, held=call.offer_answer.held)
             call.held = call.offer_answer.held

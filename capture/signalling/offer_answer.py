@@ -39,6 +39,7 @@ class Pending(msgspec.Struct, array_like=True):
     cseq: int
     description: Description
     reoffer: bool = False  # the session existed before
+    reply: bool = False  # a response brought it
 
 
 class Change(msgspec.Struct):
@@ -49,6 +50,7 @@ class Change(msgspec.Struct):
     media: list[Media]
     rejected: list[Media]  # of the other side, by an answer with port 0
     reoffer: bool  # the session existed before
+    agreed: bool = True  # both sides have spoken
 
 
 class Session(msgspec.Struct, array_like=True):
@@ -101,6 +103,8 @@ class OfferAnswer(msgspec.Struct, array_like=True):
         session = self._session(tag)
         if session is None:
             return None
+        if message.is_request and (late := self._overtaken(message, side, description)):
+            return late
         pending = session.pending or self.offer
         if answers and self._answers(pending, message, side):
             return self._answer(session, side, description, pending)
@@ -129,6 +133,28 @@ class OfferAnswer(msgspec.Struct, array_like=True):
                 session.caller = self.offer.description
         return session
 
+    def _overtaken(
+        self, message: SipMessage, side: Side, description: Description
+    ) -> Change | None:
+        """An offer that is heard behind its answer, as where each way is tapped on its own.
+
+        The answer was taken for an offer that a response brings.
+        """
+        change = None
+        for session in self.sessions.values():
+            reply = session.pending
+            if reply is None or not reply.reply or reply.side == side:
+                continue
+            if (reply.method, reply.cseq) != (message.method, message.cseq):
+                continue
+            session.pending, self.delayed = None, False
+            session.put(side, description)
+            refused = _refused(description, reply.description)
+            change = Change(side, "offer", description.media, refused, reply.reoffer)
+        if change is not None and not change.reoffer and side == "caller":
+            self.offer = Pending(side, message.method, message.cseq, description)
+        return change
+
     @staticmethod
     def _answers(pending: Pending | None, message: SipMessage, side: Side) -> bool:
         if pending is None:
@@ -148,12 +174,7 @@ class OfferAnswer(msgspec.Struct, array_like=True):
         if pending is not None:
             session.put(pending.side, pending.description)
         session.put(side, description)
-        offered = pending.description.media if pending is not None else []
-        rejected = [
-            theirs
-            for theirs, ours in zip(offered, description.media, strict=False)
-            if theirs.accepted and not ours.accepted
-        ]
+        rejected = _refused(pending.description, description) if pending is not None else []
         return Change(side, "answer", description.media, rejected, reoffer)
 
     def _offer(
@@ -165,7 +186,8 @@ class OfferAnswer(msgspec.Struct, array_like=True):
         offers: bool,
     ) -> Change:
         reoffer = session.caller is not None and session.callee is not None
-        pending = Pending(side, message.method, message.cseq, description, reoffer)
+        reply = not message.is_request
+        pending = Pending(side, message.method, message.cseq, description, reoffer, reply)
         if not message.is_request and not reoffer and session.caller is None and offers:
             self.delayed = True
         if message.is_request and not reoffer and message.method == "INVITE" and side == "caller":
@@ -173,7 +195,16 @@ class OfferAnswer(msgspec.Struct, array_like=True):
         session.pending = pending
         if session.of(side) is None or not message.is_request:
             session.put(side, description)
-        return Change(side, "offer", description.media, [], reoffer)
+        return Change(side, "offer", description.media, [], reoffer, agreed=False)
+
+
+def _refused(offer: Description, answer: Description) -> list[Media]:
+    """The lines of an offer that its answer rejects, by their place."""
+    return [
+        theirs
+        for theirs, ours in zip(offer.media, answer.media, strict=False)
+        if theirs.accepted and not ours.accepted
+    ]
 
 
 def _class(message: SipMessage) -> str:

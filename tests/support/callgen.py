@@ -95,11 +95,13 @@ class Dialogue:
     def __init__(self, caller: Phone, callee: Phone, call_id: str) -> None:
         self._caller, self._callee, self._call_id = caller, callee, call_id
 
-    def request(self, time_ns: int, method: str, sequence: int = 1, body: str = "") -> Frame:
-        """From caller to callee."""
+    def request(
+        self, time_ns: int, method: str, sequence: int = 1, body: str = "", branch: str = ""
+    ) -> Frame:
+        """From caller to callee. branch: where it is not a transaction of its own."""
         start = f"{method} sip:{self._callee.number}@{self._callee.address} SIP/2.0"
         tag = ";tag=callee" if method in ("ACK", "BYE") or sequence > 1 else ""
-        return self._frame(time_ns, True, start, f"{sequence} {method}", tag, body)
+        return self._frame(time_ns, True, start, f"{sequence} {method}", tag, body, branch)
 
     def response(self, time_ns: int, status: str, cseq: str = "1 INVITE", body: str = "") -> Frame:
         """From callee to caller."""
@@ -107,12 +109,14 @@ class Dialogue:
         return self._frame(time_ns, False, f"SIP/2.0 {status}", cseq, tag, body)
 
     def _frame(
-        self, time_ns: int, ask: bool, start: str, cseq: str, to_tag: str, body: str
-    ) -> Frame:
+        self, time_ns: int, ask: bool, start: str, cseq: str, to_tag: str, body: str,
+        branch: str = "",
+    ) -> Frame:  # fmt: skip
+        branch = branch or cseq.replace(" ", "")
         caller, callee = self._caller, self._callee
         head = [
             start,
-            f"Via: SIP/2.0/UDP {caller.address}:5060;branch=z9hG4bK{cseq.replace(' ', '')}",
+            f"Via: SIP/2.0/UDP {caller.address}:5060;branch=z9hG4bK{branch}",
             f"From: {caller.uri};tag=caller",
             f"To: {callee.uri}{to_tag}",
             f"Call-ID: {self._call_id}",
@@ -167,7 +171,7 @@ def busy(start_ns: int, caller: Phone, callee: Phone, call_id: str) -> list[Fram
         words.request(start_ns, "INVITE", body=sdp(caller)),
         words.response(start_ns + 5 * ms, "100 Trying"),
         words.response(start_ns + 30 * ms, "486 Busy Here"),
-        words.request(start_ns + 40 * ms, "ACK"),
+        words.request(start_ns + 40 * ms, "ACK", branch="1INVITE"),  # RFC 3261 §17.1.1.3
     ]
 
 
