@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +26,11 @@ CORPUS: Final = HERE / "corpus"
 FOUND: Final = HERE / "found"
 SLOW_S: Final = 0.1
 MEMORY_MB: Final = 1024
+STUCK_S: Final = 1_200  # of the clock, for a loop in C: watch.Alarm hears the others
 KEPT_BYTES: Final = 1_000  # of an input in the repository's corpus, …
 KEPT_FILES: Final = 40  # … and how many of a target: every test run reads them
+README: Final = HERE / "README.md"
+TABLE: Final = "| target | CPU s | runs | broke |\n|---|--:|--:|--:|\n"
 HEADINGS: Final = ("CPU s", "runs", "slowest ms", "MB warm", "MB end")
 
 
@@ -34,7 +38,11 @@ def limits(name: str) -> list[str]:
     """What libFuzzer holds inputs to."""
     from tests.fuzz.targets import TARGETS
 
-    return [f"-rss_limit_mb={MEMORY_MB}", "-timeout=20", f"-max_len={TARGETS[name].longest}"]
+    return [
+        f"-rss_limit_mb={MEMORY_MB}",
+        f"-timeout={STUCK_S}",
+        f"-max_len={TARGETS[name].longest}",
+    ]
 
 
 def fuzz(mother: Mother, name: str, seconds: int, grown: Path | None) -> dict[str, Any]:
@@ -101,6 +109,27 @@ def add(sums: Path, name: str, told: dict[str, Any]) -> None:
     new.replace(sums)
 
 
+def rows(sums: list[Path]) -> list[str]:
+    """Rows of README.md's table, of several files of sums together; the least fuzzed first."""
+    every: Counter[str] = Counter()
+    for each in sums:
+        for name, told in json.loads(each.read_text()).items():
+            every.update({(name, key): told[key] for key in ("cpu_s", "runs", "broke")})
+    names = sorted({name for name, _ in every}, key=lambda name: every[name, "cpu_s"])
+    return [
+        f"| {name} | {every[name, 'cpu_s']:,.0f} | {every[name, 'runs']:,} "
+        f"| {every[name, 'broke']} |\n"
+        for name in names
+    ]
+
+
+def tell(sums: list[Path], readme: Path = README) -> None:
+    """Put files of sums into README.md's table, in the place of what stood there."""
+    before, head, rest = readme.read_text().partition(TABLE)
+    _, gap, behind = rest.partition("\n\n")
+    readme.write_text(before + head + "".join(rows(sums)) + (gap[1:] + behind if gap else ""))
+
+
 def minimise(name: str, grown: Path) -> None:
     """The fewest, shortest inputs that reach what those in `grown` reach, into the repository."""
     with tempfile.TemporaryDirectory() as place:
@@ -153,9 +182,15 @@ def main() -> int:
     parser.add_argument("--grow", type=Path, metavar="FOLDER", help="keep what reaches new code")
     parser.add_argument("--sums", type=Path, metavar="FILE", help="add this run to those before")
     parser.add_argument("--minimise", action="store_true", help="of --grow, into the repository")
+    parser.add_argument(
+        "--tell", type=Path, nargs="+", metavar="FILE", help="files of sums, into README.md's table"
+    )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     asked = parser.parse_args()
     names = asked.targets or list(TARGETS)
+    if asked.tell:
+        tell(asked.tell)
+        return 0
     if asked.minimise:
         for name in names:
             minimise(name, asked.grow)

@@ -25,6 +25,7 @@ METHODS: Final = ("INVITE", "ACK", "BYE", "CANCEL", "UPDATE", "PRACK", "REFER", 
 STATUSES: Final = (100, 180, 183, 200, 200, 302, 401, 486, 487, 500, 603)
 DIRECTIONS: Final = ("", "a=sendonly\r\n", "a=inactive\r\n", "a=recvonly\r\n")
 PAUSES: Final = (0, 0, 1, 20, 20, 20, 1000, 40_000, 400_000)  # ms
+RUNS: Final = (1, 2, 3, 5, 8, 13, 30, 60)  # packets of a stream at a time
 MAX_STEPS: Final = 300
 MARK: Final = b"packet "
 
@@ -50,7 +51,7 @@ class Story:
         """A run of RTP packets of one stream."""
         ends = self._ends(PORTS)
         ssrc, kind = self._choices.of(SSRCS), self._choices.of((0, 8, 96, 101))
-        begin, packets = self._choices.number(1 << 16), self._choices.number(60)
+        begin, packets = self._choices.number(1 << 16), self._choices.of(RUNS)
         for number in range(begin, begin + packets):
             payload = MARK + next(self._numbers).to_bytes(4) + bytes(kind)
             self.sent[payload] = ssrc, number & 0xFFFF
@@ -164,4 +165,4 @@ def check(story: Story, kept: Kept) -> None:
 def stories() -> list[bytes]:
     """Beginnings of stories; more are what a fuzzer makes of them."""
     chance = random.Random(5)
-    return [chance.randbytes(size) for size in (40, 400, 1500)]
+    return [chance.randbytes(size) for size in (40, 150, 400)]

@@ -13,13 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tests.fuzz.watch import Watch, keep_nothing
+from tests.fuzz.watch import Alarm, Watch, keep_nothing
 
 OURS: Final = ["capture", "spanvault", "storaged", "replicator", "sipmessage"]
 STUCK_S: Final = 1.0  # instrumented code is some ten times slower
@@ -78,11 +77,12 @@ def one(name: str, notes: Path, arguments: list[str]) -> None:
 
     from tests.fuzz.targets import survive
 
-    watch = Watch(notes)
+    watch, alarm = Watch(notes), Alarm()
 
     def run(data: bytes) -> None:
-        begun = time.process_time()
+        begun = alarm.begin()
         survive(name, data)
+        alarm.end()
         if (taken := watch.ran(data, begun)) > STUCK_S:
             raise TimeoutError(f"{taken:.1f} s for {len(data)} bytes")
 

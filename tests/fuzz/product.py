@@ -1,8 +1,10 @@
 """`python -m tests.fuzz.product [-s SECONDS] [CAPTURE…]`: damaged captures through all of it.
 
-Each is mutated, recorded by `spanvault replay` into a store of its own, and asked for: calls, show,
-export, verify. Whatever the network sends, no command and no daemon may stumble: an exit code of
-command.md, no traceback, no "fault of ours". What made one stumble is left in tests/fuzz/found.
+Several at a time are mutated, recorded by `spanvault replay` into a store of their own, and asked
+for: calls, show, export, verify. Most of the time is what commands and daemons take to start, so
+several cost little more than one. Whatever the network sends, no command and no daemon may stumble:
+an exit code of command.md, no traceback, no "fault of ours". What made one stumble is tried alone,
+and left in tests/fuzz/found.
 """
 
 import argparse
@@ -26,6 +28,8 @@ ROOT: Final = Path(__file__).parents[2]
 SPANVAULT: Final = Path(sys.executable).with_name("spanvault")
 EXITS: Final = {0, 1}
 STUMBLES: Final = (b"Traceback", b"fault of ours", b"ended with status")
+TOGETHER: Final = 8  # captures of a store
+STUCK_S: Final = 600  # of the clock, for a command: the machine may be busy with others
 MOST_BYTES: Final = 400_000  # of a capture: the first ones of longer ones
 HEAD: Final = 24
 
@@ -47,30 +51,36 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     return bytes(mutated)
 
 
-def stumbles(capture: Path, folder: Path) -> tuple[list[str], int]:
-    """What went wrong, and how many calls the damaged capture held."""
+def stumbles(damaged: list[Path], folder: Path) -> tuple[list[str], int]:
+    """What went wrong, and how many calls the damaged captures held."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     store, faults = folder / "store", list[str]()
 
     def run(*arguments: object) -> bytes:
         done = subprocess.run(
             [SPANVAULT, *map(str, arguments), "--store", str(store)],
             env={**os.environ, "XDG_DATA_HOME": str(folder)}, cwd=ROOT,
-            capture_output=True, timeout=120, check=False,
+            capture_output=True, timeout=STUCK_S, check=False,
         )  # fmt: skip
         if done.returncode not in EXITS or any(each in done.stderr for each in STUMBLES):
             said = done.stderr[-1500:].decode(errors="replace")
             faults.append(f"{arguments[0]}: exit {done.returncode}\n{said}")
         return done.stdout
 
-    run("replay", capture)
+    run("replay", *damaged)
     calls = [json.loads(line)["id"] for line in run("calls", "--json", "--limit", 200).splitlines()]
     if calls:
         run("verify", "--all")
         run("export", *calls[:3], "-o", folder / "sound")
-        for each in calls[:2]:
-            run("show", each)
-            run("show", each, "--digits")
+        run("show", calls[0])
+        run("show", calls[-1], "--digits")
     return faults, len(calls)
+
+
+def at_fault(damaged: list[Path], folder: Path) -> list[Path]:
+    """Which of them make a command stumble on their own; all, if it takes them together."""
+    return [each for each in damaged if stumbles([each], folder)[0]] or damaged
 
 
 def captures(named: list[Path]) -> list[Path]:
@@ -80,10 +90,12 @@ def captures(named: list[Path]) -> list[Path]:
     return named or [*sorted(found), ROOT / "tests" / "data" / "sample.pcap"]
 
 
-def rounds(known: list[Path], chance: random.Random) -> Iterator[Path]:
-    """All of them in turn, in another order each time: a short run tries as many as it can."""
+def rounds(known: list[Path], chance: random.Random) -> Iterator[list[Path]]:
+    """All of them in turn, some at a time, in another order each round: a short run tries many."""
     while True:
-        yield from chance.sample(known, len(known))
+        shuffled = chance.sample(known, len(known))
+        for at in range(0, len(shuffled), TOGETHER):
+            yield shuffled[at : at + TOGETHER]
 
 
 def cpu_s() -> float:
@@ -102,25 +114,27 @@ def main() -> int:
     asked = parser.parse_args()
     chance, end_s = random.Random(asked.seed), time.monotonic() + asked.seconds
     told, tried, broke = Counter[str](), set[Path](), 0
-    for source in rounds(captures(asked.captures), chance):
+    for sources in rounds(captures(asked.captures), chance):
         if time.monotonic() >= end_s:
             break
-        folder = Path(tempfile.mkdtemp(prefix="sv-fuzz-"))
-        capture = folder / f"damaged{source.suffix}"
-        capture.write_bytes(damaged(source.read_bytes(), chance))
-        faults, calls = stumbles(capture, folder)
-        told.update(runs=1, calls=calls)
-        broke += bool(faults)
-        tried.add(source)
-        if faults:
-            FOUND.mkdir(exist_ok=True)
-            kept = FOUND / f"product-{asked.seed}-{told['runs']}-{source.name}"
-            shutil.copy(capture, kept)
-            print(f"{kept}:", *faults, sep="\n", flush=True)
-        shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory(prefix="sv-fuzz-") as place:
+            copies = [Path(place, f"{at}-{source.name}") for at, source in enumerate(sources)]
+            for copy, source in zip(copies, sources, strict=True):
+                copy.write_bytes(damaged(source.read_bytes(), chance))
+            faults, calls = stumbles(copies, Path(place, "home"))
+            told.update(runs=len(sources), calls=calls)
+            tried.update(sources)
+            if faults:
+                broke += 1
+                FOUND.mkdir(exist_ok=True)
+                for copy in at_fault(copies, Path(place, "home")):
+                    kept = FOUND / f"product-{asked.seed}-{told['runs']}-{copy.name}"
+                    shutil.copy(copy, kept)
+                    print(f"{kept}:", *faults, sep="\n", flush=True)
     print(
         f"{'BROKE' if broke else 'held'}  product: {told['runs']} damaged copies of {len(tried)} "
-        f"captures, {told['calls']} calls in them, {broke} stumbled, {cpu_s():.0f} s of CPU time"
+        f"captures, {told['calls']} calls in them, {broke} batches stumbled, "
+        f"{cpu_s():.0f} s of CPU time"
     )
     if asked.sums:
         add(asked.sums, "product", {"cpu_s": cpu_s(), "runs": told["runs"], "faults": broke})

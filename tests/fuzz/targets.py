@@ -373,7 +373,7 @@ TARGETS: Final[dict[str, Target]] = {
     "edited": Target(_edited, edits),
     "wire": Target(_wire, sent),
     "media": Target(_media, media, 8_000),
-    "dialogs": Target(dialogs.tell, dialogs.stories),
+    "dialogs": Target(dialogs.tell, dialogs.stories, 400),
     "payloads": Target(payloads.unpack, payloads.spoken),
     "pictures": Target(payloads.show, payloads.pictures),
     "srtp": Target(payloads.open_srtp, payloads.packets),

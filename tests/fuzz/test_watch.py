@@ -1,5 +1,6 @@
 """What a fuzzing run fails on besides an exception: memory that grows, an input that takes long."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,25 @@ def test_an_input_is_timed_where_nothing_is_instrumented(monkeypatch: pytest.Mon
     assert fuzzing.unhurried("counting", b"x") < fuzzing.unhurried("counting", b"x" * 9)
 
 
+def spin() -> None:
+    while True:
+        pass
+
+
+def test_an_input_that_never_ends_is_ended_and_one_that_does_is_not() -> None:
+    alarm = watch.Alarm(0.08)
+    try:
+        alarm.begin()
+        with suppress(OSError):
+            spin()
+        with pytest.raises(TimeoutError, match="hangs"):  # what caught it is rung again
+            spin()
+        alarm.end()
+        sum(range(10_000_000))
+    finally:
+        alarm.stop()
+
+
 def test_runs_add_up_and_the_greatest_memory_is_kept(tmp_path: Path) -> None:
     sums = tmp_path / "sums.json"
     run = {"cpu_s": 5.0, "runs": 10, "slowest_ms": 3.0, "warm_mb": 90, "end_mb": 95, "faults": []}
@@ -83,3 +103,18 @@ def test_runs_add_up_and_the_greatest_memory_is_kept(tmp_path: Path) -> None:
             "end_mb": 99,
         }
     }
+
+
+def test_sums_of_several_files_take_the_place_of_the_table(tmp_path: Path) -> None:
+    readme, one, other = tmp_path / "README.md", tmp_path / "1.json", tmp_path / "2.json"
+    run = {"cpu_s": 900.4, "runs": 1000, "faults": []}
+    fuzzing.add(one, "sip", run)
+    fuzzing.add(other, "sip", {**run, "faults": ["grew"]})
+    fuzzing.add(other, "red", run)
+    readme.write_text(f"before\n{fuzzing.TABLE}| sip | 1 | 1 | 0 |\n\nbehind\n")
+    for _ in range(2):
+        fuzzing.tell([one, other], readme)
+        assert readme.read_text() == (
+            f"before\n{fuzzing.TABLE}| red | 900 | 1,000 | 0 |\n| sip | 1,801 | 2,000 | 1 |\n"
+            "\nbehind\n"
+        )

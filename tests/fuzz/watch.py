@@ -6,6 +6,7 @@ are handed back: what is left is held by somebody. Beside it the number of Pytho
 
 import ctypes
 import gc
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ COLLECT_S: Final = 0.1
 TELL_S: Final = 1.0  # of the clock: a target whose work is done by another process takes no time
 WARM: Final = 0.25  # of a run: caches fill, modules are loaded, and libFuzzer reads its corpus
 FEWEST: Final = 8  # samples that tell whether something grows
+HANGS_S: Final = 20.0  # of CPU time in one input, and it is ended
 SLOWEST: Final = 12  # inputs to be timed again: some only met a collection, or a first use
 MOST_GROWN_MB: Final = 24
 MOST_BLOCKS: Final = 250_000  # twice what our own caches hold when they are full
@@ -82,6 +84,35 @@ def memory(runs: int) -> Sample:
     status = Path("/proc/self/status").read_text()
     anonymous = int(status.partition("RssAnon:")[2].split()[0])
     return Sample(runs, anonymous / 1000, sys.getallocatedblocks())
+
+
+class Alarm:
+    """Ends an input that does not end. It counts CPU time: paused, or starved by others, all hang.
+
+    What catches it is rung again. A loop in C hears nothing: libFuzzer's alarm, of the clock, does.
+    """
+
+    def __init__(self, hangs_s: float = HANGS_S) -> None:
+        self._hangs_s, self._begun_s = hangs_s, float("inf")
+        signal.signal(signal.SIGVTALRM, self._rings)
+        signal.setitimer(signal.ITIMER_VIRTUAL, hangs_s / 8, hangs_s / 8)
+
+    def begin(self) -> float:
+        """An input begins. Returns when, in CPU time."""
+        self._begun_s = time.process_time()
+        return self._begun_s
+
+    def end(self) -> None:
+        """It is over, or nothing runs any more."""
+        self._begun_s = float("inf")
+
+    def stop(self) -> None:
+        """Ring no more."""
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+    def _rings(self, *_: object) -> None:
+        if (taken_s := time.process_time() - self._begun_s) > self._hangs_s:
+            raise TimeoutError(f"hangs: {taken_s:.0f} s so far")
 
 
 class Watch:
