@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spanvault.audio.pace import Heard, Pace
+from spanvault.audio.pace import PICTURES, Heard, Pace
+from spanvault.audio.sending import Sending, unwrapped
 
 JUMP_S: Final = 0.1  # timestamp and arrival part by so much between two packets: a break
 PAUSE_S: Final = 0.5  # by so much: a break that does not need to last before it is for good
@@ -51,6 +52,7 @@ class Clock:
         # All anchors lie on samples of narrowband, so that every rendering rate hears the same.
         self._grain = max(1, rate // 8000)
         self._pace = Pace(rate)
+        self._sending = Sending() if rate == PICTURES else None
         self._last: Last | None = None
         self._set_back = 0  # what the capture's clock lost, within chunks
 
@@ -61,12 +63,12 @@ class Clock:
         ahead = None if ahead is None else self._pace.right(ahead)
         last = self._last
         if last is None:
-            return self._follow(packets, ahead, self._first(packets), begins=True)
-        positions = last.position + steps(packets.timestamp, last.timestamp)
+            return self._shown(packets, ahead, None)
+        positions = last.position + unwrapped(packets.timestamp, last.timestamp)
         fresh = packets.sequence.astype(np.int64) > last.sequence
         if fresh.any():
             new = Heard(packets.sequence[fresh], packets.timestamp[fresh], packets.arrival[fresh])
-            positions[fresh] = self._follow(new, ahead, last, begins=False)
+            positions[fresh] = self._shown(new, ahead, last)
         return positions
 
     def behind(self, packets: Heard) -> int | None:
@@ -77,7 +79,7 @@ class Clock:
         last = self._last
         if last is None or not 0 < int(packets.sequence[0]) - last.sequence <= PIECE:
             return None
-        course = Course(self._pace.right(packets), last, self._set_back)
+        course = Course(self._taken(self._pace.right(packets), 0), last, self._set_back)
         if not 0 < course.position[0] - last.position < self._rate:
             return None
         return int(levels(course.lag)[0])
@@ -93,10 +95,22 @@ class Clock:
         arrival = int(packets.arrival[0])
         return Last(int(packets.sequence[0]) - 1, int(packets.timestamp[0]), arrival, arrival)
 
-    def _follow(self, new: Heard, ahead: Heard | None, last: Last, begins: bool) -> Ticks:
-        """Positions of new packets, moved from where timestamp and arrival part for good."""
-        course = Course(new if ahead is None else following(new, ahead), last, self._set_back)
+    def _shown(self, new: Heard, ahead: Heard | None, last: Last | None) -> Ticks:
+        """Positions of new packets. Pictures are placed by when they are taken, then shown."""
         count = len(new.sequence)
+        taken = self._taken(new if ahead is None else following(new, ahead), count)
+        positions = self._follow(taken, count, last or self._first(taken), begins=last is None)
+        later = (new.timestamp - taken.timestamp[:count]).view(np.int32)
+        return positions + later
+
+    def _taken(self, heard: Heard, count: int) -> Heard:
+        if self._sending is None:
+            return heard
+        return heard._replace(timestamp=self._sending.taken(heard.timestamp, count))
+
+    def _follow(self, heard: Heard, count: int, last: Last, begins: bool) -> Ticks:
+        """Positions of the first packets, moved from where timestamp and arrival part for good."""
+        course = Course(heard, last, self._set_back)
         shift = np.empty(count, np.int64)
         by = 0
         for start, stop in course.runs(self._jump):
@@ -118,9 +132,8 @@ class Clock:
                     shift[course.turn(max(start, at - PIECE), at, before, by) : at + PIECE] = by
         positions = course.position[:count] + shift
         arrival = int(course.arrival[count - 1])
-        self._last = Last(
-            int(new.sequence[-1]), int(new.timestamp[-1]), int(positions[-1]), arrival
-        )
+        sequence, timestamp = int(heard.sequence[count - 1]), int(heard.timestamp[count - 1])
+        self._last = Last(sequence, timestamp, int(positions[-1]), arrival)
         return positions
 
     def _break(self, course: "Course", start: int, stop: int, by: int) -> int:
@@ -163,7 +176,7 @@ class Course:
 
     def __init__(self, heard: Heard, last: Last, set_back: int) -> None:
         self._heard, self._last = heard, last
-        self._step = steps(heard.timestamp, last.timestamp)
+        self._step = unwrapped(heard.timestamp, last.timestamp)
         self.position = last.position + self._step
         self.arrival = heard.arrival + set_back
         self.lag = self.arrival - self.position
@@ -241,10 +254,3 @@ def following(packets: Heard, ahead: Heard) -> Heard:
         np.concatenate([packets.timestamp, ahead.timestamp[order]]),
         np.concatenate([packets.arrival, ahead.arrival[order]]),
     )
-
-
-def steps(timestamp: NDArray[np.uint32], last: int) -> Ticks:
-    """Unwrap 32-bit timestamps next to `last`: ticks from it, negative for earlier ones."""
-    first = np.array([last], np.uint32)
-    signed = np.diff(timestamp, prepend=first).astype(np.uint32).view(np.int32)
-    return np.cumsum(signed, dtype=np.int64)

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from spanvault.audio.sending import Ahead
 from spanvault.audio.timeline import TimeLine
 from spanvault.chunk import MARKER, TRUNCATED, Chunk
 from spanvault.messages import Codec, Stream
@@ -39,6 +40,7 @@ class Source:
     stream: Stream
     codec: Codec
     assembler: Assembler
+    ahead: Ahead
     key: Unit | None = None  # its first key picture
     track: int = -1
     earlier: int = 0  # ticks by which its pictures are shown before they came
@@ -67,7 +69,10 @@ class Film:
         for chunk in chunks:
             self._lips.receive(chunk)
             source = self._sources.get(int(chunk.header["stream"]))
-            if source is not None and source.key is None:
+            if source is None:
+                continue
+            source.ahead.receive(chunk.frames[_ours(source, chunk)])
+            if source.key is None:
                 here = np.zeros(len(chunk.frames), np.int64)
                 source.key = next(_units(source, chunk, here), None)
         for number, source in list(self._sources.items()):
@@ -129,7 +134,7 @@ class Film:
             why = "are encrypted" if encrypted else "cannot be shown"
             self.warnings[f"packets of video codec {first} {why}"] += stream.packets
         else:
-            self._sources[stream.number] = Source(stream, codec, Assembler(codec))
+            self._sources[stream.number] = Source(stream, codec, Assembler(codec), Ahead())
 
     def _tracks(self) -> list[Track]:
         """A track a party and codec; streams of one party at the same time get one each."""
@@ -153,9 +158,11 @@ class Film:
                         key.data,
                         source.stream.party,
                         kind.fourcc,
+                        0,
                     )
                 )
                 last.append(source)
+            tracks[source.track].ahead = max(tracks[source.track].ahead, source.ahead.ticks)
             last[source.track] = source
             source.assembler = Assembler(source.codec)
         return tracks
@@ -200,21 +207,25 @@ def _follows(source: Source, before: Source) -> bool:
     )
 
 
+def _ours(source: Source, chunk: Chunk) -> NDArray[np.bool_]:
+    """Which packets of a chunk are of the codec that is shown."""
+    numbers = set(chunk.frames["payload_type"].tolist())
+    codecs = {number: meaning(source.stream, number) for number in numbers}
+    name = source.codec.name.lower()
+    ours = [number for number, one in codecs.items() if one and one.name.lower() == name]
+    return np.isin(chunk.frames["payload_type"], ours)
+
+
 def _units(source: Source, chunk: Chunk, places: NDArray[np.int64]) -> Iterator[Unit]:
     """The pictures that are whole by the end of a chunk."""
     frames = chunk.frames
-    shown = [
-        (codec := meaning(source.stream, number)) is not None
-        and codec.name.lower() == source.codec.name.lower()
-        for number in frames["payload_type"].tolist()
-    ]
     columns = zip(
         frames["sequence"].tolist(), frames["timestamp"].tolist(),
         (frames["flags"] & MARKER != 0).tolist(), (frames["flags"] & TRUNCATED != 0).tolist(),
         places.tolist(), chunk.payloads(), strict=True,
     )  # fmt: skip
     for ours, (sequence, timestamp, marker, cut, ticks, payload) in zip(
-        shown, columns, strict=True
+        _ours(source, chunk).tolist(), columns, strict=True
     ):
         # What else is in the stream (repair, say) still counts in its sequence.
         data = bytes(payload) if ours else b""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spanvault import rtcp
+from spanvault.audio.sending import Sending
 from spanvault.chunk import CONTROL, Chunk
 from spanvault.messages import Stream
 from spanvault.payloadtypes import meaning
@@ -96,6 +97,9 @@ class LipSync:
         arrival = np.concatenate([arrivals for _, arrivals in heard])
         order = np.argsort(arrival, kind="stable")
         timestamp, arrival = timestamp[order], arrival[order]
+        if self._streams[number].media == "video":
+            # As they are placed: by when a decoder takes them.
+            timestamp = Sending().taken(timestamp, len(timestamp))
         found = []
         for report in reports:
             near = [report.heard_ns - AROUND_NS, report.heard_ns + AROUND_NS]

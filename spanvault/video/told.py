@@ -9,7 +9,8 @@ import msgspec
 class Track(msgspec.Struct, array_like=True):
     """A video track. key: its first key picture, which tells size and parameters.
 
-    fourcc: what IVF calls the codec, where such pictures lie in IVF.
+    fourcc: what IVF calls the codec, where such pictures lie in IVF. ahead: ticks by which a
+    picture may be sent before one that is shown earlier; 0 where they come in the order of time.
     """
 
     raw: str  # FFmpeg's format of such pictures on their own
@@ -17,6 +18,7 @@ class Track(msgspec.Struct, array_like=True):
     key: bytes
     title: str
     fourcc: bytes
+    ahead: int
 
 
 class Begin(msgspec.Struct, array_like=True, tag="begin"):
@@ -29,7 +31,7 @@ class Begin(msgspec.Struct, array_like=True, tag="begin"):
 
 
 class Picture(msgspec.Struct, array_like=True, tag="picture"):
-    """One picture of a track, and its place in ticks of the track's clock."""
+    """One picture of a track, in the order of decoding. ticks: when it is shown, by its clock."""
 
     track: int
     ticks: int

@@ -7,7 +7,9 @@ it what to write into a file that it opened. Confinement: spanvault.sandbox.
 import io
 import os
 import struct
+from collections import deque
 from fractions import Fraction
+from heapq import heappop, heappush
 from typing import Any, Final
 
 import av
@@ -16,6 +18,7 @@ import msgspec
 import numpy as np
 
 from spanvault import sandbox
+from spanvault.audio.sending import DEPTH
 from spanvault.video.told import Begin, Begun, Block, End, Picture, Track, Written
 
 RAW_HEAD: Final = struct.Struct("<4sHH4sHHIIII")  # IVF, which VP8 and VP9 lie in
@@ -24,7 +27,11 @@ SOUND_CODECS: Final = {"mp4": "aac", "matroska": "flac"}
 
 
 class Line:
-    """One video track of the file: each picture is written when the next tells how long it is."""
+    """One video track of the file.
+
+    Each picture is written when those that follow tell how long it is, and when it is decoded: the
+    times of all in rising order, early enough that none is shown before.
+    """
 
     def __init__(self, container: Any, track: Track) -> None:
         """Raises FFmpegError, ValueError where nothing can be made of the track's key picture."""
@@ -38,29 +45,37 @@ class Line:
         for name in ("title", "handler_name"):  # Matroska's, and MP4's
             self._stream.metadata[name] = track.title
         self._container = container
-        self._waiting: Picture | None = None
+        self._ahead = track.ahead
+        self._most = DEPTH if track.ahead else 1  # pictures that wait for others
+        self._waiting: deque[Picture] = deque()
+        self._times: list[int] = []  # a heap: at which pictures are shown, and none is decoded yet
         self._length = round(LAST_S * track.clock_rate)
+        self._last = -track.ahead - 1
         self.written = 0
 
     def put(self, picture: Picture) -> None:
         """The next picture."""
-        waiting = self._waiting
-        if waiting is not None:
-            # Players want rising times; pictures that telephones send have them.
-            picture.ticks = max(picture.ticks, waiting.ticks + 1)
-            self._length = picture.ticks - waiting.ticks
-            self._write(waiting)
-        self._waiting = picture
+        if self._waiting and not self._ahead:
+            # Players want rising times.
+            picture.ticks = max(picture.ticks, self._waiting[-1].ticks + 1)
+        self._waiting.append(picture)
+        heappush(self._times, picture.ticks)
+        if len(self._waiting) > self._most:
+            self._write()
 
     def finish(self) -> None:
         """No picture follows."""
-        if self._waiting is not None:
-            self._write(self._waiting)
+        while self._waiting:
+            self._write()
 
-    def _write(self, picture: Picture) -> None:
+    def _write(self) -> None:
+        picture, time = self._waiting.popleft(), heappop(self._times)
+        if self._times:
+            self._length = max(1, self._times[0] - time)
         packet: Any = av.Packet(picture.data)
         packet.stream, packet.time_base = self._stream, self._base
-        packet.pts = packet.dts = picture.ticks
+        self._last = packet.dts = max(time - self._ahead, self._last + 1)
+        packet.pts = max(picture.ticks, packet.dts)
         packet.duration, packet.is_keyframe = self._length, picture.key
         try:
             self._container.mux(packet)

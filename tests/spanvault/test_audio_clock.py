@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from spanvault.audio.clock import Clock, steps
+from spanvault.audio.clock import Clock
 from spanvault.audio.pace import Heard
 
 TICKS = 8  # a millisecond
@@ -158,8 +158,3 @@ def test_after_a_long_silence_a_drifted_clock_is_right_at_once():
     talk = [(n, 20 * n, 20 * n) for n in range(100)]
     again = [(n, 20 * n + 1_800_000, 20 * n + 1_800_180) for n in range(100, 400)]  # 100 ppm
     assert placed([*talk, *again])[100:] == [1_800_180 + 20 * n for n in range(100, 400)]
-
-
-def test_steps_unwrap_both_ways():
-    timestamps = np.array([0xFFFFFFF0, 0x10, 0xFFFFFFFF], np.uint32)
-    assert steps(timestamps, 0xFFFFFFE0).tolist() == [0x10, 0x30, 0x1F]

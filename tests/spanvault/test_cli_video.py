@@ -6,7 +6,7 @@ import wave
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import av
 import numpy as np
@@ -29,12 +29,14 @@ from tests.support.callgen import (
     udp_frame,
     write_pcap,
 )
-from tests.support.pictures import CLOCK, STEP, bar, encoded, packetised, shown
+from tests.support.pictures import CLOCK, STEP, bar, encoded, packetised, shown, turned
 from tests.support.rtcpforge import sender_report
 from tests.support.voices import likeness
 
 COUNT = 60  # pictures: 4 s
 PICTURES = {name: encoded(name, COUNT) for name in ("H264", "H265", "VP8")}
+IN_TURN: Final = list(range(COUNT))
+TURNED = turned("H264", COUNT)
 VIDEO_PORT = 1000  # above that of the sound
 
 
@@ -45,15 +47,19 @@ def offer(phone: Phone, name: str) -> str:
 
 
 def film(
-    start_ns: int, speaker: Phone, listener: Phone, name: str, lost: Sequence[int] = ()
-) -> Iterator[Frame]:
-    """Pictures every 66.7 ms. lost: those of which one packet does not arrive."""
+    start_ns: int, speaker: Phone, listener: Phone, name: str, lost: Sequence[int] = (),
+    shown: Sequence[int] = IN_TURN,
+) -> Iterator[Frame]:  # fmt: skip
+    """Pictures every 66.7 ms. lost: those of which one packet does not arrive. shown: in turn."""
     before = -1
-    for number, sent in enumerate(packetised(Codec(name, CLOCK), PICTURES[name])):
+    pictures = PICTURES[name] if shown is IN_TURN else TURNED.pictures
+    for number, sent in enumerate(packetised(Codec(name, CLOCK), pictures)):
         first, before = sent.picture != before, sent.picture
         if first and sent.picture in lost:
             continue
-        packet = rtp(number, 50_000 + sent.picture * STEP, speaker.ssrc + 8, sent.payload, 97)
+        packet = rtp(
+            number, 50_000 + shown[sent.picture] * STEP, speaker.ssrc + 8, sent.payload, 97
+        )
         packet = packet[:1] + bytes([97 | sent.marker << 7]) + packet[2:]
         time_ns = start_ns + sent.picture * STEP * SECOND // CLOCK + number * 1000
         ends = (speaker.address, speaker.rtp_port), (listener.address, listener.rtp_port)
@@ -81,8 +87,9 @@ def reports(start_ns: int, speaker: Phone, listener: Phone, seen_ns: int) -> Ite
 
 
 def video_call(
-    number: int, name: str, lost: Sequence[int] = (), sound: bool = True, reported: bool = False
-) -> list[Frame]:
+    number: int, name: str, lost: Sequence[int] = (), sound: bool = True, reported: bool = False,
+    shown: Sequence[int] = IN_TURN,
+) -> list[Frame]:  # fmt: skip
     """Both speak for four seconds; both are seen, the callee half a second later.
 
     reported: pictures come CAMERA_NS later, and sender reports say so.
@@ -92,8 +99,8 @@ def video_call(
     media_ns = start_ns + ANSWERED_NS
     later_ns = media_ns + (CAMERA_NS if reported else 0)
     media = [
-        *film(later_ns, caller, callee, name, lost),
-        *film(later_ns + SECOND // 2, callee, caller, name, lost),
+        *film(later_ns, caller, callee, name, lost, shown),
+        *film(later_ns + SECOND // 2, callee, caller, name, lost, shown),
     ]
     if reported:
         media += [
@@ -134,7 +141,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     silent = video_call(3, "H264", sound=False)
     lossy = video_call(4, "H264", lost=(0, 20, 33))
     synchronous = video_call(5, "H264", reported=True)
-    return Store(folder, *calls, silent, lossy, synchronous)
+    turned_ = video_call(6, "H264", reported=True, shown=TURNED.shown)
+    return Store(folder, *calls, silent, lossy, synchronous, turned_)
 
 
 def pictures(path: Path, track: int) -> tuple[list[float], list[int]]:
@@ -175,9 +183,14 @@ def test_both_are_seen_and_heard_at_their_times(store: Store, row: int, ending: 
         assert abs(late_s) < 0.03
 
 
-def test_pictures_are_seen_when_what_belongs_to_them_is_said(store: Store):
-    """Sender reports tell that the cameras took longer; arrival alone would show them late."""
-    path, said = store.export(5, "synchronous.mkv")
+@pytest.mark.parametrize("row", [5, 6])
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_pictures_are_seen_when_what_belongs_to_them_is_said(store: Store, row: int, ending: str):
+    """Sender reports tell that the cameras took longer; arrival alone would show them late.
+
+    In call 6 the pictures come in another order than they are shown in.
+    """
+    path, said = store.export(row, f"synchronous-{row}.{ending}")
     assert "warning" not in said
     for track, begins_s in ((0, 0.0), (1, 0.5)):
         times, bars = pictures(path, track)

@@ -1,7 +1,9 @@
 """A film of hand-made streams: which tracks it has, and what happens when something is wrong."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 import av
 import pytest
@@ -12,7 +14,7 @@ from spanvault.messages import Codec, Stream
 from spanvault.sandbox import SandboxDied
 from spanvault.video.film import Film
 from tests.support.chunks import START_NS, Packet, chunk, seconds, stream
-from tests.support.pictures import CLOCK, STEP, bar, encoded, packetised, shown
+from tests.support.pictures import CLOCK, STEP, bar, encoded, packetised, shown, turned
 
 H264 = Codec("H264", CLOCK)
 PICTURES = encoded("H264", 15)
@@ -34,6 +36,27 @@ def sent(
         for n, one in enumerate(packetised(codec, pictures or PICTURES))
     ]
     return list(seconds(packets, number))
+
+
+MS: Final = STEP / 90  # from one picture to the next
+# When a picture arrives, by its place in the order of sending and those shown up to it.
+ARRIVALS: Final[dict[str, Callable[[list[int]], float]]] = {
+    "evenly": lambda sent: MS * len(sent),
+    "as soon as they were seen": lambda sent: MS * max(sent),
+}
+
+
+def sent_turned(name: str, arrives: Callable[[list[int]], float]) -> list[Chunk]:
+    """Six seconds of pictures that are sent in another order than shown."""
+    film = turned(name, 90)
+    packets = [
+        Packet(
+            arrives(film.shown[: one.picture + 1]) + n / 100, n,
+            5_000 + film.shown[one.picture] * STEP, one.payload, 97, one.marker,
+        )
+        for n, one in enumerate(packetised(Codec(name, CLOCK), film.pictures))
+    ]  # fmt: skip
+    return list(seconds(packets))
 
 
 def write(path: Path, streams: list[Stream], chunks: Iterable[Chunk]) -> Film:
@@ -70,6 +93,26 @@ def test_vp9_is_seen_as_it_was_sent(tmp_path: Path, ending: str):
         assert [shown(one.to_ndarray()) for one in file.decode(video=0)] == list(
             map(bar, range(15))
         )
+    assert not film.warnings
+
+
+@pytest.mark.parametrize("arrives", ARRIVALS)
+@pytest.mark.parametrize(("name", "ending"), [("H264", "mp4"), ("H264", "mkv"), ("H265", "mp4")])
+def test_pictures_that_hang_on_later_ones_are_shown_in_turn(
+    tmp_path: Path, name: str, ending: str, arrives: str
+):
+    path, stream_ = tmp_path / f"x.{ending}", video(0, codec=Codec(name, CLOCK))
+    film = write(path, [stream_], sent_turned(name, ARRIVALS[arrives]))
+    with av.open(str(path)) as file:
+        # Matroska has no times of decoding.
+        packets = [(one.dts, one.pts) for one in file.demux(video=0) if one.dts is not None]
+        file.seek(0)
+        shown_ = [(one.time, shown(one.to_ndarray())) for one in file.decode(video=0)]
+    assert [place for _, place in shown_] == [bar(number) for number in range(90)]
+    assert all(abs(b - a - STEP / CLOCK) < 0.002 for (a, _), (b, _) in pairwise(shown_))
+    assert 0 <= shown_[0][0] < 0.3
+    assert all(a < b for (a, _), (b, _) in pairwise(packets))
+    assert all(dts <= pts for dts, pts in packets if pts is not None)
     assert not film.warnings
 
 

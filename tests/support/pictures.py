@@ -52,6 +52,30 @@ def encoded(name: str, count: int, every: int = 15) -> list[bytes]:
     return pictures + [bytes(packet) for packet in context.encode(None)]
 
 
+class Turned(NamedTuple):
+    """Pictures in the order of sending, and the number of each in the order of showing."""
+
+    pictures: list[bytes]
+    shown: list[int]
+
+
+def turned(name: str, count: int) -> Turned:
+    """So many pictures, most of which hang on later ones (B-pictures), on each other, too."""
+    encoder, keep = {"H264": ("libx264", "x264-params"), "H265": ("libx265", "x265-params")}[name]
+    context: Any = av.CodecContext.create(encoder, "w")
+    context.width, context.height, context.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+    context.time_base, context.framerate = Fraction(1, CLOCK), Fraction(15)
+    context.gop_size, context.max_b_frames, context.thread_count = 30, 3, 1
+    context.options = {keep: "log-level=0:repeat-headers=1:bframes=3:b-adapt=0:b-pyramid=1"}
+    packets: list[Any] = []
+    for number in range(count):
+        frame = av.VideoFrame.from_ndarray(drawn(number), "yuv420p")
+        frame.pts = number * STEP
+        packets += context.encode(frame)
+    packets += context.encode(None)
+    return Turned([bytes(one) for one in packets], [one.pts // STEP for one in packets])
+
+
 def drawn(number: int) -> np.ndarray[Any, Any]:
     """A picture, as planes of 4:2:0."""
     planes = np.full((HEIGHT * 3 // 2, WIDTH), 128, np.uint8)
