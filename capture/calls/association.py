@@ -132,6 +132,15 @@ class Association:
         # All of these name both ends and none took the place of another: the first call holds it.
         return sorted(shared, key=lambda match: match.call.started_ns)
 
+    def given_up(self, match: Match, stream: NewStream) -> bool:
+        """Whether the call received no RTP at an end of a stream when that began."""
+        return any(
+            call is match.call and binding.until_ns is not None
+            and binding.until_ns < stream.time_ns < match.latest_ns
+            for end in (stream.source, stream.destination)
+            for call, binding in self.at(end)
+        )  # fmt: skip
+
     def _rank(self, match: Match, stream: NewStream) -> tuple[bool, int, bool, bool, bool, int]:
         """Compares greater the better a match is."""
         named = match.to or match.from_

@@ -7,7 +7,7 @@ Which call a stream fits: capture.calls.association. Until when it is that call'
 capture.calls.tenure. What is kept without signalling: capture.calls.orphans, capture.calls.joining.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from capture.calls.association import BOTH, OTHER, SOURCE, Association, Match
@@ -107,6 +107,15 @@ class Attachments:
                 self._joining.reclaim(row, call)
             elif row.closed_ns is None or row.closed_ns > time_ns:
                 self._contend(row, call)  # also within the grace behind its own call's end
+        for row in self._behind_nat(call, endpoint):
+            self._tenure.contest(row, call)
+
+    def _behind_nat(self, call: LiveCall, endpoint: Endpoint) -> Iterator[Row]:
+        """The rows at a call's other ends to which this end may belong, though they lack it."""
+        ends = {binding.endpoint for binding in call.bindings} - {endpoint}
+        for row in (row for end in ends for row in self._rows.at(end)):
+            if row.call not in (None, call) and row.score != BOTH and row.closed_ns is None:
+                yield row
 
     def ended(self, call: LiveCall) -> None:
         """The call ended, or its end became known anew: its rows close after the grace."""
@@ -170,6 +179,8 @@ class Attachments:
         last_ns = self._totals(row.stream.row).last_ns or row.stream.time_ns
         if not matches or last_ns < matches[0].since_ns - self._patience_ns:
             return
+        if self._association.given_up(matches[0], row.stream) and last_ns < matches[0].since_ns:
+            return  # of the time when T.38 went there
         if row.after and not in_its_midst(matches[0]):
             # What goes on behind one call's end is not the next one's, until that began.
             self._tenure.close(row, max(matches[0].since_ns, row.stream.time_ns), "taken")

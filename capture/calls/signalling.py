@@ -182,6 +182,9 @@ class Signalling:
                 self._witness.decided(Decision.NOT_BOUND, call, media=media)
         for media in change.rejected:
             self._unbind(call, media, datagram.time_ns)
+        if change.agreed:
+            for media in call.offer_answer.fax_lines():
+                self._unbind(call, media, datagram.time_ns)
 
     def _flag(self, call: LiveCall, change: Change) -> None:
         if change.agreed:
@@ -231,7 +234,10 @@ class Signalling:
             self._attachments.bound(call, endpoint, datagram.time_ns)
 
     def _unbind(self, call: LiveCall, media: sdp.Media, time_ns: int) -> None:
-        """The other side refused this line (port 0): nothing will be sent there."""
+        """No RTP will be sent there: the line was refused (port 0), or T.38 takes its place.
+
+        Half of all T.38 over UDPTL begins as RTP does: its first bits are a number.
+        """
         ends = {(media.address, media.port), *media.candidates}
         for binding in call.bindings:
             same = (binding.endpoint.address, binding.endpoint.port) in ends

@@ -63,21 +63,15 @@ class Tenure:
         to tell: one SSRC may go on from call to call.
         """
         call = row.call
-        if call is None or row.score != BOTH or self._sharing(row):
+        if call is None or self._sharing(row):
             return
-        ours, theirs = self._named(row, call), self._named(row, newer)
-        taken = {
-            new.endpoint
-            for new in theirs
-            for old in ours
-            if new.endpoint == old.endpoint and supersedes(new, old)
-        }
+        taken = self._taken(row, call, newer)
         one_call = any(
             other.kind in ("b2bua", "fork") and other.call_id == call.name
             for other in newer.related
         )
-        if len(taken) == 2 and not one_call:
-            since_ns = [binding.since_ns for binding in theirs]
+        if taken and not one_call:
+            since_ns = [binding.since_ns for binding in taken]
             row.contested = True
             self.commands.append(Contest(row.stream.row, min(since_ns), max(since_ns)))
 
@@ -103,6 +97,25 @@ class Tenure:
         # An RTCP BYE says at once what silence says after a while, unless RTP belies it.
         wait_ns = 0 if row.bye_ns is not None and last_ns <= row.bye_ns else SILENT_NS
         return known and 0 < last_ns < min(self.heard_ns, time_ns) - wait_ns
+
+    def _taken(self, row: Row, call: LiveCall, newer: LiveCall) -> list[Binding]:
+        """By what a newer call took both ends of a row over; nothing, if it did not.
+
+        Behind NAT one end is another than was said: then what was said must be the same again.
+        """
+        ours, theirs = self._named(row, call), self._named(row, newer)
+        if row.score != BOTH and theirs:
+            kinds = {binding.kind for binding in ours}
+            ours = [each for each in call.bindings if each.kind in kinds]
+            theirs = [each for each in newer.bindings if each.kind in kinds]
+        pairs = [
+            (new, old)
+            for new in theirs
+            for old in ours
+            if new.endpoint == old.endpoint and supersedes(new, old)
+        ]
+        both = {old.party for _, old in pairs} >= {"caller", "callee"}
+        return [new for new, _ in pairs] if both else []
 
     def _sharing(self, row: Row) -> bool:
         """Whether another call has been heard between the same ends meanwhile."""

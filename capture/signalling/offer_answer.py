@@ -116,6 +116,16 @@ class OfferAnswer(msgspec.Struct, array_like=True):
         if session is not None and session.pending is not None and session.pending.cseq == cseq:
             session.pending = None
 
+    def fax_lines(self) -> list[Media]:
+        """Where both sides of a session receive T.38 now."""
+        found: list[Media] = []
+        for session in self.sessions.values():
+            sides = [side.media for side in (session.caller, session.callee) if side is not None]
+            for lines in zip(*sides, strict=False):
+                if len(lines) == 2 and all(_is_udptl(line) for line in lines):
+                    found += lines
+        return found
+
     @property
     def held(self) -> bool:
         """Whether no session has sound both ways and one is on hold."""
@@ -205,6 +215,10 @@ def _refused(offer: Description, answer: Description) -> list[Media]:
         for theirs, ours in zip(offer.media, answer.media, strict=False)
         if theirs.accepted and not ours.accepted
     ]
+
+
+def _is_udptl(line: Media) -> bool:
+    return line.kind == "image" and line.accepted and not line.rtp
 
 
 def _class(message: SipMessage) -> str:

@@ -1,5 +1,6 @@
 """A capture and the recording it must give: all rooms of capture together, on forged calls."""
 
+import socket
 from dataclasses import replace
 
 import pytest
@@ -174,6 +175,49 @@ def test_a_redial_on_the_same_ports_and_ssrc_is_another_recording(tmp_path, gap_
     first, next_ = sorted(run.calls(), key=lambda call: call.started_ns)
     assert max(stream.last_ns for stream in first.streams) < next_.started_ns
     assert min(stream.first_ns for stream in next_.streams) > next_.started_ns
+
+
+def translated(frames: list, phone) -> list:
+    """What a phone sends comes from the outside of its NAT, and goes there; its SDP does not."""
+    inside = socket.inet_aton(phone.address) + phone.rtp_port.to_bytes(2)
+    outside = socket.inet_aton("203.0.113.7") + (30_000).to_bytes(2)
+
+    def outer(frame: bytes) -> bytes:
+        if frame[42:44] != b"\x80\x08":
+            return frame
+        for host, port in ((26, 34), (30, 36)):
+            if frame[host : host + 4] + frame[port : port + 2] == inside:
+                frame = frame[:host] + outside[:4] + frame[host + 4 :]
+                frame = frame[:port] + outside[4:] + frame[port + 2 :]
+        return frame
+
+    return [frame._replace(data=outer(frame.data)) for frame in frames]
+
+
+@pytest.mark.parametrize("phone", [CALLER, CALLEE], ids=["caller", "callee"])
+@pytest.mark.parametrize("gap_s", [0.002, 0.3, 0.9, 2.5])
+@pytest.mark.parametrize("second", [{"numbers": 150, "stamps": 24_000}, {"numbers": 20_000}])
+def test_a_redial_from_behind_nat_is_another_recording(tmp_path, phone, gap_s, second):
+    run = Run().part(translated(redialled(gap_s, **second), phone)).end()
+    assert [packets for _, packets in heard_of(run)] == [[150, 150], [150, 150]]
+    first, next_ = sorted(run.calls(), key=lambda call: call.started_ns)
+    assert max(stream.last_ns for stream in first.streams) < next_.started_ns
+
+
+def test_a_second_call_from_behind_the_same_nat_takes_nothing_of_the_first(tmp_path):
+    """One gateway's port carries both, told apart by SSRC; the first pauses in the set-up."""
+    long, other = phones(6.0), phones(3.0)
+    twin = tuple(replace(phone, ssrc=phone.ssrc + 100) for phone in other)
+    frames = [
+        frame
+        for frame in answered(START_NS, *long, "a@example")
+        if not 2.2 <= (frame.time_ns - START_NS) / SECOND < 2.5
+        or frame.data[42] != 0x80
+        or frame.data[26:30] == socket.inet_aton(long[0].address)
+    ]
+    frames = sorted(frames + later(answered(START_NS, *twin, "b@example"), 2.0))
+    run = Run().part(translated(frames, long[0])).end()
+    assert heard_of(run) == [("bye", [300, 285]), ("bye", [150, 150])]
 
 
 def test_who_calls_back_at_once_and_plays_a_tone_first_is_another_recording(tmp_path):

@@ -249,6 +249,25 @@ def test_a_fax_within_a_call_marks_it_for_good_and_its_sound_goes_on(wire):
     ]
 
 
+def test_fax_packets_that_begin_as_rtp_does_are_no_sound(wire):
+    """UDPTL numbers its packets: from 0x8000 on each looks like the first of some stream."""
+    leg = Leg(wire)
+    talk(wire, leg)
+    reoffer(leg, FAX.format("10.0.0.2", 5000).encode(), FAX.format("10.0.0.1", 4000).encode())
+    for number in range(20):
+        wire.rtp(*A_TO_B, ssrc=0x12340000 + 977 * number, payload_type=number, seconds=0)
+        wire.rtp(*B_TO_A, ssrc=0x56780000 + 977 * number, payload_type=number, seconds=0)
+        wire.wait(0.3)
+    racing = wire.rtp(*B_TO_A, ssrc=4)  # before the offer that explains it, and on behind it
+    reoffer(leg, BOB, ALICE)
+    wire.rtp(*A_TO_B, ssrc=3)
+    assert racing in wire.attached()
+    wire.wait(5)
+    leg.bye()
+    (call,) = wire.end()
+    assert [stream.ssrc for stream in call.streams] == [1, 2, 4, 3]
+
+
 def test_a_fax_that_was_refused_marks_nothing(wire):
     leg = Leg(wire)
     talk(wire, leg)
