@@ -60,7 +60,7 @@ def _tell(source: Source, target: str, change: Change, fault: str) -> None:
 
 
 def _parts(replica: Replica, change: Change) -> Iterator[bytes]:
-    """What of a copy goes on the wire; of a key page, which only the store can check, all at once.
+    """What of a copy goes on the wire; of a key file all at once: a page the store alone can check.
 
     Raises TargetError; ValueError if it is not that copy.
     """
@@ -69,6 +69,8 @@ def _parts(replica: Replica, change: Change) -> Iterator[bytes]:
     data = replica.read(layout.keys_name(change.name))
     if len(data) != change.size:
         raise ValueError(f"its copy is damaged: {len(data)} bytes instead of {change.size}")
+    if change.sha256 and hashlib.sha256(data).hexdigest() != change.sha256:
+        raise ValueError("its copy is damaged, or older: its SHA-256 is another")
     return iter((data,))
 
 

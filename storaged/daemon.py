@@ -19,7 +19,7 @@ from spanvault import memory, rules, transport
 from spanvault.config import StoragedConfig
 from spanvault.lifecycle import Lifecycle
 from spanvault.slots import Memories
-from storaged import opening, reindexing, witness
+from storaged import opening, reindexing, toldkeys, witness
 from storaged.accesslog import AccessLog
 from storaged.binding import Binding
 from storaged.committer import Committer
@@ -267,7 +267,7 @@ def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener,
         tables = _open_index(store)
         try:
             if ring:
-                opening.announce_keys(tables, store.keys, ring.names())
+                toldkeys.announce(tables, store.keys, ring.names())
             opener = Opener(settings, store, tables, intake_keys)
             yield store, tables, opener, opener.all(ring, why_locked)
         finally:

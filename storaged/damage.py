@@ -34,8 +34,9 @@ KEYS: Final = Files(
     "KEY_FILE",
     "A key file is damaged",
     "A damaged key file is whole again, or gone",
-    "a page is restored from a replica if one has it: see spanvault repair --all. The root of a "
-    "locked pool: unlock it from another copy of the keys folder, or restore the store",
+    "it is restored from a replica if one has it: see spanvault repair --all. If none has the root "
+    "of a locked pool: put it there from a backup of keys, if nothing was erased since, or restore "
+    "the store",
 )
 LEDGERS: Final = Files(
     b"damagedledger",

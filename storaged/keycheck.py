@@ -2,16 +2,15 @@
 
 Pages by their tag, under the page key that the root names, so that no listening right is needed and
 no older generation passes; roots against what is opened in memory, of a locked pool by their own
-SHA-256. What is found damaged: storaged.damage. A root is written anew from memory; pages come back
-from a replica (storaged.keymending). Pure but for files; when it runs: storaged.scrub.
+SHA-256. What is found damaged: storaged.damage. The root of an open pool is written anew from
+memory; all else comes back from a replica (storaged.keymending). When it runs: storaged.scrub.
 """
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
-from storaged import damage, keypage, medium
+from storaged import damage, keypage, medium, toldkeys
 from storaged.faults import Fault
 from storaged.index import KEYS_CHANGED, Index
 from storaged.keyring import Keyring
@@ -44,6 +43,15 @@ class KeyCheck:
             if not vault.locked:
                 self._forget(vault, named)
 
+    def checking_new(self) -> Iterator[int]:
+        """Check the roots that changed since they were read last; gives bytes as checking()."""
+        for vault in list(self._vaults):
+            name = vault.key_files()[-1]
+            with self._index.reading() as view:
+                known = toldkeys.told(view, name)
+            if known is None and not vault.locked:
+                yield self.check(vault, name)
+
     def check(self, vault: Vault, name: str) -> int:
         """Check one, by its name in the feed; note what is found. Returns bytes read."""
         own = name.rpartition("/")[2]
@@ -52,9 +60,11 @@ class KeyCheck:
             self.unchecked.append(name)
             return 0
         self.checked.append(name)
-        size, fault = _look_at(vault.keys / own, ring)
+        size, fault = _look_at(vault, own)
         if fault is None:
             damage.clear_file(self._index, damage.KEYS, name)
+            if own == ROOT:
+                toldkeys.announce(self._index, vault.keys, [name])
         elif own == ROOT and ring is not None:
             self._write_anew(ring, name, fault)
         else:
@@ -88,34 +98,23 @@ def _opened(vault: Vault) -> Keyring | None:
         return None
 
 
-def _look_at(path: Path, ring: Keyring | None) -> tuple[int, str | None]:
+def _look_at(vault: Vault, own: str) -> tuple[int, str | None]:
     """Bytes read of a key file, and what is wrong with it; nothing if it is named no more."""
-    size, fault = 0, None
+    path, ring, size, fault = vault.keys / own, _opened(vault), 0, None
     for _ in range(_TRIES):
         try:
             with medium.opened(path, keypage.MOST_BYTES) as data:
                 found = data[:]
             size += len(found)
-            fault = _fault_of(found, ring, path.name)
+            fault = vault.fault_of(own, found)
         except LookupError:
             return size, None
         except OSError as error:
             if error.errno in medium.OURS:
                 raise
-            if ring is not None and path.name not in ring.own_names():
+            if ring is not None and own not in ring.own_names():
                 return size, None
             fault = f"it cannot be read ({error.strerror})"
         if fault is None:
             break
     return size, fault
-
-
-def _fault_of(data: bytes, ring: Keyring | None, name: str) -> str | None:
-    """Raises LookupError: the root names the file no more."""
-    if ring is not None:
-        return ring.fault_of(name, data)
-    try:
-        keypage.check_root(data)
-    except ValueError as error:
-        return str(error)
-    return None

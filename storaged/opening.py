@@ -6,30 +6,27 @@ a volume is not mounted nothing is made in its place. What is open afterwards: s
 
 import contextlib
 import errno
-import hashlib
 import logging
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from spanvault import keyfile, protected
 from spanvault.config import PoolConfig, StoragedConfig
 from spanvault.rules import POOLS, TIERS
-from storaged import index, keypage, vaults
+from storaged import index, toldkeys, vaults
 from storaged.faults import Fault
-from storaged.index import KEYS_CHANGED, Index, View, Writing
+from storaged.index import Index
 from storaged.intake import Intake
 from storaged.intakekeys import IntakeKeys
 from storaged.keyring import Keyring
 from storaged.layout import Store
 from storaged.pool import Pool
-from storaged.rootfile import ROOT
 from storaged.slot import TokenSlot
 from storaged.vaults import BASE, Vault, Vaults
 
 log = logging.getLogger(__name__)
-_TOLD: Final = b"told/"  # of table meta, and a root's name: SHA-256 of what was told at a start
 _SPARE_FILES: Final = 512  # descriptors kept for everything that is no object
 
 
@@ -89,7 +86,7 @@ class Opener:
             slot_of(self._settings),
             unindexed=self._is_unindexed(name),
         )
-        announce_keys(self._tables, self._store.keys, vault.key_files())
+        toldkeys.announce(self._tables, vault.keys, vault.key_files())
         return vault
 
     def keep_intake_keys(self) -> None:
@@ -160,15 +157,15 @@ def base_keys(
 ) -> tuple[Keyring | None, str]:
     """The opened keys of base; or, if no key at hand opens them, none and why: it records locked.
 
-    Raises Fault: damaged; or locked, and nobody vouches for a key that it could record to.
+    So it does where the root is damaged, which comes back from a replica (storaged.keymending).
+    Raises Fault: nobody vouches for a key that it could record to.
     """
     try:
         key = unlock_key(settings.unlock_key)
         return Keyring(store.keys, key, slot=slot_of(settings)), ""
     except Fault as fault:
-        sealed_to = _recipients(store.keys / ROOT)
         vouched = TIERS[BASE] in intake_keys.tiers and intake_keys.store_id == store.store_id
-        if fault.code != "locked" or not vouched or not sealed_to:
+        if fault.code not in ("locked", "corrupt") or not vouched:
             raise
         log.error("The store is locked, it records and is not heard", extra={"FAULT": str(fault)})
         return None, fault.error
@@ -179,18 +176,6 @@ def slot_of(settings: StoragedConfig) -> TokenSlot | None:
     if not settings.erasure_token:
         return None
     return TokenSlot(settings.erasure_token, settings.erasure_pin)
-
-
-def _recipients(root: Path) -> list[bytes]:
-    """Whom a root is sealed to; nobody if it is not there. Raises Fault: damaged."""
-    try:
-        return keypage.recipients_of(root.read_bytes())
-    except OSError:
-        return []
-    except ValueError as error:
-        raise Fault(
-            "corrupt", f"{root}: {error}", "Restore the keys folder from a replica."
-        ) from None
 
 
 def unlock_key(path: Path) -> bytes:
@@ -210,41 +195,6 @@ def recipients_of(settings: StoragedConfig) -> list[bytes]:
     if settings.recovery_public is not None:
         recipients.append(keyfile.load(settings.recovery_public))
     return recipients
-
-
-def announce_keys(tables: Index, keys: Path, names: Iterable[str]) -> None:
-    """Tell the feed of key files that it does not know, and of roots that are others by now.
-
-    A page's name changes with its bytes, a root's does not: a crash between a new root and its
-    announcement would leave replicas with the old one. names: as the feed tells them.
-    """
-    wanted = list(names)
-    roots = {name: _digest(keys / name) for name in wanted if Path(name).name == ROOT}
-
-    def told(view: View, name: str) -> bool:
-        if view.get(b"fed", KEYS_CHANGED + name.encode()) is None:
-            return False
-        return name not in roots or view.get(b"meta", _TOLD + name.encode()) == roots[name]
-
-    def announce(writing: Writing) -> None:
-        for name in wanted:
-            if not told(writing, name):
-                writing.announce(KEYS_CHANGED, name.encode())
-        for name, digest in roots.items():
-            writing.put(b"meta", _TOLD + name.encode(), digest)
-
-    with tables.reading() as view:
-        if all(told(view, name) for name in wanted):
-            return
-    tables.write(announce)
-
-
-def _digest(path: Path) -> bytes:
-    """SHA-256 of a file; nothing of one that cannot be read, which is told of elsewhere."""
-    try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:
-        return b""
 
 
 def _raise_file_limit() -> int:

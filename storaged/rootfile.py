@@ -105,7 +105,7 @@ class RootFile:
         """Write the file anew with one more secret, under the same root key. Raises OSError."""
         secrets = {**self._root.secrets, name: secret}
         data = keypage.replace_secrets(self._data, self._root, secrets, _nonces(len(secrets)))
-        self._put(data)
+        put(self._folder, data)
         files.destroy(self._folder, [ROOT_OLD])
         self._data, self._root = data, self._root._replace(secrets=secrets)
 
@@ -115,7 +115,7 @@ class RootFile:
 
     def rewrite(self) -> None:
         """Put the root as it is opened on disk, where that is damaged. Raises OSError."""
-        self._put(self._data)
+        put(self._folder, self._data)
         files.destroy(self._folder, [ROOT_OLD])
 
     def replace(self, secrets: Mapping[Name, bytes], recipients: list[bytes] | None = None) -> None:
@@ -133,7 +133,7 @@ class RootFile:
             self.store_id, epoch, root.tier, root.root_key, recipients, secrets,
             _nonces(len(secrets)), share if self._slot else None,
         )  # fmt: skip
-        self._put(data)
+        put(self._folder, data)
         self._data, self._root = data, root
 
     def clear(
@@ -145,7 +145,7 @@ class RootFile:
 
     def settle(self) -> None:
         """Destroy a root that was replaced, if a crash or a failing disk left it."""
-        self._clear_aside()
+        _clear_aside(self._folder)
         self._clear_slot()
 
     def take(self, data: bytes, store_id: str) -> None:
@@ -177,20 +177,22 @@ class RootFile:
         if self._slot is not None and self._root.slot == keypage.TOKEN:
             self._slot.keep_only(self.store_id, self.tier, self.epoch)
 
-    def _clear_aside(self) -> None:
-        aside = self._folder / ROOT_OLD
-        # Linked, and the new root not in place: it is the root, and must not be overwritten.
-        if files.same(aside, self._folder / ROOT):
-            aside.unlink()
-        files.destroy(self._folder, [ROOT_OLD])
 
-    def _put(self, data: bytes) -> None:
-        """Put a root file in place; the old one stays as ROOT_OLD, to be overwritten."""
-        path, aside = self._folder / ROOT, self._folder / ROOT_OLD
-        self._clear_aside()
-        if path.exists():
-            os.link(path, aside)
-        files.replace(path, data)
+def put(folder: Path, data: bytes) -> None:
+    """Put a root file in place; the old one stays as ROOT_OLD, to be overwritten. OSError."""
+    path = folder / ROOT
+    _clear_aside(folder)
+    if path.exists():
+        os.link(path, folder / ROOT_OLD)
+    files.replace(path, data)
+
+
+def _clear_aside(folder: Path) -> None:
+    aside = folder / ROOT_OLD
+    # Linked, and the new root not in place: it is the root, and must not be overwritten.
+    if files.same(aside, folder / ROOT):
+        aside.unlink()
+    files.destroy(folder, [ROOT_OLD])
 
 
 def create(

@@ -141,11 +141,11 @@ class Scrub:
 
     def _minding_keys(self) -> Waits:
         """Check the key files, if that is due: they are few, and much hangs on each."""
-        if self._clock_s() < self._keys_due_s:
-            return
-        for size in self._keys.checking():
+        due = self._clock_s() >= self._keys_due_s
+        for size in self._keys.checking() if due else self._keys.checking_new():
             yield self._pace.spend(size, self._ceiling)
-        self._keys_due_s = self._clock_s() + min(KEYS_S, self._period_s)
+        if due:
+            self._keys_due_s = self._clock_s() + min(KEYS_S, self._period_s)
 
     def _planning(self) -> Waits:
         """Begin a round: what there is to read decides how fast."""

@@ -160,6 +160,20 @@ class Vault:
         finally:
             self.held.release()
 
+    def fault_of(self, name: str, data: bytes) -> str | None:
+        """What is wrong with these bytes of a key file, by its name in the folder; None: nothing.
+
+        Of a locked pool its root alone can be told. Raises LookupError: it is named no more.
+        """
+        if (ring := self._ring) is not None:
+            return ring.fault_of(name, data)
+        try:
+            if name == ROOT:
+                keypage.check_root(data)
+        except ValueError as error:
+            return str(error)
+        return None
+
     def owns(self, key_file: str) -> bool:
         """Whether a key file is this pool's, by its name in the feed."""
         return key_file.rpartition("/")[0] == ("" if self.name == BASE else self.name)
@@ -239,8 +253,8 @@ class Vaults:
         except FileNotFoundError:
             return None
         try:
-            return data if vault.locked or vault.keyring.fault_of(own, data) is None else None
-        except (LookupError, Fault):  # not named: an import's, whose root comes later; or locked
+            return data if vault.fault_of(own, data) is None else None
+        except LookupError:  # not named: an import's, whose root comes later
             return data
 
     @property

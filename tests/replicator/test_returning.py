@@ -115,3 +115,21 @@ def test_key_page_that_was_damaged_comes_back_by_itself_and_calls_are_heard(hous
     assert (house.replica / "keys/page-000000.0").read_bytes() == sound
     with house.client() as client:
         assert "from site" in client.status().fields["repair"]["last"]
+
+
+def test_root_that_was_damaged_while_nothing_ran_comes_back_and_opens(house, until) -> None:
+    root = house.store / "keys/root"
+    sound = root.read_bytes()
+    house.appliance.kill("storaged")
+    house.appliance.start("storaged")  # or a minute later: then it is known which root is whole
+    for name in ("storaged", "replicator"):
+        house.appliance.kill(name)
+    flip(root, at=200)
+    house.start()
+    until(lambda: root.read_bytes() == sound)
+    assert (house.replica / "keys/root").read_bytes() == sound
+    with house.client() as client:
+        assert "whole again: unlock it, or restart storaged" in client.status().state
+    house.appliance.kill("storaged")
+    house.appliance.start("storaged")
+    assert all(house.said(number, size=SIZE) for number in CALLS)

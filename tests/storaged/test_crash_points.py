@@ -66,6 +66,7 @@ EXEMPT = {
     "storaged/damage.py:clear_file": PAGES,
     "storaged/damage.py:note_file": PAGES,
     "storaged/keycheck.py:_write_anew": PAGES,
+    "storaged/keymending.py:_put_root_back": "by rootfile.put(), as any new root",
     "storaged/keymending.py:put_back": PAGES,
     "storaged/pagefiles.py:_destroy_aside": PAGES,
     "storaged/pagefiles.py:put_back": PAGES,

@@ -385,13 +385,6 @@ def endless_format(rig: Rig) -> None:
     path.write_text(path.read_text().replace('"version": 2', '"version": 1e999'))
 
 
-def damaged_root(rig: Rig) -> None:
-    rig.start()
-    rig.stop()
-    path = rig.store / "keys/root"
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
-
-
 def missing_index(rig: Rig) -> None:
     rig.start()
     capture = rig.capture()
@@ -464,7 +457,6 @@ def lost_log(rig: Rig) -> None:
         ),
         (store_without_ledgers, 78, "store version 1, this program reads 2. It is from before"),
         (endless_format, 74, "not readable as a store's format"),
-        (damaged_root, 74, "root file damaged"),
         (missing_index, 74, "the index is missing"),
         (lost_pools, 1, "pools/base/objects: the pool cannot be opened (missing, and there are"),
         (unmounted_pool, 1, "missing, and there are recordings). Mount the pool's volume"),

@@ -1,5 +1,6 @@
 """Key files: a flipped bit is found, a copy takes its place, nothing comes to life again."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spanvault import messages as m
-from storaged import files, keypage, pagefiles
+from storaged import files, keymending, keypage, pagefiles, toldkeys
 from storaged.faults import Fault
 from storaged.keycheck import KeyCheck
 from storaged.keypage import SLOTS
@@ -100,7 +101,7 @@ def test_page_comes_back_from_a_replica_and_what_was_damaged_is_overwritten(keys
     assert (keys.folder / PAGE).read_bytes() == keys.sound[PAGE]
     assert sorted(path.name for path in keys.folder.iterdir()) == [PAGE, "root"]
     assert keys.check() == keys.feed() == []
-    assert "A damaged key page was repaired" in caplog.messages
+    assert "A damaged key file was repaired" in caplog.messages
     assert keys.again().keyring.dek(0)
 
 
@@ -189,13 +190,87 @@ def test_older_root_in_place_of_ours_is_found(keys):
     assert (keys.folder / "root").read_bytes() == newer
 
 
-def test_root_of_a_locked_pool_is_told_of_its_pages_are_nobodys_to_check(keys):
-    keys.parts.vaults.lock("base")
-    keys.flip()
+@pytest.fixture
+def locked(keys) -> Keys:
+    """The same, its root known whole since the last check, and then locked."""
     assert keys.check() == []
+    keys.parts.vaults.lock("base")
+    return keys
+
+
+def test_pages_of_a_locked_pool_are_nobodys_to_check(locked):
+    locked.flip()
+    assert locked.check() == []
+
+
+@pytest.mark.parametrize("at", [8, 24, 100, -1])
+def test_root_of_a_locked_pool_comes_back_from_a_replica(locked, caplog, at):
+    locked.flip("root", at)
+    with (locked.folder / "root").open("rb") as old:
+        assert locked.check() == ["root"]
+        [change] = locked.feed()
+        sound = locked.sound["root"]
+        digest = hashlib.sha256(sound).hexdigest()
+        assert (change.name, change.size, change.sha256) == ("root", len(sound), digest)
+        assert locked.give(change, sound) == m.Done()
+        assert sound[200:300] not in old.read()
+    assert (locked.folder / "root").read_bytes() == sound
+    assert sorted(path.name for path in locked.folder.iterdir()) == [PAGE, "root"]
+    assert locked.check() == locked.feed() == []
+    assert "A damaged key file was repaired" in caplog.messages
+
+
+def test_root_of_a_locked_pool_that_is_gone_comes_back_too(locked):
+    (locked.folder / "root").unlink()
+    assert locked.check() == ["root"]
+    [change] = locked.feed()
+    assert locked.give(change, locked.sound["root"]) == m.Done()
+    assert locked.again().keyring.dek(0)
+
+
+def test_damaged_root_of_a_locked_pool_never_reaches_a_replica(locked):
+    locked.flip("root", at=100)
+    locked.parts.index.write(lambda writing: writing.announce(b"k", b"root"))
+    assert "root" not in [one.name for one in changes(locked)]
+    toldkeys.announce(locked.parts.index, locked.folder, ["root"])
+    assert "root" not in [one.name for one in changes(locked)]
+
+
+def changes(keys: Keys) -> list[m.Change]:
+    told: list[m.Change] = keys.ask(m.Feed(0, target="siteb"), who=REPLICATOR).changes
+    return told
+
+
+def test_older_root_never_takes_the_place_of_a_locked_pool_s(keys):
+    """Whoever kept it, and its old pages, would bring back what was erased."""
+    keys.check()
+    keys.ask(m.Erase([ONE], "test"))
+    newer = (keys.folder / "root").read_bytes()
+    keys.parts.vaults.lock("base")  # no check came between: which root is whole nobody knows
     keys.flip("root", at=100)
     assert keys.check() == ["root"]
     assert keys.feed() == []
+    change = m.Change(0, "keys", pool="base", name="root", size=len(newer))
+    for copy in (keys.sound["root"], newer):
+        with pytest.raises(Fault, match="not the root that replicas were told of"):
+            keymending.put_back(
+                keys.parts.index, keys.parts.vaults, m.Return("siteb", change, 0), copy
+            )
+
+
+def test_root_that_changed_is_known_within_a_minute(keys):
+    check = KeyCheck(keys.parts.index, keys.parts.vaults, lambda: 1)
+    assert keys.check() == []
+    assert list(check.checking_new()) == []
+    keys.ask(m.Erase([ONE], "test"))
+    newer = (keys.folder / "root").read_bytes()
+    assert list(check.checking_new()) == [len(newer)]
+    assert list(check.checking_new()) == []
+    keys.parts.vaults.lock("base")
+    keys.flip("root", at=100)
+    assert list(check.checking_new()) == []
+    assert keys.check() == ["root"]
+    assert [change.sha256 for change in keys.feed()] == [hashlib.sha256(newer).hexdigest()]
 
 
 def test_crash_while_a_page_is_put_back_leaves_it_whole_or_damaged_not_gone(keys, monkeypatch):

@@ -180,6 +180,30 @@ def test_nothing_is_recorded_to_a_key_that_this_host_did_not_vouch_for(rig, faul
     assert heard(rig, ONE) == [(1, 0)]
 
 
+def damaged(root: Path) -> None:
+    root.write_bytes(root.read_bytes()[:-1] + b"?")
+
+
+@pytest.mark.parametrize("fault", [damaged, Path.unlink])
+def test_store_whose_root_is_damaged_records_and_says_so(rig, fault):
+    """The key is at hand; a start does not wait for the root, which a replica may bring back."""
+    (rig.folder / "safe.key").rename(rig.folder / "secret/unlock.key")
+    root = rig.store / "keys/root"
+    sound = root.read_bytes()
+    fault(root)
+    rig.start()
+    send(rig.capture(), 2, [(ONE, 1, 1)])
+    state = ask(rig, m.Status()).state
+    assert "pool base is locked" in state
+    assert "root" in state
+    assert ask(rig, m.Get(ONE)).code == "locked"
+    rig.stop(signal.SIGKILL)
+    root.write_bytes(sound)
+    rig.start()
+    drained(rig)
+    assert heard(rig, ONE) == [(1, 0), (1, 1)]
+
+
 def test_keys_of_intakes_are_read_as_they_were_written():
     keys = {0: bytes(range(32)), 2: bytes(range(1, 33))}
     data = serialize(b"s" * 16, keys, b"secret")

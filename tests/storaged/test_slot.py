@@ -9,7 +9,7 @@ from pkcs11 import Attribute, ObjectClass
 
 from spanvault import certificate, keyfile
 from spanvault import messages as m
-from storaged import keypage
+from storaged import keypage, rootfile
 from storaged.faults import Fault
 from storaged.keyring import Keyring
 from storaged.rootfile import RootFile
@@ -97,14 +97,16 @@ class Died(Exception):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("step", ["_put", "clear"])
-def test_crash_leaves_one_root_that_opens_and_one_secret(parts, ring, uri, pin, monkeypatch, step):
+@pytest.mark.parametrize(("place", "step"), [(rootfile, "put"), (RootFile, "clear")])
+def test_crash_leaves_one_root_that_opens_and_one_secret(
+    parts, ring, uri, pin, monkeypatch, place, step
+):
     def dies(*_: object) -> None:
         raise Died
 
     neighbour = ring.dek(1)
     with monkeypatch.context() as dying:
-        dying.setattr(RootFile, step, dies)
+        dying.setattr(place, step, dies)
         with pytest.raises(Died):
             ring.drop([0])
     assert len(labels(ring.store_id)) == 2
