@@ -40,12 +40,15 @@ def _payloads(chunk: Chunk) -> Chunk:
     if not (flags & WHOLE).any():
         return chunk
     found = [
-        _payload(bytes(one), flag) if flag & WHOLE else bytes(one)
+        payload(bytes(one), flag)
         for one, flag in zip(chunk.payloads(), flags.tolist(), strict=True)
     ]
     return with_payloads(chunk, found)
 
 
-def _payload(packet: bytes, flags: int) -> bytes:
-    payload = packet[header_length(packet) :]
-    return payload if flags & TRUNCATED else without_padding(payload, packet[0] if packet else 0)
+def payload(packet: bytes, flags: int) -> bytes:
+    """The payload of what a frame holds. flags: the frame's, as in chunk.FRAME."""
+    if not flags & WHOLE:
+        return packet
+    found = packet[header_length(packet) :]
+    return found if flags & TRUNCATED else without_padding(found, packet[0] if packet else 0)

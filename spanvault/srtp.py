@@ -25,8 +25,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
+from spanvault import rtp
 from spanvault.chunk import MARKER, WHOLE, Chunk, with_payloads
-from spanvault.messages import MediaKey
+from spanvault.inclear import within
+from spanvault.messages import MediaKey, Span
 from spanvault.rtp import CSRC_COUNT, EXTENSION, header_length, without_padding
 from spanvault.sdes import SUITES, Suite
 
@@ -53,11 +55,12 @@ class Opening:
     """The streams of one call, opened chunk by chunk. warnings: packets that no key opens.
 
     keys: all that SDP was heard to name in the call, oldest first; what opens a stream shows in
-    its tags.
+    its tags. in_clear: when packets that no key opens are taken as they are (spanvault.inclear).
     """
 
-    def __init__(self, keys: Sequence[MediaKey]) -> None:
+    def __init__(self, keys: Sequence[MediaKey], in_clear: Sequence[Span] = ()) -> None:
         self.warnings: Counter[str] = Counter()
+        self._in_clear = in_clear
         self._keys = keys
         self._effort = Effort()
         self._streams: dict[tuple[int, int], Stream] = {}
@@ -72,6 +75,10 @@ class Opening:
             self._streams[number, ssrc] = Stream(ssrc, self._keys, self._effort)
         sealed = [bytes(payload) for payload in chunk.payloads()]
         opened = self._streams[number, ssrc].open(chunk.frames, sealed)
+        clear = within(self._in_clear, chunk.frames["arrival_ns"])
+        for row in np.flatnonzero(clear).tolist():
+            if opened[row] is None:
+                opened[row] = rtp.payload(sealed[row], int(chunk.frames["flags"][row]))
         if shut := sum(payload is None for payload in opened):
             self.warnings["SRTP packets open with no key that was heard: silence"] += shut
         return with_payloads(chunk, [payload or b"" for payload in opened])

@@ -60,7 +60,8 @@ def check_call(call: Call) -> None:
     times = (
         call.started_ns, call.answered_ns or 0, call.ended_ns or 0, call.expires_ns or 0,
     )  # fmt: skip
-    _check_numbers("call's time (ns)", _TIMES, *times)
+    spans = [time for each in call.in_clear for time in (each.from_ns, each.until_ns or 0)]
+    _check_numbers("call's time (ns)", _TIMES, *times, *spans)
     _check_numbers("call's revision", range(1 << 31), call.revision)
     _check_texts(
         "call", call.capture, *call.call_ids, call.caller, call.callee, call.end_reason or "",

@@ -317,7 +317,7 @@ class Calls:
     def _record(self, call: LiveCall, final: bool) -> Call:
         """The call as it leaves now. Final: it is forgotten with it."""
         call.refresh(self._totals)
-        call.flags |= self._handshakes.of(call)
+        self._handshakes.mark(call)
         record = call.record(self._settings.name, final)
         call.recorded_ns = self._now_ns
         self._table.changed(call)

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from capture.calls.inclear import InClear
 from capture.media.doubled import SHARE
 from capture.model import Endpoint, StreamTotals, host_text
 from capture.signalling.dialog import Dialog, State
@@ -23,6 +24,7 @@ MAX_RELATED: Final = 64
 MAX_KEYS: Final = 64
 UNANSWERED_NS: Final = 32_000_000_000  # 64·T1: a BYE is sent again so long
 EARLY_MEDIA_NS: Final = 200_000_000  # RTP so much before the answer is no mere race with the 200
+ENCRYPTED: Final = frozenset({"srtp_sdes", "srtp_dtls", "zrtp"})
 MANY: Final = 50  # packets: of fewer some that come again say nothing
 
 
@@ -91,6 +93,7 @@ class LiveCall(msgspec.Struct, array_like=True):
     expires_ns: int | None = None  # when its record says that it may go
     clock_ns: int = 0  # what the time of day was ahead when it began: capture.clock
     keyless: bool = False  # an m= line of its SRTP named no key that can be used
+    in_clear: InClear = msgspec.field(default_factory=InClear)
 
     @property
     def ended_ns(self) -> int | None:
@@ -117,6 +120,13 @@ class LiveCall(msgspec.Struct, array_like=True):
     def secure(self) -> bool:
         """Whether its media, and its RTCP with it, was agreed to be encrypted."""
         return not signalled_flags(self.offer_answer).isdisjoint(("srtp_sdes", "srtp_dtls"))
+
+    def agree(self, at_ns: int, anew: bool) -> None:
+        """Both sides have described their media. anew: they had before, or were not heard to."""
+        flags = signalled_flags(self.offer_answer)
+        # For good: what is agreed upon later does not make plain, or heard, what came before.
+        self.flags |= flags
+        self.in_clear.agree(not ENCRYPTED.isdisjoint(flags), at_ns if anew else self.started_ns)
 
     @property
     def name(self) -> str:
@@ -150,6 +160,7 @@ class LiveCall(msgspec.Struct, array_like=True):
         self.heard_ns += by_ns
         self.recorded_ns += by_ns
         self.expires_ns = _at(self.expires_ns, by_ns)
+        self.in_clear.spans = self.in_clear.shifted(by_ns)
         for referral in self.referrals:
             referral.time_ns += by_ns
         for binding in self.bindings:
@@ -213,6 +224,7 @@ class LiveCall(msgspec.Struct, array_like=True):
             streams=[_moved(stream, ahead_ns) for stream in streams],
             beside=[_moved(stream, ahead_ns) for stream in beside],
             keys=list(self.keys),
+            in_clear=[] if ENCRYPTED.isdisjoint(flags) else self.in_clear.shifted(ahead_ns),
             siprec=self.siprec.told() if self.siprec else None,
             dialled=self.dialled,
             hosts=[host_text(host) for host in self._hosts() if host],

@@ -17,7 +17,7 @@ from capture.calls.witness import SILENT, Decision, Witness
 from capture.model import Datagram, Endpoint
 from capture.signalling import sdp, siprec
 from capture.signalling.dialog import Event, State, event_of
-from capture.signalling.offer_answer import Change, Side, signalled_flags
+from capture.signalling.offer_answer import Change, Side
 from capture.signalling.sip import SipMessage
 from spanvault.messages import MediaKind
 
@@ -174,7 +174,7 @@ class Signalling:
             reoffer=change.reoffer,
             media=change.media,
         )
-        self._flag(call, change)
+        self._flag(call, change, datagram.time_ns)
         for media in change.media:
             call.learn(media.keys)
             call.keyless |= media.accepted and media.crypto and not media.keys
@@ -186,10 +186,9 @@ class Signalling:
             for media in call.offer_answer.fax_lines():
                 self._unbind(call, media, datagram.time_ns)
 
-    def _flag(self, call: LiveCall, change: Change) -> None:
+    def _flag(self, call: LiveCall, change: Change, at_ns: int) -> None:
         if change.agreed:
-            # For good: what is agreed upon later does not make plain, or heard, what came before.
-            call.flags |= signalled_flags(call.offer_answer)
+            call.agree(at_ns, anew=change.reoffer or "started_mid_call" in call.flags)
         # A recording client only ever sends: to its server, sendonly is no hold.
         if change.agreed and change.reoffer and call.siprec is None:
             if call.held != call.offer_answer.held:

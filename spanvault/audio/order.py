@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from spanvault import rtp
 from spanvault.chunk import CONTROL, EVENTS, Chunk
 from spanvault.client import Page
-from spanvault.messages import MediaKey
+from spanvault.messages import MediaKey, Span
 from spanvault.srtp import Opening
 
 KEEP_BYTES: Final = 64 << 20
@@ -79,12 +79,13 @@ class Entry(NamedTuple):
 class InTimeOrder:
     """All chunks of a recording, by their earliest arrival.
 
-    srtp: its payloads are opened by the keys that were stored with it.
+    srtp: its payloads are opened by the keys that were stored with it; in_clear: but for those of
+    these spans that are in the clear.
     set_back: whether the capture's clock was set back in between; times before and after cannot be
     compared then.
     """
 
-    def __init__(self, pages: Pages, *, srtp: bool = False) -> None:
+    def __init__(self, pages: Pages, *, srtp: bool = False, in_clear: Sequence[Span] = ()) -> None:
         entries = [
             _entry(chunk, cursor, place)
             for cursor, chunks in pages.walk()
@@ -97,13 +98,14 @@ class InTimeOrder:
         )
         self._entries = entries
         self.set_back = any(ages)
-        self._srtp = srtp
+        self._srtp, self._in_clear = srtp, in_clear
         self.warnings: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Chunk]:
         if not self._srtp:
             return rtp.payloads(self._stored())
-        opening = Opening(self._pages.keys)  # anew: it must hear a stream from its beginning
+        # Anew: it must hear a stream from its beginning.
+        opening = Opening(self._pages.keys, self._in_clear)
         self.warnings = opening.warnings
         return opening.open(self._stored())
 

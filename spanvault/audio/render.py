@@ -23,7 +23,8 @@ from spanvault.audio.plain import SILENCE, Samples
 from spanvault.audio.red import Recovery
 from spanvault.audio.timeline import LEAP_S, TimeLine
 from spanvault.chunk import TRUNCATED, Chunk
-from spanvault.messages import Codec, Stream
+from spanvault.inclear import within
+from spanvault.messages import Codec, Span, Stream
 from spanvault.payloadtypes import is_red, is_sound, meaning, primary
 
 Block = NDArray[np.int16]  # [n, 2]: caller, callee
@@ -136,18 +137,19 @@ def _resampler(rate: int, output: int) -> Any:
 class Renderer:
     """Fed with a call's chunks in time order, gives blocks of its sound.
 
-    encrypted: the payloads are not what they seem; they are not rendered.
+    encrypted: the payloads are not what they seem, and not rendered, but for those of the spans
+    in_clear.
     watch: is handed the chunks of video when they are due, and the time line to place them.
     unread: packets that were heard, by the call's record, and did not come in a chunk.
     """
 
     def __init__(
         self, streams: Sequence[Stream], rate: int, encrypted: bool = False,
-        watch: Callable[[Chunk, TimeLine], None] | None = None,
+        watch: Callable[[Chunk, TimeLine], None] | None = None, in_clear: Sequence[Span] = (),
     ) -> None:  # fmt: skip
         self.rate, self._watch = rate, watch
         self._media = ("audio",) if watch is None else ("audio", "video")
-        self._encrypted = encrypted
+        self._encrypted, self._in_clear = encrypted, in_clear
         self._streams = {stream.number: stream for stream in streams}
         self._sides = sides(streams)
         heard = [s for s in streams if s.media in self._media and s.packets]
@@ -197,9 +199,11 @@ class Renderer:
         numbers = chunk.frames["payload_type"].tolist()
         # Payload types that mean the same share a decoder, and it must hear them in order.
         codecs = [meaning(stream, number) or unknown(number) for number in numbers]
-        for codec in dict.fromkeys(codecs):
-            rows = [row for row, one in enumerate(codecs) if one == codec]
-            self._draw(stream, codec, chunk.frames[rows], [payloads[row] for row in rows])
+        kinds = list(zip(codecs, self._sealed(chunk), strict=True))
+        for codec, sealed in dict.fromkeys(kinds):
+            rows = [row for row, kind in enumerate(kinds) if kind == (codec, sealed)]
+            ours = [payloads[row] for row in rows]
+            self._draw(stream, codec, chunk.frames[rows], ours, sealed)
 
     def finish(self) -> Iterator[Block]:
         """The rest. Nothing may be received afterwards."""
@@ -222,11 +226,19 @@ class Renderer:
             self._sides |= sides([*self._streams.values()])
         return self._streams[number]
 
+    def _sealed(self, chunk: Chunk) -> list[bool]:
+        """Which packets are encrypted."""
+        if not self._encrypted:
+            return [False] * len(chunk.frames)
+        sealed: list[bool] = (~within(self._in_clear, chunk.frames["arrival_ns"])).tolist()
+        return sealed
+
     def _draw(
-        self, stream: Stream, codec: Codec, frames: NDArray[np.void], payloads: list[bytes]
-    ) -> None:
+        self, stream: Stream, codec: Codec, frames: NDArray[np.void], payloads: list[bytes],
+        sealed: bool,
+    ) -> None:  # fmt: skip
         heard = primary(codec, stream.codecs)
-        why = "are encrypted" if self._encrypted else refusal(heard)
+        why = "are encrypted" if sealed else refusal(heard)
         if why:
             # What cannot be heard counts as well: the call goes on as long as its packets do.
             last_ns = int(frames["arrival_ns"].max())

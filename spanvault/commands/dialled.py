@@ -7,7 +7,7 @@ spanvault.digits.
 from collections.abc import Iterator
 from typing import Any
 
-from spanvault import rtp
+from spanvault import inclear, rtp
 from spanvault.callline import iso_utc
 from spanvault.chunk import EVENTS, MARKER, Chunk
 from spanvault.client import Client
@@ -30,7 +30,7 @@ class Dialled:
         self._call, self._client, self._keys = call, client, list[MediaKey]()
         chunks = sorted(self._fetched(), key=lambda one: int(one.header["start_ns"]))
         if "srtp_sdes" in call.flags:
-            opening = Opening(self._keys)
+            opening = Opening(self._keys, inclear.perhaps(call))
             chunks = list(opening.open(iter(chunks)))
             self.faults += [f"{text} ({times})" for text, times in opening.warnings.items()]
         packets: dict[int, list[tuple[int, int, Heard]]] = {}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from spanvault import inclear
 from spanvault.audio.encode import write
 from spanvault.audio.order import InTimeOrder, Pages
 from spanvault.audio.render import Block, Renderer, output_rate
@@ -35,12 +36,13 @@ class Sound:
         self.film = Film(call.streams, encrypted(call)) if film else None
         watch = self.film.watch if self.film else None
         rate = output_rate(call.streams)
-        self.renderer = Renderer(call.streams, rate, encrypted(call), watch)
+        sealed = encrypted(call)
+        self.renderer = Renderer(call.streams, rate, sealed, watch, inclear.surely(call))
         # Digits were counted with the sound, and are kept apart from it.
         self.renderer.unread -= sum(s.packets for s in call.beside if s.media == "events")
         self.heard = has(call, "audio")
         self._pages = Pages(lambda cursor: client.fetch(call.id, cursor))
-        self._srtp = "srtp_sdes" in call.flags
+        self._srtp, self._in_clear = "srtp_sdes" in call.flags, inclear.perhaps(call)
         self._order: InTimeOrder | None = None
         wanted = ("audio", "video") if film else ("audio",)
         heard = [s for s in call.streams if s.packets and s.media in wanted]
@@ -57,7 +59,7 @@ class Sound:
 
     def _in_order(self) -> InTimeOrder:
         if self._order is None:
-            self._order = InTimeOrder(self._pages, srtp=self._srtp)
+            self._order = InTimeOrder(self._pages, srtp=self._srtp, in_clear=self._in_clear)
         return self._order
 
     def write(self, name: str, target: BinaryIO) -> float:

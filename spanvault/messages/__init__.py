@@ -16,6 +16,7 @@ from spanvault.messages.call import (
     Related,
     RelationKind,
     Siprec,
+    Span,
     Stream,
 )
 from spanvault.messages.copies import (
@@ -154,6 +155,7 @@ __all__ = [
     "Several",
     "Siprec",
     "Slot",
+    "Span",
     "Status",
     "StatusReply",
     "Stream",

@@ -98,6 +98,13 @@ class Siprec(msgspec.Struct, frozen=True):
     participants: list[Participant]
 
 
+class Span(msgspec.Struct, frozen=True):
+    """From one moment on up to another; None: for good."""
+
+    from_ns: int
+    until_ns: int | None = None
+
+
 class Call(msgspec.Struct):
     """One call attempt, whole; a later revision replaces an earlier one.
 
@@ -119,6 +126,7 @@ class Call(msgspec.Struct):
     streams: list[Stream] = []
     beside: list[Stream] = []  # their telephone events and RTCP
     keys: list[MediaKey] = []  # of its SRTP, oldest first; storaged gives them with the media only
+    in_clear: list[Span] = []  # when its media was, by agreement; of calls encrypted otherwise
     dialled: str = ""  # user of the first INVITE's Request-URI
     hosts: list[str] = []  # addresses of that INVITE's two ends
     headers: dict[str, list[str]] = {}  # of it, those that the capture was told to keep; lower case
