@@ -30,7 +30,7 @@ import numpy as np
 from traffic import RATE, TUNNELS, Truth, schedule, write
 
 from capture.__main__ import COLLECTED, KEPT_BYTES
-from capture.media.media import Media
+from capture.media.engine import Media
 from capture.model import Attach, StreamTotals
 from capture.packets.decode import Decoder
 from capture.sources.files import blocks

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.clock import Clock, stretches
+from capture.media.engine import Media
 from capture.media.leaving import Leaving
-from capture.media.media import Media
 from capture.media.streams import FREE, GENERATION
 from capture.model import Attach, Block, Close, Contest, Datagram, NewStream, Overdue
 from capture.packets.decode import Decoded, Decoder

@@ -17,8 +17,8 @@ import numpy as np
 
 from capture.calls.calls import Calls
 from capture.ear import TICK_NS, TOTALS, Orders, Report
+from capture.media.engine import NO_TOTALS
 from capture.media.leaving import Leaving
-from capture.media.media import NO_TOTALS
 from capture.media.streams import GENERATION
 from capture.model import Attach, Close, Datagram, NewStream, Overdue, StreamTotals
 from capture.recorder import Heard

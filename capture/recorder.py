@@ -14,8 +14,8 @@ from capture.calls.calls import Calls
 from capture.calls.continuity import on_hold, waited_too_long
 from capture.calls.witness import SILENT, Witness
 from capture.clock import Clock, stretches
+from capture.media.engine import Media
 from capture.media.leaving import Leaving
-from capture.media.media import Media
 from capture.model import Attach, Block, Close, Datagram, NewStream
 from capture.packets.decode import RTCP_PER_SECOND, Decoded, Decoder
 from capture.packets.slowpath import FRAMES_PER_SECOND, SlowPath

@@ -16,7 +16,7 @@ from capture.calls.witness import Decision, Witness
 from capture.explain import words
 from capture.explain.remedies import remedies
 from capture.explain.unowned import Named
-from capture.media.media import Media
+from capture.media.engine import Media
 from capture.model import Datagram, Endpoint, NewStream
 from capture.signalling.sip import SipMessage
 from spanvault.callline import main_codec

@@ -4,7 +4,7 @@ A stream is a source, a destination and an SSRC. Its slot is found for all packe
 once in an open-addressed table (7 ns a packet; a binary search takes 81). Slots are used again,
 so the number that the other rooms know a stream by carries a generation.
 What is done with a stream's packets: capture.media.chunks. When streams come and go:
-capture.media.media.
+capture.media.engine.
 """
 
 import secrets

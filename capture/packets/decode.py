@@ -2,7 +2,7 @@
 
 RTP headers become columns, without a loop over packets; SIP and RTCP are rare and handed on
 datagram by datagram, RTCP within bounds. That something looks like RTP proves little:
-capture.media.media asks signalling about each new stream.
+capture.media.engine asks signalling about each new stream.
 Sources: RFC 3550 §5.1, RFC 5761 §4 (RTCP beside RTP), RFC 7983 (first bytes).
 Headers around UDP: capture.packets.network. Frames it refuses: capture.packets.slowpath.
 """

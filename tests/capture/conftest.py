@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from spanvault.slots import SLOT_BYTES, Slots
 from tests.support.capturing import Vault
 from tests.support.conversation import Wire
 from tests.support.routers import Router
@@ -37,3 +38,10 @@ def router(folder: Path) -> Iterator[Router]:
 @pytest.fixture
 def wire() -> Wire:
     return Wire()
+
+
+@pytest.fixture
+def slots() -> Iterator[Slots]:
+    made = Slots(3 * SLOT_BYTES)
+    yield made
+    made.close()

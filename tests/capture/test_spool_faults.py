@@ -19,9 +19,9 @@ from capture.courier import Courier
 from capture.recorder import Heard
 from capture.spool import Spool
 from spanvault.chunk import CHUNK, FRAME, Media
-from tests.capture.test_outbox import PUBLIC
 from tests.support.capturing import Life
 from tests.support.fusedisk import WORKS, WRITES_FAIL, Disk
+from tests.support.outboxes import PUBLIC
 from tests.support.smalldisk import close_to_writes, empty, fill, open_to_writes, small_disks
 
 pytestmark = [

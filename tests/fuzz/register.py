@@ -21,7 +21,7 @@ READS: Final = frozenset({
 OURS: Final = {
     "capture.ear": "hands blocks on", "capture.recorder": "hands blocks on",
     "capture.explain.tshark": "tshark's output: rows of numbers",
-    "capture.media.media": "orders of our own call table",
+    "capture.media.engine": "orders of our own call table",
     "capture.sources.interface": "the kernel's answers",
     "capture.sources.ring": "the kernel's ring; its frames are as those of files",
     "capture.worker": "our own processes, between themselves",

@@ -27,7 +27,7 @@ def test_a_line_for_people(capsys):
 
 def test_modules_share_the_daemons_logger_and_libraries_are_heard_from_warning_on(capsys):
     journal.set_up("capture")
-    logging.getLogger("capture.media.media").info("stream heard")
+    logging.getLogger("capture.media.engine").info("stream heard")
     logging.getLogger("spanvault.transport").info("connected")
     logging.getLogger("some.library").info("chatter")
     logging.getLogger("some.library").warning("odd frame")
@@ -69,7 +69,7 @@ def test_journald_gets_the_fields_and_nothing_of_python(monkeypatch):
     monkeypatch.setattr(journal.journald, "send", lambda message, **f: sent.update(f, M=message))
     handler = journal.JournalHandler("spanvault-capture")
     record = logging.LogRecord(
-        "capture.media.media", logging.ERROR, "m.py", 7, "%s", ("gap",), None, "f"
+        "capture.media.engine", logging.ERROR, "m.py", 7, "%s", ("gap",), None, "f"
     )
     record.LOST_PACKETS = 3
     handler.emit(record)
@@ -77,7 +77,7 @@ def test_journald_gets_the_fields_and_nothing_of_python(monkeypatch):
         "M": "gap",
         "PRIORITY": "3",
         "SYSLOG_IDENTIFIER": "spanvault-capture",
-        "LOGGER": "capture.media.media",
+        "LOGGER": "capture.media.engine",
         "CODE_FILE": "m.py",
         "CODE_LINE": 7,
         "CODE_FUNC": "f",

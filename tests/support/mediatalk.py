@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from capture.media.engine import Media
 from capture.media.leaving import Leaving
-from capture.media.media import Media
 from capture.model import Attach, Close, NewStream
 from spanvault.chunk import Media as Chunks
 from spanvault.config import CaptureConfig

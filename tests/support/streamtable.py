@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from capture.media.media import Media
+from capture.media.engine import Media
 from capture.model import Attach, Datagram, NewStream, StreamTotals
 from capture.packets.decode import Decoded, Decoder
 from capture.packets.slowpath import SlowPath

@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from capture.calls.calls import Calls
-from capture.media.media import NO_TOTALS
+from capture.media.engine import NO_TOTALS
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call, Related
 from storaged.reading import sources_of

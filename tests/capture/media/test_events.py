@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capture.media.engine import Media
 from capture.media.events import EVENT, REDUNDANT, SOUND, UNSURE, kinds_of
-from capture.media.media import Media
 from capture.model import Attach
 from capture.recorder import Recorder
 from spanvault import digits

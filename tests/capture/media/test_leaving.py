@@ -1,7 +1,7 @@
 """Payloads lie in slabs that are lent; chunks on their way out keep theirs as they were."""
 
 from capture.media.arena import SLAB, Arena, Slabs
-from capture.media.media import Media
+from capture.media.engine import Media
 from capture.model import Attach
 from spanvault.config import CaptureConfig
 from tests.support.rtpstreams import Sent, endpoints, packets, steady

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capture.media.engine import Media
 from capture.media.events import UNSURE
-from capture.media.media import Media
 from capture.model import Attach
 from capture.packets import rtpheader
 from capture.packets.decode import Decoder

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capture.media import media as media_module
+from capture.media import engine
 from capture.model import Attach, NewStream
 from spanvault.chunk import CAPTURE_LOSS
 from tests.support.frames import EPOCH, SECOND
@@ -349,8 +349,8 @@ def test_unclaimed_packets_take_bounded_memory() -> None:
 
 
 def test_a_flood_of_invented_streams_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media_module, "MAX_UNATTACHED", 100)
-    monkeypatch.setattr(media_module, "MAX_EVICTED", 10)
+    monkeypatch.setattr(engine, "MAX_UNATTACHED", 100)
+    monkeypatch.setattr(engine, "MAX_EVICTED", 10)
     talk = Conversation(attach=False)
     talk.hear(steady(range(5)))
     talk.attach(talk.new[0])
