@@ -44,7 +44,7 @@ LEDGERS: Final = Files(
     "A ledger is damaged",
     "A damaged ledger is whole again, or gone",
     "nothing is missing while the index is there: keep it, and do not run spanvault reindex. Look "
-    "after the disk",
+    "after the disk, and put the file back from a backup",
 )
 
 

@@ -1,16 +1,19 @@
 """Ledgers are read back from the medium and checked: without them no index can be made anew.
 
 In a pool that is open each entry by its tag, so far as the index says that it is acknowledged; of a
-locked one by structure alone. An entry that does not authenticate and whose content the index still
-has is written anew in its place, byte for byte what it was; one that a later entry replaced, or
-whose call was erased, is missed by nobody. All else is told of: storaged.damage. FORMAT.md §9.
+locked one by structure alone. A file that is gone is missed, and a damaged head put back, by what
+the index has of it (storaged.ledgerheads). An entry that does not authenticate
+and whose content the index still has is written anew in its place, byte for byte what it was; one
+that a later entry replaced, or whose call was erased, is missed by nobody. All else is told of:
+storaged.damage. FORMAT.md §9.
 Bytes: storaged.ledger. When it runs: storaged.scrub.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 
-from storaged import damage, ledger, ledgerfile, medium, record
+from storaged import damage, ledger, ledgerfile, ledgerheads, medium, record
 from storaged.faults import Fault
 from storaged.index import SEALED, Index, State, View
 from storaged.ledger import Entry, Found, Seal, Target
@@ -36,7 +39,16 @@ class LedgerCheck:
             found |= {f"{vault.name}/{path.name}" for path in vault.pool.ledger.files()}
             if place := self._place(vault):
                 found.add(f"{vault.name}/{place.name}")
+                found |= {name for name in self._heads() if name.startswith(f"{vault.name}/")}
         return sorted(found)
+
+    def new_or_gone(self) -> list[str]:
+        """Of them those that were not read back yet, or are not there any more. Raises OSError."""
+        heads = self._heads()
+        return [
+            name for name in self.names()
+            if name not in heads or not self._path(name).exists()
+        ]  # fmt: skip
 
     def size(self) -> int:
         """Bytes of them all. Raises OSError."""
@@ -61,9 +73,10 @@ class LedgerCheck:
         if before is not None and own >= before.name:
             end = before.size if own == before.name else 0  # what lies behind is being written
         faults: list[str] = [f"cut: {there} of {end} bytes"] if there < end else []
+        head = b""
         try:
             with medium.opened(vault.pool.ledger.path(own), end) as data:
-                yield from self._reading(vault, own, data, faults)
+                head = yield from self._reading(vault, own, data, faults)
         except OSError as error:
             if error.errno in medium.OURS:
                 raise
@@ -74,20 +87,26 @@ class LedgerCheck:
             damage.note_file(self._index, damage.LEDGERS, name, faults[0], self._clock_ns())
         elif by_tag:
             damage.clear_file(self._index, damage.LEDGERS, name)
+            if before is not None and head:
+                ledgerheads.keep(self._index, name, head)
 
     def _reading(
         self, vault: Vault, own: str, data: medium.Medium, faults: list[str]
-    ) -> Iterator[int]:
-        """Read a file and mend what can be; `faults` gets the rest. Ends early at a lock."""
+    ) -> Generator[int, None, bytes]:
+        """Read a file and mend what can be; `faults` gets the rest. Ends early at a lock.
+
+        Returns its head; nothing if there is none.
+        """
         if not len(data):
-            return
+            return b""
         try:
             key, store_id = _opened(vault)
+            head = self._head(vault, own, data, key)
             # Nobody but its keys can tell the store of a locked pool.
-            head = ledger.check_head(data, store_id or data[8:24], vault.tier)
+            head = ledger.check_head(head, store_id or head[8:24], vault.tier)
         except ValueError as error:
             faults.append(str(error))
-            return
+            return b""
         taken = mended = 0
         for found in ledger.walk(data, head, key):
             if found.entry is None and found.offset >= mended:
@@ -100,7 +119,26 @@ class LedgerCheck:
                 yield data.taken - taken
                 taken = data.taken
                 if vault.locked != (key is None):
-                    return
+                    return b""
+        return head
+
+    def _head(self, vault: Vault, own: str, data: medium.Medium, key: bytes | None) -> bytes:
+        """A file's head; the one that it had is put back if its first entry says that it fits."""
+        name, head = f"{vault.name}/{own}", data[: ledger.HEAD_BYTES]
+        kept = self._heads().get(name, head)
+        if kept == head or key is None:
+            return head
+        first = next(ledger.walk(data, kept, key), None)
+        if first is None or first.entry is None:
+            return head
+        try:
+            with vault.held:
+                vault.pool.ledger.write_anew(own, 0, kept)
+        except OSError:
+            return head
+        log.warning("The head of a ledger's file was written anew from the index",
+                    extra={"LEDGER": name})  # fmt: skip
+        return kept
 
     def _mend(self, vault: Vault, own: str, head: bytes, found: Found, entry: Entry) -> bool:
         """Have an entry again that does not authenticate. False if the index has it not."""
@@ -128,6 +166,14 @@ class LedgerCheck:
         if before is None:
             return now is None and _size(vault, own) == there
         return now is not None and now.name >= before.name
+
+    def _heads(self) -> dict[str, bytes]:
+        with self._index.reading() as view:
+            return ledgerheads.known(view)
+
+    def _path(self, name: str) -> Path:
+        pool, _, own = name.partition("/")
+        return self._vaults.named(pool).pool.ledger.path(own)
 
     def _place(self, vault: Vault) -> Place | None:
         with self._index.reading() as view:

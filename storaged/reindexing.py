@@ -20,7 +20,7 @@ import lmdb
 
 from spanvault.config import PoolConfig, StoragedConfig
 from spanvault.rules import POOLS, TIERS
-from storaged import files, ledgerfile, opening, rebuilding
+from storaged import files, ledgerfile, ledgerheads, opening, rebuilding
 from storaged.faults import Fault
 from storaged.index import Index, View, Writing, day_of, reserved
 from storaged.intakekeys import IntakeKeys
@@ -112,6 +112,7 @@ def _lacking(index: Path, ledgers: list[Path]) -> int:
             view = View(txn, tables)
             places = [view.ledger(tier) for tier in TIERS.values()]
             rows = view.count(b"state") + view.count(b"erased")
+            heads = ledgerheads.known(view)
     except (lmdb.Error, ValueError):
         return -1  # missing, or of no use: that is what reindex is for
     if rows and not any(places):
@@ -119,6 +120,9 @@ def _lacking(index: Path, ledgers: list[Path]) -> int:
     for tier, place in enumerate(places):
         if place is not None and ledgerfile.size(ledgers[tier], place.name) < place.size:
             return tier
+    for pool, _, name in (one.partition("/") for one in heads):
+        if places[TIERS[pool]] is not None and not (ledgers[TIERS[pool]] / name).exists():
+            return TIERS[pool]
     return -1
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from spanvault.messages import Call, Change, Erasure, Import
 from spanvault.rules import TIERS
-from storaged import erasures, files, ledger, record
+from storaged import erasures, files, ledger, ledgerheads, record
 from storaged import index as tables
 from storaged.faults import Fault
 from storaged.index import FINAL, IMPORTING, OBJECT, SEALED, Index, State, Writing, reserved
@@ -257,6 +257,7 @@ def _took_keys(writing: Writing, name: str, tier: int, page: str | None, *, beco
         writing.set_number(reserved(tier), max(writing.number(reserved(tier)), behind))
     if becomes:
         writing.delete(b"meta", tables.LEDGER + b"0")
+        ledgerheads.forget(writing)
 
 
 def _tier(change: Change) -> int:

@@ -145,6 +145,9 @@ class Scrub:
         for size in self._keys.checking() if due else self._keys.checking_new():
             yield self._pace.spend(size, self._ceiling)
         if due:
+            for name in self._ledgers.new_or_gone():
+                for size in self._ledgers.checking(name):
+                    yield self._pace.spend(size, self._ceiling)
             self._keys_due_s = self._clock_s() + min(KEYS_S, self._period_s)
 
     def _planning(self) -> Waits:

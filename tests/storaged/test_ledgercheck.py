@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from storaged import ledger, ledgerfile
+from storaged import ledger, ledgerfile, ledgerheads, reindexing
 from storaged.ledger import RECORD, SEALED
 from storaged.ledgercheck import LedgerCheck
 from tests.storaged.test_scrub import Checked
@@ -92,6 +92,43 @@ def test_without_its_row_it_is_damage_told_once_and_gone_when_the_bytes_are_back
 def test_damaged_head_is_told(ledgers, at):
     ledgers.flip(at)
     assert ledgers.check() == [ledgers.name]
+
+
+@pytest.mark.parametrize("at", [0, 24, 25, 40])
+def test_damaged_head_is_put_back_where_the_file_was_read_whole_once(ledgers, caplog, at):
+    assert ledgers.check() == []
+    ledgers.path.write_bytes(bytes(48) + ledgers.sound[48:])
+    assert ledgers.check() == []
+    ledgers.flip(at)
+    assert ledgers.check() == []
+    assert ledgers.path.read_bytes() == ledgers.sound
+    assert "The head of a ledger's file was written anew from the index" in caplog.messages
+
+
+def test_head_of_another_file_is_not_put_there(ledgers):
+    """Its first entry does not fit: a damaged index must not make it worse."""
+    assert ledgers.check() == []
+    strange = ledgers.sound[:32] + bytes(16)
+    ledgerheads.keep(ledgers.parts.index, ledgers.name, strange)
+    assert ledgers.check() == []
+    assert ledgers.path.read_bytes() == ledgers.sound
+
+
+def test_older_file_that_is_gone_is_missed_within_a_day_and_reindex_refuses(ledgers, caplog):
+    assert Checked(ledgers.parts).round()["damaged_ledgers"] == []
+    ledgers.parts.pool.ledger.close()  # as a restart: the next entry begins another file
+    ledgers.parts.commit([], [make_call(3)])
+    assert len(ledgers.parts.pool.ledger.files()) == 2
+    ledgers.path.unlink()
+    check = LedgerCheck(ledgers.parts.index, ledgers.parts.vaults, lambda: 1)
+    assert ledgers.name in check.new_or_gone()
+    assert ledgers.check() == [ledgers.name]
+    assert "do not run spanvault reindex" in caplog.records[-1].REMEDY
+    folders = [ledgers.path.parent] * 3
+    ledgers.parts.index.close()
+    assert reindexing._lacking(ledgers.parts.folder / "index", folders) == 0
+    ledgers.path.write_bytes(ledgers.sound)
+    assert reindexing._lacking(ledgers.parts.folder / "index", folders) == -1
 
 
 def test_entry_whose_owner_or_length_is_damaged_is_told_and_its_neighbours_stay(ledgers):
