@@ -12,7 +12,9 @@ from typing import Final
 NARROW_BITS: Final = (95, 103, 118, 134, 148, 159, 204, 244)
 WIDE_BITS: Final = (132, 177, 253, 285, 317, 365, 397, 461, 477)
 NARROW_SID_BITS, WIDE_SID_BITS = 39, 40
+NARROW_SID, WIDE_SID = len(NARROW_BITS), len(WIDE_BITS)
 SPEECH_LOST, NO_DATA = 14, 15  # the latter also for AMR; the former for AMR-WB alone
+MISSING: Final = frozenset({SPEECH_LOST, NO_DATA})
 MAX_FRAMES: Final = 500  # ten seconds: no packet means so much
 
 
@@ -31,7 +33,7 @@ class Bits:
 
 
 def frames(payload: bytes, *, wide: bool, aligned: bool, crc: bool = False) -> Iterator[bytes]:
-    """The payload's frames in storage form (§5.3); an empty one where no speech was sent.
+    """The payload's frames in storage form (§5.3); damaged ones as if they had not been sent.
 
     Raises ValueError for a payload that is not what its table of contents says, bit by bit.
     """
@@ -41,14 +43,12 @@ def frames(payload: bytes, *, wide: bool, aligned: bool, crc: bool = False) -> I
     if crc:
         bits.take(8 * sum(size > 0 for _, _, size in contents))  # §4.4.2.1: one byte a frame
     found = []
-    for kind, good, size in contents:
+    for type_, good, size in contents:
         speech = bits.take(size)
         if aligned:
             bits.take(-size % 8)
-        padding = -size % 8
-        heard = kind < len(WIDE_BITS if wide else NARROW_BITS)
-        head = bytes([kind << 3 | good << 2])
-        found.append(head + (speech << padding).to_bytes((size + 7) // 8, "big") if heard else b"")
+        padded = (speech << (-size % 8)).to_bytes((size + 7) // 8, "big")
+        found.append(_head(type_) + padded if good else _head(NO_DATA))
     if bits.left > 7:
         raise ValueError(f"AMR: {bits.left} bits more than the table of contents says")
     yield from found
@@ -65,6 +65,15 @@ def either(payload: bytes, *, wide: bool, aligned: bool, crc: bool = False) -> I
         if crc:
             raise
         yield from frames(payload, wide=wide, aligned=not aligned)
+
+
+def kind(frame: bytes) -> int:
+    """The type of a frame in storage form."""
+    return frame[0] >> 3 & 15
+
+
+def _head(kind: int) -> bytes:
+    return bytes([kind << 3 | 1 << 2])
 
 
 def _size(kind: int, wide: bool) -> int:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from spanvault.audio import aac, amr, framing, mpeg
-from spanvault.audio.foreign import Decoder, EitherMode, EitherPacking, Foreign
+from spanvault.audio.foreign import Amr, Decoder, EitherMode, EitherPacking, Foreign
 from spanvault.audio.plain import A_LAW, MU_LAW, OFFSET_BINARY, Linear, Table
 from spanvault.messages import Codec
 
@@ -63,8 +63,9 @@ def _amr(name: str, rate: int) -> Row:
         crc = fmtp(codec, "crc", "0") == "1"
         # A CRC is for octet-aligned payloads only: §8.1.
         aligned = crc or fmtp(codec, "octet-align", "0") == "1"
-        split = partial(amr.either, wide=rate > 8000, aligned=aligned, crc=crc)
-        return Foreign(name, rate, split, silence=rate // 50)
+        wide = rate > 8000
+        split = partial(amr.either, wide=wide, aligned=aligned, crc=crc)
+        return Amr(name, rate, split, amr.WIDE_SID if wide else amr.NARROW_SID)
 
     return Row(make, True, rate)
 
@@ -100,8 +101,8 @@ DECODERS: Final[dict[str, Row]] = {
     "mpeg4-generic": Row(_aac, True),
     "mp4a-latm": Row(_aac, True),
     "mpa": Row(_mpeg, True, MPEG_RATE),
-    "amr": _amr("amrnb", 8000),
-    "amr-wb": _amr("amrwb", 16000),
+    "amr": _amr("libopencore_amrnb", 8000),
+    "amr-wb": _amr("libopencore_amrwb", 16000),
     **{f"g726-{bits * 8}": _g726(bits, "g726le", "g726") for bits in (2, 3, 4, 5)},
     **{f"aal2-g726-{bits * 8}": _g726(bits, "g726", "g726le") for bits in (2, 3, 4, 5)},
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
+from spanvault.audio import amr
 from spanvault.audio.framing import Split, every
 from spanvault.audio.plain import SILENCE, Samples
 
@@ -105,6 +106,26 @@ def to_mono(frame: "av.AudioFrame") -> Samples:
         mixed = mixed * 32768.0
     samples: Samples = np.clip(np.rint(mixed), -32768, 32767).astype(np.int16)
     return samples
+
+
+class Amr(Foreign):
+    """AMR or AMR-WB. What a sender leaves out in mid-word, the decoder bridges, as receivers do.
+
+    Between words it hears comfort noise, which is silence here. Sources: RFC 4867 §4.3.2; 3GPP TS
+    26.091, 26.191 (frames that are missing), 26.092, 26.192 (comfort noise).
+    """
+
+    def __init__(self, name: str, rate: int, split: Split, noise: int) -> None:
+        """noise: the type of the frames that describe it."""
+        super().__init__(name, rate, split)
+        self._noise, self._pause = noise, True
+
+    def _frame(self, frame: bytes) -> list[Samples]:
+        kind = amr.kind(frame)
+        if kind not in amr.MISSING:
+            self._pause = kind == self._noise
+        sounds = super()._frame(frame)
+        return [np.zeros_like(sound) for sound in sounds] if self._pause else sounds
 
 
 class EitherPacking:

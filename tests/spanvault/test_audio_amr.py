@@ -27,8 +27,11 @@ def test_several_frames_come_out_as_they_went_in(wide: bool, aligned: bool):
     assert list(amr.frames(payload, wide=wide, aligned=aligned)) == speech[10:15]
 
 
-def test_no_speech_is_an_empty_frame():
-    assert list(amr.frames(bytes([0xF0, 15 << 3 | 4]), wide=False, aligned=True)) == [b""]
+def test_a_damaged_frame_is_one_that_is_missing():
+    payload = pack_amr(stored("amr-wb")[:2], wide=True, aligned=True)
+    damaged = payload[:2] + bytes([payload[2] & 0xFB]) + payload[3:]
+    first, second = amr.frames(damaged, wide=True, aligned=True)
+    assert [first, amr.kind(second)] == [stored("amr-wb")[0], amr.NO_DATA]
 
 
 @pytest.mark.parametrize("kind", [9, 14])

@@ -162,9 +162,11 @@ def _lossy(payloads: Iterable[bytes], every: int) -> Iterator[bytes | None]:
         yield None if number % every == every - 1 else payload
 
 
-def _amr(wide: bool, aligned: bool, frames: int, crc: bool = False) -> Spoken:
+def _amr(wide: bool, aligned: bool, frames: int, crc: bool = False, dtx: bool = False) -> Spoken:
     rate, name = (16000, "AMR-WB") if wide else (8000, "AMR")
-    speech = stored("amr-wb") if wide else encode("libopencore_amrnb", 8000, bit_rate=12200)
+    speech = stored("amr-wb") if wide else encode(
+        "libopencore_amrnb", 8000, bit_rate=12200, options={"dtx": str(int(dtx))}
+    )  # fmt: skip
     payloads = [
         pack_amr(speech[at : at + frames], wide=wide, aligned=aligned, crc=crc)
         for at in range(0, len(speech), frames)
@@ -297,6 +299,7 @@ CASES: Final[dict[str, Callable[[], Spoken]]] = {
     "AMR, bandwidth-efficient": lambda: _amr(False, False, 1),
     "AMR, octet-aligned": lambda: _amr(False, True, 1),
     "AMR, bandwidth-efficient, 3 frames": lambda: _amr(False, False, 3),
+    "AMR, DTX": lambda: _amr(False, False, 1, dtx=True),
     "AMR, octet-aligned, CRC": lambda: _amr(False, True, 2, True),
     "AMR-WB, bandwidth-efficient": lambda: _amr(True, False, 1),
     "AMR-WB, octet-aligned, 4 frames": lambda: _amr(True, True, 4),
