@@ -9,18 +9,22 @@ import json
 import logging
 import operator
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
+from tests.fuzz.mutators import Mutator
 from tests.fuzz.watch import Alarm, Watch, keep_nothing
 
 OURS: Final = ["capture", "spanvault", "storaged", "replicator", "sipmessage"]
+PLAIN: Final = 0.5  # of the changes to an input that has a structure are libFuzzer's own
 STUCK_S: Final = 1.0  # instrumented code is some ten times slower
 
 
@@ -75,7 +79,7 @@ def one(name: str, notes: Path, arguments: list[str]) -> None:
 
     import atheris
 
-    from tests.fuzz.targets import survive
+    from tests.fuzz.targets import TARGETS, survive
 
     watch, alarm = Watch(notes), Alarm()
 
@@ -88,8 +92,24 @@ def one(name: str, notes: Path, arguments: list[str]) -> None:
 
     survive(name, b"")  # what is imported or compiled at first use is not the input's fault
     gc.freeze()
-    atheris.Setup([sys.argv[0], *arguments], run)
+    if mutate := TARGETS[name].mutate:
+        atheris.Setup([sys.argv[0], *arguments], run, custom_mutator=by_structure(mutate))
+    else:
+        atheris.Setup([sys.argv[0], *arguments], run)
     atheris.Fuzz()
+
+
+def by_structure(mutate: Mutator) -> Callable[[bytes, int, int], bytes]:
+    """What libFuzzer asks for another input: by `mutate` mostly, else by libFuzzer itself."""
+    import atheris
+
+    def change(data: bytes, most: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        if chance.random() < PLAIN:
+            return atheris.Mutate(data, most)
+        return mutate(data, chance, lambda part: atheris.Mutate(part, len(part) + 64))[:most]
+
+    return change
 
 
 def compare_arrays_untraced() -> None:

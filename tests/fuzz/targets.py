@@ -28,7 +28,7 @@ from spanvault import chunk, config, digits, rtcp, sdes, wire
 from spanvault.audio import red
 from spanvault.config import CaptureConfig
 from spanvault.messages import Hello, Status, StatusReply, Welcome
-from tests.fuzz import asked, dialogs, disk, films, payloads
+from tests.fuzz import asked, dialogs, disk, films, mutators, payloads, rewriting
 from tests.fuzz.choices import cut, joined
 from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, udp_frame
 from tests.support.conversation import Wire
@@ -46,11 +46,15 @@ MAX_FRAMES: Final = 64
 
 
 class Target(NamedTuple):
-    """run: takes any bytes.  seeds: real input to begin with.  longest: bytes of an input."""
+    """run: takes any bytes.  seeds: real input to begin with.  longest: bytes of an input.
+
+    mutate: makes another input of one; None: libFuzzer does, which knows no headers or packets.
+    """
 
     run: Callable[[bytes], object]
     seeds: Callable[[], Iterable[bytes]]
     longest: int = 4_000
+    mutate: mutators.Mutator | None = None
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -344,11 +348,12 @@ def _websocket(data: bytes) -> None:
 
 
 TARGETS: Final[dict[str, Target]] = {
-    "sip": Target(_sip, messages),
-    "sdp": Target(sdp.parse, descriptions),
-    "calls": Target(_calls, lambda: [joined(messages()[:6]), joined(messages()[6:16])], 8_000),
-    "peel": Target(_peel, clothes),
-    "frames": Target(_frames, parted, 8_000),
+    "sip": Target(_sip, messages, mutate=mutators.message),
+    "sdp": Target(sdp.parse, descriptions, mutate=mutators.description),
+    "calls": Target(_calls, lambda: [joined(messages()[:6]), joined(messages()[6:16])], 8_000,
+                    mutators.parts(mutators.message)),
+    "peel": Target(_peel, clothes, mutate=mutators.behind(1, rewriting.frame)),
+    "frames": Target(_frames, parted, 8_000, mutators.parts(rewriting.frame, head=1)),
     "hep": Target(lambda data: hep.packet(memoryview(data)), lambda: [
         outer.data[42:] for name in ("HEP2", "HEP3", "HEP3, compressed")
         for outer in WRAPPINGS[name].wrap(_call()[0])
@@ -367,18 +372,19 @@ TARGETS: Final[dict[str, Target]] = {
     ]),
     "red": Target(red.parse, lambda: [b"\x88\0\x28\x05\x08hello there", b"\x08plain"]),
     "config": Target(_config, settings),
-    "explain": Target(_explain, lambda: [b"fuzz" + each for each in captures()], 20_000),
+    "explain": Target(_explain, lambda: [b"fuzz" + each for each in captures()], 20_000,
+                      mutators.behind(4, rewriting.capture)),
     "websocket": Target(_websocket, lambda: [b"\x81\x05hello\x89\0", b"\x81\x85\1\2\3\4hello"]),
-    "capture": Target(_capture, captures, 20_000),
+    "capture": Target(_capture, captures, 20_000, rewriting.capture),
     "edited": Target(_edited, edits),
-    "wire": Target(_wire, sent),
-    "media": Target(_media, media, 8_000),
+    "wire": Target(_wire, sent, mutate=mutators.parts()),
+    "media": Target(_media, media, 8_000, mutators.parts()),
     "dialogs": Target(dialogs.tell, dialogs.stories, 400),
     "payloads": Target(payloads.unpack, payloads.spoken),
-    "pictures": Target(payloads.show, payloads.pictures),
+    "pictures": Target(payloads.show, payloads.pictures, mutate=mutators.parts(head=1)),
     "srtp": Target(payloads.open_srtp, payloads.packets),
     "srtcp": Target(payloads.open_srtcp, payloads.packets),
-    "whole": Target(payloads.strip, payloads.whole),
+    "whole": Target(payloads.strip, payloads.whole, mutate=mutators.parts()),
     "places": Target(payloads.place, payloads.packets),
     "table": Target(_table, lambda: [table()]),
     "object": Target(disk.read_object, disk.objects),
@@ -391,7 +397,8 @@ TARGETS: Final[dict[str, Target]] = {
     "store": Target(disk.store, disk.batches),
     "bundle": Target(disk.read_bundle, disk.bundles),
     "notes": Target(disk.read_notes, disk.notes),
-    "packed": Target(_packed, lambda: asked.compressed(captures()[:1]), 20_000),
+    "packed": Target(_packed, lambda: asked.compressed(captures()[:1]), 20_000,
+                     mutators.behind(1, rewriting.capture)),
     "requests": Target(asked.request, asked.requests),
     "memories": Target(asked.memories, lambda: [bytes(20), bytes(range(1, 60))]),
     "replica": Target(asked.replica, asked.replicas),
