@@ -20,9 +20,14 @@ REMEDIES: Final = {
     errno.EDQUOT: "Raise the quota of storaged's user; recording resumes by itself.",
     errno.EROFS: "It is read-only: look at dmesg, repair it, mount it writable.",
     errno.EIO: "It fails: look at dmesg, replace it, restore from a replica.",
+    errno.ESTALE: "Its disk was unmounted: mount it again; recording resumes by itself.",
     errno.EACCES: "Give the folder back to storaged's user (chown), mode 700.",
     errno.EPERM: "Give the folder back to storaged's user (chown), mode 700.",
 }
+_NO_INODE: Final = (
+    "No inode left (df -i). Remove files there, or make that file system anew with more inodes; "
+    "recording resumes by itself."
+)
 _LOOK: Final = "Look at dmesg and at that disk."
 _ROOM: Final = 64 << 10  # bytes; with less a disk is full
 _WITHIN: Final = ("objects", "ledger")  # a pool's folder is told, not which of its files
@@ -36,6 +41,8 @@ def explain(error: Exception) -> str:
 def line(error: Exception) -> str:
     """Where, why and what to do. error: OSError or lmdb.Error."""
     number = _number(error)
+    if number == errno.ENOSPC and _lacks_inodes(error):
+        return f"{_place(error)}{_NO_INODE}"
     cause = os.strerror(number) if number else str(error)
     return f"{_place(error)}{cause}. {REMEDIES.get(number, _LOOK)}"
 
@@ -67,14 +74,23 @@ def _number(error: Exception) -> int:
 
 
 def _is_full(error: Exception) -> bool:
+    about = _file_system(error)
+    return about is not None and about.f_bavail * about.f_frsize < _ROOM
+
+
+def _lacks_inodes(error: Exception) -> bool:
+    """Some file systems (btrfs) count none: they tell 0 of 0."""
+    about = _file_system(error)
+    return about is not None and about.f_files > 0 and about.f_favail == 0
+
+
+def _file_system(error: Exception) -> os.statvfs_result | None:
+    """What the system says of it now; None where that cannot be known."""
     path = _path(error)
-    if path is None:
-        return False
     try:
-        about = os.statvfs(path.parent)
+        return None if path is None else os.statvfs(path.parent)
     except OSError:
-        return False
-    return about.f_bavail * about.f_frsize < _ROOM
+        return None
 
 
 def _path(error: Exception) -> Path | None:

@@ -230,6 +230,7 @@ class Mender:
     ) -> Steps[None]:
         change = case.change
         state, vault = self._still_damaged(change)
+        vault.pool.check_place()
         part = vault.pool.path(change.id).with_suffix(".part")
         there = part.stat().st_size if part.exists() else 0
         end = given.offset + len(bulk)

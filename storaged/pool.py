@@ -4,6 +4,7 @@ Holds at most a bounded number of files open, however many recordings grow at on
 storaged.sealing. When it is synced and acknowledged: storaged.writer.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,17 @@ class Pool:
         self._folders: set[str] = set()
         # Kept open: syncfs reports write-back errors since then.
         self._descriptor = os.open(self.objects, os.O_RDONLY | os.O_DIRECTORY)
+
+    def check_place(self) -> None:
+        """Raise OSError if this is not the folder any more that was opened.
+
+        Its disk was unmounted under it: what lies below its mount point must not be written to,
+        nor be taken for damage.
+        """
+        there, opened = os.stat(self.objects), os.fstat(self._descriptor)  # noqa: PTH116 - hot
+        if not os.path.samestat(there, opened):
+            self._folders.clear()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self.objects))
 
     def path(self, recording_id: bytes) -> Path:
         """Where a recording's object lies."""
@@ -93,6 +105,7 @@ class Pool:
 
     def sync(self) -> None:
         """Make everything appended so far durable, names included. Raises OSError."""
+        self.check_place()
         files.syncfs(self._descriptor)
 
     @property
@@ -141,7 +154,11 @@ class Pool:
         if folder not in self._folders:
             Path(folder).mkdir(mode=0o700, exist_ok=True)
             self._folders.add(folder)
-        descriptor = os.open(path, _APPEND | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(path, _APPEND | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            self._folders.clear()  # somebody took it away: it is made when this is tried again
+            raise
         self._open[recording_id] = descriptor
         if len(self._open) > self._max_open:
             # The first opened, not the last used: all that grow are used in turn.

@@ -272,8 +272,9 @@ class Scrub:
         except Fault as fault:
             return None if vault.locked else [fault.error]
         except OSError as error:
-            if error.errno in medium.OURS or not vault.pool.objects.is_dir():
+            if error.errno in medium.OURS:
                 raise
+            vault.pool.check_place()
             return [f"the object cannot be read ({error.strerror})"]
 
     def _stands(self, recording_id: bytes, state: State, vault: Vault, *, locked: bool) -> bool:

@@ -139,6 +139,7 @@ class Vault:
         If what is done meanwhile fails they are taken back. Raises Fault, OSError.
         """
         with self.held:
+            self.pool.check_place()
             ledger, ring = self.pool.ledger, self.keyring
             try:
                 place = ledger.append(entries, ring.store_id, ring.ledger_key, now_ns)

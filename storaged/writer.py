@@ -81,6 +81,7 @@ class Writer:
         """
         chunks = Gathered(group.batches) if chunks is None else chunks
         touched = {**dict.fromkeys(chunks.rows), **dict.fromkeys(group.calls)}
+        self._pool.check_place()  # before anything is written, or cut back
         try:
             if erased := self._recordings.look_up(touched):
                 # What a spool still held is acknowledged, so that it goes there too.

@@ -1,8 +1,8 @@
 """One disk of several takes nothing: its pool stops and is named, the others go on, and it resumes.
 
 Base, core and sensitive are on disks of their own, and so are the index, the keys, the intakes and
-the access log. Each is filled, made read-only, or fails (an ext4 whose disk the test serves itself)
-under a running storaged with calls coming for all three pools. What was acknowledged is there
+the access log. Each is filled, made read-only, or fails (an ext4 whose disk the test serves itself),
+a pool's is also unmounted or lacks inodes, under a running storaged with calls coming for all three pools. What was acknowledged is there
 afterwards, and clean.
 """
 
@@ -20,7 +20,17 @@ import pytest
 from spanvault import cli
 from spanvault import messages as m
 from tests.support.fusedisk import WORKS, WRITES_FAIL, Disk
-from tests.support.smalldisk import close_to_writes, empty, fill, open_to_writes, small_disks
+from tests.support.smalldisk import (
+    close_to_writes,
+    empty,
+    fill,
+    give_inodes,
+    mount_again,
+    open_to_writes,
+    small_disks,
+    unmount,
+    use_up_inodes,
+)
 from tests.support.threepools import POOLS, ThreePools, a_call
 
 pytestmark = [
@@ -41,6 +51,8 @@ class Fault(NamedTuple):
 
 FULL = Fault(fill, empty, "No space left on device", "Free space there")
 READ_ONLY = Fault(close_to_writes, open_to_writes, "Read-only file system", "mount it writable")
+NO_INODE = Fault(use_up_inodes, give_inodes, "No inode left", "df -i")
+UNMOUNTED = Fault(unmount, mount_again, "Stale file handle", "mount it again")
 
 
 @contextlib.contextmanager
@@ -82,7 +94,8 @@ def told(made: ThreePools, place: Path, fault: Fault, *, within: bool = False) -
     return state
 
 
-@pytest.mark.parametrize("fault", [FULL, READ_ONLY], ids=["full", "read-only"])
+@pytest.mark.parametrize("fault", [FULL, READ_ONLY, NO_INODE, UNMOUNTED],
+                         ids=["full", "read-only", "no inode", "unmounted"])  # fmt: skip
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_pool_s_disk_takes_nothing(small, pool, fault):
     """Its calls wait, sealed, on the store's disk."""

@@ -46,7 +46,7 @@ def test_write_that_a_full_disk_cut_short_is_no_failing_disk(tmp_path, monkeypat
     """LMDB says the same of both."""
     error = of_lmdb("mdb_txn_commit: Input/output error", f"{tmp_path}/data.mdb")
     assert "It fails" in line(error)
-    space = namedtuple("space", "f_bavail f_frsize")(0, 4096)
+    space = namedtuple("space", "f_bavail f_frsize f_files f_favail")(0, 4096, 9, 9)
     monkeypatch.setattr(diskfaults.os, "statvfs", lambda _: space)
     assert "No space left on device" in line(error)
 

@@ -169,7 +169,12 @@ def test_pool_that_is_away_is_not_so_much_damage(checked):
     objects.rename(objects.with_name("away"))
     with pytest.raises(FileNotFoundError):
         checked.round()
+    objects.mkdir()  # what lies below a mount point
+    checked.again()
+    with pytest.raises(OSError, match="Stale file handle"):
+        checked.round()
     assert checked.fields["damaged"] == 0
+    objects.rmdir()
     objects.with_name("away").rename(objects)
     checked.again()
     assert checked.until(state="rests")["checked"] == 5

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,6 +52,37 @@ def test_commit_is_read_back(parts):
     assert stored(parts, ONE) == [(1, 0), (2, 0)]
     assert stored(parts, TWO) == [(1, 0)]
     assert bits(parts, ONE) == OBJECT
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_nothing_is_acknowledged_in_another_folder_at_the_pool_s_place(parts, monkeypatch, within):
+    """Its disk was unmounted, before a commit or within one; what lies below stays as it was."""
+    parts.commit([(ONE, 1, 0)])
+    objects, away = parts.pool.objects, parts.pool.objects.with_name("away")
+
+    def unmount() -> None:
+        objects.rename(away)
+        objects.mkdir()
+
+    append = parts.pool.append
+
+    def append_elsewhere(*what: Any) -> None:
+        monkeypatch.undo()
+        unmount()
+        append(*what)
+
+    if within:
+        monkeypatch.setattr(parts.pool, "append", append_elsewhere)
+    else:
+        unmount()
+    with pytest.raises(OSError, match="Stale file handle") as caught:
+        parts.commit([(TWO, 1, 0)])
+    assert caught.value.filename == str(objects)
+    assert [path for path in objects.rglob("*") if path.is_file()] == []
+    shutil.rmtree(objects)
+    away.rename(objects)
+    parts.commit([(TWO, 1, 0), (ONE, 1, 1)])
+    assert (stored(parts, ONE), stored(parts, TWO)) == ([(1, 0), (1, 1)], [(1, 0)])
 
 
 def test_chunk_that_comes_again_is_dropped(parts):
