@@ -75,12 +75,18 @@ def follows(line: bytes, last: str) -> bool:
     return _prev(line) == last
 
 
+def is_room(rest: bytes) -> bool:
+    """Whether these bytes behind a whole line are room that no line was written to yet."""
+    return not rest.strip(b"\0")
+
+
 def is_torn(rest: bytes) -> bool:
     """Whether a crash can have left these bytes behind a whole line: nothing of them was answered.
 
     A crash leaves the last line cut, or zeros where bytes should be; nothing else that is not
     whole. And before a line that is synced, unless it is the last, all is whole.
     """
+    rest = rest.rstrip(b"\0")
     first, more, _ = rest.partition(b"\n")
     if more and b"\0" not in first:
         return False
@@ -93,6 +99,8 @@ def check(lines: bytes, heads: Iterable[Head] = ()) -> Iterator[Finding]:
     ends = {0: FIRST}
     for number, line in enumerate(lines.splitlines(keepends=True), 1):
         text = line.removesuffix(b"\n")
+        if is_room(line) and is_room(lines[at:]):
+            break
         if not line.endswith(b"\n") or not follows(text, last):
             odd = b"\0" in text or text == line  # else it is no crash's, without a look at the rest
             if odd and is_torn(lines[at:]):

@@ -2,7 +2,9 @@
 
 Each line carries the SHA-256 of the line before, so that a changed or missing one shows. A line is
 written before its reply leaves; of requests that hear or search, it is also synced. Numbers and
-Call-IDs appear as tokens only. FORMAT.md §10. What fits: spanvault.logchain. Who is told of the
+Call-IDs appear as tokens only. Lines go into room that was written ahead: the file does not grow by
+them, so their sync is no commit of the file system's journal, which would wait for all that
+recording writes at the time (docs/performance.md). FORMAT.md §10. What fits: spanvault.logchain. Who is told of the
 log's head, so that it cannot be written anew unseen: storaged.witness.
 """
 
@@ -20,6 +22,8 @@ from storaged.diskfaults import named
 
 log = logging.getLogger(__name__)
 _REST_MAX: Final = 64 << 20  # bytes behind a line that does not fit that are looked at
+ROOM: Final = 1 << 19  # zero bytes ahead, some two thousand lines
+_SPARE: Final = 32  # a disk that has less than so many times that left is not filled with zeros
 
 
 class AccessLog:
@@ -30,10 +34,11 @@ class AccessLog:
 
     def __init__(self, path: Path, known: Head | None = None, at_ns: int = 0) -> None:
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         files.sync_folder(path.parent)
         self.fault: str | None = None  # one line, if somebody changed the log
         self._size, self._last = 0, FIRST
+        self._end = 0  # of the room ahead
         self.untold = False  # a line that matters came since the head was told of
         self._unsynced = self._unsure = False
         self._open(known, at_ns)
@@ -49,6 +54,7 @@ class AccessLog:
         self._cut_back()
         self._unsure = True
         try:
+            os.lseek(self._descriptor, self._size, os.SEEK_SET)
             files.write_all(self._descriptor, line + b"\n")
             self._unsynced = True
             if sync:
@@ -60,6 +66,7 @@ class AccessLog:
             raise
         self._unsure = False
         self._size += len(line) + 1
+        self._end = max(self._end, self._size)
         self._last = logchain.digest(line)
 
     def _cut_back(self) -> None:
@@ -67,7 +74,7 @@ class AccessLog:
         if self._unsure:
             with named(self._descriptor):
                 os.ftruncate(self._descriptor, self._size)
-            self._unsure = False
+            self._unsure, self._end = False, self._size
 
     def sync(self) -> None:
         """Make all lines durable. Raises OSError."""
@@ -76,8 +83,25 @@ class AccessLog:
                 os.fdatasync(self._descriptor)
             self._unsynced = False
 
+    def make_room(self) -> None:
+        """See to it that there is room ahead, if the disk has plenty. Without, lines are slower."""
+        left = os.fstatvfs(self._descriptor)
+        plenty = left.f_bavail * left.f_frsize >= _SPARE * ROOM
+        if self._end - self._size > ROOM // 2 or self._unsure or not plenty:
+            return
+        self._unsure = True  # until it is there
+        with contextlib.suppress(OSError):
+            os.lseek(self._descriptor, self._end, os.SEEK_SET)
+            files.write_all(self._descriptor, bytes(self._size + ROOM - self._end))
+            with named(self._descriptor):
+                os.fdatasync(self._descriptor)
+            self._unsure, self._end = False, self._size + ROOM
+
     def close(self) -> None:
-        """Sync and close."""
+        """Cut the room that was not needed; sync and close."""
+        if self._end > self._size:
+            with contextlib.suppress(OSError):  # a start passes over it
+                os.ftruncate(self._descriptor, self._size)
         self.sync()
         os.close(self._descriptor)
 
@@ -89,10 +113,12 @@ class AccessLog:
             self.fault = "it is not what it was when replicas were told of it"
             start, last = 0, FIRST
         self._size, self._last = self._follow(start, last)
-        if self._size == size:
+        self._end = size
+        rest = os.pread(self._descriptor, min(size - self._size, _REST_MAX), self._size)
+        if logchain.is_room(rest):
             self._note(at_ns, {})
             return
-        rest = os.pread(self._descriptor, min(size - self._size, _REST_MAX), self._size)
+        self._end = self._size
         if logchain.is_torn(rest):
             os.ftruncate(self._descriptor, self._size)
             self._note(at_ns, {"cut": size - self._size})
@@ -100,7 +126,8 @@ class AccessLog:
         changed, end = self._size, rest.rfind(b"\n") + 1
         self.fault = f"the line at byte {changed} does not follow the one before"
         os.ftruncate(self._descriptor, changed + end)  # a last line that was cut was never answered
-        self._size, self._last = changed + end, self._line_before(changed + end)
+        self._end = self._size = changed + end
+        self._last = self._line_before(self._size)
         self._note(at_ns, {"changed": changed})
 
     def _note(self, at_ns: int, found: dict[str, int]) -> None:

@@ -129,6 +129,8 @@ class Desk:
         except OSError as error:
             log.error("The access log cannot be synced", extra={"FAULT": str(error)})
         else:
+            if not ending:
+                self._access.make_room()
             self._witness.tick(now=ending)
 
     def busy(self, who: Identity, request: Any, most: int) -> Answer:

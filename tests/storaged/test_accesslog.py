@@ -1,6 +1,7 @@
 """The access log: a crash is told from a change, and no change stays unseen where replicas look."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from spanvault import cli, keyfile, logchain
 from spanvault import messages as m
 from spanvault.config import TargetConfig
 from spanvault.logchain import FIRST, Head
-from storaged import policy, witness
-from storaged.accesslog import AccessLog
+from storaged import accesslog, policy, witness
+from storaged.accesslog import ROOM, AccessLog
 from storaged.witness import EVERY_NS, Witness
 from tests.support.desk import Counter
 from tests.support.vault import call_id, make_call
@@ -50,9 +51,10 @@ LOG = b"".join(chain("sfsfss"))
 SYNCED = len(b"".join(chain("sfsf")))  # what was answered is on the medium up to here
 
 
-@given(end=st.integers(SYNCED, len(LOG)), zeros=st.integers(0, 40), more=st.integers(0, 30))
-def test_what_a_power_cut_leaves_is_torn_and_not_changed(tmp_path_factory, end, zeros, more):
-    left = LOG[:end] + bytes(zeros) + LOG[end + zeros : end + zeros + more]
+@given(end=st.integers(SYNCED, len(LOG)), zeros=st.integers(0, 40), more=st.integers(0, 30),
+       room=st.sampled_from([0, 9000]))  # fmt: skip
+def test_what_a_power_cut_leaves_is_torn_and_not_changed(tmp_path_factory, end, zeros, more, room):
+    left = LOG[:end] + bytes(zeros) + LOG[end + zeros : end + zeros + more] + bytes(room)
     fault, after = opened(tmp_path_factory.mktemp("log") / "log", left)
     assert fault is None
     assert after.startswith(LOG[:SYNCED])
@@ -69,6 +71,69 @@ def test_changed_byte_is_no_crash(tmp_path_factory, at, flip):
     assert fault is not None
     assert after.startswith(data)  # the evidence stays
     assert json.loads(after.splitlines()[-2])["kind"] == "opened"
+
+
+def test_lines_go_into_room_that_is_there_and_a_stop_leaves_lines_alone(tmp_path):
+    path = tmp_path / "log"
+    log = AccessLog(path)
+    log.append({"kind": "status"}, sync=False)
+    log.make_room()
+    size = path.stat().st_size
+    for number in range(5):
+        log.append({"kind": "fetch", "number": number}, sync=True)
+    log.make_room()
+    assert path.stat().st_size == size == ROOM + path.read_bytes().index(b"\n") + 1
+    killed = path.read_bytes()
+    assert found(killed) == []
+    log.close()
+    text = path.read_bytes()
+    assert (killed.rstrip(b"\0"), len(text.splitlines())) == (text, 6)
+    path.write_bytes(killed)
+    again = AccessLog(path, at_ns=7)
+    again.append({"kind": "fetch"}, sync=True)
+    assert path.stat().st_size == size
+    again.close()
+    assert path.read_bytes().startswith(text)
+    assert [json.loads(line)["kind"] for line in path.read_bytes().splitlines()[6:]] == ["fetch"]
+
+
+def test_room_that_is_used_up_or_that_no_disk_has_costs_no_line(tmp_path, monkeypatch):
+    path = tmp_path / "log"
+    log = AccessLog(path)
+    log.make_room()
+    while log.head[0] <= ROOM // 2:
+        log.append({"kind": "status", "long": "x" * 60_000}, sync=False)
+    log.make_room()
+    assert path.stat().st_size == log.head[0] + ROOM
+    while log.head[0] < 2 * ROOM:
+        log.append({"kind": "status", "long": "x" * 60_000}, sync=False)
+    monkeypatch.setattr(accesslog, "_SPARE", 1 << 60)
+    log.make_room()
+    assert path.stat().st_size == log.head[0]
+    monkeypatch.setattr(accesslog, "_SPARE", 1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as while_full:
+        while_full.setattr(accesslog.files, "write_all", full)
+        log.make_room()
+    log.append({"kind": "fetch"}, sync=True)
+    log.close()
+    assert found(path.read_bytes()) == []
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_line_that_must_be_is_on_the_medium_when_it_is_answered(tmp_path, monkeypatch, sync):
+    synced = []
+    log = AccessLog(path := tmp_path / "log")
+    log.make_room()
+    fdatasync = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda one: (synced.append(path.read_bytes()),
+                                                      fdatasync(one)))  # fmt: skip
+    log.append({"kind": "fetch", "number": 1}, sync=sync)
+    assert [b'"number":1' in data for data in synced] == [True] * sync
+    log.close()
 
 
 def test_every_kind_that_is_synced_is_known_to_the_check():
@@ -144,7 +209,7 @@ def test_log_that_was_written_anew_is_known_by_the_head_alone(told, tmp_path):
     told.ask(m.Search())
     told.desk.sync_log(ending=True)
     (head,) = heads(told)
-    data = (told.store.log / "access.log").read_bytes()
+    data = (told.store.log / "access.log").read_bytes().rstrip(b"\0")
     forged = rewritten(data.splitlines(keepends=True))
     assert found(forged) == []
     forged += b"".join(chain("ffffffff", logchain.digest(forged[:-1].rpartition(b"\n")[2])))

@@ -68,4 +68,4 @@ class Counter:
     @property
     def lines(self) -> list[dict[str, Any]]:
         text = (self.store.log / "access.log").read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text.rstrip("\0").splitlines()]
