@@ -4,8 +4,8 @@ Each line carries the SHA-256 of the line before, so that a changed or missing o
 written before its reply leaves; of requests that hear or search, it is also synced. Numbers and
 Call-IDs appear as tokens only. Lines go into room that was written ahead: the file does not grow by
 them, so their sync is no commit of the file system's journal, which would wait for all that
-recording writes at the time (docs/performance.md). FORMAT.md §10. What fits: spanvault.logchain. Who is told of the
-log's head, so that it cannot be written anew unseen: storaged.witness.
+recording writes at the time (docs/performance.md). FORMAT.md §10. What fits: spanvault.logchain.
+Who is told of the log's head, so that it cannot be written anew unseen: storaged.witness.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """One disk of several takes nothing: its pool stops and is named, the others go on, and it resumes.
 
 Base, core and sensitive are on disks of their own, and so are the index, the keys, the intakes and
-the access log. Each is filled, made read-only, or fails (an ext4 whose disk the test serves itself),
-a pool's is also unmounted or lacks inodes, under a running storaged with calls coming for all three pools. What was acknowledged is there
-afterwards, and clean.
+the access log. Each is filled, made read-only, or fails (an ext4 whose disk the test serves
+itself), a pool's is also unmounted or lacks inodes, under a running storaged with calls coming for
+all three pools. What was acknowledged is there afterwards, and clean.
 """
 
 import contextlib

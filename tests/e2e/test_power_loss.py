@@ -4,7 +4,7 @@ storaged records onto an ext4 whose disk logs every write and flush. Afterwards 
 up to a moment, what no flush covered is dropped or torn by chance, and that disk is mounted and
 given to storaged: it must start, hold everything that had been acknowledged at that moment, be
 clean to every check, and record on. With the one syncfs of a commit taken out it must lose
-data, or nothing of this would be a proof.
+data, or nothing of this would be a proof. In the same way what was answered is in the access log.
 
 SPANVAULT_CUTS: how many (20). SPANVAULT_SEED: repeats a run's choice of moments.
 """
@@ -19,7 +19,9 @@ from typing import NamedTuple
 
 import pytest
 
+from spanvault import logchain
 from spanvault import messages as m
+from storaged.accesslog import ROOM
 from tests.support.crashing import Sender
 from tests.support.forked import Forked
 from tests.support.fusedisk import Disk
@@ -33,6 +35,7 @@ MEGABYTES = 48
 CUTS = int(os.environ.get("SPANVAULT_CUTS", "20"))
 SEED = int(os.environ.get("SPANVAULT_SEED", str(random.SystemRandom().randrange(10**6))))
 CALLS, SECONDS = 6, 12
+ASKED = 60
 
 pytestmark = [
     pytest.mark.root,
@@ -160,3 +163,45 @@ def test_without_syncfs_a_power_cut_loses_what_was_acknowledged(rig, tmp_path):
     run = logged_run(rig, tmp_path, spoil="unsynced")
     outcomes = tried(rig, run, tmp_path, 4)
     assert any("lost: chunk" in fault for _, faults in outcomes for fault in faults), outcomes
+
+
+def heard(rig: Forked, folder: Path, spoil: str = "") -> Run:
+    """Ask for calls, one after the other."""
+    with Disk(folder / "disk", MEGABYTES, rig.store) as disk:
+        begun = disk.position
+        rig.launch(spoil=spoil)
+        rig.wait_for(rig.requests)
+        operator = Client(rig, "operator", rig.requests)
+        places = []
+        for number in range(ASKED):
+            operator.ask(m.Get(call_id(number)))
+            places.append(disk.position)
+        operator.close()
+        assert (rig.store / "log/access.log").stat().st_size >= ROOM  # lines went into it
+        rig.end()
+        shutil.copyfile(disk.log, folder / "log")
+    return Run(Load(lambda _: None, []), Log(folder / "log"), places, begun)
+
+
+def unlogged(rig: Forked, run: Run, folder: Path, count: int) -> list[tuple[Cut, int]]:
+    """Random cuts, and how many answered requests the log then lacks; what it has must fit."""
+    chance = random.Random(SEED)
+    cuts = run.log.cuts(chance, count, run.acknowledged[0], run.acknowledged[-1])
+    lacking = []
+    for cut, disk in run.log.disks(cuts, MEGABYTES << 20, folder, chance):
+        with mounted(disk, rig.store):
+            data = (rig.store / "log/access.log").read_bytes()
+        assert {one.what for one in logchain.check(data)} <= {"torn"}
+        answered = [call_id(n).hex() for n, at in enumerate(run.acknowledged) if at <= cut.at]
+        lacking.append((cut, sum(f'"{one}"'.encode() not in data for one in answered)))
+    return lacking
+
+
+def test_a_power_cut_takes_no_line_of_what_was_answered(rig, tmp_path):
+    run = heard(rig, tmp_path)
+    assert all(lacking == 0 for _, lacking in unlogged(rig, run, tmp_path, CUTS))
+
+
+def test_without_its_sync_a_power_cut_takes_lines_of_what_was_answered(rig, tmp_path):
+    run = heard(rig, tmp_path, spoil="unlogged")
+    assert any(lacking for _, lacking in unlogged(rig, run, tmp_path, 4))

@@ -25,7 +25,18 @@ from typing import Any, Final
 
 import msgspec
 
-from storaged import __main__, committer, files, index, ingest, intake, keyring, serving, slot
+from storaged import (
+    __main__,
+    accesslog,
+    committer,
+    files,
+    index,
+    ingest,
+    intake,
+    keyring,
+    serving,
+    slot,
+)
 
 # How a store changes: the call, and which of its arguments says what of.
 BY_PATH: Final = {"mkdir": 0, "unlink": 0, "rmdir": 0, "truncate": 0, "rename": 1, "replace": 1,
@@ -219,6 +230,11 @@ def _unsynced() -> None:
     files.syncfs = lambda descriptor: None
 
 
+def _unlogged() -> None:
+    """What is heard is answered before its line in the access log is on the medium."""
+    accesslog.AccessLog.sync = lambda self: None  # type: ignore[method-assign]
+
+
 def _unfinished() -> None:
     """An erasure is begun, and nothing says that it has to be completed."""
     real = index.Writing.put
@@ -272,7 +288,8 @@ def _undropped() -> None:
 SPOILERS: Final = {"": lambda: None, "hasty": _hasty, "unreserved": _unreserved,
                    "unsalted": _unsalted, "unsynced": _unsynced, "unfinished": _unfinished,
                    "kept": _kept, "late": _late, "shredded": _shredded,
-                   "unpublished": _unpublished, "undropped": _undropped}  # fmt: skip
+                   "unpublished": _unpublished, "undropped": _undropped,
+                   "unlogged": _unlogged}  # fmt: skip
 
 
 def _become(plan: Plan) -> int:
