@@ -233,7 +233,7 @@ class Follower(threading.Thread):
 
     def _state_failed(self, error: OSError) -> None:
         text = f"state_dir: {disks.cause(error, self._state.folder)}"
-        self._plan.store_failed(text, disks.remedy(error), time.time_ns())
+        self._plan.store_failed(text, disks.remedy(error, self._state.folder), time.time_ns())
 
     def _tell(self, before: Fault | None, after: Fault | None) -> None:
         """Log a fault when it begins or changes, and its end; not at every try."""

@@ -6,6 +6,7 @@ disks stops, and LMDB's errors: storaged.diskfaults.
 
 import errno
 import os
+import pwd
 from pathlib import Path
 from typing import Final
 
@@ -14,15 +15,14 @@ REMEDIES: Final = {
     errno.EDQUOT: "Raise the quota of its user.",
     errno.EROFS: "It is read-only: look at dmesg, repair it, mount it writable.",
     errno.EIO: "It fails: look at dmesg, replace it.",
-    errno.EACCES: "Give the folder back to its daemon's user (chown), mode 700.",
-    errno.EPERM: "Give the folder back to its daemon's user (chown), mode 700.",
 }
+DENIED: Final = (errno.EACCES, errno.EPERM)
 _LOOK: Final = "Look at dmesg and at that disk."
 
 
 def line(error: OSError, folder: Path) -> str:
     """`/var/lib/x (disk /var): No space left on device. Free space there, or enlarge it.`"""
-    return f"{cause(error, folder)}. {remedy(error)}"
+    return f"{cause(error, folder)}. {remedy(error, folder)}"
 
 
 def cause(error: OSError, folder: Path) -> str:
@@ -30,9 +30,21 @@ def cause(error: OSError, folder: Path) -> str:
     return f"{place(folder)}: {error.strerror or error}"
 
 
-def remedy(error: OSError) -> str:
-    """What to do."""
-    return REMEDIES.get(error.errno or 0, _LOOK)
+def remedy(error: OSError, path: Path, otherwise: str = _LOOK) -> str:
+    """What to do. otherwise: where the error's number does not tell."""
+    if error.errno in DENIED:
+        return give_back(path)
+    return REMEDIES.get(error.errno or 0, otherwise)
+
+
+def give_back(path: Path) -> str:
+    """The command that gives a file or folder to this process's user, which may not use it."""
+    folders = [folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)]
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    return f"Give it to this daemon's user: chown -R {user}: {(folders or [path])[0]}"
 
 
 def place(folder: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from spanvault import disks
 from spanvault.config import credential
 from spanvault.durable import sync_folder
 
@@ -89,7 +90,8 @@ def load(path: Path) -> bytes:
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except OSError as error:
-        raise ValueError(f"{path}: key file cannot be read ({error.strerror})") from None
+        hint = f". {disks.give_back(path)}" if error.errno in disks.DENIED else ""
+        raise ValueError(f"{path}: key file cannot be read ({error.strerror}){hint}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a key file: one line of 64 hex digits is wanted") from None
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

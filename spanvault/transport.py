@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 import zmq
 import zmq.auth
 
+from spanvault import disks
 from spanvault.config import credential
 
 if TYPE_CHECKING:
@@ -73,10 +74,11 @@ def load_certificate(path: Path) -> Certificate:
     """
     path = credential(path)
     try:
-        public, secret = zmq.auth.load_certificate(path)
         text = path.read_text(encoding="utf-8")
+        public, secret = zmq.auth.load_certificate(path)
     except OSError as error:
-        raise ValueError(f"{path}: no certificate can be read ({error})") from None
+        hint = disks.remedy(error, path, "`spanvault init` makes certificates.")
+        raise ValueError(f"{path}: no certificate can be read ({error.strerror}). {hint}") from None
     except (ValueError, IndexError) as error:  # a line of no key: pyzmq's reader trusts its files
         raise ValueError(f"{path}: not a certificate ({error})") from None
     fields = {
@@ -99,9 +101,10 @@ class Clients:
     """The certificates of a folder: who may connect, and whose key it was. Thread-safe to ask."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises ValueError that names what cannot be read, and what to do."""
         self._known = {
             certificate.public: Identity(certificate.role, certificate.name, certificate.rights)
-            for certificate in map(load_certificate, sorted(folder.glob("*.key")))
+            for certificate in map(load_certificate, _certificates(folder))
         }
 
     def names(self, role: Role) -> list[str]:
@@ -118,6 +121,19 @@ class Clients:
             return self._known[str(frame.get("User-Id")).encode()]
         except (zmq.ZMQError, KeyError):
             raise ValueError("the sender did not prove who it is") from None
+
+
+def _certificates(folder: Path) -> list[Path]:
+    """Public halves. Path.glob() would take a folder that may not be read for an empty one."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".key")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: the clients' certificates cannot be read ({error.strerror}). "
+            f"{disks.remedy(error, folder)}"
+        ) from None
 
 
 def authenticate(

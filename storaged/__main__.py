@@ -20,6 +20,7 @@ import zmq
 
 from spanvault import config, journal, memory
 from spanvault.lifecycle import Lifecycle
+from storaged import diskfaults
 from storaged.faults import Fault
 
 _KEPT_BYTES: Final = 768 << 20  # a group being gathered, one being committed, and what lies between
@@ -55,7 +56,7 @@ def main() -> int:
         log.critical(f"a socket cannot be opened: {error}. Check `ingest` and `requests`.")
         return CANNOT_RUN
     except (OSError, lmdb.Error) as error:
-        log.critical(f"storaged must end: {error}")
+        log.critical(f"storaged must end: {diskfaults.line(error)}")
         return IO_ERROR
     return 0
 

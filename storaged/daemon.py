@@ -19,7 +19,7 @@ from spanvault import memory, rules, transport
 from spanvault.config import StoragedConfig
 from spanvault.lifecycle import Lifecycle
 from spanvault.slots import Memories
-from storaged import opening, reindexing, toldkeys, witness
+from storaged import diskfaults, opening, reindexing, toldkeys, witness
 from storaged.accesslog import AccessLog
 from storaged.binding import Binding
 from storaged.committer import Committer
@@ -290,18 +290,18 @@ def _open_index(store: Store) -> Index:
     """Open the index. Raises Fault if it is gone though there are recordings, or unreadable."""
     data = store.index / "data.mdb"
     files_of = ("pools/*/objects/*/*.svr", "pools/*/ledger/*.svl")
-    if not data.exists() and any(any(store.folder.glob(pattern)) for pattern in files_of):
-        raise Fault(
-            "corrupt", f"{data}: the index is missing, and there are recordings", _REINDEX
-        )  # fmt: skip
     try:
+        if not data.exists() and any(any(store.folder.glob(pattern)) for pattern in files_of):
+            raise Fault(
+                "corrupt", f"{data}: the index is missing, and there are recordings", _REINDEX
+            )
         reindexing.clear_replaced(store.index)
         return Index(store.index)
     except (lmdb.Error, OSError) as error:
         raise Fault(
             "corrupt",
             f"{store.index}: the index cannot be opened ({error})",
-            f"Check the folder's owner and mode. {_REINDEX}",
+            diskfaults.remedy(error, _REINDEX, store.index),
         ) from None
 
 
@@ -315,6 +315,9 @@ def _open_access_log(store: Store, tables: Index) -> AccessLog:
         raise Fault(
             "unavailable",
             f"{error.filename or store.log}: the access log cannot be opened ({error.strerror})",
-            "Put the folder `log` back, with its owner. If it is lost, make it anew "
-            "(mkdir -m 700): the log then begins again, which an auditor will ask about.",
+            diskfaults.remedy(
+                error,
+                "Put the folder `log` back, with its owner. If it is lost, make it anew "
+                "(mkdir -m 700): the log then begins again, which an auditor will ask about.",
+            ),
         ) from None

@@ -21,8 +21,6 @@ REMEDIES: Final = {
     errno.EROFS: "It is read-only: look at dmesg, repair it, mount it writable.",
     errno.EIO: "It fails: look at dmesg, replace it, restore from a replica.",
     errno.ESTALE: "Its disk was unmounted: mount it again; recording resumes by itself.",
-    errno.EACCES: "Give the folder back to storaged's user (chown), mode 700.",
-    errno.EPERM: "Give the folder back to storaged's user (chown), mode 700.",
 }
 _NO_INODE: Final = (
     "No inode left (df -i). Remove files there, or make that file system anew with more inodes; "
@@ -44,12 +42,17 @@ def line(error: Exception) -> str:
     if number == errno.ENOSPC and _lacks_inodes(error):
         return f"{_place(error)}{_NO_INODE}"
     cause = os.strerror(number) if number else str(error)
-    return f"{_place(error)}{cause}. {REMEDIES.get(number, _LOOK)}"
+    return f"{_place(error)}{cause}. {remedy(error, _LOOK)}"
 
 
-def remedy(error: Exception, otherwise: str) -> str:
-    """What to do about an error at a start; what else it may be if its number tells nothing."""
-    return REMEDIES.get(_number(error), otherwise)
+def remedy(error: Exception, otherwise: str, place: Path | None = None) -> str:
+    """What to do about an error; what else it may be if its number tells nothing.
+
+    place: what it was about, where the error does not say.
+    """
+    if (number := _number(error)) in disks.DENIED and (path := _path(error) or place):
+        return disks.give_back(path)
+    return REMEDIES.get(number, otherwise)
 
 
 @contextlib.contextmanager
@@ -68,7 +71,8 @@ def _number(error: Exception) -> int:
     """The system's number of an error; 0 if it has none."""
     if isinstance(error, OSError):
         return error.errno or 0
-    number = next((one for one in REMEDIES if os.strerror(one) in str(error)), 0)
+    numbers = (*REMEDIES, *disks.DENIED)
+    number = next((one for one in numbers if os.strerror(one) in str(error)), 0)
     # LMDB takes a write that a full disk cut short for a disk that fails.
     return errno.ENOSPC if number == errno.EIO and _is_full(error) else number
 
@@ -105,7 +109,7 @@ def _place(error: Exception) -> str:
     path = _path(error)
     if path is None:
         return ""
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent  # noqa: PTH112 - that one may raise
     whole = (one.parent for one in (folder, *folder.parents) if one.name in _WITHIN)
     folder = next(whole, folder)
     return f"{disks.place(folder)}: "

@@ -31,8 +31,9 @@ class Intake:
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, exist_ok=True)
         self._folder = folder
-        for torn in folder.glob("*.new"):
-            torn.unlink()
+        for path in list(folder.iterdir()):  # glob() would take what may not be read for empty
+            if path.suffix == ".new":
+                path.unlink()
         spool.finish_shredding(folder)
         ours = [path for path in folder.glob("*" + SUFFIX) if _NAME.fullmatch(path.name)]
         self._files = {path: path.stat().st_size for path in sorted(ours)}

@@ -15,7 +15,7 @@ from typing import Final
 from spanvault import keyfile, protected
 from spanvault.config import PoolConfig, StoragedConfig
 from spanvault.rules import POOLS, TIERS
-from storaged import index, toldkeys, vaults
+from storaged import diskfaults, index, toldkeys, vaults
 from storaged.faults import Fault
 from storaged.index import Index
 from storaged.intake import Intake
@@ -146,9 +146,12 @@ class Opener:
                 "unavailable",
                 f"{error.filename or folder / 'objects'}: the pool cannot be opened "
                 f"({error.strerror})",
-                "Mount the pool's volume, or put the folder back with its owner. If it is lost, "
-                "make its folder `objects` anew (mkdir -m 700) and restore the store from a "
-                "replica.",
+                diskfaults.remedy(
+                    error,
+                    "Mount the pool's volume, or put the folder back with its owner. If it is "
+                    "lost, make its folder `objects` anew (mkdir -m 700) and restore the store "
+                    "from a replica.",
+                ),
             ) from None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from spanvault import disks
 from spanvault.certificate import OVERWRITTEN
 from storaged import files, keypage
 from storaged.faults import Fault
@@ -43,7 +44,7 @@ class RootFile:
             raise Fault(
                 "locked",
                 f"{path}: the store's root key cannot be read ({error.strerror})",
-                "Restore the keys folder from a replica, or check its owner and mode.",
+                disks.remedy(error, path, "Restore the keys folder from a replica."),
             ) from None
         except LookupError:
             raise Fault(
