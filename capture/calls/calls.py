@@ -302,8 +302,11 @@ class Calls:
         return call
 
     def _invited(self, call: LiveCall, message: SipMessage, datagram: Datagram) -> None:
-        replaced = message.replaces and self._table.newest(message.replaces.call_id)
-        self._relations.invited(call, message, datagram, replaced)
+        for kind, named in (("replaces", message.replaces), ("joins", message.join)):
+            if named is not None:
+                other = self._table.newest(named.call_id)
+                self._relations.named(kind, call, named.call_id, other)
+        self._relations.invited(call, message, datagram)
         self._touch(call)
 
     def _make_room(self) -> None:
@@ -338,7 +341,7 @@ class Calls:
         call.slow |= datagram.slow
         self._witness.decided(Decision.BELONGS, call)
         changed = self._signalling.receive(call, message, datagram)
-        if message.method == "REFER" and message.is_request:
+        if message.method == "REFER" and message.is_request and message.transfers:
             replaces = message.refer_replaces
             replaced = replaces and self._table.newest(replaces.call_id)
             self._relations.referred(call, message, datagram, replaced)

@@ -1,10 +1,10 @@
 """Calls that belong together: transfers, replaced dialogs, the legs behind a B2BUA, its forks.
 
 Nothing on the wire says that two Call-IDs are one conversation; this collects what comes close:
-REFER and Replaces name the other dialog, and a B2BUA that was called calls on, for the same caller
-or in what it says is the same session: at once, or when its menu or queue has done with him. Two
-legs that share a stream are found where streams are attached.
-Sources: RFC 3515, 3891, 5589 (transfer), 7092 (B2BUA taxonomy).
+REFER, Replaces and Join name the other dialog, and a B2BUA that was called calls on, for the same
+caller or in what it says is the same session: at once, or when its menu or queue has done with him.
+Two legs that share a stream are found where streams are attached.
+Sources: RFC 3515, 3891, 5589 (transfer), 3911 (Join), 7092 (B2BUA taxonomy).
 """
 
 from collections import OrderedDict
@@ -69,12 +69,12 @@ class Relations:
         while len(self._referrals) > MAX_REMEMBERED:
             self._referrals.popitem(last=False)
 
-    def invited(
-        self, call: LiveCall, message: SipMessage, datagram: Datagram, replaced: LiveCall | None
-    ) -> None:
-        """A call began. replaced: the call its Replaces header names, if we know it."""
-        if message.replaces is not None:
-            self._relate("replaces", call, message.replaces.call_id, replaced)
+    def named(self, kind: str, call: LiveCall, call_id: str, other: LiveCall | None) -> None:
+        """The INVITE that began a call names another one. other: that, if we know it."""
+        self._relate(kind, call, call_id, other)
+
+    def invited(self, call: LiveCall, message: SipMessage, datagram: Datagram) -> None:
+        """A call began."""
         found = self._referrals.get((datagram.source.address, call.callee))
         if found is None and message.replaces is not None:
             taken = REPLACES + message.replaces.call_id

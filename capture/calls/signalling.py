@@ -59,6 +59,8 @@ class Signalling:
             call.flags.add("sip_tls")
         if message.cut:
             call.flags.add("sip_cut")
+        if message.focus:
+            call.flags.add("conference")
         changed = False
         if message.is_request and message.method == "INVITE" and not message.to.tag:
             _remember(call, message)

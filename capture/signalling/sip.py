@@ -43,6 +43,8 @@ _HEAD_END: Final = re.compile(rb"\r\n\r\n|\n\r?\n|\r\r")
 _FOLD: Final = re.compile(r"\r?\n[ \t]+")
 _BRANCH: Final = re.compile(r";\s*branch\s*=\s*([^;,\s]+)", re.I)
 _VIA_TRANSPORT: Final = re.compile(r"SIP\s*/\s*2\.0\s*/\s*(\w+)", re.I)
+_FOCUS: Final = re.compile(r";\s*isfocus\b", re.I)
+_ASKED_FOR: Final = re.compile(r";\s*method\s*=\s*([a-z]+)")
 # Nobody asks for a display name; inside its quotes "<" and ";" mean nothing (RFC 3261 §25.1).
 _DISPLAY: Final = re.compile(r'\s*"(?:[^"\\]|\\.)*+"\s*(?=<)')
 # A From or To as nearly everybody writes it, in which nothing is escaped or meant otherwise: typed
@@ -128,6 +130,26 @@ class SipMessage:
         """Replaces: this INVITE takes another dialog's place."""
         value = self.first("replaces")
         return parse_replaces(value) if value else None
+
+    @cached
+    def join(self) -> Replaces | None:
+        """Join: this INVITE makes another dialog a conference (RFC 3911)."""
+        value = self.first("join")
+        return parse_replaces(value) if value else None
+
+    @property
+    def focus(self) -> bool:
+        """Whether who sends it mixes a conference: RFC 4579 §4.1."""
+        return _FOCUS.search(self.first("contact") or "") is not None
+
+    @cached
+    def transfers(self) -> bool:
+        """Whether a REFER asks for a call, and not for another method, a list or a page."""
+        value = (self.first("refer-to") or "").lower()
+        uri = (value.partition("<")[2] or value).lstrip()
+        method = _ASKED_FOR.search(value)
+        called = method is None or method[1] == "invite"
+        return called and not uri.startswith(("cid:", "http:", "https:"))
 
     @cached
     def refer_to(self) -> Party | None:

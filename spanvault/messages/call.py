@@ -13,7 +13,7 @@ Outcome = Literal[
 ]  # fmt: skip
 Party = Literal["caller", "callee", "unknown"]
 MediaKind = Literal["audio", "video", "fax", "events", "control"]
-RelationKind = Literal["transfer", "b2bua", "fork", "replaces", "joined", "continued"]
+RelationKind = Literal["transfer", "b2bua", "fork", "replaces", "joins", "joined", "continued"]
 
 
 class Codec(msgspec.Struct, frozen=True):
