@@ -25,7 +25,9 @@ from spanvault.transport import RIGHTS, Role, make_certificate
 START_S: Final = 120.0  # a large index is read before the first answer
 STOP_S: Final = 60.0
 ROLES: Final[tuple[Role, ...]] = ("storaged", "operator", "capture", "replicator")
-SERVICE_VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM")
+SERVICE_VARIABLES: Final = (
+    "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM", "STATE_DIRECTORY",
+)  # fmt: skip
 
 
 class StoreUnavailable(Exception):

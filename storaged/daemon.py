@@ -19,7 +19,7 @@ from spanvault import memory, rules, transport
 from spanvault.config import StoragedConfig
 from spanvault.lifecycle import Lifecycle
 from spanvault.slots import Memories
-from storaged import diskfaults, opening, reindexing, toldkeys, witness
+from storaged import diskfaults, opening, reindexing, remembered, toldkeys, witness
 from storaged.accesslog import AccessLog
 from storaged.binding import Binding
 from storaged.committer import Committer
@@ -256,6 +256,7 @@ def _pool_fields(vault: Vault, fault: str | None) -> dict[str, Any]:
 def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener, Vaults]]:
     """Take the store, unlock what can be. Raises Fault or ValueError, with a remedy."""
     store = Store(settings.store)
+    remembered.refuse_empty(settings.store)
     elsewhere = [pool.path for pool in settings.pools.values() if pool.path]
     store.open(lambda: opening.recipients_of(settings), elsewhere)
     try:
@@ -264,6 +265,7 @@ def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener,
         ring, why_locked = opening.base_keys(settings, store, intake_keys)
         if ring and store.store_id != ring.store_id:  # killed while it became a replica's store
             store.write_format(ring.store_id)
+        remembered.remember(settings.store, store.store_id)
         tables = _open_index(store)
         try:
             if ring:

@@ -473,6 +473,33 @@ def test_what_it_cannot_start_on(rig, fault, code, message):
     assert (found, message in messages, "Traceback" in messages) == (code, True, False), messages
 
 
+def test_empty_mount_point_of_a_store_is_not_taken_for_a_new_one(rig, tmp_path, monkeypatch):
+    """systemd gives the folder in which it is remembered."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    rig.start()
+    rig.stop()
+    volume = rig.store.rename(rig.folder / "volume")
+    rig.store.mkdir()
+    code, messages = rig.run_to_end()
+    assert (code, "there is no store, and there was one (id " in messages) == (1, True), messages
+    assert "Mount its volume" in messages
+    assert list(rig.store.iterdir()) == []
+    rig.store.rmdir()
+    volume.rename(rig.store)
+    rig.start()
+    rig.stop()
+    shutil.rmtree(rig.store)  # lost; the administrator does as he was told
+    (tmp_path / "stores.json").unlink()
+    rig.start()
+
+
+@pytest.mark.parametrize("kept", ["{", "[]", '{"/elsewhere": "00"}', None])
+def test_what_is_remembered_of_stores_stops_no_start(rig, tmp_path, monkeypatch, kept):
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "gone" if kept is None else tmp_path))
+    (tmp_path / "stores.json").write_text(kept or "")
+    rig.start()
+
+
 def test_what_it_refused_to_start_on_is_as_it_was(rig):
     """Its keys above all: with format.json put back every recording plays."""
     base_elsewhere(rig)
