@@ -149,6 +149,8 @@ class Daemon:
             line += f"; {len(hurt)} key files DAMAGED"
         if hurt := scrub["damaged_ledgers"]:
             line += f"; {len(hurt)} ledgers DAMAGED"
+        if overdue := scrub.get("overdue"):
+            line += f"; {overdue}"
         repair = self._mender.fields()
         if hopeless := repair["hopeless"]:
             line += f", {hopeless:,} of them CANNOT BE REPAIRED"

@@ -121,6 +121,7 @@ class Scrub:
             if one.ended_ns is None and not self.off:
                 told["state"] = "checks"
             told |= {
+                "overdue": self._overdue(one),
                 "checked": one.checked, "of": one.objects, "read_bytes": one.read,
                 "since": _utc(one.begun_ns), "ended": _utc(one.ended_ns or one.before_ns),
                 "mended_records": one.records_mended,
@@ -129,6 +130,21 @@ class Scrub:
         return {**told, "damaged": view.count(b"damaged"), "damaged_ids": damage.told(view),
                 "damaged_keys": damage.told_files(view, damage.KEYS),
                 "damaged_ledgers": damage.told_files(view, damage.LEDGERS)}  # fmt: skip
+
+    def _overdue(self, one: Round) -> str:
+        """A line if a round takes longer than scrub_days; empty if it does not."""
+        if one.ended_ns is not None or self.off:
+            return ""
+        at_best_s = max(0, one.planned - one.read) / self._ceiling
+        taken_s = max(0.0, (self._clock_ns() - one.begun_ns) / 1e9) + at_best_s
+        if taken_s <= 2 * self._period_s:
+            return ""
+        bounded = one.planned / self._ceiling > 2 * self._period_s
+        return (
+            f"the check of all recordings takes {taken_s / _DAY_S:.0f} days, longer than "
+            f"scrub_days ({2 * self._period_s / _DAY_S:g}): "
+            + ("raise scrub_mb_s" if bounded else "its disk is too slow, or too busy recording")
+        )
 
     def _resting(self) -> Waits:
         """Until the next round is due; a clock that was set back does not put it off."""

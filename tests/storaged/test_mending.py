@@ -11,6 +11,7 @@ from spanvault import messages as m
 from spanvault.transport import Identity
 from storaged import damage, mending
 from storaged.mending import AGAIN_S, AWAY, LEASE_S, NO_REPLICA, Mender
+from storaged.walk import finish
 from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call
 
@@ -216,6 +217,25 @@ def test_recording_that_is_erased_meanwhile_does_not_come_back(mended):
     assert answer.code == "not_found"
     assert not mended.path(ONE).exists()
     assert not mended.path(ONE).with_suffix(".part").exists()
+
+
+def test_recording_that_is_erased_while_its_copy_is_checked_does_not_come_back(mended, monkeypatch):
+    """The copy is here, whole, and on its way into its place."""
+    mended.hurt()
+    (change,) = mended.feed()
+    examining = mending.examining
+
+    def slowly(*what: Any) -> Any:
+        yield
+        return (yield from examining(*what))
+
+    monkeypatch.setattr(mending, "examining", slowly)
+    steps = mended.desk.answering(REPLICATOR, m.Return("siteb", change, 0), [mended.whole[ONE]])
+    next(steps)
+    assert mended.path(ONE).with_suffix(".part").exists()
+    assert mended.ask(m.Erase([ONE], "asked for")).erased == 1
+    assert finish(steps).reply.code == "not_found"
+    assert not [path for path in mended.path(ONE).parent.iterdir() if ONE.hex() in path.name]
 
 
 def test_recording_that_goes_on_is_left_alone(mended):

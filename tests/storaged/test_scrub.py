@@ -292,6 +292,23 @@ def test_rate_follows_from_bytes_and_days_between_floor_and_ceiling(checked, mon
     assert "raise scrub_mb_s" in caplog.text
 
 
+def test_more_than_the_rate_allows_in_scrub_days_is_said(parts, checked):
+    bounded = Checked(parts, days=2, ceiling=3 * SEEK / (2 * DAY_S))
+    overdue = bounded.until(state="checks")["overdue"]
+    assert overdue.startswith(
+        "the check of all recordings takes 3 days, longer than scrub_days (2)"
+    )
+    assert overdue.endswith("raise scrub_mb_s")
+
+
+def test_disk_slower_than_the_rate_is_said_until_the_round_ends(checked):
+    assert checked.until(checked=1)["overdue"] == ""
+    checked.now_s += 31 * DAY_S  # the disk took so long for the next one
+    overdue = checked.until(checked=2)["overdue"]
+    assert "takes 31 days, longer than scrub_days (30): its disk is too slow" in overdue
+    assert checked.until(state="rests")["overdue"] == ""
+
+
 def test_pause_is_not_made_up_for_by_a_burst():
     now_s = 0.0
     pace = Pace(lambda: now_s)
