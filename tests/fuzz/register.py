@@ -39,6 +39,7 @@ OURS: Final = {
     "storaged.search": "a key of its own table", "storaged.mending": "rows that damage wrote",
     "storaged.scrub": "a row of its own", "storaged.damage": "rows of its own",
     "storaged.witness": "heads that we signed", "storaged.receipts": "rows that index keeps",
+    "storaged.toldkeys": "rows of its own", "storaged.remembered": "a file of its own",
     "replicator.__main__": "heads that bundles brought", "replicator.source": "replies, by wire",
     "replicator.follower": "changes that bundle or wire decoded",
 }  # fmt: skip
