@@ -182,6 +182,7 @@ def test_steps_come_in_the_order_that_format_md_gives(tracing, name, order):
         ("undropped", "move", Step("index Mover._change_over"), "moving is left"),
         ("unfinished", "erasure", Step("write keys/page"), "is left"),
         ("kept", "erasure", Step("answer"), "key files are left"),
+        ("uncut", "start behind a torn frame", Step("acknowledge"), "frame flag"),
         ("late", "new keys", Step("rename keys/root"), "root of epoch 1"),
     ],
 )  # fmt: skip

@@ -34,6 +34,7 @@ from storaged import (
     ingest,
     intake,
     keyring,
+    pool,
     serving,
     slot,
 )
@@ -235,6 +236,11 @@ def _unlogged() -> None:
     accesslog.AccessLog.sync = lambda self: None  # type: ignore[method-assign]
 
 
+def _uncut() -> None:
+    """What a crash tore is not cut off before the recording goes on behind it."""
+    pool.Pool.cut = lambda self, recording_id, size: None  # type: ignore[method-assign]
+
+
 def _unfinished() -> None:
     """An erasure is begun, and nothing says that it has to be completed."""
     real = index.Writing.put
@@ -289,7 +295,7 @@ SPOILERS: Final = {"": lambda: None, "hasty": _hasty, "unreserved": _unreserved,
                    "unsalted": _unsalted, "unsynced": _unsynced, "unfinished": _unfinished,
                    "kept": _kept, "late": _late, "shredded": _shredded,
                    "unpublished": _unpublished, "undropped": _undropped,
-                   "unlogged": _unlogged}  # fmt: skip
+                   "unlogged": _unlogged, "uncut": _uncut}  # fmt: skip
 
 
 def _become(plan: Plan) -> int:
