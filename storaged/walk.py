@@ -147,7 +147,7 @@ class _Walker:
                 self._sealed = False  # rather a DATA frame whose flag was changed: go on behind it
                 return
         else:
-            if (locator.frame_offset, locator.sequence) != (place.offset, place.sequence):
+            if locator != Locator(self.headers[-1][0], place.offset, place.sequence):
                 self._faults.append(f"the locator at byte {place.end} points elsewhere")
         self._at = behind
 

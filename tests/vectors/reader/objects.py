@@ -77,12 +77,17 @@ def open_object(data: bytes, dek: bytes) -> Opened:
         if data[at : at + 8] == MAGIC:
             if len(data) - at < HEADER:
                 break  # a torn tail
-            segment, begun = _header(data, at, dek), at
+            try:
+                next_one = _header(data, at, dek)
+                if (next_one.recording, next_one.key_id) != (first.recording, first.key_id):
+                    raise Fault("other recording", at)
+            except Fault as fault:
+                found.faults.append(fault.code)
+                at = _next_header(data, at)
+                continue
+            segment, begun = next_one, at
             if not segment.keys:
                 found.faults.append("commitment")
-            if (segment.recording, segment.key_id) != (first.recording, first.key_id):
-                found.faults.append("other recording")
-                break
             if segment.number != len(headers):
                 found.faults.append("segment")
             headers.append(at)
@@ -90,7 +95,8 @@ def open_object(data: bytes, dek: bytes) -> Opened:
             continue
         if found.sealed:
             found.faults.append("structure")
-            break
+            at = _next_header(data, at)
+            continue
         if len(data) - at < 5:
             break
         length, flag = struct.unpack_from("<IB", data, at)
@@ -120,8 +126,9 @@ def open_object(data: bytes, dek: bytes) -> Opened:
         wanted = struct.pack("<QQQ", begun, at, sequence) + b"SVRLAST\n"
         if locator != wanted:
             found.faults.append("locator")
-        found.sealed = True
-        at, sequence = end + LOCATOR, sequence + 1
+        # Where none is, it is rather a DATA frame whose flag was changed.
+        found.sealed = locator[-8:] == wanted[-8:] or end + LOCATOR == len(data)
+        at, sequence = end + LOCATOR * found.sealed, sequence + 1
     return found
 
 
