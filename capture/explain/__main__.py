@@ -1,11 +1,12 @@
-"""`python -m capture.explain FILE [CALL-ID]`: one JSON document a line (spanvault.explained)."""
+"""`python -m capture.explain FILE…`: one JSON document a line (spanvault.explained)."""
 
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -16,19 +17,26 @@ from capture.explain.tshark import Unavailable, View, too_large
 from capture.model import Block
 from capture.packets.tunnels import layers
 from capture.recorder import Heard, Recorder
-from capture.sources import files
+from capture.sources.files import captures, in_order
+from capture.sources.merging import merged
 from spanvault.config import CaptureConfig
 from spanvault.explained import Count, Document, Explained, Summary
 
 SAMPLED = 32  # frames of a block whose headers are looked at, for what lies around them
+FOLLOWS_NS: Final = 10_000_000_000  # as in a replay, which begins anew with such a file
+APART: Final = (
+    "The files are of different times: what came later was left out. "
+    "Explain it on its own, or set its clock right: editcap -t SECONDS IN OUT."
+)
 BARE = frozenset({"ethernet", "ip"})
 
 
 class Explainer:
-    """One capture file. tshark: whether to ask it; None: unless the file is large."""
+    """Capture files of one time. tshark: whether to ask it; None: unless the file is large."""
 
-    def __init__(self, path: Path, wanted: str | None, tshark: bool | None) -> None:
-        self._path, self._tshark = path, tshark
+    def __init__(self, paths: Sequence[Path], wanted: str | None, tshark: bool | None) -> None:
+        """paths: files, or folders of them.  wanted: the beginning of a Call-ID; None: all."""
+        self._paths, self._tshark = paths, tshark
         # What is kept without signalling is asked about as well: why does no call own it?
         settings, ids = CaptureConfig(name="explain", orphans=0), count(1)
         self._account = Account(settings, wanted)
@@ -41,16 +49,18 @@ class Explainer:
         self._whole = wanted is None
 
     def documents(self) -> Iterator[Document]:
-        """All there is to say of the file; the last is the summary."""
-        view, why_not = self._ask()
-        beside, frames, faults = Beside(view), 0, list[str]()
-        try:
-            for block in files.blocks(self._path):
-                frames += len(block.start)
-                self._look(block)
-                yield from self._told(self._recorder.receive(block), beside)
-        except ValueError as error:
-            faults.append(str(error))
+        """All there is to say of the files; the last is the summary."""
+        faults: list[str] = []
+        paths = self._files(faults)
+        view, why_not = self._ask(paths)
+        beside, frames = Beside(view), 0
+        for block, begins in merged(paths, lambda fault: faults.append(str(fault))):
+            if begins and self._is_later(block):
+                faults.append(APART)
+                break
+            frames += len(block.start)
+            self._look(block)
+            yield from self._told(self._recorder.receive(block), beside)
         yield from self._told(self._recorder.finish(), beside)
         self._account.finish()
         yield from self._ready(beside)
@@ -58,19 +68,35 @@ class Explainer:
             yield from beside.rest()
         yield self._summary(frames, view, why_not, faults)
 
-    def _ask(self) -> tuple[View | None, str]:
+    def _files(self, faults: list[str]) -> list[Path]:
+        """The captures there are, in the order in which they begin."""
+        try:
+            return in_order(captures(self._paths))
+        except (OSError, ValueError) as error:
+            faults.append(str(error))
+            return []
+
+    def _is_later(self, block: Block) -> bool:
+        """Whether a file begins so long behind the others that no call goes on in it."""
+        now_ns = self._recorder.now_ns
+        return now_ns is not None and abs(int(block.time_ns[0]) - now_ns) > FOLLOWS_NS
+
+    def _ask(self, paths: list[Path]) -> tuple[View | None, str]:
         """tshark's view, or why there is none."""
-        if self._tshark is False:
+        if self._tshark is False or not paths:
             return None, ""
-        if not self._path.is_file():
+        if len(paths) > 1:
+            return None, "tshark is not asked: it reads one file (mergecap -w ONE.pcapng FILES…)"
+        (path,) = paths
+        if not path.is_file():
             return None, "tshark is not asked: what is no file can be read only once"
-        if self._tshark is None and too_large(self._path):
+        if self._tshark is None and too_large(path):
             return (
                 None,
                 "tshark is not asked: it needs memory for several times the file (--tshark)",
             )
         try:
-            view = View(self._path)
+            view = View(path)
         except Unavailable as error:
             return None, str(error)
         return view, ""
@@ -113,12 +139,12 @@ class Explainer:
 def main() -> int:
     """Print the documents. Gives the exit status: 1 if the file had a fault or lacks the call."""
     parser = argparse.ArgumentParser("capture.explain", description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("call_id", nargs="?")
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--call-id")
     parser.add_argument("--tshark", action=argparse.BooleanOptionalAction)
     asked = parser.parse_args()
     done = True
-    for document in Explainer(asked.file, asked.call_id, asked.tshark).documents():
+    for document in Explainer(asked.files, asked.call_id, asked.tshark).documents():
         sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
         if isinstance(document, Summary):
             done = document.found and not document.faults

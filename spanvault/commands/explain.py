@@ -35,15 +35,19 @@ from spanvault.explained import Document, Explained, Flow, OnlyTheirs, Summary, 
 from spanvault.messages import Call
 
 MAX_SHOWN: Final = 50  # streams of nobody that people are shown; --json has all
+SUFFIXES: Final = (".pcap", ".pcapng", ".cap", ".gz")  # of what is surely meant as a file
 DECODER: Final = msgspec.json.Decoder(Document)
 
 
 def explain(
-    capture: Annotated[Path, typer.Argument(metavar="CAPTURE", help="A pcap or pcapng file.")],
-    call_id: Annotated[
-        str | None,
-        typer.Argument(metavar="[CALL-ID]", help="Its ladder; the beginning of it will do."),
-    ] = None,
+    captures: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CAPTURE… [CALL-ID]",
+            help="pcap or pcapng files of one time, or a folder of them; behind them a Call-ID, "
+            "or its beginning, for its ladder.",
+        ),
+    ],
     tshark: Annotated[
         bool | None,
         typer.Option(
@@ -53,7 +57,8 @@ def explain(
     json: JsonOption = False,
 ) -> None:
     """Why is a call missing, silent, one-sided? What a capture holds, and what was concluded."""
-    documents = _documents(capture, call_id, tshark)
+    paths, call_id = _asked(captures)
+    documents = _documents(paths, call_id, tshark)
     if json:
         done = _as_json(documents)
     elif call_id is None:
@@ -64,14 +69,26 @@ def explain(
         raise typer.Exit(FAILED)
 
 
-def _documents(capture: Path, call_id: str | None, tshark: bool | None) -> Iterator[Document]:
+def _asked(words: list[str]) -> tuple[list[Path], str | None]:
+    """Files, and the Call-ID behind them, which is what is none. Raises CommandFailed."""
+    *files, last = words
+    if not files or Path(last).exists() or Path(last).suffix in SUFFIXES:
+        files, call_id = words, None
+    else:
+        call_id = last
+    paths = [Path(each) for each in files]
+    for path in paths:
+        if not path.exists():
+            raise CommandFailed(f"{path}: no such file", "Give a pcap or pcapng file.")
+    return paths, call_id
+
+
+def _documents(paths: list[Path], call_id: str | None, tshark: bool | None) -> Iterator[Document]:
     """What the process tells. Raises CommandFailed if it ends without a summary."""
-    if not capture.exists():
-        raise CommandFailed(f"{capture}: no such file", "Give a pcap or pcapng file.")
     option = [] if tshark is None else ["--tshark" if tshark else "--no-tshark"]
-    wanted = [] if call_id is None else [call_id]
+    option += [] if call_id is None else [f"--call-id={call_id}"]
     # -P: what lies in the folder that we were called in is not ours to run.
-    command = [sys.executable, "-P", "-m", "capture.explain", *option, "--", str(capture), *wanted]
+    command = [sys.executable, "-P", "-m", "capture.explain", *option, "--", *map(str, paths)]
     last: Document | None = None
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -34,7 +34,7 @@ def told(
 ) -> tuple[list[Explained], list[Unowned], Summary]:
     path = folder / "it.pcap"
     write_pcap(path, sorted(frames))
-    *documents, summary = Explainer(path, wanted, tshark=False).documents()
+    *documents, summary = Explainer([path], wanted, tshark=False).documents()
     assert isinstance(summary, Summary)
     calls = [each for each in documents if isinstance(each, Explained)]
     return calls, [each for each in documents if isinstance(each, Unowned)], summary
@@ -168,7 +168,7 @@ def test_the_overview_counts_what_lies_around_and_what_is_damaged(tmp_path: Path
 def test_a_cut_file_is_explained_as_far_as_it_goes(tmp_path: Path) -> None:
     path = tmp_path / "cut.pcap"
     path.write_bytes(SAMPLE.read_bytes()[:-100])
-    *documents, summary = Explainer(path, None, tshark=False).documents()
+    *documents, summary = Explainer([path], None, tshark=False).documents()
     assert isinstance(summary, Summary)
     assert len(documents) == 2
     assert "cut off" in summary.faults[0]
@@ -193,7 +193,7 @@ def test_states_are_those_of_wireshark() -> None:
 
 @pytest.mark.skipif(not shutil.which("tshark"), reason="tshark is not installed")
 def test_tshark_sees_the_same_and_differences_are_marked(tmp_path: Path) -> None:
-    *documents, summary = Explainer(SAMPLE, None, tshark=True).documents()
+    *documents, summary = Explainer([SAMPLE], None, tshark=True).documents()
     calls = [each for each in documents if isinstance(each, Explained)]
     assert [each.theirs and each.theirs.state for each in calls] == ["completed", "rejected"]
     assert [each.differences for each in calls] == [[], []]
@@ -213,7 +213,7 @@ def test_what_only_tshark_counts_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
     whole = View._read_calls
     monkeypatch.setattr(View, "_read_calls", more)
-    documents = list(Explainer(SAMPLE, None, tshark=True).documents())
+    documents = list(Explainer([SAMPLE], None, tshark=True).documents())
     flows = [flow for each in documents if isinstance(each, Explained) for flow in each.flows]
     assert ["packets: 400 with copies, tshark 403"] in [flow.differences for flow in flows]
     assert [each.flow is not None for each in documents if isinstance(each, OnlyTheirs)] == [True]
@@ -223,7 +223,7 @@ def test_without_tshark_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    *_, summary = Explainer(SAMPLE, None, tshark=True).documents()
+    *_, summary = Explainer([SAMPLE], None, tshark=True).documents()
     assert isinstance(summary, Summary)
     assert (
         summary.without_tshark
@@ -242,3 +242,47 @@ def test_streams_beyond_what_a_call_may_have_are_told_of(tmp_path: Path) -> None
     assert {(each.why, each.flow.packets) for each in unowned} == {
         ("its call has more streams than are kept of one", 5)
     }
+
+
+def apart(folder: Path, frames: list[Frame], later_s: int = 0) -> list[Path]:
+    """Signalling in one file; media in another, so much later."""
+    signalling = [frame for frame in frames if b"SIP/2.0" in frame.data]
+    media = [
+        frame._replace(time_ns=frame.time_ns + later_s * SECOND)
+        for frame in frames
+        if b"SIP/2.0" not in frame.data
+    ]
+    paths = [folder / "media.pcap", folder / "signalling.pcap"]
+    write_pcap(paths[0], media)
+    write_pcap(paths[1], signalling)
+    return paths
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_signalling_and_media_captured_apart_are_one_capture(
+    tmp_path: Path, as_folder: bool
+) -> None:
+    paths = apart(tmp_path, answered(START_NS, *phones(0.4), CALL))
+    call, summary = Explainer([tmp_path] if as_folder else paths, None, None).documents()
+    assert isinstance(call, Explained)
+    assert isinstance(summary, Summary)
+    assert [(flow.source, flow.packets) for flow in call.flows] == [
+        ("10.20.0.10:20000", 20), ("10.20.0.11:20002", 20),
+    ]  # fmt: skip
+    assert (summary.streams, summary.unowned, summary.faults) == (2, 0, [])
+    assert summary.without_tshark.startswith("tshark is not asked: it reads one file")
+
+
+def test_files_of_different_times_are_told_apart(tmp_path: Path) -> None:
+    paths = apart(tmp_path, answered(START_NS, *phones(0.4), CALL), later_s=3600)
+    *_, summary = Explainer(paths, None, tshark=False).documents()
+    assert isinstance(summary, Summary)
+    assert summary.frames == 7
+    (fault,) = summary.faults
+    assert fault.startswith("The files are of different times")
+
+
+def test_a_folder_without_captures_is_named(tmp_path: Path) -> None:
+    (summary,) = Explainer([tmp_path], None, tshark=False).documents()
+    assert isinstance(summary, Summary)
+    assert "no capture file lies in this folder" in summary.faults[0]

@@ -328,7 +328,7 @@ def settings() -> list[bytes]:
 def _explain(data: bytes) -> None:
     """A file through the account of it; the first four bytes are the Call-ID asked for."""
     path = _file(data[4:])
-    for each in Explainer(path, data[:4].decode("latin-1") or None, tshark=False).documents():
+    for each in Explainer([path], data[:4].decode("latin-1") or None, tshark=False).documents():
         msgspec.json.encode(each)
 
 

@@ -13,7 +13,7 @@ from spanvault.commands.ladder import ladder
 from spanvault.explained import Explained, Flow, Step
 from spanvault.messages import Call
 from tests.conformance.recorded import SPANVAULT
-from tests.support.callgen import START_NS, answered, phones, write_pcap
+from tests.support.callgen import START_NS, answered, phones, sample, write_pcap
 from tests.support.folders import SAMPLE
 
 
@@ -106,3 +106,14 @@ def test_no_line_is_longer_than_the_terminal(hosts: int, width: int) -> None:
     assert max(map(len, lines)) <= max(40, width)
     assert sum("≠" in line for line in lines) == 1
     assert any("3 more messages" in line for line in lines)
+
+
+def test_signalling_in_one_file_and_media_in_another(tmp_path: Path) -> None:
+    frames = sample(0.5)
+    for name, is_sip in (("sip.pcap", True), ("rtp.pcap", False)):
+        write_pcap(tmp_path / name, [f for f in frames if (b"SIP/2.0" in f.data) is is_sip])
+    both = explain(tmp_path / "sip.pcap", tmp_path / "rtp.pcap", "sample-1", COLUMNS="140")
+    assert both.returncode == 0, both.stderr
+    assert "RTP PCMA" in both.stdout
+    alone = explain(tmp_path / "sip.pcap", tmp_path / "gone.pcap")
+    assert "gone.pcap: no such file" in alone.stderr
