@@ -99,7 +99,8 @@ def _track(choose: Choices) -> Track:
     kind, key = choose.of(_encoded())
     clock_rate = choose.of((CLOCK, 1_000, 1, 8_000))
     title = choose.of(("caller", "callee", "\0 é"))
-    return Track(kind.raw, clock_rate, _damaged(key, choose), title, kind.fourcc)
+    ahead = choose.of((0, 0, 3_000, 1 << 40))
+    return Track(kind.raw, clock_rate, _damaged(key, choose), title, kind.fourcc, ahead)
 
 
 def _picture(choose: Choices) -> bytes:
