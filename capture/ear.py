@@ -59,7 +59,7 @@ class Word(msgspec.Struct, array_like=True):
     datagrams: list[Datagram] = []
     opened: list[NewStream] = []
     overdue: list[Overdue] = []
-    dropped: int = 0  # frames that the kernel had no room for, since last told
+    lossy: bool = False  # frames were lost by the capture, since last told
     flooded: int = 0  # frames that the slow path had no time for
     counters: dict[str, int] = {}
     last: bool = False
@@ -98,7 +98,7 @@ class Ear:
     def urgent(self) -> bool:
         """Whether there is more to tell than the time."""
         word = self._word
-        lost = word.dropped or word.flooded
+        lost = word.lossy or word.flooded
         return self._counted or bool(word.datagrams or word.opened or word.control or lost)
 
     def receive(self, block: Block) -> None:
@@ -118,9 +118,7 @@ class Ear:
             self._word.secure += self.slow_path.tls.sightings()
             self._word.flooded += self.slow_path.dropped
         fast, *slow = decoded
-        if block.dropped:
-            self._word.dropped += block.dropped
-            self.media.lost(block.dropped, int(block.time_ns.min()), int(block.time_ns.max()))
+        self._word.lossy |= self.media.losses(block)
         self._packets(fast)
         for part in slow:
             self._packets(part, among=len(fast.packets.ssrc) > 0)

@@ -53,7 +53,7 @@ class Ensemble:
         self._opened += [self._known(ear, stream) for stream in word.opened]
         if word.flooded:
             self.calls.dropped(slow=True)
-        if word.dropped:
+        if word.lossy:
             self.calls.dropped()
         heard = Heard(media=report.media, ticked=bool(report.media))
         if word.clock_ns != self._ears[ear].clock_ns:

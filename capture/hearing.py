@@ -30,10 +30,6 @@ class PortState(Protocol):
         """Frames that the card had no room for, since the beginning."""
 
     @property
-    def merging(self) -> list[str]:
-        """Features of the interface that merge frames."""
-
-    @property
     def trouble(self) -> str:
         """One line while the link is not up, else nothing."""
 

@@ -12,6 +12,7 @@ from capture.courier import Courier
 from capture.hearing import Alone, Hearing
 from capture.media.doubled import Doubled
 from capture.recorder import Heard
+from capture.sources.merged import Merged
 from capture.team import Team
 from spanvault.config import CaptureConfig
 from spanvault.lifecycle import Lifecycle
@@ -39,6 +40,7 @@ class Live:
         self._lost = (0, 0, 0)
         self._look_at = 0.0
         self._doubled, self._twice = Doubled(), 0.0  # the share of packets that come twice
+        self._merged = Merged(interface)
 
     def run(self) -> None:
         """Record; on SIGTERM write what is left and return.
@@ -93,6 +95,7 @@ class Live:
         counted = self._hearing.counters()
         packets, copies = counted.get("flushed", 0), counted.get("duplicates", 0)
         self._twice = self._doubled.look(time.monotonic(), packets, copies)
+        self._merged.look(time.monotonic(), counted.get("oversized", 0))
         lost_batches = self._courier.outbox.lost_batches
         lost = self._port.interruptions, self._port.missed, lost_batches
         if lost != self._lost:
@@ -139,8 +142,8 @@ class Live:
             line = f"{self._dropped} frames DROPPED: too much load, or ring_mb too small; {line}"
         if missed := self._port.missed:
             line = f"{missed} frames MISSED by the card: ethtool -G {self._interface}; {line}"
-        if self._port.merging and (merged := self._hearing.counters().get("oversized", 0)):
-            line = f"{merged} frames MERGED: ethtool -K {self._interface} gro off lro off; {line}"
+        if remedy := self._merged.remedy:
+            line = f"{self._hearing.counters()['oversized']} frames MERGED: {remedy}; {line}"
         if self._twice:
             line += f"; {self._twice:.0%} of RTP comes TWICE: mirror received frames only (rx)"
         if pairs := self._calls.sip_tls.told:

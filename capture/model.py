@@ -45,6 +45,8 @@ class Block:
     link_type: int  # LINKTYPE_ of pcap; of all frames in the block
     dropped: int = 0  # frames the kernel had no room for, since the block before
     vlan: NDArray[np.int32] | None = None  # tag that the card or kernel took off, -1 for none
+    # From when to when none reached the kernel: there was no link, or no room on the card.
+    unheard: tuple[tuple[int, int], ...] = ()
 
     def select(self, rows: NDArray[np.int64]) -> "Block":
         """Some of its frames, uncopied; frames dropped before the block do not count in them."""
@@ -70,15 +72,18 @@ class Block:
 
     def earlier(self, by_ns: int) -> "Block":
         """The same frames by another clock."""
-        return replace(self, time_ns=self.time_ns - by_ns) if by_ns else self
+        if not by_ns:
+            return self
+        unheard = tuple((begin - by_ns, end - by_ns) for begin, end in self.unheard)
+        return replace(self, time_ns=self.time_ns - by_ns, unheard=unheard)
 
     def part(self, start: int, end: int) -> "Block":
-        """Some of its frames, uncopied; frames dropped before the block count in its first part."""
+        """Some of its frames, uncopied; what was lost before the block counts in its first part."""
         rows = slice(start, end)
         return Block(
             self.data, self.start[rows], self.length[rows], self.original[rows],
             self.time_ns[rows], self.link_type, 0 if start else self.dropped,
-            None if self.vlan is None else self.vlan[rows],
+            None if self.vlan is None else self.vlan[rows], () if start else self.unheard,
         )  # fmt: skip
 
 

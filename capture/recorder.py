@@ -109,9 +109,8 @@ class Recorder:
             self.calls.sip_tls.sighted(self.slow_path.tls.sightings())
             if self.slow_path.dropped:
                 self.calls.dropped(slow=True)
-        if block.dropped:
+        if self.media.losses(block):
             self.calls.dropped()
-            self.media.lost(block.dropped, int(block.time_ns.min()), int(block.time_ns.max()))
         self._signalling(datagram for part in decoded for datagram in part.signalling)
         self._packets(fast)
         for part in decoded[1:]:

@@ -57,11 +57,6 @@ class TeamPort:
         """Frames that the card had no room for, since the beginning."""
         return max((told.missed for told in self._told if told), default=0)
 
-    @property
-    def merging(self) -> list[str]:
-        """Features of the interface that merge frames."""
-        return next((told.merging for told in self._told if told and told.merging), [])
-
     def drops(self) -> int:
         """Frames that the kernel had no room for in any ring, since the beginning."""
         return sum(told.drops for told in self._told if told)

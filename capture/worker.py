@@ -61,7 +61,6 @@ class Told(msgspec.Struct, array_like=True):
     missed: int
     interruptions: int
     trouble: str
-    merging: list[str]
 
 
 def encode(told: Told, report: Report) -> list[Any]:
@@ -149,9 +148,7 @@ class Worker:
     def _tell(self) -> None:
         self._tell_at = time.monotonic() + TELL_S
         report, port = self._ear.report(), self._port
-        told = Told(
-            report.word, port.drops(), port.missed, port.interruptions, port.trouble, port.merging
-        )
+        told = Told(report.word, port.drops(), port.missed, port.interruptions, port.trouble)
         frames = encode(told, report)
         # Whoever is killed takes nothing any more: a plain send would wait for ever.
         while not self._socket.poll(POLL_MS, zmq.POLLOUT):

@@ -6,7 +6,7 @@ spanvault.chunk.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -23,6 +23,8 @@ from capture.media.streams import WINDOW, StreamTable
 from capture.packets.rtpheader import strip, unwrap
 from spanvault.chunk import CAPTURE_LOSS, CHUNK, FRAME, WHOLE
 
+Span = tuple[int, int]
+
 PORTION: Final = 1 << 14  # packets
 # Of payload. glibc gives more than 32 MiB back to the system as soon as it is freed, and a page
 # that comes anew costs as much as the copy into it (spanvault.memory). Two are there at once: the
@@ -32,13 +34,19 @@ FRAME_BYTES: Final = np.dtype(f"V{FRAME.itemsize}")  # what a held row begins wi
 
 
 def assemble(
-    batch: Batch, streams: StreamTable, start_ns: int, lossy: bool, counters: Counter[str]
+    batch: Batch,
+    streams: StreamTable,
+    start_ns: int,
+    lossy: bool,
+    unheard: Sequence[Span],
+    counters: Counter[str],
 ) -> Leaving:
     """The chunks of these packets, and the streams' totals brought up to date.
 
     batch: in order of arrival, of attached streams only.  start_ns: where its seconds begin.
-    lossy: the capture itself lost packets meanwhile.  They come in parts of about PART_BYTES.
-    counters: of packets whose padding cannot be.
+    lossy: the capture itself lost packets meanwhile.  unheard: from when to when it heard nothing:
+    a stream that was silent over that may have lost some, whenever it goes on.
+    counters: of packets whose padding cannot be.  They come in parts of about PART_BYTES.
     """
     if not len(batch.slot):
         return Leaving()
@@ -51,7 +59,7 @@ def assemble(
         ordered = order(arrivals, streams)
         jitter = Jitter(arrivals, streams, second, ordered.arrived(ordered.copies))
         cut = _Cut(arrivals, ordered, second, streams, jitter)
-        if bad := cut.write(output, lossy):
+        if bad := cut.write(output, lossy, unheard):
             counters["bad_padding"] += bad
     output.close()
     return Leaving(output.parts)
@@ -98,7 +106,7 @@ class _Cut:
         self.copies = self._among(ordered.copies)
         self.unique = self.count - self.copies
 
-    def write(self, output: "_Output", lossy: bool) -> int:
+    def write(self, output: "_Output", lossy: bool, unheard: Sequence[Span]) -> int:
         """Put the chunks out; the streams' totals become those of their last chunk.
 
         Returns how many packets had a padding that cannot be.
@@ -113,7 +121,7 @@ class _Cut:
             number, each = number[keep], each[keep]
         frames, place = output.append(arrivals.rows, which, number)
         size, at, bad = self._unwrap(output.arena, frames, place, each)
-        table = self._table(totals, frames, lossy)
+        table = self._table(totals, frames, lossy, unheard)
         self._update(totals)
         if len(frames):
             runs = _Runs(frames["payload_type"].copy(), each, arrivals.slot)
@@ -188,7 +196,11 @@ class _Cut:
         }
 
     def _table(
-        self, totals: dict[str, Integers], frames: NDArray[np.void], lossy: bool
+        self,
+        totals: dict[str, Integers],
+        frames: NDArray[np.void],
+        lossy: bool,
+        unheard: Sequence[Span],
     ) -> NDArray[np.void]:
         used = np.flatnonzero(self.unique)
         slot, streams = self.slot[used], self.streams
@@ -201,13 +213,25 @@ class _Cut:
         table["flags"] = CAPTURE_LOSS if lossy else 0
         table["ssrc"], table["frames"] = streams.ssrc[slot], count
         table["payload_bytes"] = np.add.reduceat(frames["length"].astype(np.int64), head)
-        table["start_ns"] = self._starts(slot, np.minimum.reduceat(frames["arrival_ns"], head))
+        start_ns = np.minimum.reduceat(frames["arrival_ns"], head)
+        for begin, end in unheard:
+            table["flags"][self._silent_over(slot, start_ns, begin, end)] = CAPTURE_LOSS
+        table["start_ns"] = self._starts(slot, start_ns)
         for name in ("packets", "duplicates", "late"):
             table[name] = totals[name][used]
         sent = totals["highest"] - totals["base"] + 1 - totals["skipped"]
         table["lost"] = np.maximum(0, sent - totals["packets"])[used]
         table["jitter"] = self.jitter[used]
         return table
+
+    def _silent_over(
+        self, slot: Integers, start_ns: Integers, begin: int, end: int
+    ) -> NDArray[np.bool_]:
+        """Which chunks are the first of their streams behind a time, and not the first at all."""
+        before = self.streams.known[slot] & (self.streams.last_ns[slot] < end)
+        before[1:] &= slot[1:] != slot[:-1]
+        silent: NDArray[np.bool_] = before & (start_ns > begin)
+        return silent
 
     def _starts(self, slot: Integers, start_ns: Integers) -> Integers:
         """When each chunk began: of one stream no two alike, for storaged knows them by it."""

@@ -33,6 +33,7 @@ from capture.media.turnover import decide
 from capture.media.unclaimed import Unclaimed
 from capture.model import (
     Attach,
+    Block,
     Close,
     Contest,
     Endpoint,
@@ -49,6 +50,8 @@ BLOCK_NS: Final = SECOND // 10  # a second reaches on so far at most, to its las
 MAX_FULL: Final = 3  # seconds that wait, whatever the clock says: it may have been set back
 MAX_UNATTACHED: Final = 32_768  # streams nobody has claimed; 2 KB each
 CROWDED: Final = 8_192  # of them, and it is asked at once whether those that prove RTP shall stay
+MAX_UNHEARD: Final = 64  # losses of the link that a stream which is silent for long may meet yet
+HOUR_NS: Final = 3600 * SECOND
 MAX_EVICTED: Final = 1000  # a second: a flood of invented streams must not take our time either
 NO_TOTALS: Final = StreamTotals(0, 0, 0, 0, 0.0, 0, 0, {})
 
@@ -72,13 +75,23 @@ class Media:
         self._contests: dict[int, Contest] = {}  # by slot
         self._leaving: list[tuple[Held, int]] = []  # free once this has been flushed
         self._loss: list[tuple[int, int]] = []  # when the capture itself lost packets: from, to
+        self._unheard: dict[int, int] = {}  # from when to when nothing reached it
         self._loss_reaches_on = False  # to the next packet: it may lie between two seconds
 
-    def lost(self, frames: int, first_ns: int, last_ns: int) -> None:
-        """The capture had no room for so many frames before or among those of this time.
+    def losses(self, block: Block) -> bool:
+        """Note what the capture itself lost before a block or among it. Returns whether it did.
 
-        To be told before receive() is given that time's packets, if there are any.
+        To be told before receive() is given the block's packets, if there are any.
         """
+        self._unheard.update(block.unheard)
+        for begin in list(self._unheard)[:-MAX_UNHEARD]:
+            del self._unheard[begin]
+        if block.dropped:
+            self.lost(block.dropped, int(block.time_ns.min()), int(block.time_ns.max()))
+        return bool(block.unheard or block.dropped)
+
+    def lost(self, frames: int, first_ns: int, last_ns: int) -> None:
+        """The ring had no room for so many frames before or among those of this time."""
         self.counters["capture_dropped"] += frames
         self._loss.append((first_ns, last_ns))
         filling = self._filling
@@ -380,9 +393,12 @@ class Media:
         return media
 
     def _assemble(self, batch: Batch, first_ns: int, last_ns: int) -> Leaving:
-        lossy = any(begin <= last_ns and first_ns <= end for begin, end in self._loss)
+        unheard = list(self._unheard.items())
+        spans = (*self._loss, *unheard)
+        lossy = any(begin <= last_ns and first_ns <= end for begin, end in spans)
         self._loss = [span for span in self._loss if span[1] >= first_ns - 10 * SECOND]
-        media = assemble(batch, self.streams, first_ns, lossy, self.counters)
+        self._unheard = dict(span for span in unheard if span[1] >= first_ns - HOUR_NS)
+        media = assemble(batch, self.streams, first_ns, lossy, unheard, self.counters)
         self.counters["flushed"] += media.frames
         self.counters["duplicates"] += len(batch.slot) - media.frames
         return media

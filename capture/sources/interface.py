@@ -21,7 +21,7 @@ GET_STRINGS, GET_SET_SIZE, GET_FEATURES = 0x1B, 0x37, 0x3A
 FEATURES_SET: Final = 4
 STRING: Final = 32  # bytes of a feature's name
 NAME: Final = 16  # of an interface's
-STATISTICS: Final = Path("/sys/class/net")
+INTERFACES: Final = Path("/sys/class/net")
 MISSED: Final = ("rx_missed_errors", "rx_fifo_errors", "rx_over_errors")
 MERGING: Final = ("rx-gro", "rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding")
 
@@ -32,7 +32,7 @@ class Link(enum.Enum):
     UP = "is up"
     NO_CARRIER = "has no carrier: is the cable in, the switch port on?"
     DOWN = "is down: ip link set {} up"
-    GONE = "has gone"
+    GONE = "has gone: see to the card and its driver; recording goes on when {} is back"
 
 
 class Interface(NamedTuple):
@@ -40,6 +40,13 @@ class Interface(NamedTuple):
 
     number: int
     hardware: int
+
+
+class Counted(NamedTuple):
+    """Since an interface was there."""
+
+    missed: int  # frames that the card had no room for: no ring ever sees them
+    carrier_changes: int  # it came or went
 
 
 def find(name: str) -> Interface:
@@ -69,21 +76,27 @@ def link(name: str, number: int | None = None) -> Link:
     return Link.UP if flags[0] & IFF_RUNNING else Link.NO_CARRIER
 
 
-def missed(name: str) -> int:
-    """Frames that the card had no room for, since it was there: no ring ever sees them."""
-    folder = STATISTICS / name / "statistics"
+def counted(name: str) -> Counted:
+    """What is counted of an interface; by files, for an ioctl or netlink may wait for a driver."""
+    folder = INTERFACES / name
+    missed = sum(_number(folder / "statistics" / counter) for counter in MISSED)
+    return Counted(missed, _number(folder / "carrier_changes"))
+
+
+def _number(path: Path) -> int:
     try:
-        return sum(int((folder / counter).read_text()) for counter in MISSED)
+        return int(path.read_text())
     except (OSError, ValueError):  # as in a namespace without its own /sys
         return 0
 
 
-def merging(name: str) -> list[str]:
-    """The features of an interface that merge frames and are on, as `ethtool -K` calls them."""
+def unmerge(name: str) -> str:
+    """The command that switches off what merges frames on an interface; "" if nothing does."""
     try:
-        return [feature for feature in _features(name) if feature in MERGING]
+        merging = [feature for feature in _features(name) if feature in MERGING]
     except OSError:  # a driver without features merges nothing
-        return []
+        return ""
+    return " ".join((f"ethtool -K {name}", *(f"{each} off" for each in merging))) if merging else ""
 
 
 def _features(name: str) -> list[str]:

@@ -148,7 +148,12 @@ class Ring:
         packet_filter.attach(self._socket, packet_filter.nothing())
         self._socket.bind((self.interface, ETH_P_ALL))
         if group is not None:
-            self._socket.setsockopt(SOL_PACKET, FANOUT, struct.pack("I", FANOUT_HASH_WHOLE | group))
+            # Of this interface's number, for an earlier one's group may not be gone yet: its ring
+            # lasts as long as a block of it is looked at, and no other device may join the group.
+            number = group + self._index & 0xFFFF
+            self._socket.setsockopt(
+                SOL_PACKET, FANOUT, struct.pack("I", FANOUT_HASH_WHOLE | number)
+            )
         wanted = packet_filter.ethernet if self._link_type == ETHERNET else packet_filter.everything
         packet_filter.attach(self._socket, wanted())
         member = struct.pack("iHH8s", self._index, PROMISCUOUS, 0, b"")

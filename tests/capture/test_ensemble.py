@@ -158,7 +158,7 @@ class Together:
 
 
 def over_the_wire(report: Report) -> Report:
-    told = Told(report.word, 3, 2, 1, "trouble", ["rx-gro"])
+    told = Told(report.word, 3, 2, 1, "trouble")
     found, decoded = worker.decode([bytes(each) for each in worker.encode(told, report)])
     assert found == told
     return decoded

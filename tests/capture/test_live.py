@@ -20,7 +20,6 @@ class Port:
 
     broken = False
     interruptions, missed, trouble = 0, 0, ""
-    merging: tuple[str, ...] = ()
 
     def __init__(self, life, path, later=None) -> None:
         self._life, self._path, self._later = life, path, later

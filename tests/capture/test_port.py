@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from capture.model import Block
 from capture.sources import interface as interfaces
 from capture.sources import port as ports
 from capture.sources.port import Port
@@ -182,12 +183,76 @@ def test_what_the_card_missed_since_we_listen_is_known(near, monkeypatch, tmp_pa
     counters.mkdir(parents=True)
     for name in interfaces.MISSED:
         (counters / name).write_text("100\n")
-    monkeypatch.setattr(interfaces, "STATISTICS", tmp_path)
+    monkeypatch.setattr(interfaces, "INTERFACES", tmp_path)
     port = Port("far", 2, LOG)
     assert port.missed == 0
     (counters / "rx_missed_errors").write_text("107\n")
-    end = time.monotonic() + 10
-    while not port.missed and time.monotonic() < end:
-        frames(port)
+    until(port, lambda: port.missed)
     assert port.missed == 7
+    assert says_loss(near, port)
     port.close()
+
+
+def test_the_block_behind_a_lost_link_says_since_when_nothing_was_heard(near):
+    port = Port("far", 2, LOG)
+    send(1)
+    (block,) = next_blocks(port)
+    heard_ns = int(block.time_ns[-1])
+    assert block.unheard == ()
+    ip("link set far down")
+    notices(port, "far is down")
+    ip("link set far up")
+    notices(port, "")
+    send(2)
+    (block,) = next_blocks(port)
+    ((since_ns, mended_ns),) = block.unheard
+    assert heard_ns < since_ns < block.time_ns[0] < mended_ns
+    until(port, lambda: not says_loss(near, port))
+    port.close()
+
+
+def test_a_link_that_was_lost_for_a_moment_is_noticed_when_it_is_up_again(near, caplog):
+    port = Port("far", 2, LOG)
+    ip("link set far down")
+    ip("link set far up")
+    until(port, lambda: port.interruptions)
+    assert (port.trouble, port.interruptions) == ("", 1)
+    assert said(caplog) == ["the link was lost for a moment"]
+    assert says_loss(near, port)
+    port.close()
+
+
+def test_a_carrier_that_blinked_between_two_looks_is_noticed(near, monkeypatch, tmp_path, caplog):
+    (tmp_path / "far").mkdir()
+    changes = tmp_path / "far/carrier_changes"
+    changes.write_text("4\n")
+    monkeypatch.setattr(interfaces, "INTERFACES", tmp_path)
+    port = Port("far", 2, LOG)
+    assert not says_loss(near, port)
+    changes.write_text("6\n")
+    until(port, lambda: port.interruptions)
+    assert says_loss(near, port)
+    assert said(caplog) == ["the link was lost for a moment"]
+    port.close()
+
+
+def until(port: Port, condition) -> None:
+    """Listen until something has come about."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        frames(port)
+
+
+def next_blocks(port: Port) -> list[Block]:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if found := list(port.blocks(200)):
+            return found
+    return []
+
+
+def says_loss(near: socket.socket, port: Port) -> bool:
+    """Whether the next block tells of one."""
+    near.send(frame(9))
+    return any(block.unheard for block in next_blocks(port))

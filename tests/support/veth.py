@@ -4,11 +4,15 @@ import ctypes
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from capture.sources.interface import Link, link
+
 CLONE_NEWNET = 0x40000000
+CARRIER_S = 10.0
 
 
 @contextmanager
@@ -32,13 +36,18 @@ def veth() -> Iterator[socket.socket]:
 
 
 def plug_in() -> None:
-    """Make the pair, up, and without merged frames."""
+    """Make the pair, up, and without merged frames; the kernel sees a carrier a moment later."""
     ip("link add near type veth peer name far")
     for name in ("near", "far"):
         with suppress(OSError):  # no router solicitations between our frames
             Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
         subprocess.run(["ethtool", "-K", name, "gro", "off"], check=True)
         ip(f"link set {name} up")
+    end = time.monotonic() + CARRIER_S
+    while link("near") is not Link.UP or link("far") is not Link.UP:
+        if time.monotonic() > end:
+            raise OSError(f"no carrier within {CARRIER_S:g} s")
+        time.sleep(0.01)
 
 
 def ip(words: str) -> None:

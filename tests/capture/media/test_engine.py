@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capture.media import engine
-from capture.model import Attach, NewStream
+from capture.model import Attach, Block, NewStream
 from spanvault.chunk import CAPTURE_LOSS
 from tests.support.frames import EPOCH, SECOND
 from tests.support.mediatalk import RECORDING, Conversation, between
@@ -307,6 +307,26 @@ def test_loss_among_frames_that_are_no_media_marks_the_media_around_it() -> None
     flags = np.concatenate([each.table["flags"] for each in talk.chunks])
     assert flags.tolist() == [CAPTURE_LOSS, 0, CAPTURE_LOSS, 0]
     assert talk.media.counters["capture_dropped"] == 5
+
+
+def test_a_stream_that_was_silent_over_a_lost_link_is_marked_whenever_it_goes_on() -> None:
+    talk = Conversation()
+    talk.hear(steady(range(50)))
+    talk.tick(3)
+    assert talk.media.losses(unheard(1.1, 3.0))
+    talk.hear([*steady(range(60, 100), begin=8.0), Sent(9, 8.9, ssrc=7)])  # one begins behind it
+    talk.hear(steady(range(100, 150), begin=9.1))
+    talk.flush()
+    rows = [row for each in talk.chunks for row in each.table]
+    assert [int(row["flags"]) for row in rows if row["ssrc"] != 7] == [0, CAPTURE_LOSS, 0]
+    assert [int(row["flags"]) for row in rows if row["ssrc"] == 7] == [0]
+
+
+def unheard(begin: float, end: float) -> Block:
+    """A frame behind a time in which none reached us."""
+    none = np.zeros(1, np.int64)
+    span = between(begin, end)
+    return Block(np.zeros(1, np.uint8), none, none, none, none, 1, unheard=((span[0], span[1]),))
 
 
 # --- whose it is ---------------------------------------------------------------------------------
