@@ -182,6 +182,7 @@ def main() -> int:
     parser.add_argument("--grow", type=Path, metavar="FOLDER", help="keep what reaches new code")
     parser.add_argument("--sums", type=Path, metavar="FILE", help="add this run to those before")
     parser.add_argument("--minimise", action="store_true", help="of --grow, into the repository")
+    parser.add_argument("--reach", action="store_true", help="tell which lines no input reaches")
     parser.add_argument(
         "--tell", type=Path, nargs="+", metavar="FILE", help="files of sums, into README.md's table"
     )
@@ -190,6 +191,12 @@ def main() -> int:
     names = asked.targets or list(TARGETS)
     if asked.tell:
         tell(asked.tell)
+        return 0
+    if asked.reach:
+        from tests.fuzz.reach import tell as reach
+
+        for line in reach(names, [CORPUS, *([asked.grow] if asked.grow else [])]):
+            print(line)
         return 0
     if asked.minimise:
         for name in names:

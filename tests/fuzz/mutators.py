@@ -7,8 +7,11 @@ libFuzzer's. Frames and captures: tests.fuzz.rewriting.
 
 import random
 import re
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
 
 from tests.fuzz.choices import cut, joined
 
@@ -65,6 +68,10 @@ DESCRIBED: Final = [
         "a=crypto:3 AEAD_AES_128_GCM inline:" + "C" * 38 + " UNENCRYPTED_SRTP",
         "a=fingerprint:sha-256 AB:CD", "a=zrtp-hash:1.10 fe", "a=group:BUNDLE 0 1", "a=mid:0",
         "a=candidate:1 1 UDP 1 10.0.0.4 4010 typ host", "a=ice-ufrag:x", "a=ssrc:1 cname:x",
+        "a=rtpmap:102 AMR-WB/16000", "a=fmtp:102 octet-align=1;crc=1;robust-sorting=1",
+        "a=rtpmap:103 mpeg4-generic/44100", "a=fmtp:103 mode=AAC-hbr;config=1588",
+        "a=rtpmap:104 MP4A-LATM/90000", "a=fmtp:104 cpresent=0;config=40002620",
+        "a=rtpmap:105 iLBC/8000", "a=fmtp:105 mode=20", "a=rtpmap:106 speex/44100",
         "a=record:on", "a=content:slides", "a=T38FaxVersion:0", "a=extmap:1 urn:x", "a=ssrc:x",
     )
 ]  # fmt: skip
@@ -72,6 +79,7 @@ ODD: Final = (
     b"", b" ", b"0", b"-1", b"65536", b"4294967296", b"9" * 40, b'"', b"<", b"\xff\xfe", b"\0",
     b";", b",", b"%", b"%00", b"=", b"[::", b"a" * 300, "ü".encode(), b"\xe2\x80\xa8", b"1e400",
 )  # fmt: skip
+STEPS: Final = (1, -1, 2, 1000, -(10**9), 10**12, 1 << 31, 1 << 62, -(1 << 63))
 WORD: Final = re.compile(rb"[^\s;,=<>:@/]+")
 LENGTH: Final = re.compile(rb"(?im)^(content-length|l)[ \t]*:[^\r\n]*")
 
@@ -134,6 +142,47 @@ def _word(line: bytes, chance: random.Random, plain: Plain) -> bytes:
     one = chance.choice(found)
     new = plain(one[0]) if chance.random() < 0.5 else chance.choice(ODD)
     return line[: one.start()] + new + line[one.end() :]
+
+
+def packed(data: bytes, chance: random.Random, plain: Plain) -> bytes:
+    """MessagePack with a value of it changed, repeated or left out, at any depth."""
+    try:
+        whole = [msgspec.msgpack.decode(data)]
+    except (ValueError, RecursionError):
+        return plain(data)
+    places = list(_places(whole))
+    for _ in range(chance.choice((1, 1, 3))):
+        within, at = chance.choice(places)
+        with suppress(LookupError, TypeError):  # an earlier change took it away
+            within[at] = _other(within[at], chance, plain)
+    return msgspec.msgpack.encode(whole[0])
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every list and map in a value, with each index or key."""
+    keys = range(len(value)) if isinstance(value, list) else value
+    for key in list(keys) if isinstance(value, list | dict) else ():
+        yield value, key
+        yield from _places(value[key])
+
+
+def _other(value: Any, chance: random.Random, plain: Plain) -> Any:
+    """Another value of its kind; sometimes of another."""
+    if not chance.randrange(8):
+        return chance.choice((None, True, -1, 0, 1 << 63, 0.5, float("nan"), "", b"", [], {}, [[]]))
+    match value:
+        case bool():
+            return not value
+        case int():
+            return max(-(1 << 63), min(value + chance.choice(STEPS), (1 << 64) - 1))
+        case str():
+            return plain(value.encode()).decode("utf-8", "replace")
+        case bytes():
+            return plain(value)
+        case list() if value:
+            at = chance.randrange(len(value))
+            return value[:at] + chance.choice(([], [value[at]] * 2)) + value[at + 1 :]
+    return value
 
 
 def parts(mutate: Mutator | None = None, head: int = 0) -> Mutator:

@@ -4,18 +4,21 @@ import struct
 from contextlib import suppress
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from spanvault import payloadtypes, rtp, srtcp, srtp
 from spanvault.audio import aac, amr, codecs, framing, mpeg, timeline
-from spanvault.chunk import CHUNK, FRAME, TRUNCATED, WHOLE, Chunk
+from spanvault.chunk import CHUNK, FRAME, MARKER, TRUNCATED, WHOLE, Chunk
 from spanvault.messages import Codec, MediaKey
-from spanvault.sdes import SUITES
+from spanvault.sdes import SUITES, parse
 from spanvault.video.units import KINDS, Assembler, Packet
 from tests.fuzz.choices import Choices, cut, joined
 from tests.support.callgen import SECOND, START_NS
+from tests.support.srtpsender import Sender
 
 SECRET: Final = bytes(range(64))
+EXTENSION: Final = b"\xbe\xde\0\1\x10abc"  # of a header, RFC 8285 §4.2
 PLAIN: Final = [  # decoded by arithmetic, in this process
     codec
     for codec in payloadtypes.STATIC.values()
@@ -76,22 +79,42 @@ def pictures() -> list[bytes]:
 
 
 def open_srtp(data: bytes) -> None:
-    """Packets of anybody under keys of each suite."""
+    """Packets of anybody under keys of each suite, and some that were sealed with them."""
     choose = Choices(data)
     name = choose.of(sorted(SUITES))
-    suite = SUITES[name]
-    keys = [MediaKey(name, SECRET[: suite.key + suite.salt], choose.of((0, 0, 4)))]
-    frames, payloads = np.zeros(6, FRAME), []
+    session = choose.of(("", "", "UNENCRYPTED_SRTP", "KDR=1")) if "_CM_" in name else ""
+    secret = SECRET[: SUITES[name].key + SUITES[name].salt]
+    cryptex = choose.number(4) == 1
+    sender = Sender(name, key=secret, session=session, cryptex=cryptex)
+    (key,) = parse(sender.crypto.partition(":")[2])
+    keys = [msgspec.structs.replace(key, mki=choose.of((0, 0, 0, 4)))]
+    frames, payloads, said = np.zeros(6, FRAME), [], {b""}
     for row in frames:
         row["sequence"], row["timestamp"] = 65_536 + choose.number(1 << 16), choose.number(1 << 16)
         row["payload_type"], row["flags"] = choose.number(256), choose.number(256)
-        payloads.append(choose.bytes(80))
+        payload = choose.bytes(80)
+        if choose.number(2):
+            said.add(payload)
+            payload = _sealed(sender, row, payload, EXTENSION if cryptex else b"")
+        payloads.append(payload)
     frames["length"] = list(map(len, payloads))
     header = np.zeros(1, CHUNK)
     header["frames"], header["payload_bytes"] = len(frames), sum(map(len, payloads))
     opening = srtp.Opening(keys)
-    for chunk in opening.open([Chunk(header[0], frames, memoryview(b"".join(payloads)))]):
-        assert not chunk.payload, "opened though nobody sealed it"
+    for each in opening.open([Chunk(header[0], frames, memoryview(b"".join(payloads)))]):
+        assert {bytes(one) for one in each.payloads()} <= said, "opened what nobody sealed"
+
+
+def _sealed(sender: Sender, row: np.void, payload: bytes, extension: bytes) -> bytes:
+    """A packet of SSRC 0 as its chunk keeps it: whole, or without its header."""
+    if extension:
+        row["flags"] |= WHOLE
+    flags, kind = int(row["flags"]), int(row["payload_type"])
+    first, second = 0x90 if extension else 0x80, kind | (0x80 if flags & MARKER else 0)
+    number = int(row["sequence"]) & 0xFFFF
+    head = struct.pack(">BBHII", first, second, number, int(row["timestamp"]), 0)
+    packet = sender.seal(head + extension + payload)
+    return packet if flags & WHOLE else packet[len(head) :]
 
 
 def open_srtcp(data: bytes) -> None:

@@ -4,14 +4,14 @@ Seeds are real: torture messages, wrapped calls, capture files. Who mutates them
 coverage, by atheris), test_targets.py (a little, in every test run).
 """
 
+import base64
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -25,15 +25,16 @@ from capture.recorder import Recorder
 from capture.signalling import sdp, sip, siprec
 from capture.sources import files
 from spanvault import chunk, config, digits, rtcp, sdes, wire
-from spanvault.audio import red
+from spanvault.audio import codecs, red
 from spanvault.config import CaptureConfig
 from spanvault.messages import Hello, Status, StatusReply, Welcome
-from tests.fuzz import asked, dialogs, disk, films, mutators, payloads, rewriting
+from tests.fuzz import asked, dialogs, disk, films, mutators, payloads, rewriting, tlsheard
+from tests.fuzz.capturefiles import call, captures
 from tests.fuzz.choices import cut, joined
-from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, udp_frame
+from tests.support.callgen import SECOND, START_NS, udp_frame
 from tests.support.conversation import Wire
 from tests.support.digits import press
-from tests.support.frames import block, enhanced, interface, pcap, rtp, section
+from tests.support.frames import block, pcap, rtp
 from tests.support.rtcpforge import Block, description, goodbye, packet, sender_report
 from tests.support.wrapping import WRAPPINGS, wrapped
 
@@ -42,6 +43,7 @@ LINKS: Final = sorted(LINK_TYPES)
 SIP_PROPERTIES: Final = (
     "from_", "to", "branch", "replaces", "refer_to", "refer_replaces", "secure", "cause", "sdp",
 )  # fmt: skip
+SDP_PROPERTIES: Final = ("accepted", "held", "nowhere", "rtp")
 MAX_FRAMES: Final = 64
 
 
@@ -62,14 +64,16 @@ class Target(NamedTuple):
 
 def messages() -> list[bytes]:
     """RFC 4475's, those of a forged call, and one that names nobody."""
-    said = [frame.data[42:] for frame in _call() if b"SIP/2.0" in frame.data]
+    said = [frame.data[42:] for frame in call() if b"SIP/2.0" in frame.data]
     said.append(b"BYE sip:b@x SIP/2.0\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\n\r\n")
     return [*said, *(path.read_bytes() for path in sorted((DATA / "rfc4475").iterdir()))]
 
 
 def descriptions() -> list[bytes]:
-    """The bodies of those messages."""
-    return [body for each in messages() if (body := each.partition(b"\r\n\r\n")[2])]
+    """The bodies of those messages; a line of each kind."""
+    bodies = [body for each in messages() if (body := each.partition(b"\r\n\r\n")[2])]
+    mapped = b"c=IN IP6 ::ffff:10.0.0.5"
+    return [*bodies, b"\r\n".join([*mutators.DESCRIBED, mapped, b""])]
 
 
 def _sip(data: bytes) -> None:
@@ -77,7 +81,15 @@ def _sip(data: bytes) -> None:
     for name in SIP_PROPERTIES:
         getattr(found, name)
     if found.sdp:
-        sdp.parse(found.sdp)
+        _sdp(found.sdp)
+
+
+def _sdp(data: bytes) -> None:
+    for line in sdp.parse(data).media:
+        for name in SDP_PROPERTIES:
+            getattr(line, name)
+        for codec in line.codecs.values():
+            assert not codecs.decodable(codec) or codecs.sound_rate(codec) > 0
 
 
 def _calls(data: bytes) -> None:
@@ -99,12 +111,16 @@ def _table(data: bytes) -> None:
     wire.end()
 
 
-def table() -> bytes:
-    """Of a call that is up."""
-    wire = Wire()
-    for number, message in enumerate(messages()[:4]):
-        wire.hear(f"10.0.0.{1 + number % 2}:5060", f"10.0.0.{2 - number % 2}:5060", message)
-    return wire.calls.snapshot()
+def tables() -> list[bytes]:
+    """Of a call that rings, of one that talks, of one that is over."""
+    made = []
+    for frames in (3, 30, len(call())):
+        recorder = Recorder(CaptureConfig(name="fuzz"), lambda: bytes(16))
+        part = call()[:frames]
+        recorder.receive(block([each.data for each in part], times=[each.time_ns for each in part]))
+        recorder.tick(part[-1].time_ns + SECOND)
+        made.append(recorder.calls.snapshot())
+    return made
 
 
 # --- frames ---------------------------------------------------------------------------------------
@@ -121,13 +137,14 @@ def _link(data: bytes) -> int:
 
 def clothes() -> list[bytes]:
     """A SIP message and an RTP packet in everything that can lie around them, by link type."""
-    inner = [_call()[0], udp_frame(START_NS, ("10.0.0.1", 1), ("10.0.0.2", 2), rtp())]
-    return [
-        bytes([LINKS.index(kind)]) + outer.data
-        for kind, wrap in WRAPPINGS.values()
-        for frame in inner
-        for outer in wrap(frame)
-    ]
+    return [bytes([kind]) + each for kind, frames in _dressed() for each in frames]
+
+
+def _dressed() -> Iterator[tuple[int, list[bytes]]]:
+    """For each wrapping the link type as _link() reads it, and what becomes of the two."""
+    inner = [call()[0], udp_frame(START_NS, ("10.0.0.1", 1), ("10.0.0.2", 2), rtp())]
+    for kind, wrap in WRAPPINGS.values():
+        yield LINKS.index(kind), [outer.data for frame in inner for outer in wrap(frame)]
 
 
 def _frames(data: bytes) -> None:
@@ -142,10 +159,12 @@ def _frames(data: bytes) -> None:
 
 
 def parted() -> list[bytes]:
-    """Fragments and TCP segments, each led by its length."""
+    """Frames in all their clothes, fragments and TCP segments, each led by its length."""
     ethernet = bytes([LINKS.index(1)])
-    fragments = wrapped(_call()[:2], WRAPPINGS["fragments of VXLAN of fragments"].wrap)
-    return [ethernet + joined(frame.data for frame in fragments), ethernet + joined(_tcp())]
+    dressed = [bytes([kind]) + joined(frames) for kind, frames in _dressed()]
+    fragments = wrapped(call()[:2], WRAPPINGS["fragments of VXLAN of fragments"].wrap)
+    moved = [ethernet + joined(frame.data for frame in fragments), ethernet + joined(_tcp())]
+    return [*moved, *dressed]
 
 
 def _tcp() -> Iterator[bytes]:
@@ -160,31 +179,10 @@ def _tcp() -> Iterator[bytes]:
 # --- captures -------------------------------------------------------------------------------------
 
 
-@cache
-def _call() -> list[Frame]:
-    return answered(START_NS, *phones(0.4), "fuzz@spanvault.example")
-
-
 def _file(data: bytes) -> Path:
     path = Path(f"/dev/shm/spanvault-fuzz-{os.getpid()}")
     path.write_bytes(data)
     return path
-
-
-def captures() -> list[bytes]:
-    """A short call in both formats; RTP whose header is more than its twelve bytes."""
-    frames = _call()
-    more: dict[str, Any] = {"csrcs": (7,), "extension": bytes(4), "padding": b"\0\0\0\4"}
-    ends = ("10.0.0.1", 4000), ("10.0.0.2", 4000)
-    return [
-        pcap(frames),
-        pcap(frames, order=">", nano=False),
-        section() + interface() + b"".join(enhanced(data, at // 1000) for at, data in frames),
-        pcap([
-            udp_frame(START_NS + n * SECOND // 50, *ends, rtp(n, 160 * n, **more))
-            for n in range(60)
-        ]),
-    ]  # fmt: skip
 
 
 def _capture(data: bytes) -> None:
@@ -216,7 +214,7 @@ def _check(media: Iterable[chunk.Media]) -> None:
 
 def _edited(data: bytes) -> None:
     """A forged call with frames changed, dropped, repeated and moved in time, as data says."""
-    frames = [[time_ns, bytearray(content)] for time_ns, content in _call()]
+    frames = [[time_ns, bytearray(content)] for time_ns, content in call()]
     for at in range(0, len(data) - 5, 6):
         kind, number, place, value = struct.unpack_from(">BBHH", data, at)
         frame = frames[number % len(frames)]
@@ -272,7 +270,7 @@ def sent() -> list[bytes]:
 def media() -> list[bytes]:
     """What a short call gives."""
     recorder = Recorder(CaptureConfig(name="fuzz"), lambda: bytes(16))
-    path = _file(pcap(_call()))
+    path = _file(pcap(call()))
     heard = [each for taken in files.blocks(path) for each in recorder.receive(taken).media]
     path.unlink()
     return [
@@ -283,8 +281,22 @@ def media() -> list[bytes]:
 
 
 def _rtcp(data: bytes) -> None:
-    rtcp.parse(data, cut=True)
+    assert 0 <= rtcp.sender_of(rtcp.parse(data, cut=True)) < 1 << 32
     rtcp.parse(data)
+
+
+def _red(data: bytes) -> None:
+    """A packet; parts of it as packets of one stream, of which each sound is taken once."""
+    times = [(160 * (part or b"\0")[0], part[1:]) for part in cut(data)]
+    for fresh in red.Recovery(lambda kind: kind == 101).unwrap(times):
+        assert all(piece.payload for piece in fresh)
+    red.parse(data)
+
+
+def redundant() -> list[bytes]:
+    """A packet with an older one in it, one without; both of a stream, the second heard twice."""
+    both, alone = b"\x88\0\x28\x05\x08hello there", b"\x08plain"
+    return [both, alone, joined([b"\1" + both, b"\2" + both, b"\2" + alone, b"\3\x80"])]
 
 
 def _siprec(data: bytes) -> None:
@@ -313,6 +325,22 @@ def _sdes(data: bytes) -> None:
     sdes.parse(data.decode("utf-8", "replace"))
 
 
+def secrets() -> list[bytes]:
+    """A key of each suite, with and without lifetime, identifier and session parameters."""
+    keys = {
+        name: base64.b64encode(bytes(each.key + each.salt)).decode()
+        for name, each in sdes.SUITES.items()
+    }
+    return [
+        line.encode()
+        for name, key in keys.items()
+        for line in (
+            f"1 {name} inline:{key}|2^20|1:4 WSH=64", f"2 {name} inline:{key}|7:128;inline:{key}",
+            f"3 {name} inline:{key} KDR=9 UNENCRYPTED_SRTP",
+        )
+    ]  # fmt: skip
+
+
 def _config(data: bytes) -> None:
     path = _file(data)
     for kind in set(config.FILES.values()):
@@ -333,13 +361,14 @@ def _explain(data: bytes) -> None:
 
 
 def _digits(data: bytes) -> None:
-    digits.decode(
+    heard = digits.decode(
         [
             digits.Heard(int.from_bytes(part[:4], "big"), 0, part[4:5] > b"\x7f", part[5:])
             for part in cut(data)
         ],
         8000,
     )
+    assert all(each.name for each in heard)
 
 
 def _websocket(data: bytes) -> None:
@@ -349,14 +378,14 @@ def _websocket(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Target]] = {
     "sip": Target(_sip, messages, mutate=mutators.message),
-    "sdp": Target(sdp.parse, descriptions, mutate=mutators.description),
+    "sdp": Target(_sdp, descriptions, mutate=mutators.description),
     "calls": Target(_calls, lambda: [joined(messages()[:6]), joined(messages()[6:16])], 8_000,
                     mutators.parts(mutators.message)),
     "peel": Target(_peel, clothes, mutate=mutators.behind(1, rewriting.frame)),
     "frames": Target(_frames, parted, 8_000, mutators.parts(rewriting.frame, head=1)),
     "hep": Target(lambda data: hep.packet(memoryview(data)), lambda: [
         outer.data[42:] for name in ("HEP2", "HEP3", "HEP3, compressed")
-        for outer in WRAPPINGS[name].wrap(_call()[0])
+        for outer in WRAPPINGS[name].wrap(call()[0])
     ]),
     "digits": Target(_digits, lambda: [
         joined(bytes(4) + bytes((255 * marker,)) + payload for marker, payload in press("5"))
@@ -367,10 +396,9 @@ TARGETS: Final[dict[str, Target]] = {
     ]),
     "offload": Target(segments, lambda: [b"".join(rtp(n, 160 * n) for n in range(12))]),
     "siprec": Target(_siprec, metadata),
-    "sdes": Target(_sdes, lambda: [
-        f"1 {name} inline:{'A' * 80}|2^20|1:4".encode() for name in sdes.SUITES
-    ]),
-    "red": Target(red.parse, lambda: [b"\x88\0\x28\x05\x08hello there", b"\x08plain"]),
+    "sdes": Target(_sdes, secrets),
+    "tls": Target(tlsheard.hear, tlsheard.heard, mutate=mutators.parts(mutators.message)),
+    "red": Target(_red, redundant),
     "config": Target(_config, settings),
     "explain": Target(_explain, lambda: [b"fuzz" + each for each in captures()], 20_000,
                       mutators.behind(4, rewriting.capture)),
@@ -386,7 +414,7 @@ TARGETS: Final[dict[str, Target]] = {
     "srtcp": Target(payloads.open_srtcp, payloads.packets),
     "whole": Target(payloads.strip, payloads.whole, mutate=mutators.parts()),
     "places": Target(payloads.place, payloads.packets),
-    "table": Target(_table, lambda: [table()]),
+    "table": Target(_table, tables, 8_000, mutators.packed),
     "object": Target(disk.read_object, disk.objects),
     "sealed": Target(disk.read_sealed, disk.plaintexts),
     "root": Target(disk.read_root, disk.roots),
