@@ -7,6 +7,7 @@ its key lies beside it. The file is written beside and renamed, so it is always 
 table holds: capture.calls.calls.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -18,21 +19,30 @@ ASSOCIATED: Final = b"spanvault call table/1"
 
 
 class CallState:
-    """The sealed file and its key. Raises OSError where there is no room for them."""
+    """The sealed file and its key. A folder without room for them stops no recording."""
 
     def __init__(self, runtime_dir: Path) -> None:
-        runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(OSError):  # save() says so
+            runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path = runtime_dir / "calls.sealed"
-        self._cipher = AESGCM(_key(runtime_dir / "calls.key"))
+        self._key: bytes | None = None
+
+    @property
+    def _cipher(self) -> AESGCM:
+        if self._key is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._key = _key(self._path.with_name("calls.key"))
+        return AESGCM(self._key)
 
     def save(self, table: bytes) -> None:
-        """Replace what was saved before."""
+        """Replace what was saved before. Raises OSError; it may be tried again."""
+        cipher = self._cipher
         # A random nonce each time: 2^32 saves (136 years of one a second) keep it safe.
         nonce = os.urandom(12)
         part = self._path.with_suffix(".part")
         with part.open("wb") as file:  # not joined first: the table of 5,000 calls is 9 MB
             file.write(nonce)
-            file.write(self._cipher.encrypt(nonce, table, ASSOCIATED))
+            file.write(cipher.encrypt(nonce, table, ASSOCIATED))
         part.rename(self._path)
 
     def load(self) -> bytes | None:
@@ -40,7 +50,7 @@ class CallState:
         try:
             sealed = self._path.read_bytes()
             return self._cipher.decrypt(sealed[:12], sealed[12:], ASSOCIATED)
-        except (FileNotFoundError, InvalidTag, ValueError):
+        except (OSError, InvalidTag, ValueError):
             return None
 
 
