@@ -87,7 +87,9 @@ class Ensemble:
         """The daemon stops, the calls go on: all ears have told their last word."""
         self._take_in(None)
         self.calls.renew()
-        return Heard(self.calls.records(), Leaving([self.calls.media()]), ticked=True)
+        return Heard(
+            self.calls.records(everything=True), Leaving([self.calls.media()]), ticked=True
+        )
 
     def counters(self) -> dict[str, int]:
         """Everything counted by all, for status and journal."""

@@ -152,7 +152,7 @@ class Recorder:
         self.calls.finish(self._now_ns, reason, self.media.overdue(everything=True))
         self._obey()
         flushed += self.media.flush()
-        return self._heard(flushed)
+        return self._heard(flushed, everything=True)
 
     def pause(self) -> Heard:
         """The daemon stops, the calls go on: give what was heard of them so far."""
@@ -162,7 +162,7 @@ class Recorder:
         self._obey()
         flushed += self.media.flush()
         self.calls.renew()
-        return self._heard(flushed)
+        return self._heard(flushed, everything=True)
 
     def counters(self) -> dict[str, int]:
         """Everything counted, for status and journal."""
@@ -218,11 +218,11 @@ class Recorder:
                 self.media.contest(command)
         return self.media.close(closes)
 
-    def _heard(self, media: Leaving) -> Heard:
+    def _heard(self, media: Leaving, everything: bool = False) -> Heard:
         """What leaves at the end of a second, media before the records that count it."""
         media += Leaving([self.calls.media()])
         heard = Heard(media=media, ticked=True)
-        heard.calls = self.calls.records()
+        heard.calls = self.calls.records(everything)
         for row in self.calls.released():
             self.media.release(row)
         return heard

@@ -1,5 +1,6 @@
 """What nobody should send: the call table bears it."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,6 +8,7 @@ from capture.calls import calltable
 from capture.calls.calls import Calls
 from capture.model import Datagram
 from spanvault.config import CaptureConfig
+from spanvault.messages import Call
 from tests.support.conversation import (
     A_TO_B,
     ALICE,
@@ -82,6 +84,54 @@ def test_frames_that_the_slow_path_dropped_are_marked_on_the_calls_it_heard(wire
     wire.calls.dropped(slow=True)
     flags = {call.call_ids[0]: call.flags for call in wire.end()}
     assert ["capture_loss" in flags[name] for name in ("call-1", "tunnelled")] == [False, True]
+
+
+HUNG_UP = 100  # calls, ten times what a second may bring
+
+
+@pytest.fixture
+def hung_up(wire, monkeypatch) -> list[str]:
+    """Many calls end at once, and are over. Their Call-IDs, in order."""
+    monkeypatch.setattr("capture.calls.calls.MAX_RECORDS", 10)
+    legs = [Leg(wire, f"call-{number}") for number in range(HUNG_UP)]
+    for leg in legs:
+        leg.answer(ALICE, BOB)
+    wire.wait(1)
+    assert len(wire.history) == HUNG_UP  # first records wait for nothing: media follows them
+    for leg in legs:
+        leg.bye()
+    wire.history.clear()
+    wire.now_ns += 10 * SECOND
+    return [leg.call_id for leg in legs]
+
+
+def names(records: list[Call]) -> list[str]:
+    return [record.call_ids[0] for record in records]
+
+
+def test_calls_that_end_together_leave_in_turn_a_bounded_number_a_second(wire, hung_up):
+    while wire.calls.active:
+        before = len(wire.history)
+        wire.wait(1)
+        assert 1 <= len(wire.history) - before <= HUNG_UP // 8
+    assert names(wire.history) == hung_up
+    assert all(record.final for record in wire.history)
+
+
+def test_a_stop_in_their_midst_keeps_none_back(wire, hung_up):
+    wire.wait(1)
+    wire.history += wire.calls.records(everything=True)
+    assert names(wire.history) == hung_up
+
+
+def test_a_kill_in_their_midst_loses_none(wire, hung_up):
+    wire.wait(1)
+    wire.restart()
+    while wire.calls.active:
+        wire.wait(1)
+    ended = {record.call_ids[0] for record in wire.history if record.final}
+    assert ended == set(hung_up)
+    assert sorted(wire.records) == sorted({record.id for record in wire.history})
 
 
 @given(st.lists(st.binary(max_size=200), max_size=10))
