@@ -36,6 +36,9 @@ ETHER_TYPES: Final[Mapping[int, Kind]] = {
 IP_PROTOCOLS: Final[Mapping[int, Kind]] = {
     4: "ip", 41: "ip", 47: "gre", 97: "etherip", 115: "l2tp3", 137: "mpls",
 }  # fmt: skip
+CUT_UP: Final[Mapping[int, Kind]] = {
+    wireless.PARTS_OF_WIFI: "wifi", wireless.PARTS_OF_ETHERNET: "ethernet",
+}  # fmt: skip
 PPP_PROTOCOLS: Final[Mapping[int, Kind]] = {0x21: "ip", 0x57: "ip", 0x281: "mpls"}
 # UDP ports whose datagrams carry frames. A decoder of plain UDP must leave these to the slow path.
 TUNNEL_PORTS: Final[Mapping[int, Kind]] = {
@@ -52,16 +55,20 @@ def peel(data: memoryview, kind: Kind) -> Packet:
 
     Raises ValueError if there is none: another protocol, or a header that is cut or nonsense.
     """
-    at = Next(kind, 0, len(data))
+    at, outer = Next(kind, 0, len(data)), None
     for _ in range(MAX_DEPTH):
         found = DECAPSULATORS[at.kind](data, at.start, at.end)
         if isinstance(found, Next):
             at = found
             continue
+        if outer is not None and not found.source:  # a part that its tunnel cut off, by CAPWAP
+            found = found._replace(
+                source=outer.source, destination=outer.destination, missing=outer.missing
+            )
         inner = None if found.fragment else tunnelled(found)
         if inner is None:
             return found
-        data, at = found.payload, inner
+        data, at, outer = found.payload, inner, found
     raise ValueError(f"more than {MAX_DEPTH} headers around one packet")
 
 
@@ -85,7 +92,7 @@ def layers(data: memoryview, link_type: int) -> list[Kind]:
 
 def tunnelled(packet: Packet) -> Next | None:
     """What a whole IP packet carries if that is a tunnel, else None. Raises ValueError."""
-    kind = IP_PROTOCOLS.get(packet.protocol)
+    kind = IP_PROTOCOLS.get(packet.protocol) or CUT_UP.get(packet.protocol)
     if kind is not None:
         return Next(kind, 0, len(packet.payload))
     if packet.protocol != UDP or len(packet.payload) < 16:

@@ -1,7 +1,9 @@
 """Wi-Fi behind a controller: CAPWAP's data packets, and the 802.11 frames in them.
 
 Only what access points send in the clear, as most do on the wire; under DTLS it is counted
-(capture.packets.opaque). Sources: RFC 5415 §4.3; IEEE 802.11 §9.2.4, §9.3.2.1; IEEE 802.2 (SNAP).
+(capture.packets.opaque). CAPWAP cuts long frames up by itself: parts are handed on as those of an
+IP packet are, under protocols of our own.
+Sources: RFC 5415 §3.4, §4.3; IEEE 802.11 §9.2.4, §9.3.2.1; IEEE 802.2 (SNAP).
 Other tunnels: capture.packets.tunnels. Captures of the air itself: capture.packets.dissect.
 """
 
@@ -9,11 +11,12 @@ from struct import unpack_from
 from typing import Final
 
 from capture.packets.inet import need
-from capture.packets.packet import Next
+from capture.packets.packet import Next, Packet
 
 DATA, NO_DATA, PROTECTED = 0x0008, 0x0040, 0x4000  # of frame control, first byte lowest
 TO_AND_FROM_DS, QUALITY, ORDER = 0x0300, 0x0080, 0x8000
-NATIVE, FRAGMENT, KEEP_ALIVE = 0x0100, 0x0080, 0x0008  # flags of CAPWAP
+NATIVE, FRAGMENT, LAST, KEEP_ALIVE = 0x0100, 0x0080, 0x0040, 0x0008  # flags of CAPWAP
+PARTS_OF_WIFI, PARTS_OF_ETHERNET = 0x101, 0x102  # beyond IANA's protocol numbers
 SNAP: Final = b"\xaa\xaa\x03\0\0\0"
 
 
@@ -25,12 +28,20 @@ def is_capwap(datagram: memoryview) -> bool:
     return datagram[8] == 0 and datagram[9] >> 3 >= 2
 
 
-def capwap(data: memoryview, start: int, end: int) -> Next:
-    """An 802.11 or 802.3 frame behind CAPWAP's header. Raises ValueError where there is none."""
+def capwap(data: memoryview, start: int, end: int) -> Next | Packet:
+    """An 802.11 or 802.3 frame behind CAPWAP's header, or a part of one, which lacks addresses.
+
+    Raises ValueError where there is none.
+    """
     need(data, start, end, 8, "CAPWAP header")
     size, flags = (data[start + 1] >> 3) * 4, unpack_from("!H", data, start + 2)[0]
-    if flags & (FRAGMENT | KEEP_ALIVE):
-        raise ValueError("CAPWAP fragment or keep-alive")
+    if flags & KEEP_ALIVE:
+        raise ValueError("CAPWAP keep-alive")
+    if flags & FRAGMENT:
+        identity, offset = unpack_from("!HH", data, start + 4)
+        kind = PARTS_OF_WIFI if flags & NATIVE else PARTS_OF_ETHERNET
+        part = data[start + size : end]
+        return Packet(b"", b"", kind, part, identity, offset & 0xFFF8, not flags & LAST)
     return Next("wifi" if flags & NATIVE else "ethernet", start + size, end)
 
 

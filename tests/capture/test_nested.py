@@ -26,7 +26,8 @@ OF_FRAMES = [
     "L2TPv3 with cookie and sublayer", "CAPWAP", "TZSP", "ERF", "ERF, extended",
 ]  # fmt: skip
 OF_IPV4 = ["IPv4 options", "authentication header", "fragments", "fragments, last one first",
-           "fragments behind an authentication header"]  # fmt: skip
+           "fragments behind an authentication header", "CAPWAP, cut up",
+           "CAPWAP, cut up, last one first"]  # fmt: skip
 OF_IP = [
     name
     for name in WRAPPINGS

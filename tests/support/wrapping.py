@@ -274,6 +274,23 @@ def _in_capwap(control: bytes, quality: bytes = b"") -> Wrap:
     )
 
 
+def _capwap_parts(size: int, order: Callable[[list[bytes]], Iterable[bytes]] = list) -> Wrap:
+    """Cut up by CAPWAP itself, RFC 5415 §3.4. size: bytes of each part, a multiple of 8."""
+
+    def make(frame: Frame) -> list[Frame]:
+        whole = _wifi(b"\x08\x01")(_kind(frame.data)) + frame.data[HEAD:]
+        identity, parts = next(_identities) & 0xFFFF, []
+        for at in range(0, len(whole), size):
+            flags = 0x80 | (0x40 if at + size >= len(whole) else 0)
+            head = struct.pack(">BBBBHH", 0, 0x10, 0x03, flags, identity, at)
+            parts.append(head + whole[at : at + size])
+        return [
+            Frame(frame.time_ns, ethernet(ipv4(_udp(5247, part), **OUTER))) for part in order(parts)
+        ]
+
+    return make
+
+
 WRAPPINGS: dict[str, Wrapping] = {
     "NULL": Wrapping(0, _link(lambda kind: b"\x02\0\0\0")),
     "LOOP": Wrapping(108, _link(lambda kind: b"\0\0\0\x02")),
@@ -363,6 +380,8 @@ WRAPPINGS: dict[str, Wrapping] = {
     "CAPWAP": Wrapping(1, _in_udp(5247, CAPWAP)),
     "CAPWAP of Wi-Fi": Wrapping(1, _in_capwap(b"\x08\x01")),
     "CAPWAP of Wi-Fi, Cisco": Wrapping(1, _in_capwap(b"\x01\x88", b"\6\0")),
+    "CAPWAP, cut up": Wrapping(1, _capwap_parts(96)),
+    "CAPWAP, cut up, last one first": Wrapping(1, _capwap_parts(96, lambda parts: parts[::-1])),
     "TZSP": Wrapping(1, _in_udp(37008, TZSP)),
     "GTP-U": Wrapping(1, _gtp(0)),
     "GTP-U with extension": Wrapping(1, _gtp(4, b"\x01\x10\x09\0")),

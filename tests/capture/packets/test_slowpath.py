@@ -26,6 +26,7 @@ from scapy.packet import Packet, Raw
 from capture.model import Block, Datagram
 from capture.packets.slowpath import SlowPath
 from tests.support.callgen import START_NS, Frame
+from tests.support.frames import ethernet, ipv4, udp
 from tests.support.wrapping import WRAPPINGS
 
 SECOND = 1_000_000_000
@@ -357,3 +358,23 @@ def test_any_segments_are_survived(segments):
     path = SlowPath()
     for data, at in segments:
         receive(segment(data, at), path=path)
+
+
+def test_parts_that_two_access_points_cut_off_under_one_number_do_not_mix():
+    """CAPWAP numbers them for itself: whose they are, the outer addresses tell."""
+    wrap = WRAPPINGS["CAPWAP, cut up"].wrap
+    apart = []
+    for host in (1, 2):
+        inner = ethernet(ipv4(udp(b"INVITE sip:a SIP/2.0\r\n" + bytes([64 + host]) * 400)))
+        parts = [part.data for part in wrap(Frame(0, inner))]
+        apart.append([_numbered(part, host) for part in parts])
+    mixed = [part for pair in zip(*apart, strict=True) for part in pair]
+    found = SlowPath().receive(block(*mixed), range(len(mixed)))
+    assert [each.payload[-1] for each in found] == [65, 66]
+    assert {len(each.payload) for each in found} == {422}
+
+
+def _numbered(part: bytes, host: int) -> bytes:
+    """A part from this access point, under one number."""
+    capwap = 14 + 20 + 8
+    return part[:29] + bytes([host]) + part[30 : capwap + 4] + b"\0\7" + part[capwap + 6 :]

@@ -21,6 +21,7 @@ IN_A_LOOP = {
     "TZSP", "HEP2", "HEP3", "HEP3, compressed", "IPv4 options", "authentication header", "NSH",
     "VXLAN-GPE", "L2TP", "L2TP with length, sequence, offset", "L2TPv3",
     "L2TPv3 with cookie and sublayer", "CAPWAP", "CAPWAP of Wi-Fi", "CAPWAP of Wi-Fi, Cisco",
+    "CAPWAP, cut up", "CAPWAP, cut up, last one first",
 }  # fmt: skip
 TUNNELS = [
     name for name, each in WRAPPINGS.items() if each.link_type == 1 and "fragments" not in name
