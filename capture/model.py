@@ -139,7 +139,7 @@ class Attach(NamedTuple):
     number: int
     clock_rate: int = 0  # of its media clock, for the jitter; 0: by the payload type
     kinds: bytes = bytes(128)  # what each payload type may carry: capture.media.events
-    sealed: bool = False  # packets are, or may be, encrypted: those held whole stay so
+    whole: bool = False  # held packets stay so: encrypted, perhaps, or their header tells more
     clock_ns: int = 0  # what is added to its times as it leaves: capture.clock
 
 

@@ -95,6 +95,7 @@ def _check_stream(stream: Stream) -> None:
         "stream's count", range(1 << 63), *stream.payload_types.values(),
         stream.packets, stream.lost, stream.duplicates, stream.late,
     )  # fmt: skip
+    _check_numbers("stream's header extension", range(256), stream.orientation)
     _check_numbers("stream's BYE (ns)", _TIMES, stream.bye_ns or 0)
     far = stream.far_end or FarEnd()
     _check_numbers("far end's count", _TIMES, far.reports, far.lost, far.round_trips)

@@ -66,8 +66,10 @@ class Association:
                 if binding.rtcp_port != known.rtcp_port:
                     known.rtcp_port = binding.rtcp_port
                     self._listen(known)
-                if known.kind == binding.kind and known.codecs == binding.codecs:
+                same = known.orientation == binding.orientation
+                if same and known.kind == binding.kind and known.codecs == binding.codecs:
                     return False
+                known.orientation = binding.orientation
                 known.kind, known.codecs = binding.kind, {**known.codecs, **binding.codecs}
                 return True
         if len(call.bindings) >= MAX_PER_CALL:

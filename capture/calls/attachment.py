@@ -227,9 +227,9 @@ class Attachments:
         kinds = kinds_of(stream.codecs, events, secure=call.secure)
         clock_rate = codec.clock_rate if codec else 0
         # Who it is that speaks without signalling may turn out later, and that it is encrypted.
-        sealed = call.secure or bool(call.keys) or row.unsignalled
+        whole = call.secure or bool(call.keys) or row.unsignalled or stream.orientation > 0
         self._tenure.commands.append(
-            Attach(row.stream.row, call.id, row.number, clock_rate, kinds, sealed, call.clock_ns)
+            Attach(row.stream.row, call.id, row.number, clock_rate, kinds, whole, call.clock_ns)
         )
 
     def _share(self, row: Row, match: Match) -> None:

@@ -27,6 +27,7 @@ def add_stream(match: Match, heard: NewStream) -> None:
             source=str(heard.source),
             destination=str(heard.destination),
             codecs=codecs,
+            orientation=named.orientation if named else 0,
             first_ns=heard.time_ns,
             last_ns=heard.time_ns,
         )

@@ -40,6 +40,7 @@ class Binding(msgspec.Struct, array_like=True):
     until_ns: int | None = None
     rtcp_port: int | None = None  # where its RTCP goes, if that is said (RFC 3605)
     candidate: bool = False  # of ICE: it may turn out to be where media is received (RFC 8839)
+    orientation: int = 0  # id of the header extension that tells how a camera is held
 
 
 class Referral(msgspec.Struct, array_like=True):

@@ -228,6 +228,7 @@ class Signalling:
         binding = Binding(
             endpoint, side, KINDS[media.kind], media.codecs, datagram.time_ns,
             datagram.source.address, rtcp_port=media.rtcp_port, candidate=candidate,
+            orientation=media.orientation if media.kind == "video" else 0,
         )  # fmt: skip
         new = self._association.bind(call, binding)
         self._witness.decided(Decision.BOUND, call, binding=binding, new=new)

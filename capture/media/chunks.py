@@ -134,12 +134,12 @@ class _Cut:
     def _unwrap(
         self, arena: NDArray[np.uint8], frames: NDArray[np.void], place: Integers, each: Integers
     ) -> tuple[NDArray[np.uint16], Integers, int]:
-        """Take headers off what is held whole and surely not encrypted; see rtpheader.unwrap."""
+        """Take headers off what is held whole and need not leave so; see rtpheader.unwrap."""
         whole = np.flatnonzero(frames["flags"] & WHOLE)
         if not len(whole):
             return frames["length"], place, 0
         size, at, bad = unwrap(frames, place, arena, whole)
-        clear = whole[~self.streams.sealed[self.arrivals.slot[each[whole]]]]
+        clear = whole[~self.streams.whole[self.arrivals.slot[each[whole]]]]
         strip(frames, place, size, at, clear)
         return size, at, bad
 

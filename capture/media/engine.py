@@ -137,7 +137,7 @@ class Media:
         streams.number[slot] = attach.number
         streams.clock_ns[slot] = attach.clock_ns
         streams.kinds[slot] = np.frombuffer(attach.kinds, np.uint8)
-        streams.sealed[slot] = attach.sealed
+        streams.whole[slot] = attach.whole
         if attach.clock_rate:
             streams.clock[slot] = attach.clock_rate
         self._unattached.pop(slot, None)

@@ -49,7 +49,7 @@ COLUMNS: Final[dict[str, tuple[Any, ...]]] = {
     "seen": (np.uint64,),  # sequence number << 32 | timestamp of the last one
     "asked_ns": (np.int64,),  # signalling was last asked whether it shall be kept
     "kinds": (np.uint8, 128),  # what each payload type may carry: capture.media.events
-    "sealed": (np.bool_,),  # it is, or may be, encrypted
+    "whole": (np.bool_,),  # what is held with its header leaves with it
     # From here on: what has been flushed.
     "known": (np.bool_,),  # anything at all
     "base": (np.int64,),  # lowest extended sequence number
@@ -98,7 +98,7 @@ class StreamTable:
     seen: NDArray[np.uint64]
     asked_ns: NDArray[np.int64]
     kinds: NDArray[np.uint8]
-    sealed: NDArray[np.bool_]
+    whole: NDArray[np.bool_]
     known: NDArray[np.bool_]
     base: NDArray[np.int64]
     highest: NDArray[np.int64]

@@ -48,6 +48,9 @@ _CANDIDATE: Final = re.compile(r"\S+\s+1\s+udp\s+\d+\s+(\S{2,64})\s+(\d{1,5})\s+
 _RTPMAP: Final = re.compile(r"(\d{1,3})\s+([^/\s]+)\s*/\s*(\d{1,7})(?:\s*/\s*(\d{1,2}))?")
 
 
+ORIENTATION: Final = "urn:3gpp:video-orientation"  # 3GPP TS 26.114 §7.4.5
+
+
 class Media(msgspec.Struct, array_like=True):
     """One m= section. address: 4 or 16 bytes, None where the line gives none; 0 port: rejected."""
 
@@ -66,6 +69,7 @@ class Media(msgspec.Struct, array_like=True):
     keys: list[MediaKey] = []  # those of a=crypto that can be used
     label: str = ""  # what others call this line by: RFC 4574
     candidates: list[tuple[bytes, int]] = []  # of ICE, for RTP over UDP: RFC 8839 §5.1
+    orientation: int = 0  # header extension that tells how a camera is held, 0: none; RFC 8285
 
     @property
     def accepted(self) -> bool:
@@ -144,6 +148,7 @@ class _Section:
         self.label = ""
         self.candidates: list[tuple[bytes, int]] = []
         self.rtcp_port: int | None = None
+        self.orientation: int = base.orientation if base else 0
         self.names: dict[int, tuple[str, int, int]] = {}
         self.parameters: dict[int, str] = {}
 
@@ -173,6 +178,8 @@ class _Section:
             self._keys(value)
         elif name == "candidate":
             self._candidate(value)
+        elif name == "extmap":
+            self._extension(value)
         elif name == "label":
             self.label = value[:MAX_LABEL]
         else:
@@ -181,6 +188,13 @@ class _Section:
     def _keys(self, value: str) -> None:
         with contextlib.suppress(ValueError):  # as heard, it stays sealed
             self.keys += sdes.parse(value)[: MAX_KEYS - len(self.keys)]
+
+    def _extension(self, value: str) -> None:
+        """`3 urn:3gpp:video-orientation`, or with a direction behind the number."""
+        number, _, uri = value.partition(" ")
+        found = re.match(r"\d{1,3}", number)
+        if found and uri.split(" ")[0].strip().lower() == ORIENTATION and int(found[0]) < 256:
+            self.orientation = int(found[0])
 
     def _candidate(self, value: str) -> None:
         found = _CANDIDATE.match(value)
@@ -226,6 +240,7 @@ def _media(session: _Section, lines: list[str]) -> Media | None:
         keys=section.keys,
         label=section.label,
         candidates=section.candidates,
+        orientation=section.orientation,
     )
 
 

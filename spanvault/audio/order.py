@@ -103,13 +103,14 @@ class InTimeOrder:
 
     def __iter__(self) -> Iterator[Chunk]:
         if not self._srtp:
-            return rtp.payloads(self._stored())
+            return rtp.payloads(self.stored())
         # Anew: it must hear a stream from its beginning.
         opening = Opening(self._pages.keys, self._in_clear)
         self.warnings = opening.warnings
-        return opening.open(self._stored())
+        return opening.open(self.stored())
 
-    def _stored(self) -> Iterator[Chunk]:
+    def stored(self) -> Iterator[Chunk]:
+        """As they were heard: packets with their headers where these were kept."""
         for row in self._order:
             entry = self._entries[row]
             yield self._pages.at(entry.cursor)[entry.place]

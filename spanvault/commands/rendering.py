@@ -67,6 +67,8 @@ class Sound:
         if self.film is None:
             return write(self.blocks(), self.renderer.rate, name, target)
         self.film.survey(self._in_order())
+        if self.film.turned:
+            self.film.look(self._in_order().stored())
         opened = Opener(self._pages.keys).open if self._srtp else bytes
         for chunk in sorted(self._pages.control, key=lambda one: int(one.header["start_ns"])):
             self.film.report(chunk, [opened(bytes(one)) or b"" for one in chunk.payloads()])

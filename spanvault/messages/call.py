@@ -63,6 +63,7 @@ class Stream(msgspec.Struct):
     stored_as: int | None = None  # and its number there
     far_end: FarEnd | None = None
     bye_ns: int | None = None  # when RTCP said that it ends
+    orientation: int = 0  # id of the header extension that tells how a camera is held; 0: none
 
 
 class MediaKey(msgspec.Struct, frozen=True):

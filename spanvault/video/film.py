@@ -21,6 +21,7 @@ from spanvault.messages import Codec, Stream
 from spanvault.payloadtypes import meaning
 from spanvault.sandbox import Sandbox
 from spanvault.video.lipsync import LipSync
+from spanvault.video.orientation import Orientation
 from spanvault.video.told import Begin, Begun, Block, End, Picture, Track, Written
 from spanvault.video.units import KINDS, Assembler, Packet, Unit, muxable
 
@@ -41,6 +42,7 @@ class Source:
     codec: Codec
     assembler: Assembler
     ahead: Ahead
+    orientation: Orientation | None  # where the stream tells of it
     key: Unit | None = None  # its first key picture
     track: int = -1
     earlier: int = 0  # ticks by which its pictures are shown before they came
@@ -80,6 +82,24 @@ class Film:
                 named = f"packets of {source.codec.name} without a picture to begin with: not shown"
                 self.warnings[named] += source.stream.packets
                 del self._sources[number]
+
+    @property
+    def turned(self) -> bool:
+        """Whether headers tell how a camera was held: then `look` must be shown them."""
+        return any(source.orientation for source in self._sources.values())
+
+    def look(self, chunks: Iterable[Chunk]) -> None:
+        """All chunks as they were heard, headers and all, before the film is written."""
+        for chunk in chunks:
+            source = self._sources.get(int(chunk.header["stream"]))
+            if source is not None and source.orientation is not None:
+                source.orientation.receive(chunk)
+        for source in self._sources.values():
+            if source.orientation is not None and (others := source.orientation.otherwise):
+                named = (
+                    "pictures of a camera that was turned meanwhile: shown as it mostly was held"
+                )
+                self.warnings[named] += others
 
     def report(self, chunk: Chunk, datagrams: Sequence[bytes]) -> None:
         """A chunk of RTCP, and its datagrams in the clear: all before the film is written."""
@@ -134,7 +154,10 @@ class Film:
             why = "are encrypted" if encrypted else "cannot be shown"
             self.warnings[f"packets of video codec {first} {why}"] += stream.packets
         else:
-            self._sources[stream.number] = Source(stream, codec, Assembler(codec), Ahead())
+            self._sources[stream.number] = Source(
+                stream, codec, Assembler(codec), Ahead(),
+                Orientation(stream.orientation) if stream.orientation else None,
+            )  # fmt: skip
 
     def _tracks(self) -> list[Track]:
         """A track a party and codec; streams of one party at the same time get one each."""
@@ -159,6 +182,7 @@ class Film:
                         source.stream.party,
                         kind.fourcc,
                         0,
+                        *(source.orientation.held if source.orientation else ()),
                     )
                 )
                 last.append(source)

@@ -19,6 +19,8 @@ class Track(msgspec.Struct, array_like=True):
     title: str
     fourcc: bytes
     ahead: int
+    quarters: int = 0  # by which pictures are to be turned, clockwise
+    flipped: bool = False
 
 
 class Begin(msgspec.Struct, array_like=True, tag="begin"):

@@ -42,6 +42,8 @@ class Line:
             try_header(container.format.name, template)
             self._stream = container.add_stream_from_template(template)
         self._stream.time_base = self._base = Fraction(1, track.clock_rate)
+        if track.quarters or track.flipped:
+            self._stream.set_display_rotation(-90 * track.quarters, hflip=track.flipped)
         for name in ("title", "handler_name"):  # Matroska's, and MP4's
             self._stream.metadata[name] = track.title
         self._container = container

@@ -12,6 +12,7 @@ from spanvault.audio import aac, amr, codecs, framing, mpeg, timeline
 from spanvault.chunk import CHUNK, FRAME, MARKER, TRUNCATED, WHOLE, Chunk
 from spanvault.messages import Codec, MediaKey
 from spanvault.sdes import SUITES, parse
+from spanvault.video.orientation import extension
 from spanvault.video.units import KINDS, Assembler, Packet
 from tests.fuzz.choices import Choices, cut, joined
 from tests.support.callgen import SECOND, START_NS
@@ -64,6 +65,7 @@ def show(data: bytes) -> None:
         payload = part[1:]
         taken += len(payload) + 64
         marker, short, ticks = bool(flags & 4), bool(flags & 8), flags >> 4
+        extension(payload, flags >> 4)
         packet = Packet(sequence, ticks, marker, short, ticks, payload)
         given += sum(len(unit.data) for unit in assembler.receive(packet))
     given += sum(len(unit.data) for unit in assembler.finish())
@@ -72,6 +74,10 @@ def show(data: bytes) -> None:
 
 def pictures() -> list[bytes]:
     h264 = [b"\x04\x65abc", b"\x04\x78\0\x03\x65ab\0\2\x41x", b"\1\x7c\x85abc", b"\5\x7c\x45abc"]
+    h264 += [
+        b"\x30\x90" + bytes(11) + words
+        for words in (b"\xbe\xde\0\1\x10\1\x30\3", b"\x10\0\0\1\3\1\2\0")
+    ]
     vp8 = [b"\5\x10\x10\0\0\x9d\x01\x2a\x10\0\x10\0", b"\x25\x90\x80\1abc"]
     vp9 = [b"\5\x8e\x05\x18\0\xb0\0\x90\1\x14\1\x82abc", b"\5\xdc\x85\x01\2\x86abc"]
     h265 = [b"\5\x26\1abc", b"\5\x60\1\0\3\x26\1a", b"\1\x62\1\x93abc", b"\5\x62\1\x53abc"]

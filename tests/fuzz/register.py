@@ -104,6 +104,7 @@ PARSERS: Final[dict[str, tuple[str, ...]]] = {
     "spanvault.transport": ("words",),
     "spanvault.video.bits": ("pictures",),
     "spanvault.video.nal": ("pictures",),
+    "spanvault.video.orientation": ("pictures",),
     "spanvault.video.vp8": ("pictures",),
     "spanvault.video.vp9": ("pictures",),
     "spanvault.wire": ("wire", "requests"),

@@ -37,20 +37,25 @@ COUNT = 60  # pictures: 4 s
 PICTURES = {name: encoded(name, COUNT) for name in ("H264", "H265", "VP8")}
 IN_TURN: Final = list(range(COUNT))
 TURNED = turned("H264", COUNT)
+CVO = 4  # the header extension that tells how a camera is held
 VIDEO_PORT = 1000  # above that of the sound
 
 
-def offer(phone: Phone, name: str) -> str:
+def offer(phone: Phone, name: str, *more: str) -> str:
     """An SDP body of A-law and one video codec."""
     port = phone.rtp_port + VIDEO_PORT
-    return sdp(phone) + f"m=video {port} RTP/AVP 97\r\na=rtpmap:97 {name}/90000\r\n"
+    lines = (f"m=video {port} RTP/AVP 97", f"a=rtpmap:97 {name}/90000", *more, "")
+    return sdp(phone) + "\r\n".join(lines)
 
 
 def film(
     start_ns: int, speaker: Phone, listener: Phone, name: str, lost: Sequence[int] = (),
-    shown: Sequence[int] = IN_TURN,
+    shown: Sequence[int] = IN_TURN, held: Sequence[int] = (),
 ) -> Iterator[Frame]:  # fmt: skip
-    """Pictures every 66.7 ms. lost: those of which one packet does not arrive. shown: in turn."""
+    """Pictures every 66.7 ms. lost: those of which one packet does not arrive. shown: in turn.
+
+    held: how the camera is, by the number of a second, told with each picture's last packet.
+    """
     before = -1
     pictures = PICTURES[name] if shown is IN_TURN else TURNED.pictures
     for number, sent in enumerate(packetised(Codec(name, CLOCK), pictures)):
@@ -61,6 +66,10 @@ def film(
             number, 50_000 + shown[sent.picture] * STEP, speaker.ssrc + 8, sent.payload, 97
         )
         packet = packet[:1] + bytes([97 | sent.marker << 7]) + packet[2:]
+        if held and sent.marker:
+            turn = held[sent.picture * STEP // CLOCK]
+            words = bytes.fromhex("bede0001 10ff") + bytes([CVO << 4, turn])
+            packet = bytes([packet[0] | 0x10]) + packet[1:12] + words + packet[12:]
         time_ns = start_ns + sent.picture * STEP * SECOND // CLOCK + number * 1000
         ends = (speaker.address, speaker.rtp_port), (listener.address, listener.rtp_port)
         yield udp_frame(time_ns, *((host, port + VIDEO_PORT) for host, port in ends), packet)
@@ -88,7 +97,7 @@ def reports(start_ns: int, speaker: Phone, listener: Phone, seen_ns: int) -> Ite
 
 def video_call(
     number: int, name: str, lost: Sequence[int] = (), sound: bool = True, reported: bool = False,
-    shown: Sequence[int] = IN_TURN,
+    shown: Sequence[int] = IN_TURN, held: Sequence[int] = (),
 ) -> list[Frame]:  # fmt: skip
     """Both speak for four seconds; both are seen, the callee half a second later.
 
@@ -99,7 +108,7 @@ def video_call(
     media_ns = start_ns + ANSWERED_NS
     later_ns = media_ns + (CAMERA_NS if reported else 0)
     media = [
-        *film(later_ns, caller, callee, name, lost, shown),
+        *film(later_ns, caller, callee, name, lost, shown, held),
         *film(later_ns + SECOND // 2, callee, caller, name, lost, shown),
     ]
     if reported:
@@ -109,7 +118,8 @@ def video_call(
         ]
     if sound:
         media += [*talk(media_ns, caller, callee), *talk(media_ns, callee, caller)]
-    bodies = offer(caller, name), offer(callee, name)
+    more = [f"a=extmap:{CVO}/sendrecv urn:3gpp:video-orientation"] if held else []
+    bodies = offer(caller, name, *more), offer(callee, name, *more)
     return around(media, start_ns, caller, callee, f"{number}@video", bodies, 4.6)
 
 
@@ -142,7 +152,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     lossy = video_call(4, "H264", lost=(0, 20, 33))
     synchronous = video_call(5, "H264", reported=True)
     turned_ = video_call(6, "H264", reported=True, shown=TURNED.shown)
-    return Store(folder, *calls, silent, lossy, synchronous, turned_)
+    held = [video_call(7, "H264", held=(1, 1, 1, 1)), video_call(8, "H265", held=(2, 7, 7, 7))]
+    return Store(folder, *calls, silent, lossy, synchronous, turned_, *held)
 
 
 def pictures(path: Path, track: int) -> tuple[list[float], list[int]]:
@@ -197,6 +208,25 @@ def test_pictures_are_seen_when_what_belongs_to_them_is_said(store: Store, row: 
         assert bars == [bar(number) for number in range(COUNT)]
         assert abs(times[0] - begins_s) < 0.01
         assert all(abs(b - a - STEP / CLOCK) < 0.002 for a, b in pairwise(times))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_pictures_of_a_camera_that_was_turned_are_shown_upright(store: Store, ending: str):
+    """As sent they lie on their left side: a quarter clockwise, or minus 90 degrees."""
+    path, said = store.export(7, f"held.{ending}")
+    with av.open(str(path)) as file:
+        turned_ = [next(file.decode(video=track)).rotation for track in (0, 1) if not file.seek(0)]
+    assert turned_ == [-90, 0]
+    assert pictures(path, 0)[1] == [bar(number) for number in range(COUNT)]
+    assert "warning" not in said
+
+
+def test_a_camera_that_is_turned_meanwhile_is_told_of(store: Store):
+    path, said = store.export(8, "held.mp4")
+    with av.open(str(path)) as file:
+        picture = next(file.decode(video=0))
+    assert picture.rotation in (90, -90)
+    assert "a camera that was turned meanwhile: shown as it mostly was held (15)" in said
 
 
 def test_each_track_says_whose_it_is(store: Store):

@@ -31,7 +31,7 @@ def chunks(packets: list[bytes], *, sealed: bool, kinds: bytes = bytes(128)) -> 
     decoder, media = Decoder(), Media(CaptureConfig())
     decoded = decoder.decode(block([ethernet(ipv4(udp(packet))) for packet in packets]))
     (stream,) = media.receive(decoded.packets, decoded.endpoints)
-    media.attach(Attach(stream.row, b"recording-number", 0, kinds=kinds, sealed=sealed))
+    media.attach(Attach(stream.row, b"recording-number", 0, kinds=kinds, whole=sealed))
     return [chunk for part in media.flush() for chunk in part.chunks()]
 
 
