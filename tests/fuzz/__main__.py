@@ -189,6 +189,7 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     asked = parser.parse_args()
     names = asked.targets or list(TARGETS)
+    logging.disable()  # what damage makes our code say is said here, too
     if asked.tell:
         tell(asked.tell)
         return 0
@@ -202,7 +203,6 @@ def main() -> int:
         for name in names:
             minimise(name, asked.grow)
         return 0
-    logging.disable()  # what damage makes our code say, inputs that are timed again say here
     print(" " * 18 + "".join(f"{heading:>11}" for heading in HEADINGS), flush=True)
     broke, runs, cpu_s = list[str](), 0, 0.0
     with Mother() as mother:

@@ -7,6 +7,7 @@ desk answers everything: that it stumbled is in its answer, and a fault here.
 import atexit
 import bz2
 import gzip
+import hashlib
 import lzma
 import os
 import shutil
@@ -20,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from replicator import layout
+from replicator import bundle, layout
 from replicator.inventory import Inventory
 from replicator.replica import Replica
 from replicator.targets import TargetError
@@ -55,6 +56,7 @@ RUNS_OF_A_STORE: Final = 100  # then a new one: what is asked changes it, erases
 HEAD: Final = ledger.head(bytes(16), 0, bytes(16))  # of a ledger's file
 NOW: Final = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 ONE: Final = call_id(1)
+STORE: Final = "00" * 16  # the id that a replica's label says
 AAC: Final = {
     "mpeg4-generic": "mode=AAC-hbr;config=1588",
     "mp4a-latm": "cpresent=0;config=40002620",
@@ -126,10 +128,12 @@ def request(data: bytes) -> None:
     which, who = divmod((data or b"\0")[0], len(WHO))
     asked, bulk = wire.decode_request([wire.PROTOCOL, *cut(data[1:])])
     desk = ASKED[which % 2].desk().desk
+    if isinstance(asked, m.OfferShare):  # of a locked pool only
+        desk.answer(WHO[OPERATOR], m.Lock(asked.pool), [])
     reply = desk.answer(WHO[who], asked, list(bulk)).reply
     wire.encode(reply)
     assert "a fault of storaged itself" not in getattr(reply, "error", ""), repr(asked)
-    if isinstance(asked, m.Lock):
+    if isinstance(asked, m.Lock | m.OfferShare):
         for name in ("base", POOL):
             desk.answer(WHO[OPERATOR], m.Unlock(name, KEY), [])
 
@@ -227,20 +231,58 @@ def replica(data: bytes) -> None:
     with suppress(TargetError):
         found.label()
     with suppress(TargetError):
+        found.claim(STORE, first=len(parts) % 2 == 0)
+    with suppress(TargetError):
         for each in found.bundles():
             with suppress(ValueError, TargetError):
                 for change in found.load_bundle(each.name):
                     known.add(change)
+                    with suppress(ValueError, TargetError):
+                        _follow(found, change)
     for place_of in (layout.OBJECTS, layout.RECORDS, "keys"):
         with suppress(TargetError):
             for entry in found.target.list(place_of):
                 layout.recording_id(entry.name)
 
 
+def _follow(target: Replica, change: m.Change) -> None:
+    """What a change asks for, beside files that somebody else put there."""
+    if change.kind == "erase":
+        target.erase(msgspec.msgpack.decode(change.data, type=m.Erasure))
+    elif change.kind == "keys":
+        target.put_keys(change)
+    elif change.kind == "object":
+        target.put_object(change, lambda: [change.data])
+        assert target.target.sha256(layout.object_name(change.id)) == change.sha256
+
+
 def replicas() -> list[bytes]:
-    label = b'{"layout":1,"store_id":"' + b"00" * 16 + b'"}'
+    label = b'{"layout":1,"store_id":"' + STORE.encode() + b'"}'
     name = layout.bundle_name(layout.Positions(1, 9)).encode()
-    return [joined([layout.STORE.encode(), label, name, b"x" * 40, b"objects/00/x.svr", b"y"])]
+    erasure = m.Erasure(
+        bytes(16), 1, "operator/a", "asked", [m.ErasedRecording(ONE, "base", [1], 1, "00" * 32)],
+        [m.RekeyedPage("base", 1, 0, 2)],
+    )  # fmt: skip
+    changes = [
+        m.Change(1, "keys", name="root", data=b"SVRROOT1" + bytes(60)),
+        m.Change(2, "object", id=ONE, size=1, sha256=hashlib.sha256(b"y").hexdigest(), data=b"y"),
+        m.Change(3, "erase", id=bytes(16), data=msgspec.msgpack.encode(erasure)),
+        m.Change(
+            4,
+            "erase",
+            id=bytes(16),
+            data=msgspec.msgpack.encode(
+                m.Erasure(bytes(16), 1, "operator/a", "asked", [], epochs={"base": 1}, moved_to="x")
+            ),
+        ),
+        m.Change(5, "keys", name="../root", data=b"x"),
+    ]
+    known = layout.bundle_name(layout.Positions(1, 5)).encode()
+    return [
+        joined([layout.STORE.encode(), label, name, b"x" * 40, b"objects/00/x.svr", b"y"]),
+        joined([layout.STORE.encode(), label, known, bundle.serialize(changes), b"keys/root",
+                b"SVRROOT1" + bytes(20) + b"\xff" * 40]),
+    ]  # fmt: skip
 
 
 def waiting(data: bytes) -> None:

@@ -69,6 +69,18 @@ def messages() -> list[bytes]:
     return [*said, *(path.read_bytes() for path in sorted((DATA / "rfc4475").iterdir()))]
 
 
+def hidden() -> list[bytes]:
+    """A caller who is not to be shown, on both sides of a B2BUA: only other headers say who."""
+    said = (
+        'From: "Anonymous" <sip:anonymous@anonymous.invalid>;tag={0}\r\nTo: <sip:2@x>\r\n'
+        "Call-ID: {0}\r\nCSeq: 1 INVITE\r\nSession-ID: {1}a0;remote={1}00\r\n"
+        'P-Asserted-Identity: "A, B" <sip:+493012345678@x;user=phone>, <tel:+493012345678>\r\n'
+        "Remote-Party-ID: <sip:012345678@x>;party=calling\r\nX-Cisco-Org: {1}\r\n\r\n"
+    )
+    invites = ["INVITE sip:2@x SIP/2.0\r\n" + said.format(leg, "0" * 30) for leg in "ab"]
+    return [each.encode() for each in invites]
+
+
 def descriptions() -> list[bytes]:
     """The bodies of those messages; a line of each kind."""
     bodies = [body for each in messages() if (body := each.partition(b"\r\n\r\n")[2])]
@@ -379,7 +391,8 @@ def _websocket(data: bytes) -> None:
 TARGETS: Final[dict[str, Target]] = {
     "sip": Target(_sip, messages, mutate=mutators.message),
     "sdp": Target(_sdp, descriptions, mutate=mutators.description),
-    "calls": Target(_calls, lambda: [joined(messages()[:6]), joined(messages()[6:16])], 8_000,
+    "calls": Target(_calls, lambda: [joined(messages()[:6]), joined(messages()[6:16]),
+                                      joined(hidden())], 8_000,
                     mutators.parts(mutators.message)),
     "peel": Target(_peel, clothes, mutate=mutators.behind(1, rewriting.frame)),
     "frames": Target(_frames, parted, 8_000, mutators.parts(rewriting.frame, head=1)),
