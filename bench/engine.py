@@ -75,6 +75,8 @@ def paces(path: Path, truth: Truth, turns: int) -> tuple[int, int]:
     start = running = 0.0
     for _ in range(turns):
         check, marks = engine(path, truth)
+        if len(marks) <= START + 1:
+            raise SystemExit("too few seconds to tell start and pace apart: more --packets")
         (began, _), (settled, before), (ended, after) = marks[0], marks[START], marks[-1]
         start = max(start, before / (settled - began))
         running = max(running, (after - before) / (ended - settled))

@@ -263,7 +263,7 @@ def measure(load: Load, folder: Path) -> dict[str, Any]:
 def report(load: Load, wall_s: float, used: dict[str, float], usage: Usage) -> dict[str, Any]:
     chunks = 2 * load.calls * load.seconds
     size = chunks * (PACKETS * (BYTES + FRAME.itemsize) + CHUNK.itemsize)
-    total_s = sum(used.values())
+    total_s = max(1 / TICK, sum(used.values()))
     heard_s = wall_s if load.fast else max(wall_s, load.seconds)
     return {
         "load": load.name, "calls": load.calls, "mean_s": load.mean_s, "seconds": load.seconds,
