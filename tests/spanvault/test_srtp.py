@@ -163,6 +163,25 @@ def test_a_master_key_identifier_is_passed_over(suite):
     assert srtp.Stream(SSRC, [key]).open(frames, sealed) == payloads
 
 
+@pytest.mark.parametrize("counts_on", [True, False])
+@pytest.mark.parametrize("sizes", [(4, 4), (0, 4), (2, 8)])
+def test_a_sender_that_goes_on_under_another_identifier_behind_a_rollover(sizes, counts_on):
+    """Some keep the rollover counter where the key changes (RFC 3711 §8.1), others begin anew."""
+    old, new = (key_of("AES_CM_128_HMAC_SHA1_80", mki=size) for size in sizes)
+    frames, payloads = heard(65_500, 120)
+    before, behind = slice(0, 60), slice(60, 120)
+    anew = by_library(MediaKey(new.suite, new.key), frames[behind], payloads[behind])
+    sealed = [
+        *by_library(MediaKey(old.suite, old.key), frames[before], payloads[before]),
+        *(by_us(new, frames[behind], payloads[behind], 0) if counts_on else anew),
+    ]
+    named = [
+        one[:-10] + bytes([1 + (number >= 60)]) * (new if number >= 60 else old).mki + one[-10:]
+        for number, one in enumerate(sealed)
+    ]
+    assert srtp.Stream(SSRC, [old, new]).open(frames, named) == payloads
+
+
 def test_without_the_key_nothing_is_given():
     frames, payloads = heard(1, 5)
     sealed = by_library(key_of(LIBRARY[0]), frames, payloads)
