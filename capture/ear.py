@@ -121,7 +121,7 @@ class Ear:
         self._word.lossy |= self.media.losses(block)
         self._packets(fast)
         for part in slow:
-            self._packets(part, among=len(fast.packets.ssrc) > 0)
+            self._packets(part, among=len(fast.packets.ssrc) > 0, slow=True)
         self._tick(int(block.time_ns.max()))
 
     def tick(self, now_ns: int) -> None:
@@ -177,11 +177,12 @@ class Ear:
         totals, types = self._totals()
         return Report(word, totals, types, media)
 
-    def _packets(self, decoded: Decoded, among: bool = False) -> None:
+    def _packets(self, decoded: Decoded, among: bool = False, slow: bool = False) -> None:
         packets = decoded.packets
         self._word.datagrams += decoded.signalling
         self._word.control += decoded.control
-        self._word.opened += self.media.receive(packets, decoded.endpoints, among)
+        new = self.media.receive(packets, decoded.endpoints, among)
+        self._word.opened += [stream._replace(slow=slow) for stream in new]
 
     def _flush(self, media: Leaving) -> None:
         self._flushed += media

@@ -129,6 +129,7 @@ class NewStream(NamedTuple):
     ssrc: int
     payload_type: int
     timestamp: int | None = None  # of its first packet, where media knows it
+    slow: bool = False  # it came by the slow path
 
 
 class Attach(NamedTuple):

@@ -114,7 +114,7 @@ class Recorder:
         self._signalling(datagram for part in decoded for datagram in part.signalling)
         self._packets(fast)
         for part in decoded[1:]:
-            self._packets(part, among=len(fast.packets.ssrc) > 0)
+            self._packets(part, among=len(fast.packets.ssrc) > 0, slow=True)
         for part in decoded:
             for datagram in part.control:
                 self.calls.control(datagram)
@@ -192,9 +192,10 @@ class Recorder:
             self.calls.receive(datagram)
         self._obey()
 
-    def _packets(self, decoded: Decoded, among: bool = False) -> None:
+    def _packets(self, decoded: Decoded, among: bool = False, slow: bool = False) -> None:
         """Media opens streams; a stream that is closed within the block opens the next."""
-        self._opened(self.media.receive(decoded.packets, decoded.endpoints, among))
+        new = self.media.receive(decoded.packets, decoded.endpoints, among)
+        self._opened([stream._replace(slow=slow) for stream in new])
 
     def _obey(self) -> None:
         """Do what the call table says. Streams that open by it may call for more."""

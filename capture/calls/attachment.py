@@ -228,6 +228,7 @@ class Attachments:
         clock_rate = codec.clock_rate if codec else 0
         # Who it is that speaks without signalling may turn out later, and that it is encrypted.
         whole = call.secure or bool(call.keys) or row.unsignalled or stream.orientation > 0
+        call.slow |= row.stream.slow
         self._tenure.commands.append(
             Attach(row.stream.row, call.id, row.number, clock_rate, kinds, whole, call.clock_ns)
         )
