@@ -25,9 +25,13 @@ from numpy.typing import NDArray
 
 from spanvault import keyfile
 from spanvault import messages as m
-from storaged import files, keypage, keyring, pagefiles, record
-from storaged.index import FINAL, MULTIPLE, OBJECT, SEALED, Index, State, Writing, reserved
-from storaged.keypage import DEK_BYTES, PAGE_KEY, SLOTS, Name
+from storaged import files
+from storaged.format import keypage, record
+from storaged.format.keypage import DEK_BYTES, PAGE_KEY, SLOTS, Name
+from storaged.index.environment import Index
+from storaged.index.rows import FINAL, MULTIPLE, OBJECT, SEALED, State, reserved
+from storaged.index.writing import Writing
+from storaged.keys import keyring, pagefiles
 from tests.support.vault import SECOND, START
 
 OBJECT_BYTES: Final = 64 << 10

@@ -6,7 +6,7 @@ import numpy as np
 
 from spanvault import messages as m
 from spanvault.chunk import CHUNK, FRAME, Media
-from storaged.gathering import Group
+from storaged.recordings.gathering import Group
 from tests.support.vault import SECOND, START, Parts, make_call, payload
 
 COMMIT_S, PACKETS, PACKET_BYTES = 2, 50, 160

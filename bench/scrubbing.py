@@ -16,7 +16,7 @@ from typing import Any, Final
 from daemon import drop
 from recordings import record
 
-from storaged.scrub import Scrub
+from storaged.integrity.scrub import Scrub
 from tests.support.vault import Parts
 
 CALLS: Final = {"3 minutes": (180, 160), "2 hours": (7200, 4)}  # seconds, calls

@@ -36,10 +36,12 @@ from daemon import cpu_s, drop, running
 
 from spanvault import keyfile
 from spanvault import messages as m
-from storaged import files, keyring
-from storaged.index import Index, Writing
-from storaged.keypage import DEK_BYTES, SLOTS
-from storaged.pool import Pool
+from storaged import files
+from storaged.format.keypage import DEK_BYTES, SLOTS
+from storaged.index.environment import Index
+from storaged.index.writing import Writing
+from storaged.keys import keyring
+from storaged.pools.pool import Pool
 from tests.support.vault import Client, Rig
 
 BATCH: Final = 1000

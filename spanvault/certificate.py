@@ -2,7 +2,7 @@
 
 What is signed is the JSON of the facts with sorted keys and no white space, as UTF-8, behind a line
 that says what kind of document it is. Ed25519 (RFC 8032). What a certificate says:
-storaged.certifying. Pure: keys are handed in.
+storaged.erasing.certifying. Pure: keys are handed in.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 A text file: lines that begin with # are for people, the one other line is 64 hex digits: an X25519
 private (unlock, recovery) or public key. The private ones are mode 0600 and never lie in a store.
-Who uses them: storaged.keyring. Who makes them: `spanvault init`, private stores.
+Who uses them: storaged.keys.keyring. Who makes them: `spanvault init`, private stores.
 """
 
 import errno

@@ -3,7 +3,8 @@
 Each line carries the SHA-256 of the line before. That alone shows a changed or missing line in the
 midst; who can write the log can write all behind it anew. So its head (size, and hash of the last
 line) is signed by the store and told to the replicas, which keep every head they were told of.
-FORMAT.md §10. Pure. Who writes the log: storaged.accesslog; the heads: storaged.witness.
+FORMAT.md §10. Pure. Who writes the log: storaged.requests.accesslog; the heads:
+storaged.requests.witness.
 """
 
 import hashlib

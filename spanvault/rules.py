@@ -2,7 +2,7 @@
 
 The first rule that fits decides; a call that none fits goes to the default pool. Within a rule
 every condition that is given must hold, and of a condition's values any may. Pure.
-Who asks, and when: storaged.sorting. Where a call's hosts and headers come from:
+Who asks, and when: storaged.recordings.sorting. Where a call's hosts and headers come from:
 capture.calls.calls.
 """
 

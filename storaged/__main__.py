@@ -64,7 +64,7 @@ def main() -> int:
 def _reindex(settings: config.StoragedConfig, pool_keys: Sequence[str]) -> int:
     """Make the index anew; says on stdout how far it is, as JSON a line. Returns the exit code."""
     with memory.loading():
-        from storaged import reindexing
+        from storaged.integrity import reindexing
     for each in pool_keys:
         pool, _, path = each.partition("=")
         about = settings.pools.get(pool, config.PoolConfig())  # type: ignore[call-overload]

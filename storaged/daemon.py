@@ -1,8 +1,8 @@
 """storaged as a process: opens the store, turns the sockets, drains when told to stop.
 
-Four threads: this one takes batches in, one commits them (storaged.committer), one answers
-requests (storaged.serving), one looks for damage (storaged.scrubbing).
-Systemd's side: spanvault.lifecycle.
+Four threads: this one takes batches in, one commits them (storaged.recordings.committer), one
+answers requests (storaged.serving), one looks for damage (storaged.scrubbing). Systemd's side:
+spanvault.lifecycle.
 """
 
 import contextlib
@@ -19,28 +19,32 @@ from spanvault import memory, rules, transport
 from spanvault.config import StoragedConfig
 from spanvault.lifecycle import Lifecycle
 from spanvault.slots import Memories
-from storaged import diskfaults, opening, reindexing, remembered, toldkeys, witness
-from storaged.accesslog import AccessLog
-from storaged.binding import Binding
-from storaged.committer import Committer
-from storaged.diskshares import Shares
-from storaged.erasing import Eraser
+from storaged import diskfaults
+from storaged.erasing.eraser import Eraser
+from storaged.erasing.moving import Mover
+from storaged.erasing.retention import Retention
+from storaged.erasing.terms import Terms
 from storaged.faults import Fault
-from storaged.index import Index
+from storaged.index import toldkeys
+from storaged.index.binding import Binding
+from storaged.index.environment import Index
 from storaged.ingest import Ingest
-from storaged.intakekeys import IntakeKeys
-from storaged.layout import Store
-from storaged.mending import Mender
-from storaged.moving import Mover
-from storaged.opening import Opener
-from storaged.requests import Desk
-from storaged.retention import Retention
-from storaged.scrub import Scrub
+from storaged.integrity import reindexing
+from storaged.integrity.mending import Mender
+from storaged.integrity.scrub import Scrub
+from storaged.keys.intakekeys import IntakeKeys
+from storaged.pools import opening, remembered
+from storaged.pools.layout import Store
+from storaged.pools.opening import Opener
+from storaged.pools.vaults import Vault, Vaults
+from storaged.recordings.committer import Committer
+from storaged.recordings.diskshares import Shares
+from storaged.recordings.sorting import Sorter
+from storaged.requests import witness
+from storaged.requests.accesslog import AccessLog
+from storaged.requests.desk import Desk
 from storaged.scrubbing import Scrubbing
 from storaged.serving import Serving
-from storaged.sorting import Sorter
-from storaged.terms import Terms
-from storaged.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
 _REINDEX: Final = "spanvault reindex makes the index anew from the recordings."

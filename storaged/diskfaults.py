@@ -2,7 +2,7 @@
 
 A system call that fails on an open file does not say whose it was: where the store writes, the
 error gets the file's name (named). LMDB gives the system's error as text only. Which pool it stops:
-storaged.sorting; what stops all: storaged.committer.
+storaged.recordings.sorting; what stops all: storaged.recordings.committer.
 """
 
 import contextlib

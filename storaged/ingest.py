@@ -1,8 +1,8 @@
 """The ingest socket: batches into the next group, acknowledgements out once a group is on disk.
 
-Groups are committed one after the other (storaged.committer); while one syncs, the next is
-gathered, up to a bound: beyond it nothing is read, and captures keep what they hear.
-Protocol: WIRE.md §5.
+Groups are committed one after the other (storaged.recordings.committer); while one syncs, the next
+is gathered, up to a bound: beyond it nothing is read, and captures keep what they hear. Protocol:
+WIRE.md §5.
 """
 
 import contextlib
@@ -19,15 +19,16 @@ from spanvault.chunk import Media
 from spanvault.messages import Acknowledge, Batch, Health, Hello, Refuse, Sealed, Welcome
 from spanvault.slots import Memories
 from spanvault.transport import Clients, Identity
-from storaged import files, policy
-from storaged.binding import Binding
-from storaged.committer import Committer
-from storaged.diskshares import Shares
+from storaged import files
 from storaged.faults import Fault
-from storaged.gathering import Group
-from storaged.keyring import Keyring
-from storaged.layout import Store
-from storaged.vaults import Vault
+from storaged.index.binding import Binding
+from storaged.keys.keyring import Keyring
+from storaged.pools.layout import Store
+from storaged.pools.vaults import Vault
+from storaged.recordings.committer import Committer
+from storaged.recordings.diskshares import Shares
+from storaged.recordings.gathering import Group
+from storaged.requests import policy
 
 log = logging.getLogger(__name__)
 IDLE_NS: Final = 50_000_000  # no further batch for so long: commit what there is

@@ -1,6 +1,6 @@
 """The thread of the rolling check. It never runs while recording has to wait for the disk.
 
-What is checked, and how fast: storaged.scrub.
+What is checked, and how fast: storaged.integrity.scrub.
 """
 
 import logging
@@ -11,8 +11,8 @@ from typing import Any, Final
 import lmdb
 
 from spanvault.lifecycle import name_thread
-from storaged.index import View
-from storaged.scrub import Scrub
+from storaged.index.view import View
+from storaged.integrity.scrub import Scrub
 
 log = logging.getLogger(__name__)
 _LATE_S: Final = 0.5  # between two looks whether recording still has to wait

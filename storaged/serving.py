@@ -2,7 +2,7 @@
 
 Nor does it hold up other requests: what takes long is carried out in turns, between which whatever
 else has come is answered. A Feed that has nothing to tell waits here as well. How many may be under
-way is bounded for each client. What is answered: storaged.requests.
+way is bounded for each client. What is answered: storaged.requests.desk.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from spanvault import wire
 from spanvault.lifecycle import name_thread
 from spanvault.messages import Check, Erase, Failure, Feed, Fetch, Mend, Move, Search, Verify
 from spanvault.transport import Clients, Identity
-from storaged.requests import Answer, Desk
-from storaged.walk import Steps
+from storaged.format.walk import Steps
+from storaged.requests.desk import Answer, Desk
 
 log = logging.getLogger(__name__)
 _TURN_MS: Final = 500  # how soon a stop is noticed

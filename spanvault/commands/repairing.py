@@ -1,7 +1,7 @@
 """`spanvault repair`: have damaged recordings brought back from the replicas.
 
 storaged asks for them by itself; this asks at once, waits, and says what came of it. How a copy is
-checked and put in place: storaged.mending.
+checked and put in place: storaged.integrity.mending.
 """
 
 import time

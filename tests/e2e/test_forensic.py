@@ -18,11 +18,12 @@ import pytest
 from capture.spool import Spool
 from spanvault import keyfile, wire
 from spanvault import messages as m
-from storaged import files, keypage, record
-from storaged.erasing import Eraser
-from storaged.index import time_key
-from storaged.keypage import Name
-from storaged.layout import Store
+from storaged import files
+from storaged.erasing.eraser import Eraser
+from storaged.format import keypage, record
+from storaged.format.keypage import Name
+from storaged.index.rows import time_key
+from storaged.pools.layout import Store
 from tests.support.examiner import Examiner
 from tests.support.vault import Parts, call_id, make_call, make_media, payload
 

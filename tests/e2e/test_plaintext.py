@@ -12,7 +12,7 @@ import pytest
 
 from spanvault import keyfile
 from spanvault.transport import load_certificate
-from storaged.keyring import Keyring
+from storaged.keys.keyring import Keyring
 from tests.support import callgen
 from tests.support.appliance import Appliance
 from tests.support.voices import FRAME, alaw, heard

@@ -21,7 +21,7 @@ import pytest
 
 from spanvault import logchain
 from spanvault import messages as m
-from storaged.accesslog import ROOM
+from storaged.requests.accesslog import ROOM
 from tests.support.crashing import Sender
 from tests.support.forked import Forked
 from tests.support.fusedisk import Disk

@@ -23,8 +23,8 @@ import pytest
 from spanvault import keyfile
 from spanvault import messages as m
 from storaged.faults import Fault
-from storaged.keyring import Keyring
-from storaged.sealing import HEADER_BYTES, Header
+from storaged.format.sealing import HEADER_BYTES, Header
+from storaged.keys.keyring import Keyring
 from tests.support.fusedisk import Disk
 from tests.support.loads import Sent
 from tests.support.powercut import SECTOR, Cut, Log, mounted

@@ -10,7 +10,7 @@ import pytest
 
 from spanvault import certificate
 from spanvault import messages as m
-from storaged.slot import GRADE
+from storaged.keys.slot import GRADE
 from tests.e2e.test_systemd import STORAGED, ask, properties, state
 from tests.support.container import PREFIX, Container
 from tests.support.ingest import Ingest, identity

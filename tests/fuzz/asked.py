@@ -41,10 +41,12 @@ from spanvault import messages as m
 from spanvault.audio import codecs, decoding
 from spanvault.commands import times
 from spanvault.transport import Identity
-from storaged import intakekeys, ledger, ledgerfile
-from storaged.index import Index
-from storaged.intake import Intake
-from storaged.rebuilding import Rebuilder, Report
+from storaged.format import ledger
+from storaged.index.environment import Index
+from storaged.integrity.rebuilding import Rebuilder, Report
+from storaged.keys import intakekeys
+from storaged.pools import ledgerfile
+from storaged.pools.intake import Intake
 from tests.fuzz.choices import Choices, cut, joined
 from tests.support.vault import START, Parts, call_id, make_call, make_media
 

@@ -21,14 +21,19 @@ from replicator import bundle, inventory, layout
 from replicator.state import StateFolder
 from spanvault import certificate, keyfile, logchain, protected, shares, spool, token, unlock, wire
 from spanvault.messages import Batch, Erasure
-from storaged import accesslog, erasures, index, keypage, record, resuming, seeking, walk
-from storaged.binding import Binding
 from storaged.faults import Fault
-from storaged.gathering import Group
-from storaged.index import TABLES, Index
-from storaged.layout import Store
-from storaged.pool import ObjectFile
-from storaged.sealing import DATA, EVENTS, HEADER_BYTES, LAST, ObjectWriter
+from storaged.format import keypage, record, seeking, walk
+from storaged.format.sealing import DATA, EVENTS, HEADER_BYTES, LAST, ObjectWriter
+from storaged.index import erasures
+from storaged.index.binding import Binding
+from storaged.index.environment import Index
+from storaged.index.rows import TABLES, Reach
+from storaged.index.writing import Writing
+from storaged.pools.layout import Store
+from storaged.pools.pool import ObjectFile
+from storaged.recordings import resuming
+from storaged.recordings.gathering import Group
+from storaged.requests import accesslog
 from tests.fuzz.choices import cut, joined
 from tests.support.vault import START, Parts, call_id, make_call, make_media
 
@@ -61,7 +66,7 @@ def read_object(data: bytes) -> None:
         for committed in (0, len(data)):
             with suppress(*NAMED):
                 walk.resume(file, committed, find_key)
-        known = resuming.Reach(min(HEADER_BYTES, len(data)), 0, 0, 1, ())
+        known = Reach(min(HEADER_BYTES, len(data)), 0, 0, 1, ())
         resuming.go_on(file, call_id(1), known, find_key)
     finally:
         os.close(descriptor)
@@ -182,7 +187,7 @@ def read_rows(data: bytes) -> None:
     one, tables = call_id(1), _index()
     for value in cut(data)[:8]:
 
-        def put(writing: index.Writing, value: bytes = value) -> None:
+        def put(writing: Writing, value: bytes = value) -> None:
             for name in TABLES:
                 writing.put(name, one, value)
             writing.put(b"meta", b"counter", value)
@@ -191,7 +196,7 @@ def read_rows(data: bytes) -> None:
             tables.write(put)
         _ask(tables, one)
 
-        def clear(writing: index.Writing) -> None:
+        def clear(writing: Writing) -> None:
             for name in TABLES:
                 writing.delete(name, one)
             writing.delete(b"meta", b"counter")

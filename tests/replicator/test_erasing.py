@@ -9,8 +9,8 @@ from replicator.targets.directory import DirectoryTarget
 from spanvault import certificate, keyfile
 from spanvault.client import RequestFailed
 from spanvault.messages import Change, Erasure, RekeyedPage, Search
-from storaged import keyring
-from storaged.keyring import Keyring
+from storaged.keys import keyring
+from storaged.keys.keyring import Keyring
 from tests.replicator.test_restore import heir, restore
 from tests.support.ingest import identity
 

@@ -1,6 +1,6 @@
 """`spanvault keys` on a running store: status, lock, rotation, who can open a pool.
 
-Shares, drills and unlocking by paper: tests/storaged/test_custody.py.
+Shares, drills and unlocking by paper: tests/storaged/requests/test_custody.py.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ import pytest
 from spanvault import keyfile, spool, wire
 from spanvault import messages as m
 from spanvault.messages import Message
-from storaged.intakekeys import parse, serialize
+from storaged.keys.intakekeys import parse, serialize
 from tests.support.vault import Client, Rig, call_id, chunk_keys, make_call, make_media
 
 ONE, TWO, SPOOLED, CORES = (call_id(number) for number in range(1, 5))

@@ -25,19 +25,13 @@ from typing import Any, Final
 
 import msgspec
 
-from storaged import (
-    __main__,
-    accesslog,
-    committer,
-    files,
-    index,
-    ingest,
-    intake,
-    keyring,
-    pool,
-    serving,
-    slot,
-)
+from storaged import __main__, files, ingest, serving
+from storaged.index.environment import Index
+from storaged.index.writing import Writing
+from storaged.keys import keyring, slot
+from storaged.pools import intake, pool
+from storaged.recordings import committer
+from storaged.requests import accesslog
 
 # How a store changes: the call, and which of its arguments says what of.
 BY_PATH: Final = {"mkdir": 0, "unlink": 0, "rmdir": 0, "truncate": 0, "rename": 1, "replace": 1,
@@ -120,7 +114,7 @@ def arm(steps: Steps) -> None:
         steps, "token destroys", slot.TokenSlot.keep_only
     )
     files.syncfs = _plain(steps, "syncfs", files.syncfs)
-    index.Index.write = _transaction(steps, index.Index.write)  # type: ignore[method-assign]
+    Index.write = _transaction(steps, Index.write)  # type: ignore[method-assign]
     ingest.Ingest._acknowledge = _plain(  # type: ignore[method-assign]
         steps, "acknowledge", ingest.Ingest._acknowledge
     )
@@ -180,7 +174,7 @@ def _part(data: bytes) -> str:
 
 
 def _transaction(steps: Steps, real: Callable[..., Any]) -> Any:
-    def write(self: index.Index, change: Callable[[Any], Any]) -> Any:
+    def write(self: Index, change: Callable[[Any], Any]) -> Any:
         what = getattr(change, "func", change).__qualname__  # of a partial, what it calls
         name = f"index {what.split('.<locals>')[0]}"
 
@@ -205,7 +199,7 @@ def _hasty() -> None:
     submit = committer.Committer.submit
 
     def acknowledge_and_submit(self: Any, group: Any) -> None:
-        from storaged.writer import Counts
+        from storaged.recordings.writer import Counts
 
         self.done.append(committer.Committed(group, Counts(0, 0, 0, 0)))
         os.eventfd_write(self.wake_fd, 1)
@@ -217,7 +211,7 @@ def _hasty() -> None:
 
 def _unreserved() -> None:
     """Hands slots out without reserving them: after a restart, again."""
-    index.Index.reserve_keys = lambda self, number, tier=0: None  # type: ignore[method-assign]
+    Index.reserve_keys = lambda self, number, tier=0: None  # type: ignore[method-assign]
 
 
 def _unsalted() -> None:
@@ -243,13 +237,13 @@ def _uncut() -> None:
 
 def _unfinished() -> None:
     """An erasure is begun, and nothing says that it has to be completed."""
-    real = index.Writing.put
+    real = Writing.put
 
-    def put(self: index.Writing, table: bytes, key: bytes, value: bytes) -> None:
+    def put(self: Writing, table: bytes, key: bytes, value: bytes) -> None:
         if table != b"unfinished":
             real(self, table, key, value)
 
-    index.Writing.put = put  # type: ignore[method-assign]
+    Writing.put = put  # type: ignore[method-assign]
 
 
 def _kept() -> None:

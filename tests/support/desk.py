@@ -8,13 +8,13 @@ from typing import Any
 from spanvault import messages as m
 from spanvault import wire
 from spanvault.transport import Identity
-from storaged.accesslog import AccessLog
-from storaged.erasing import Eraser
-from storaged.layout import Store
-from storaged.mending import Mender
-from storaged.moving import Mover
-from storaged.requests import Answer, Desk
-from storaged.retention import Retention
+from storaged.erasing.eraser import Eraser
+from storaged.erasing.moving import Mover
+from storaged.erasing.retention import Retention
+from storaged.integrity.mending import Mender
+from storaged.pools.layout import Store
+from storaged.requests.accesslog import AccessLog
+from storaged.requests.desk import Answer, Desk
 from tests.support.vault import Parts, chunk_keys
 
 OPERATOR = Identity("operator", "alice")

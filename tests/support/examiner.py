@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from spanvault import spool
-from storaged import keypage, record, walk
-from storaged.keypage import DEK_BYTES, INGEST_KEY, PAGE_KEY, SLOTS
-from storaged.sealing import DATA, HEADER_BYTES, MAGIC, Header, SegmentKey
+from storaged.format import keypage, record, walk
+from storaged.format.keypage import DEK_BYTES, INGEST_KEY, PAGE_KEY, SLOTS
+from storaged.format.sealing import DATA, HEADER_BYTES, MAGIC, Header, SegmentKey
 
 BLOCK = 1024  # the smallest that mkfs.ext4 chooses
 PAGE_HEAD = struct.Struct("<8sIHBB")

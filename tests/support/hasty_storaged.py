@@ -8,9 +8,9 @@ import sys
 import time
 
 from storaged.__main__ import main
-from storaged.committer import Committed, Committer
-from storaged.gathering import Group
-from storaged.writer import Counts
+from storaged.recordings.committer import Committed, Committer
+from storaged.recordings.gathering import Group
+from storaged.recordings.writer import Counts
 
 LATER_S = 1.5
 _submit, _commit = Committer.submit, Committer._commit

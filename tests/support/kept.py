@@ -10,7 +10,7 @@ from pathlib import Path
 
 from spanvault import messages as m
 from spanvault import wire
-from storaged.index import Index
+from storaged.index.environment import Index
 from tests.support.loads import Load, Sent
 from tests.support.vault import Client, chunk_keys, make_media
 

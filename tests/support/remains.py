@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from storaged.index import Index
-from storaged.record import parse_head
+from storaged.format.record import parse_head
+from storaged.index.environment import Index
 
 MAGIC: Final = b"\x89SVR\r\n\x1a\n"
 

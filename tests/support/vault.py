@@ -21,18 +21,18 @@ from spanvault import messages as m
 from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Media
 from spanvault.config import StoragedConfig
 from spanvault.rules import TIERS
-from storaged import keyring as keys
-from storaged import vaults
-from storaged.gathering import Group
-from storaged.index import Index
-from storaged.intake import Intake
-from storaged.intakekeys import IntakeKeys
-from storaged.keyring import Keyring
-from storaged.layout import Store
-from storaged.opening import Opener
-from storaged.pool import Pool
-from storaged.vaults import Vault, Vaults
-from storaged.writer import Writer
+from storaged.index.environment import Index
+from storaged.keys import keyring as keys
+from storaged.keys.intakekeys import IntakeKeys
+from storaged.keys.keyring import Keyring
+from storaged.pools import vaults
+from storaged.pools.intake import Intake
+from storaged.pools.layout import Store
+from storaged.pools.opening import Opener
+from storaged.pools.pool import Pool
+from storaged.pools.vaults import Vault, Vaults
+from storaged.recordings.gathering import Group
+from storaged.recordings.writer import Writer
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -275,3 +275,26 @@ class Rig:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+
+def acknowledged(client: Client, timeout_s: float = 10) -> list[int]:
+    """The sequences of the next acknowledgement; none if there is none in time."""
+    answer = client.receive(wire.decode_from_ingest, timeout_s)
+    if answer is None:
+        return []
+    assert isinstance(answer[0], m.Acknowledge), answer
+    return answer[0].sequences
+
+
+def fetch(client: Client, call: bytes) -> list[tuple[int, int]]:
+    """(stream, second) of all that a call's recording holds; payloads are compared."""
+    found, cursor = [], 0
+    while cursor is not None:
+        reply, bulk = client.ask(m.Fetch(call, cursor))
+        assert isinstance(reply, m.FetchReply), reply
+        assert not reply.faults
+        found += chunk_keys(wire.decode_media(bulk))
+        cursor = reply.cursor
+    for recording, stream, second, data in found:
+        assert data == payload(recording, stream, second, len(data))
+    return [(stream, second) for _, stream, second, _ in found]

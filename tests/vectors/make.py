@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from spanvault import chunk
-from storaged import ledger, record, walk
-from storaged.ledger import Entry, Seal
-from storaged.sealing import DATA, EVENTS, ObjectWriter
+from storaged.format import ledger, record, walk
+from storaged.format.ledger import Entry, Seal
+from storaged.format.sealing import DATA, EVENTS, ObjectWriter
 from tests.support.chunks import Packet
 from tests.support.chunks import chunk as chunk_of
 from tests.support.frames import rtp

@@ -24,11 +24,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from spanvault import certificate, keyfile, logchain, protected, shares, spool, wire
 from spanvault.logchain import HEAD, Head
 from spanvault.messages import Batch, ErasureReceipt
-from storaged import intakekeys, keypage
-from storaged.binding import beside
-from storaged.index import KEYS_CHANGED, Index, State, Writing
-from storaged.keypage import Name
-from storaged.resuming import Reach
+from storaged.format import keypage
+from storaged.format.keypage import Name
+from storaged.index.binding import beside
+from storaged.index.environment import Index
+from storaged.index.rows import KEYS_CHANGED, Reach, State
+from storaged.index.writing import Writing
+from storaged.keys import intakekeys
 from tests.support.vault import START, call_id, make_call, make_media
 from tests.vectors.make import HERE, RECORDING, STORE_ID, flipped, write
 

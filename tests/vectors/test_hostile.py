@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from storaged import keypage, walk
-from storaged.sealing import LAST
+from storaged.format import keypage, walk
+from storaged.format.sealing import LAST
 from tests.vectors import make
 from tests.vectors.reader import Fault, intake, ledgers, objects, rootfile
 from tests.vectors.test_key_vectors import load

@@ -19,10 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from spanvault import certificate, keyfile, logchain, protected, shares, spool, token
 from spanvault.logchain import Head
-from storaged import faults, intakekeys, keypage
-from storaged.binding import beside
-from storaged.index import Index, parse_time_row
-from storaged.intake import Intake
+from storaged import faults
+from storaged.format import keypage
+from storaged.index.binding import beside
+from storaged.index.environment import Index
+from storaged.index.rows import parse_time_row
+from storaged.keys import intakekeys
+from storaged.pools.intake import Intake
 from tests.vectors import makekeys
 from tests.vectors.make import STORE_ID
 from tests.vectors.makekeys import GENERATION, PAGE, PAGE_KEY

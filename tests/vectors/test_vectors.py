@@ -14,8 +14,8 @@ import pytest
 
 from spanvault import srtp
 from spanvault.messages import MediaKey
-from storaged import ledger, record, walk
-from storaged.sealing import LAST
+from storaged.format import ledger, record, walk
+from storaged.format.sealing import LAST
 from tests.support.vault import Parts, call_id, chunk_keys, make_call, make_media
 from tests.vectors import make
 from tests.vectors.reader import Fault, ledgers, objects, packets

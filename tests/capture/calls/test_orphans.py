@@ -8,7 +8,7 @@ from capture.calls.calls import Calls
 from capture.media.engine import NO_TOTALS
 from spanvault.config import CaptureConfig
 from spanvault.messages import Call, Related
-from storaged.reading import sources_of
+from storaged.recordings.reading import sources_of
 from tests.support.callgen import SECOND, START_NS, phones, udp_frame
 from tests.support.running import Run
 from tests.support.unsignalled import both, signalled, speech, tone

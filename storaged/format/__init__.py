@@ -1,0 +1,1 @@
+"""The bytes of FORMAT.md: objects, call records, key files, ledgers. Pure; no files."""

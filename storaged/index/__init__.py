@@ -1,0 +1,1 @@
+"""What is known of each call, and found: tables in one LMDB environment."""

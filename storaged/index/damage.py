@@ -1,0 +1,142 @@
+"""Which recordings, key files and ledgers are known to be damaged: a row each, told of once.
+
+Nothing else is changed by it: what still opens of a damaged recording is given out as before.
+FORMAT.md §7. Who finds damage: storaged.integrity.scrub, storaged.integrity.keycheck,
+storaged.integrity.ledgercheck. Who finds that it is gone: a Verify as well.
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+
+from storaged.index.environment import Index
+from storaged.index.rows import State
+from storaged.index.view import View
+from storaged.index.writing import Writing
+
+log = logging.getLogger(__name__)
+TOLD: Final = 20  # ids in a status
+_FAULTS_KEPT: Final = 5
+REMEDY: Final = "it is restored from a replica if one has it: see spanvault repair"
+
+
+class Files(NamedTuple):
+    """A kind of file that may be damaged. field: of the journal, for its name."""
+
+    table: bytes
+    field: str
+    damaged: str
+    whole: str
+    remedy: str
+
+
+KEYS: Final = Files(
+    b"damagedkey",
+    "KEY_FILE",
+    "A key file is damaged",
+    "A damaged key file is whole again, or gone",
+    "it is restored from a replica if one has it: see spanvault repair --all. If none has the root "
+    "of a locked pool: put it there from a backup of keys, if nothing was erased since, or restore "
+    "the store",
+)
+LEDGERS: Final = Files(
+    b"damagedledger",
+    "LEDGER",
+    "A ledger is damaged",
+    "A damaged ledger is whole again, or gone",
+    "nothing is missing while the index is there: keep it, and do not run spanvault reindex. Look "
+    "after the disk, and put the file back from a backup",
+)
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """What was found first of a damaged recording."""
+
+    found_ns: int
+    faults: list[str]
+
+
+def note(
+    index: Index, recording_id: bytes, state: State, faults: list[str], now_ns: int
+) -> bool:  # fmt: skip
+    """Remember that a recording is damaged; say so in the journal if that is new.
+
+    state: its row when it was read. False, and nothing is noted, if it has changed or gone since.
+    Raises lmdb.Error, OSError.
+    """
+
+    def put(writing: Writing) -> tuple[bool, bool]:
+        if writing.state(recording_id) != state:
+            return False, False
+        if writing.get(b"damaged", recording_id) is not None:
+            return True, False
+        found = Damage(now_ns, faults[:_FAULTS_KEPT])
+        writing.put(b"damaged", recording_id, msgspec.msgpack.encode(found))
+        return True, True
+
+    with index.reading() as view:  # a write costs a sync: not for what is known already
+        if view.state(recording_id) == state and known(view, recording_id):
+            return True
+    is_so, is_new = index.write(put)
+    if is_new:
+        log.error(
+            "A recording is damaged",
+            extra={"RECORDING_ID": recording_id.hex(), "FAULT": faults[0], "REMEDY": REMEDY},
+        )
+    return is_so
+
+
+def clear(index: Index, recording_id: bytes) -> None:
+    """A recording was found whole. Raises lmdb.Error, OSError."""
+    with index.reading() as view:
+        if not known(view, recording_id):
+            return
+    index.write(lambda writing: writing.delete(b"damaged", recording_id))
+    log.info("A damaged recording is whole again", extra={"RECORDING_ID": recording_id.hex()})
+
+
+def known(view: View, recording_id: bytes) -> bool:
+    """Whether it is known to be damaged."""
+    return view.get(b"damaged", recording_id) is not None
+
+
+def told(view: View) -> list[str]:
+    """Ids of damaged recordings, the oldest calls first, TOLD at most."""
+    ids = []
+    for key in view.cursor(b"damaged").iternext(values=False):
+        ids.append(bytes(key).hex())
+        if len(ids) == TOLD:
+            break
+    return ids
+
+
+def note_file(index: Index, kind: Files, name: str, fault: str, now_ns: int) -> None:
+    """Remember that a file is damaged, by its name; say so if that is new."""
+    with index.reading() as view:
+        if view.get(kind.table, name.encode()) is not None:
+            return
+    found = msgspec.msgpack.encode(Damage(now_ns, [fault]))
+    index.write(lambda writing: writing.put(kind.table, name.encode(), found))
+    log.error(kind.damaged, extra={kind.field: name, "FAULT": fault, "REMEDY": kind.remedy})
+
+
+def clear_file(index: Index, kind: Files, name: str) -> None:
+    """A file was found whole, or is needed no more. Raises lmdb.Error, OSError."""
+    with index.reading() as view:
+        if view.get(kind.table, name.encode()) is None:
+            return
+    index.write(lambda writing: writing.delete(kind.table, name.encode()))
+    log.info(kind.whole, extra={kind.field: name})
+
+
+def files(view: View, kind: Files) -> Iterator[tuple[str, Damage]]:
+    """Files of a kind that are known to be damaged, by name."""
+    for name, value in view.cursor(kind.table):
+        yield bytes(name).decode(), msgspec.msgpack.decode(value, type=Damage)
+
+
+def told_files(view: View, kind: Files) -> list[str]:
+    """Their names."""
+    return [name for name, _ in files(view, kind)]

@@ -1,0 +1,121 @@
+"""The index's rows about erasures: tombstones, batches, who has to follow and who has.
+
+A tombstone stays for ever: what still comes of an erased call is let go, and nobody can say that it
+never was. It names nobody. FORMAT.md §7, §12. Who erases: storaged.erasing.eraser. Pure but for
+LMDB.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from spanvault.messages import Change, Erasure, ErasureReceipt
+from storaged.format import ledger
+from storaged.format.ledger import Entry
+from storaged.index import rows as tables
+from storaged.index.view import View
+from storaged.index.writing import Writing
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_erasure: Final = msgspec.msgpack.Decoder(Erasure)
+_receipt: Final = msgspec.msgpack.Decoder(ErasureReceipt)
+
+
+def begin(writing: Writing, erasure: Erasure) -> None:
+    """Note what is going to be erased: from here on it is gone for everyone.
+
+    Calls that were moved have no tombstone: they live on in another pool.
+    """
+    for one in erasure.recordings:
+        writing.put(b"moved" if erasure.moved_to else b"erased", one.id, erasure.id)
+    writing.put(b"erasure", erasure.id, _encode(erasure))
+    writing.put(b"unfinished", erasure.id, b"")
+
+
+def end(writing: Writing, erasure: Erasure) -> None:
+    """Note that it was carried out, and tell the replicas."""
+    writing.put(b"erasure", erasure.id, _encode(erasure))
+    writing.delete(b"unfinished", erasure.id)
+    writing.announce(tables.ERASED, erasure.id)
+
+
+def adopt(writing: Writing, erasure: Erasure) -> None:
+    """Take over an erasure from a replica: of it this store never had anything."""
+    begin(writing, erasure)
+    end(writing, erasure)
+
+
+def entry(erasure: Erasure) -> Entry:
+    """As it stands in base's ledger."""
+    return Entry(ledger.ERASURE, erasure.id, _encode(erasure))
+
+
+def recover(writing: Writing, data: bytes) -> Erasure:
+    """Take an erasure over from the ledger; one that was not carried out is at the next start.
+
+    Raises ValueError.
+    """
+    erasure = _erasure.decode(data)
+    begin(writing, erasure)
+    if erasure.done:
+        end(writing, erasure)
+    return erasure
+
+
+def confirm(writing: Writing, receipt: ErasureReceipt) -> None:
+    """Note that a target followed."""
+    writing.put(b"confirmed", receipt.erasure + receipt.target.encode(), _encode(receipt))
+
+
+def unfinished(view: View) -> list[Erasure]:
+    """Those that were begun and not carried out, oldest first."""
+    return [_load(view, bytes(key)) for key in view.cursor(b"unfinished").iternext(values=False)]
+
+
+def find(view: View, erasure_id: bytes) -> Erasure | None:
+    """An erasure with its receipts, and the targets that are missing."""
+    if view.get(b"erasure", erasure_id) is None:
+        return None
+    erasure = _load(view, erasure_id)
+    cursor, key = view.cursor(b"confirmed"), erasure.id
+    more = cursor.set_range(key)
+    while more and cursor.key()[:16] == key:
+        erasure.receipts.append(tables.decode(_receipt, b"confirmed", cursor.value()))
+        more = cursor.next()
+    confirmed = {receipt.target for receipt in erasure.receipts}
+    erasure.pending = [name for name in targets(view) if name not in confirmed]
+    return erasure
+
+
+def newest_first(view: View, before: bytes | None) -> Iterator[Erasure]:
+    """All erasures, or those older than a cursor."""
+    cursor: Any = view.cursor(b"erasure")
+    more = cursor.prev() if before and cursor.set_range(before) else cursor.last()
+    while more:
+        found = find(view, bytes(cursor.key()))
+        assert found is not None
+        yield found
+        more = cursor.prev()
+
+
+def targets(view: View) -> list[str]:
+    """Every place that the feed was ever asked for: what it holds must be erased, too."""
+    names = map(bytes, view.cursor(b"target").iternext(values=False))
+    return [name.decode(errors="replace") for name in names]
+
+
+def change(view: View, position: int, erasure_id: bytes) -> Change | None:
+    """An erasure as a replica is told of it."""
+    data = view.get(b"erasure", erasure_id)
+    if data is None:
+        return None
+    return Change(position, "erase", erasure_id, size=len(data), data=data)
+
+
+def _load(view: View, erasure_id: bytes) -> Erasure:
+    """Raises Fault."""
+    data = view.get(b"erasure", erasure_id)
+    if data is None:
+        raise tables.damaged(b"unfinished", "of an erasure that is not there")
+    return tables.decode(_erasure, b"erasure", data)

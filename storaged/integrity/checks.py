@@ -1,0 +1,80 @@
+"""What an operator asks to have checked: all key files, all call records, which recordings.
+
+Checks as the rolling one does, without its pace. Key files: storaged.integrity.keycheck. Records:
+storaged.integrity.recordcheck. One recording: storaged.integrity.mending. Protocol: WIRE.md §6.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from spanvault.messages import Check, CheckReply
+from storaged.faults import Fault
+from storaged.format.walk import Steps
+from storaged.index import damage
+from storaged.index.environment import Index
+from storaged.index.rows import OBJECT
+from storaged.integrity.keycheck import KeyCheck
+from storaged.integrity.recordcheck import RecordCheck
+from storaged.pools.vaults import Vaults
+
+PAGE: Final = 20_000  # records of one answer; about a second
+NAMED: Final = 2000  # rows looked at for one answer that names recordings
+_ID: Final = 16
+_LAST: Final = b"\xff" * _ID
+
+
+class Checks:
+    """Answers Check. For the thread of requests."""
+
+    def __init__(self, index: Index, vaults: Vaults, clock_ns: Callable[[], int]) -> None:
+        self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
+
+    def answering(self, request: Check) -> Steps[CheckReply]:
+        """Check in steps of some milliseconds. Raises Fault, OSError, lmdb.Error."""
+        if request.what == "keys":
+            return (yield from self._keys())
+        if len(request.cursor) not in (0, _ID):
+            raise Fault("invalid", "the cursor is none of ours", "Begin without one.")
+        if request.what == "recordings":
+            return self._recordings(request.cursor)
+        return (yield from self._records(request.cursor))
+
+    def _keys(self) -> Steps[CheckReply]:
+        check = KeyCheck(self._index, self._vaults, self._clock_ns)
+        for _ in check.checking():
+            yield
+        with self._index.reading() as view:
+            faults = {name: found.faults[0] for name, found in damage.files(view, damage.KEYS)}
+        return CheckReply(len(check.checked), faults, check.mended, check.unchecked)
+
+    def _records(self, after: bytes) -> Steps[CheckReply]:
+        check = RecordCheck(self._index, self._vaults).checking(after, _LAST, PAGE)
+        while True:
+            try:
+                next(check)
+            except StopIteration as done:
+                found = done.value
+                break
+            yield
+        faults = {one.hex(): fault for one, fault in found.damaged.items()}
+        mended = [one.hex() for one in found.mended]
+        return CheckReply(found.checked, faults, mended, self._vaults.locked, found.at)
+
+    def _recordings(self, after: bytes) -> CheckReply:
+        """Which there are: a damaged call record, or one that names no stream, hides none."""
+        locked = {self._vaults.named(name).tier for name in self._vaults.locked}
+        found, at = list[bytes](), None
+        with self._index.reading() as view:
+            cursor = view.cursor(b"state")
+            more = cursor.set_range(after + b"\0")
+            for _ in range(NAMED):
+                if not more:
+                    break
+                at = bytes(cursor.key())
+                state = view.state(at)
+                if state is not None and state.bits & OBJECT and state.tier not in locked:
+                    found.append(at)
+                more = cursor.next()
+        return CheckReply(
+            0, unchecked=self._vaults.locked, cursor=at if more else None, recordings=found
+        )

@@ -1,0 +1,214 @@
+"""Sealed call records in the index are opened, and what does not open is brought back.
+
+LMDB has no checksums: a medium may change a row. The record's own tag tells, so no listening right
+is needed; nobody can tell of a locked pool. The same record lies a second time in the recording's
+trailer, or in the pool's ledger (FORMAT.md §7.1): it counts if it opens and is of the revision that
+the row in `state` names, so an older one never takes its place. Other rows of the index cannot be
+checked so: it is made anew (storaged.integrity.reindexing). Pure but for files; when it runs:
+storaged.integrity.scrub.
+"""
+
+import logging
+import os
+from collections.abc import Generator, Iterator
+from typing import Final, NamedTuple
+
+from spanvault.messages import Call
+from storaged.faults import Fault
+from storaged.format import ledger, record, seeking
+from storaged.index import rows as tables
+from storaged.index.environment import Index
+from storaged.index.rows import OBJECT, SEALED, State
+from storaged.index.view import View
+from storaged.index.writing import Writing
+from storaged.pools import ledgerfile
+from storaged.pools.vaults import Vault, Vaults
+
+log = logging.getLogger(__name__)
+ROWS: Final = 200  # looked at in one view, some milliseconds
+_STEP: Final = 1 << 20  # bytes of a ledger that are read before others get their turn
+REMEDY: Final = (
+    "Neither its recording nor the ledger has it. Restore the store from a replica into another "
+    "folder, and look after this store's medium."
+)
+
+
+class Record(NamedTuple):
+    """A record that does not open, with its row in `state`."""
+
+    id: bytes
+    state: State
+    sealed: bytes
+    fault: str
+
+
+class Found(NamedTuple):
+    """What a check found. damaged: what is wrong with each that could not be brought back.
+
+    at: the last id looked at, None if there are no more.
+    """
+
+    checked: int
+    mended: list[bytes]
+    damaged: dict[bytes, str]
+    at: bytes | None
+
+
+class RecordCheck:
+    """Checks the records of all pools that are open. For one thread."""
+
+    def __init__(self, index: Index, vaults: Vaults) -> None:
+        self._index, self._vaults = index, vaults
+
+    def checking(
+        self, after: bytes, until: bytes, most: int | None = None
+    ) -> Generator[int, None, Found]:
+        """Check the calls of some ids, and mend; gives bytes read. until: the last id of them.
+
+        most: calls that are looked at. Raises OSError, lmdb.Error.
+        """
+        found, at = Found(0, [], {}, None), after
+        left = most
+        while left is None or left > 0:
+            rows = ROWS if left is None else min(ROWS, left)
+            checked, size, wrong, next_at = self._look(at, until, rows)
+            yield size
+            mended = (yield from self._mending(wrong)) if wrong else set()
+            damaged = {one.id: one.fault for one in wrong if one.id not in mended}
+            found = Found(found.checked + checked, [*found.mended, *sorted(mended)],
+                          found.damaged | damaged, next_at)  # fmt: skip
+            if next_at is None:
+                break
+            at, left = next_at, None if left is None else left - rows
+        return found
+
+    def _look(
+        self, after: bytes, until: bytes, rows: int
+    ) -> tuple[int, int, list[Record], bytes | None]:
+        """Calls checked, bytes of their records, those that do not open, and the last id."""
+        checked, size, wrong, at = 0, 0, list[Record](), after
+        with self._index.reading() as view:
+            cursor = view.cursor(b"record")
+            more = cursor.set_range(after + b"\0")
+            for _ in range(rows):
+                if not more or (at := bytes(cursor.key())) > until:
+                    return checked, size, wrong, None
+                sealed = bytes(cursor.value())
+                state = view.state(at)
+                fault = self._fault_of(view, at, sealed, state) if state is not None else None
+                if state is not None and fault is not None:
+                    checked, size = checked + 1, size + len(sealed)
+                    if fault:
+                        wrong.append(Record(at, state, sealed, fault))
+                more = cursor.next()
+        return checked, size, wrong, at
+
+    def _fault_of(self, view: View, call_id: bytes, sealed: bytes, state: State) -> str | None:
+        """What is wrong with a record, empty if nothing is; None: nobody can tell."""
+        try:
+            vault = self._vaults.of(state.tier)
+            if vault.locked:
+                return None
+            key_id = record.parse_head(sealed).key_id
+            if key_id != state.key_id and key_id not in view.former(call_id):
+                raise ValueError("call record names a key that is not the call's")
+            call = record.open_call(call_id, sealed, vault.dek(key_id))
+            if call.revision != state.revision:
+                raise ValueError(f"call record of revision {call.revision}, not {state.revision}")
+        except Fault:
+            return None  # its key: the check of key files tells of that; or it was just erased
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    # --- bringing back ---------------------------------------------------------------------------
+
+    def _mending(self, wrong: list[Record]) -> Generator[int, None, set[bytes]]:
+        """Bring records back; gives bytes read. Returns the ids of those that are whole again."""
+        whole = {one.id for one in wrong if self._from_recording(one)}
+        for tier in {one.state.tier for one in wrong if one.id not in whole}:
+            lost = {one.id: one for one in wrong if one.state.tier == tier and one.id not in whole}
+            whole |= yield from self._from_ledger(self._vaults.of(tier), lost)
+        for one in wrong:
+            if one.id not in whole:
+                log.error(
+                    "A call record is damaged",
+                    extra={"RECORDING_ID": one.id.hex(), "FAULT": one.fault, "REMEDY": REMEDY},
+                )
+        return whole
+
+    def _from_recording(self, one: Record) -> bool:
+        """The record that the recording was sealed with, if that is the one."""
+        if not one.state.bits & OBJECT or not one.state.bits & SEALED:
+            return False
+        try:
+            vault = self._vaults.of(one.state.tier)
+            with vault.pool.reading(one.id, one.state.size) as data:
+                plain = seeking.contents(data, vault.dek).record
+            call = record.decode_call(plain)
+            if call.id != one.id or call.revision != one.state.revision:
+                return False
+            dek = vault.dek(one.state.key_id)
+        except (ValueError, OSError, Fault):
+            return False
+        return self._put(one, record.seal_call(call, one.state.key_id, dek, os.urandom(12)))
+
+    def _from_ledger(
+        self, vault: Vault, lost: dict[bytes, Record]
+    ) -> Generator[int, None, set[bytes]]:
+        """The records as they came, out of the pool's ledger."""
+        sound: dict[bytes, bytes] = {}
+        try:
+            for size, entry in _entries(vault):
+                one = lost.get(entry.id) if entry.kind == ledger.RECORD else None
+                if one is not None and self._is_it(vault, one, entry.body):
+                    sound[one.id] = entry.body
+                if size:
+                    yield size
+        except Fault:
+            return set()  # locked meanwhile
+        return {one for one, sealed in sound.items() if self._put(lost[one], sealed)}
+
+    def _is_it(self, vault: Vault, one: Record, sealed: bytes) -> bool:
+        try:
+            dek = vault.dek(record.parse_head(sealed).key_id)
+            call: Call = record.open_call(one.id, sealed, dek)
+        except (ValueError, Fault):
+            return False
+        return call.id == one.id and call.revision == one.state.revision
+
+    def _put(self, one: Record, sealed: bytes) -> bool:
+        """Put a sound record in place of the damaged one, unless that has changed meanwhile."""
+
+        def put(writing: Writing) -> bool:
+            if writing.get(b"record", one.id) != one.sealed or writing.state(one.id) != one.state:
+                return False
+            writing.put(b"record", one.id, sealed)
+            # A replica may have got the damaged one.
+            writing.announce(tables.RECORD_CHANGED, one.id)
+            return True
+
+        done = self._index.write(put)
+        if done:
+            log.warning(
+                "A damaged call record was brought back",
+                extra={"RECORDING_ID": one.id.hex(), "FAULT": one.fault},
+            )
+        return done
+
+
+def _entries(vault: Vault) -> Iterator[tuple[int, ledger.Entry]]:
+    """All entries of a pool's ledger, with the bytes read, now and then. Raises Fault."""
+    ring = vault.keyring
+    taken = 0
+    for path in vault.pool.ledger.files():
+        before = 0
+        try:
+            for found in ledgerfile.walk(path, ring.store_id, vault.tier, ring.ledger_key):
+                taken, before = taken + found.offset - before, found.offset
+                size, taken = (taken, 0) if taken >= _STEP else (0, taken)
+                if found.entry is not None:
+                    yield size, found.entry
+        except OSError as error:
+            log.error("A ledger cannot be read",
+                      extra={"FILE": str(path), "FAULT": error.strerror})  # fmt: skip

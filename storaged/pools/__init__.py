@@ -1,0 +1,1 @@
+"""The pools of a store: their files, what waits for them, and which are open."""

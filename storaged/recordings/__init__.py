@@ -1,0 +1,1 @@
+"""Recordings written, gone on with after a restart, and read back."""

@@ -1,0 +1,1 @@
+"""What may be asked, answered, and written into the access log."""

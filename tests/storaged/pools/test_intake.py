@@ -1,0 +1,35 @@
+"""What lies in an intake: batches of ours, in order, and nothing that somebody put beside them."""
+
+from pathlib import Path
+
+from spanvault import keyfile
+from storaged.pools.intake import Intake
+from tests.support.vault import make_call
+
+KEY = bytes(range(32))
+
+
+def test_files_that_bear_other_names_do_not_count(tmp_path: Path) -> None:
+    folder = tmp_path / "intake" / "base"
+    folder.mkdir(parents=True)
+    Intake(folder).put([make_call(1)], [], keyfile.public_of(KEY))
+    for name in ("notes.sealed", "x.1.sealed", "000000000009.sealed", "900000000009.ab.xyz.sealed"):
+        (folder / name).write_bytes(b"not ours" * 9)
+    intake = Intake(folder)
+    assert len(intake) == 1
+    first = intake.open_first(lambda key_id: KEY)
+    assert first is not None
+    path, batch, _ = first
+    assert (path.name.split(".")[0], batch.calls) == ("000000000001", [make_call(1)])
+    intake.put([make_call(2)], [], keyfile.public_of(KEY))
+    assert [each.name.split(".")[0] for each in sorted(folder.glob("0*.*.sealed"))] == [
+        "000000000001", "000000000002",
+    ]  # fmt: skip
+
+
+def test_a_batch_is_found_again_by_the_name_of_any_capture(tmp_path: Path) -> None:
+    (tmp_path / "intake").mkdir()
+    folder = tmp_path / "intake" / "base"
+    for capture in ("", "site-b", "süd/1\n"):
+        Intake(folder).put_sealed("ab12", capture, b"sealed")
+    assert len(Intake(folder)) == 3
