@@ -1,6 +1,7 @@
 """Video through the real path: sent, replayed, exported as a film that players take."""
 
 import json
+import shutil
 import subprocess
 import wave
 from collections.abc import Iterator, Sequence
@@ -227,6 +228,22 @@ def test_a_camera_that_is_turned_meanwhile_is_told_of(store: Store):
         picture = next(file.decode(video=0))
     assert picture.rotation in (90, -90)
     assert "a camera that was turned meanwhile: shown as it mostly was held (15)" in said
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="needs ffprobe (Debian: ffmpeg)")
+@pytest.mark.parametrize(("row", "ending", "codec"), [
+    (0, "mp4", "h264"), (1, "mkv", "hevc"), (2, "mkv", "vp8"), (6, "mp4", "h264"),
+])  # fmt: skip
+def test_ffprobe_accepts_it(store: Store, row: int, ending: str, codec: str):
+    """Every packet is read and decoded, by a program that is none of ours; it objects to none."""
+    path, _ = store.export(row, f"probed-{row}.{ending}")
+    command = ["ffprobe", "-v", "warning", "-count_frames", "-show_streams", "-of", "json", path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    streams = json.loads(done.stdout)["streams"]
+    assert [stream["codec_name"] for stream in streams][:2] == [codec, codec]
+    assert [int(stream["nb_read_frames"]) for stream in streams[:2]] == [COUNT, COUNT]
+    assert streams[2]["codec_type"] == "audio"
 
 
 def test_each_track_says_whose_it_is(store: Store):
