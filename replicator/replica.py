@@ -89,7 +89,7 @@ class Replica:
         for pool, epoch in erasure.epochs.items():
             if self._epoch(pool) < epoch:
                 return False
-        for page in erasure.pages:
+        for page in (*erasure.pages, *erasure.day_pages):
             for generation in range(page.before, page.after):
                 name = f"page-{page.page:06d}.{generation}"
                 self.target.destroy(layout.keys_name(_in_pool(page.pool, name)))

@@ -78,6 +78,8 @@ class Daemon:
         terms = {str(name): Terms.of(about) for name, about in settings.pools.items()}
         self._eraser = Eraser(store, tables, self._vaults, self._sorter.forget, time.time_ns, terms)
         self._eraser.finish()
+        self._converter = self._eraser.converter
+        self._converter.late = self._late
         scrub = Scrub(
             tables, self._vaults, settings.scrub_days, settings.scrub_mb_s * 1e6,
             time.time_ns, time.monotonic,
@@ -141,6 +143,7 @@ class Daemon:
         """One line for people, and the fields of a StatusReply. Any thread."""
         with self._index.reading() as view:
             calls, scrub = view.count(b"state"), self._scrubbing.fields(view)
+            erasing = self._converter.fields(view)
         since_s = self._committer.committed_s
         age_s = None if since_s is None else round(time.monotonic() - since_s, 1)
         fault = self._committer.fault
@@ -167,6 +170,8 @@ class Daemon:
             line += f"; capture {name} sent of {calls:,} calls that are NOT ITS OWN"
         if overdue := self._retention.fault:
             line += f"; {overdue}"
+        if self._converter.fault:
+            line += f"; search rows of erased calls CANNOT GO: {self._converter.fault}"
         for vault in self._vaults:
             if vault.fault or vault.locked:
                 line += f"; pool {vault.name} {vault.fault or 'is locked'}"
@@ -180,6 +185,7 @@ class Daemon:
             "scrub": scrub,
             "repair": repair,
             "retention": self._retention.fields(),
+            "erasing": erasing,
             "feed_position": self._index.position,
         }  # fmt: skip
         return (f"not recording: {fault}" if fault else line), fields

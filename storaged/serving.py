@@ -7,9 +7,11 @@ way is bounded for each client. What is answered: storaged.requests.desk.
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import zmq
@@ -29,6 +31,8 @@ _WORK_S: Final = 0.05  # at long answers before the socket is looked at again
 _AT_ONCE: Final = 32  # messages taken before long answers get their turn
 UNDER_WAY: Final = 16  # waiting Feeds and long answers of one client
 _FOLLOW_S: Final = 2.0  # between two looks at what must follow its call into a higher pool
+_CONVERT_S: Final = 0.25  # between two looks at days that must get new keys
+_CONVERT_REST: Final = 1.0  # parts of rest to one of bringing rows under them: half a core at most
 _SYNC_S: Final = 2.0  # the access log, where a line need not be durable at once
 
 
@@ -49,6 +53,31 @@ class _Long(NamedTuple):
     steps: Steps[Answer]
 
 
+class _Background:
+    """Work that nobody waits for, in steps: begun now and then, with rests between."""
+
+    def __init__(self, begin: Callable[[], Steps[None]], every_s: float, rest: float = 0.0) -> None:
+        self._begin, self._every_s, self._rest = begin, every_s, rest
+        self._steps: Steps[None] | None = None
+        self._next_s = 0.0
+
+    def wait_s(self, now_s: float) -> float:
+        """How long until there is something to do."""
+        return max(0.0, self._next_s - now_s)
+
+    def turn(self, now_s: float) -> None:
+        """A step, if it is time."""
+        if now_s < self._next_s:
+            return
+        self._steps, begun_s = self._steps or self._begin(), time.thread_time()
+        try:
+            next(self._steps)
+            took_s = time.thread_time() - begun_s  # of a core; a disk at work is no reason to rest
+            self._next_s = time.monotonic() + self._rest * took_s
+        except StopIteration:
+            self._steps, self._next_s = None, time.monotonic() + self._every_s
+
+
 class Serving:
     """Owns the request socket from start() to close()."""
 
@@ -59,8 +88,11 @@ class Serving:
         self._stopping = threading.Event()
         self.broken: BaseException | None = None
         self.unreadable = 0
-        self._synced_s = self._follow_s = 0.0
-        self._following: Steps[None] | None = None
+        self._synced_s = 0.0
+        self._background = (
+            _Background(desk.following, _FOLLOW_S),
+            _Background(desk.converting, _CONVERT_S, _CONVERT_REST),
+        )
         self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
 
     def start(self) -> None:
@@ -87,28 +119,24 @@ class Serving:
 
     def _turn(self) -> None:
         """Take what has come, go on with what takes long."""
-        patience_ms = (
-            0 if self._long or self._following else _WAITING_TURN_MS if self._waiting else _TURN_MS
-        )
+        patience_ms = self._patience_ms(time.monotonic())
         for _ in range(_AT_ONCE):
             if not self._socket.poll(patience_ms):
                 break
             self._receive()
             patience_ms = 0
         self._work(time.monotonic() + _WORK_S)
-        self._follow(time.monotonic())
+        for each in self._background:
+            each.turn(time.monotonic())
         self._answer_waiting(time.monotonic())
         self._sync_log(time.monotonic())
 
-    def _follow(self, now_s: float) -> None:
-        """Now and then, a step of moving up what must follow its call."""
-        if self._following is None and now_s >= self._follow_s:
-            self._following = self._desk.following()
-        if self._following is not None:
-            try:
-                next(self._following)
-            except StopIteration:
-                self._following, self._follow_s = None, time.monotonic() + _FOLLOW_S
+    def _patience_ms(self, now_s: float) -> int:
+        """How long the socket may be waited for."""
+        if self._long:
+            return 0
+        wait_s = min(each.wait_s(now_s) for each in self._background)
+        return min(_WAITING_TURN_MS if self._waiting else _TURN_MS, math.ceil(1000 * wait_s))
 
     def _sync_log(self, now_s: float) -> None:
         if now_s - self._synced_s >= _SYNC_S:

@@ -37,6 +37,7 @@ from spanvault.commands.times import local_time
 from spanvault.messages import Erasure
 
 _TAKEN_S: Final = 10.0
+_ROWS_S: Final = 10.0  # for search rows to go before the command ends all the same
 certificate = typer.Typer(no_args_is_help=True, help="Proofs that calls were erased.")
 _ID_HELP = "Ids, or their beginnings; - reads them from stdin, one a line."
 
@@ -62,15 +63,19 @@ def erase(
     with reach(store, unlock_key, config) as client:
         wanted = [_id(client, one) for one in given]
         reply = client.erase(wanted, reason, unfinished=unfinished)
+        gone = not reply.days or _until_gone(client, wanted[0], time.monotonic() + _ROWS_S)
     if json:
         document(
             {
                 "erasure": reply.erasure.hex(), "erased": reply.erased,
                 "already": [one.hex() for one in reply.already], "pending": reply.pending,
+                "search_rows_gone": gone,
             }
         )  # fmt: skip
         return
     say(f"{reply.erased} calls erased, {len(reply.already)} had been before", "green")
+    if not gone:
+        say(f"Search rows of {reply.days} days follow by and by: see spanvault erasures.")
     if reply.pending:
         say(f"Pending at {', '.join(reply.pending)}: see spanvault erasures.")
 
@@ -165,7 +170,15 @@ def certificate_verify(
         say("The signatures fit." if key else "The signatures fit; compare the public key.")
     if facts.get("pending"):
         say(f"Pending at {', '.join(map(str, facts['pending']))}.", "yellow")
+    if rows := _rows_pending(facts):
+        say("Search rows of its day are still to go: get the certificate again later.", "yellow")
+    if facts.get("pending") or rows:
         raise typer.Exit(FAILED)
+
+
+def _rows_pending(facts: dict[str, Any]) -> bool:
+    rows = facts.get("search_rows")
+    return isinstance(rows, dict) and bool(rows.get("keys")) and not rows.get("gone_at")
 
 
 def _rows(facts: dict[str, Any], signer: bytes) -> list[tuple[str, str]]:
@@ -228,6 +241,15 @@ def _until_taken(client: Client, ids: list[bytes], until_s: float) -> None:
                 time.sleep(0.1)
 
 
+def _until_gone(client: Client, erased: bytes, until_s: float) -> bool:
+    """Until no key opens search rows of what was erased, or for a while: it goes on by itself."""
+    while not next(client.erasures(erased)).rows_gone_ns:
+        if time.monotonic() >= until_s:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def _state(erasure: Erasure) -> str:
     moved = f"moved to {erasure.moved_to}; " if erasure.moved_to else ""
     return moved + _reach(erasure)
@@ -236,6 +258,8 @@ def _state(erasure: Erasure) -> str:
 def _reach(erasure: Erasure) -> str:
     if not erasure.done:
         return "begun, not completed"
+    if erasure.day_keys and not erasure.rows_gone_ns:
+        return "search rows still to go"
     return f"pending at {', '.join(erasure.pending)}" if erasure.pending else "everywhere"
 
 
@@ -248,6 +272,7 @@ def _document(erasure: Erasure) -> dict[str, Any]:
         "ids": [one.id.hex() for one in erasure.recordings],
         "moved_to": erasure.moved_to or None,
         "done": erasure.done,
+        "search_rows_gone_at": iso_utc(erasure.rows_gone_ns or None),
         "confirmed": [receipt.target for receipt in erasure.receipts],
         "pending": erasure.pending,
     }

@@ -14,12 +14,16 @@ class Erase(Message):
 
 
 class EraseReply(Message):
-    """What was erased. already: ids that had been before; pending: targets that must follow."""
+    """What was erased. already: ids that had been before; pending: targets that must follow.
+
+    days: search rows of so many days must be brought under new keys; it is being done.
+    """
 
     erasure: bytes
     erased: int
     already: list[bytes] = []
     pending: list[str] = []
+    days: int = 0
 
 
 class Move(Message):
@@ -69,6 +73,13 @@ class RekeyedPage(msgspec.Struct, frozen=True):
     after: int
 
 
+class DayKey(msgspec.Struct, frozen=True):
+    """A key of a day's search rows in a pool, by its slot."""
+
+    pool: str
+    key_id: int
+
+
 class ErasureReceipt(Message):
     """A target followed an erasure. Signed (spanvault.certificate). Answered by Done."""
 
@@ -94,6 +105,9 @@ class Erasure(msgspec.Struct):
     refused: int = 0  # refused batches that held some of it, destroyed
     moved_to: str = ""  # the pool where the calls live on; empty: they are gone
     done: bool = False
+    day_keys: list[DayKey] = []  # of the days of the calls; destroyed when all else is done
+    day_pages: list[RekeyedPage] = []  # where those lie; `after` is -1 until they are destroyed
+    rows_gone_ns: int = 0  # since when no key opens search rows of the calls; 0: not yet
     receipts: list[ErasureReceipt] = []
     pending: list[str] = []  # targets that have not confirmed
 

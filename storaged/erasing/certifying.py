@@ -5,12 +5,19 @@ store signs it anew each time it is asked, so that it tells what holds then. FOR
 Signatures and their bytes: spanvault.certificate. Rows: storaged.index.erasures.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from spanvault import certificate
 from spanvault.callline import iso_utc
 from spanvault.certificate import OVERWRITTEN
-from spanvault.messages import ErasedRecording, Erasure, Erasures, ErasuresReply
+from spanvault.messages import (
+    ErasedRecording,
+    Erasure,
+    Erasures,
+    ErasuresReply,
+    RekeyedPage,
+)
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
 from storaged.index import erasures
@@ -73,7 +80,15 @@ def certify(view: View, call_id: bytes, keyring: Keyring, now_ns: int) -> str:
         "erased_at": iso_utc(erasure.at_ns),
         "erased_by": erasure.who,
         "reason": erasure.reason,
-        "keys": _keys(erasure, one),
+        "keys": _keys(one.key_ids, one.pool, erasure.pages),
+        "search_rows": {
+            "keys": _keys(
+                [key.key_id for key in erasure.day_keys if key.pool == one.pool],
+                one.pool,
+                erasure.day_pages,
+            ),
+            "gone_at": iso_utc(erasure.rows_gone_ns or None),
+        },
         "root_epoch": erasure.epochs.get(one.pool),
         "grade": erasure.grades.get(one.pool, OVERWRITTEN),
         "moved_to": erasure.moved_to or None,
@@ -84,15 +99,17 @@ def certify(view: View, call_id: bytes, keyring: Keyring, now_ns: int) -> str:
     return certificate.serialize(facts, keyring.signing_key)
 
 
-def _keys(erasure: Erasure, one: ErasedRecording) -> list[dict[str, Any]]:
-    pages = {(page.pool, page.page): page for page in erasure.pages}
+def _keys(key_ids: Sequence[int], pool: str, pages: Sequence[RekeyedPage]) -> list[dict[str, Any]]:
+    """Keys of a pool, and their pages before and after; null where they are still to go."""
+    by_page = {(page.pool, page.page): page for page in pages}
     found = []
-    for key_id in one.key_ids:
-        page = pages[one.pool, key_id // SLOTS]
+    for key_id in key_ids:
+        page = by_page[pool, key_id // SLOTS]
+        after = page.after if page.after >= 0 else None
         found.append(
             {
                 "key": key_id, "page": page.page,
-                "generation_before": page.before, "generation_after": page.after,
+                "generation_before": page.before, "generation_after": after,
             }
         )  # fmt: skip
     return found

@@ -2,15 +2,15 @@
 
 Order, so that a crash at any moment leaves either nothing done or something that the next start
 completes (FORMAT.md §12): the intent, and every row about the calls, in one transaction; the keys,
-all with one new root; the files; the end, in another transaction, which tells the replicas. The
-rows: storaged.index.erasures. Keys: storaged.keys.keyring. The certificate:
-storaged.erasing.certifying.
+all with one new root; the files; the end, in another transaction, which tells the replicas. Search
+rows follow: storaged.erasing.converting. The rows: storaged.index.erasures. Keys:
+storaged.keys.keyring. The certificate: storaged.erasing.certifying.
 """
 
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -19,23 +19,24 @@ import lmdb
 import msgspec
 
 from spanvault import spool
-from spanvault.messages import Erase, EraseReply, Erasure, RekeyedPage
+from spanvault.messages import DayKey, Erase, EraseReply, Erasure, RekeyedPage
 from storaged import files
 from storaged.diskfaults import explain
+from storaged.erasing.converting import Converter, gone_pages
 from storaged.erasing.doomed import Doomed, check_ended, check_shared, check_terms, look_at
 from storaged.erasing.terms import Terms
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
 from storaged.format.ledger import Entry, Place
 from storaged.format.walk import Steps
-from storaged.index import erasures
+from storaged.index import callrows, erasures, labels
 from storaged.index import rows as tables
 from storaged.index.environment import Index
+from storaged.index.view import View
 from storaged.index.writing import Writing
 from storaged.keys.keyring import Dropped
-from storaged.keys.pagefiles import page_name
 from storaged.pools.layout import Store
-from storaged.pools.vaults import BASE, Vaults
+from storaged.pools.vaults import Vaults
 
 log = logging.getLogger(__name__)
 MOST: Final = 5000  # calls of one batch
@@ -59,6 +60,7 @@ class Eraser:
         self._store, self._index, self._vaults = store, index, vaults
         self._forget, self._clock_ns = forget, clock_ns
         self.fault: str | None = None  # one line, while one that was begun cannot be completed
+        self.converter = Converter(index, vaults, clock_ns)
 
     def erasing(self, who: str, wanted: Erase) -> Steps[EraseReply]:
         """Erase a batch, in steps. Raises Fault, and does nothing, unless all of it can go.
@@ -130,21 +132,30 @@ class Eraser:
             assert before is not None
             return EraseReply(before.id, 0, already, before.pending)
         at_ns = self._clock_ns()
-        erasure = Erasure(
+        erasure = self.planned(Erasure(
             at_ns.to_bytes(8, "big") + os.urandom(8), at_ns, who, wanted.reason.strip(),
-            [one.erased for one in doomed], self.pages(doomed),
-        )  # fmt: skip
+            [one.erased for one in doomed],
+        ), doomed)  # fmt: skip
         self._forget(new)
         with self.noted(erasure) as place:
             self._index.write(lambda writing: self.begin(writing, erasure, doomed, place))
         self.complete(erasure)
-        return EraseReply(erasure.id, len(doomed), already, pending)
+        return EraseReply(erasure.id, len(doomed), already, pending, len(erasure.day_keys))
 
-    def pages(self, doomed: Sequence[Doomed]) -> list[RekeyedPage]:
-        """The key pages that lose some of their keys."""
-        pages = {
-            (one.erased.pool, key_id // SLOTS) for one in doomed for key_id in one.erased.key_ids
-        }
+    def planned(self, erasure: Erasure, doomed: Sequence[Doomed]) -> Erasure:
+        """An erasure with all keys that must go, and the key pages that lose them."""
+        deks = {(one.erased.pool, key_id) for one in doomed for key_id in one.erased.key_ids}
+        with self._index.reading() as view:
+            days = sorted({
+                (one.erased.pool, key_id) for one in doomed for key_id in _day_keys(view, one)
+            })  # fmt: skip
+        return msgspec.structs.replace(
+            erasure, pages=self._pages(deks), day_pages=self._pages(days),
+            day_keys=[DayKey(*each) for each in days],
+        )  # fmt: skip
+
+    def _pages(self, keys: Iterable[tuple[str, int]]) -> list[RekeyedPage]:
+        pages = {(pool, key_id // SLOTS) for pool, key_id in keys}
         return [
             RekeyedPage(pool, page, self._vaults.named(pool).keyring.generation(page), -1)
             for pool, page in sorted(pages)
@@ -158,12 +169,11 @@ class Eraser:
     def begin(
         self, writing: Writing, erasure: Erasure, doomed: Sequence[Doomed], place: Place
     ) -> None:
-        """The intent; tokens can only be found while the records still open."""
+        """The intent; what leads to a call can only be found while its record still opens."""
         writing.put_ledger(self._vaults.base.tier, place)
         erasures.begin(writing, erasure)
         for one in doomed:
-            key = self._vaults.named(one.erased.pool).keyring.index_key
-            writing.remove_call(one.erased.id, one.call, key)
+            callrows.remove_call(writing, one.erased.id, one.call)
 
     def complete(self, erasure: Erasure) -> None:
         """Carry out what was begun, as often as it takes. Raises OSError, lmdb.Error, Fault."""
@@ -184,11 +194,12 @@ class Eraser:
             erasure, pages=pages, epochs={name: one.epoch for name, one in dropped.items()},
             grades={name: one.grade for name, one in dropped.items()},
             refused=self._destroy_refused([one.id for one in erasure.recordings]), done=True,
+            rows_gone_ns=0 if erasure.day_keys else self._clock_ns(),
         )  # fmt: skip
 
         def end(writing: Writing, place: Place) -> None:
             writing.put_ledger(self._vaults.base.tier, place)
-            for name in _gone(done):
+            for name in gone_pages(done.pages):
                 writing.withdraw(tables.KEYS_CHANGED, name.encode())
             for name in (name for one in dropped.values() for name in one.files):
                 writing.announce(tables.KEYS_CHANGED, name.encode())
@@ -235,16 +246,20 @@ def _opened(sealed: bytes, keys: Sequence[bytes]) -> list[bytes]:
     return []
 
 
+def _day_keys(view: View, doomed: Doomed) -> set[int]:
+    """The keys that search rows of a call lie, or lay, under."""
+    call_id = doomed.erased.id
+    if doomed.call is not None:
+        started = [doomed.call.started_ns]
+    else:  # it is damaged: all rows are looked at
+        keys = view.cursor(b"time").iternext(values=False)
+        started = [labels.started_ns(key) for key in map(bytes, keys) if key.endswith(call_id)]
+    days = {day for one in started for day in labels.days_of(view, call_id, one)}
+    return {key_id for day in days for key_id in labels.key_ids(view, day, doomed.state.tier)}
+
+
 def _pools(erasure: Erasure) -> list[str]:
     return sorted({page.pool for page in erasure.pages})
-
-
-def _gone(erasure: Erasure) -> Iterator[str]:
-    """Names of the key files that are no more, as the feed tells them."""
-    for page in erasure.pages:
-        prefix = "" if page.pool == BASE else f"{page.pool}/"
-        for generation in range(page.before, page.after):
-            yield prefix + page_name(page.page, generation)
 
 
 def _checked(wanted: Erase) -> list[bytes]:

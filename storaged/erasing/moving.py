@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import lmdb
-import msgspec
 import numpy as np
 
 from spanvault import messages as m
@@ -191,7 +190,7 @@ class Mover:
         """The transaction by which the calls are of the upper pool, and what follows from it."""
         if plan.upper.locked:
             plan.upper.require_open()
-        erasure = msgspec.structs.replace(erasure, pages=self._eraser.pages(plan.doomed))
+        erasure = self._eraser.planned(erasure, plan.doomed)
         self._forget([one.erased.id for one in plan.doomed])
         with self._eraser.noted(erasure, *_placed(plan)) as place:
             self._index.write(lambda writing: self._begin(writing, erasure, plan, place))

@@ -22,11 +22,13 @@ SEALED: Final = 2  # an object that was sealed; id: the recording's
 ERASURE: Final = 3  # messages.Erasure as MessagePack; id: its own
 TARGET: Final = 4  # a place that the feed is copied to; id: zeros
 PLACED: Final = 5  # a call that waits in another pool's intake; id: the call's
-KINDS: Final = (RECORD, SEALED, ERASURE, TARGET, PLACED)
+DAY_KEY: Final = 6  # the key of a day's search rows from now on; id: zeros
+KINDS: Final = (RECORD, SEALED, ERASURE, TARGET, PLACED, DAY_KEY)
 
 _HEAD: Final = struct.Struct("<8s16sB7x16s")  # magic, store id, tier, 0, random
 _ENTRY: Final = struct.Struct("<4sIB3s16s")  # magic, bytes of the body, kind, 0, id
 _SEALED: Final = struct.Struct("<QQ32s")
+_DAY_KEY: Final = struct.Struct("<iQ")
 _AT: Final = struct.Struct("<Q")
 _TAG: Final = 16
 _ID: Final = 16
@@ -102,6 +104,24 @@ class Target(NamedTuple):
         if not body or len(body) <= body[0] or not body[0]:
             raise ValueError(f"a target of {len(body)} bytes")
         return cls(body[1 : 1 + body[0]], body[1 + body[0] :])
+
+
+class DayKey(NamedTuple):
+    """Body of a DAY_KEY entry. day: since 1970-01-01 UTC."""
+
+    day: int
+    key_id: int
+
+    def entry(self) -> Entry:
+        """As it stands in the pool's ledger."""
+        return Entry(DAY_KEY, bytes(_ID), _DAY_KEY.pack(*self))
+
+    @classmethod
+    def parse(cls, body: bytes) -> "DayKey":
+        """Raises ValueError."""
+        if len(body) != _DAY_KEY.size:
+            raise ValueError(f"a day's key of {len(body)} bytes")
+        return cls(*_DAY_KEY.unpack(body))
 
 
 class Place(NamedTuple):

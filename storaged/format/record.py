@@ -1,7 +1,7 @@
 """Call records as they lie in the index: sealed, and found by tokens that name nobody.
 
 A stolen disk shows when calls were and how long, never whose. FORMAT.md §6 specifies the bytes.
-Tables and search: storaged.index. Pure; nonces are handed in.
+Rows that tokens make: storaged.index.labels. Tables: storaged.index. Pure; nonces are handed in.
 """
 
 import hmac

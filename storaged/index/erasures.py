@@ -5,14 +5,16 @@ never was. It names nobody. FORMAT.md §7, §12. Who erases: storaged.erasing.er
 LMDB.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
 
-from spanvault.messages import Change, Erasure, ErasureReceipt
+from spanvault.messages import Change, DayKey, Erasure, ErasureReceipt
+from spanvault.rules import TIERS
 from storaged.format import ledger
 from storaged.format.ledger import Entry
+from storaged.index import labels
 from storaged.index import rows as tables
 from storaged.index.view import View
 from storaged.index.writing import Writing
@@ -31,6 +33,9 @@ def begin(writing: Writing, erasure: Erasure) -> None:
         writing.put(b"moved" if erasure.moved_to else b"erased", one.id, erasure.id)
     writing.put(b"erasure", erasure.id, _encode(erasure))
     writing.put(b"unfinished", erasure.id, b"")
+    if not erasure.rows_gone_ns:
+        for key in erasure.day_keys:
+            writing.put(b"due", _due(key, erasure), b"")
 
 
 def end(writing: Writing, erasure: Erasure) -> None:
@@ -60,7 +65,33 @@ def recover(writing: Writing, data: bytes) -> Erasure:
     begin(writing, erasure)
     if erasure.done:
         end(writing, erasure)
+    if erasure.rows_gone_ns:
+        for key in erasure.day_keys:
+            writing.delete(b"due", _due(key, erasure))
     return erasure
+
+
+def due(view: View) -> dict[tuple[int, int], set[bytes]]:
+    """Keys of days that must go, by tier and key id, and the erasures that wait for each."""
+    found: dict[tuple[int, int], set[bytes]] = {}
+    for key in view.cursor(b"due").iternext(values=False):
+        data = bytes(key)
+        found.setdefault(labels.parse_slot(data), set()).add(data[labels.SLOT_BYTES :])
+    return found
+
+
+def rows_gone(writing: Writing, gone: Iterable[tuple[int, int]], ended: Iterable[Erasure]) -> None:
+    """Note that keys of days were destroyed, and that some erasures waited for no others.
+
+    Replicas are told of those again: they have key pages to destroy.
+    """
+    waited = due(writing)
+    for tier, key_id in gone:
+        for erasure_id in waited.get((tier, key_id), ()):
+            writing.delete(b"due", labels.slot(tier, key_id) + erasure_id)
+    for erasure in ended:
+        writing.put(b"erasure", erasure.id, _encode(erasure))
+        writing.announce(tables.ERASED, erasure.id)
 
 
 def confirm(writing: Writing, receipt: ErasureReceipt) -> None:
@@ -111,6 +142,10 @@ def change(view: View, position: int, erasure_id: bytes) -> Change | None:
     if data is None:
         return None
     return Change(position, "erase", erasure_id, size=len(data), data=data)
+
+
+def _due(key: DayKey, erasure: Erasure) -> bytes:
+    return labels.slot(TIERS[key.pool], key.key_id) + erasure.id
 
 
 def _load(view: View, erasure_id: bytes) -> Erasure:

@@ -10,16 +10,15 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from spanvault.messages import Call
 from storaged.faults import Fault
 from storaged.format import record
 
 TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
     b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged", b"moved", b"follow",
-    b"damagedkey", b"damagedledger", b"capture", b"expires",
+    b"damagedkey", b"damagedledger", b"capture", b"expires", b"label", b"day", b"due",
 )  # fmt: skip
-MULTIPLE: Final = (b"token", b"shared", b"former")  # with several values a key, all of one length
+MULTIPLE: Final = (b"strayed", b"shared", b"former")  # with several values a key, all of one length
 
 OBJECT: Final = 1  # bits of State.bits: a file of media exists
 SEALED: Final = 2  # and ends in a LAST frame
@@ -40,7 +39,7 @@ ROTATED: Final = b"rotated/"  # and a pool's name: when its ingest key was last 
 _STATE: Final = struct.Struct("<QQ32siBBHH")
 _STATE_BEFORE: Final = _STATE.size - 2  # of a row that was written before calls could be closed
 _TIME_KEY: Final = struct.Struct(">Q16s")
-_TIME: Final = struct.Struct("<IBBH")
+TIME: Final = struct.Struct("<IBBH")  # value of table time
 U64: Final = struct.Struct("<Q")
 U16: Final = struct.Struct("<H")
 _DAY_NS: Final = 86400 * 10**9
@@ -131,11 +130,6 @@ def time_key(started_ns: int, call_id: bytes = bytes(16)) -> bytes:
     return _TIME_KEY.pack(started_ns + _SIGN, call_id)
 
 
-def _searched_by(call: Call) -> tuple[Any, ...]:
-    """What a call's tokens are made of, and what they lead to."""
-    return call.started_ns, call.caller, call.callee, call.call_ids
-
-
 def parse_state(value: bytes) -> State:
     """One row of table state. Raises Fault."""
     if len(value) == _STATE_BEFORE:
@@ -176,7 +170,7 @@ def parse_reach(value: bytes) -> Reach | int:
 def parse_time_row(key: bytes, value: bytes) -> TimeRow:
     """One row of table time."""
     started, call_id = unpack(_TIME_KEY, b"time", key)
-    duration_ms, outcome, _, _ = unpack(_TIME, b"time", value)
+    duration_ms, outcome, _, _ = unpack(TIME, b"time", value)
     if outcome >= len(record.OUTCOMES):
         raise damaged(b"time", f"outcome {outcome}")
     return TimeRow(bytes(key), call_id, started - _SIGN, duration_ms, record.OUTCOMES[outcome])

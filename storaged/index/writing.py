@@ -1,30 +1,23 @@
 """What can be changed in the index within a transaction.
 
-Tables: FORMAT.md §7.
+Rows of one call: storaged.index.callrows. Tables: FORMAT.md §7.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from spanvault.messages import Call, Receipt
-from storaged.format import record
+from spanvault.messages import Receipt
 from storaged.format.ledger import Place
 from storaged.index.rows import (
-    _TIME,
     LEDGER,
-    MULTIPLE,
-    OBJECT_CHANGED,
     POSITION,
-    RECORD_CHANGED,
     U16,
     U64,
     Reach,
     State,
-    _searched_by,
     serialize_reach,
     serialize_state,
-    time_key,
 )
 from storaged.index.view import View
 
@@ -74,62 +67,6 @@ class Writing(View):
         """Set how far unsealed objects are acknowledged: (call id, reach or bytes) each."""
         rows = [(call_id, serialize_reach(reach)) for call_id, reach in objects]
         self.txn.cursor(db=self.tables[b"open"]).putmulti(rows)
-
-    def put_record(self, call: Call, sealed: bytes, old: Call | None, index_key: bytes) -> None:
-        """Set a call's record and its search rows, in place of the old revision's."""
-        key = time_key(call.started_ns, call.id)
-        if old is None or _searched_by(old) != _searched_by(call):
-            if old is not None:
-                self._delete_tokens(old, index_key)
-            for name in record.tokens(index_key, call):
-                self.put(b"token", name, key)
-        outcome = record.OUTCOMES.index(call.outcome)
-        self.put(b"time", key, _TIME.pack(record.duration_ms(call), outcome, int(call.final), 0))
-        if old is not None and old.expires_ns is not None:
-            self.delete(b"expires", time_key(old.expires_ns, old.id))
-        if call.expires_ns is not None:
-            self.put(b"expires", time_key(call.expires_ns, call.id), b"")
-        held = record.recordings_of(call)
-        for recording_id in (record.recordings_of(old) if old else set()) - held:
-            self.delete(b"shared", recording_id, call.id)
-        for recording_id in held:
-            self.put(b"shared", recording_id, call.id)
-        self.put(b"record", call.id, sealed)
-        self.announce(RECORD_CHANGED, call.id)
-
-    def remove_call(self, call_id: bytes, call: Call | None, index_key: bytes) -> None:
-        """Remove every row that tells of a call. call: its record; None if that does not open."""
-        if call is not None:
-            self._delete_tokens(call, index_key)
-            if call.expires_ns is not None:
-                self.delete(b"expires", time_key(call.expires_ns, call_id))
-            for recording_id in record.recordings_of(call):
-                self.delete(b"shared", recording_id, call_id)
-        else:
-            self._delete_by_scan(call_id)
-        for table in (b"record", b"state", b"open", b"damaged", b"follow", b"former"):
-            self.delete(table, call_id)
-        for receipt in self.receipts(call_id):
-            self.delete(b"receipt", call_id + receipt.target.encode())
-        for kind in (OBJECT_CHANGED, RECORD_CHANGED):
-            self.withdraw(kind, call_id)
-
-    def _delete_by_scan(self, call_id: bytes) -> None:
-        """Remove what leads to a call whose record cannot be opened: all rows are looked at."""
-        for table, part in ((b"token", 1), (b"time", 0), (b"expires", 0), (b"shared", 1)):
-            rows = [
-                row
-                for item in self.cursor(table)
-                if (row := tuple(map(bytes, item)))[part].endswith(call_id)
-            ]
-            for key, value in rows:
-                self.delete(table, key, value if table in MULTIPLE else b"")
-
-    def _delete_tokens(self, old: Call, index_key: bytes) -> None:
-        stale = time_key(old.started_ns, old.id)
-        self.delete(b"time", stale)
-        for name in record.tokens(index_key, old):
-            self.delete(b"token", name, stale)
 
     def put_receipt(self, receipt: Receipt) -> None:
         """Set the receipt of one copy."""

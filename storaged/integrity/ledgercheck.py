@@ -15,8 +15,8 @@ from pathlib import Path
 
 from storaged.faults import Fault
 from storaged.format import ledger, record
-from storaged.format.ledger import Entry, Found, Place, Seal, Target
-from storaged.index import damage, ledgerheads
+from storaged.format.ledger import DayKey, Entry, Found, Place, Seal, Target
+from storaged.index import damage, labels, ledgerheads
 from storaged.index.environment import Index
 from storaged.index.rows import SEALED, State
 from storaged.index.view import View
@@ -204,6 +204,8 @@ def _content(view: View, tier: int, entry: Entry) -> bytes | None:
     """
     if entry.kind == ledger.ERASURE:
         row = view.get(b"erasure", entry.id)
+    elif entry.kind == ledger.DAY_KEY:
+        row = _key_of_day(view, tier, entry)
     elif entry.kind == ledger.TARGET:
         name = Target.parse(entry.body).name
         row = view.get(b"target", name)
@@ -220,6 +222,13 @@ def _content(view: View, tier: int, entry: Entry) -> bytes | None:
     if row is None:
         raise LookupError(entry.id.hex())
     return row
+
+
+def _key_of_day(view: View, tier: int, entry: Entry) -> bytes | None:
+    """The key that the day has now: of several entries the last counts, so each may name it."""
+    day = DayKey.parse(entry.body).day
+    ids = labels.key_ids(view, day, tier)
+    return DayKey(day, ids[0]).entry().body if ids and not any(entry.id) else None
 
 
 def _content_of_call(view: View, state: State, entry: Entry) -> bytes | None:

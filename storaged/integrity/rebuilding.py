@@ -3,8 +3,8 @@
 Three passes, each bounded in memory: the ledger's entries become records and rows as they are; each
 object is held against its row, or read where there is none; then every record is opened for what
 a search needs. What cannot be read is named, counted and passed over: the rest is rebuilt. Nothing
-on disk is changed. FORMAT.md §7.2. The new index as a whole, and its taking office:
-storaged.integrity.reindexing.
+on disk is changed, but that days which have no key get one. FORMAT.md §7.2. The new index as a
+whole, and its taking office: storaged.integrity.reindexing.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from spanvault.chunk import CHUNK, FRAME, Media
 from spanvault.messages import Call
 from storaged.faults import Fault
 from storaged.format import ledger, record, seeking, walk
-from storaged.format.ledger import Entry, Placed, Seal, Target
+from storaged.format.ledger import DayKey, Entry, Place, Placed, Seal, Target
 from storaged.format.sealing import HEADER_BYTES, LAST, Header
-from storaged.index import erasures
+from storaged.index import callrows, erasures, labels
 from storaged.index import rows as tables
 from storaged.index.environment import Index
 from storaged.index.rows import FINAL, OBJECT, SEALED, State
@@ -73,8 +73,11 @@ class _Object(NamedTuple):
 class Rebuilder:
     """Rebuilds the rows of one pool that is open."""
 
-    def __init__(self, index: Index, vault: Vault, report: Report, tell: Tell) -> None:
+    def __init__(
+        self, index: Index, vault: Vault, report: Report, tell: Tell, clock_ns: Callable[[], int]
+    ) -> None:
         self._index, self._vault, self._report, self._tell = index, vault, report, tell
+        self._clock_ns = clock_ns
         self._ring: Keyring = vault.keyring
 
     def ledger(self) -> None:
@@ -102,6 +105,10 @@ class Rebuilder:
         while ids := self._ids_behind(at):
             with self._index.reading() as view:
                 opened = [(one, self._opened(view, one)) for one in ids]
+                there = [call for _, call in opened if call is not None]
+                missing = self._vault.labels.missing(view, there)
+            if missing:
+                self._give_keys(missing)
             self._index.write(partial(self._put_calls, opened=opened))
             at, done = ids[-1], done + len(ids)
             self._report.calls += sum(call is not None for _, call in opened)
@@ -145,6 +152,10 @@ class Rebuilder:
         elif entry.kind == ledger.TARGET:
             target = Target.parse(entry.body)
             writing.put(b"target", target.name, target.row)
+        elif entry.kind == ledger.DAY_KEY:
+            given = DayKey.parse(entry.body)
+            if not self._destroyed(given.key_id):
+                labels.put_key_ids(writing, given.day, self._vault.tier, [given.key_id])
         elif entry.kind == ledger.PLACED:
             placed = Placed.parse(entry.body)
             writing.put(b"placed", entry.id, bytes((placed.tier,)))
@@ -296,12 +307,24 @@ class Rebuilder:
             self._report.fault(f"record of call {call_id.hex()}", error)
             return None
 
+    def _give_keys(self, missing: Iterable[int]) -> None:
+        """Keys for days that have none; in the ledger, so that they are used again."""
+        given = {day: self._vault.take_key(self._index) for day in missing}
+
+        def put(writing: Writing, place: Place) -> None:
+            writing.put_ledger(self._vault.tier, place)
+            self._vault.labels.begin(writing, given)
+
+        entries = [DayKey(*each).entry() for each in given.items()]
+        with self._vault.noting(entries, self._clock_ns()) as place:
+            self._index.write(lambda writing: put(writing, place))
+
     def _put_calls(self, writing: Writing, opened: Iterable[tuple[bytes, Call | None]]) -> None:
         for call_id, call in opened:
             state, sealed = writing.state(call_id), writing.get(b"record", call_id)
             assert state is not None
             if writing.erased(call_id) or self._destroyed(state.key_id):
-                writing.remove_call(call_id, call, self._ring.index_key)
+                callrows.remove_call(writing, call_id, call)
                 continue
             if call is not None and sealed is not None:
                 state = state._replace(revision=call.revision)
@@ -310,7 +333,7 @@ class Rebuilder:
                 if call.final:  # when it had its last word nobody knows: its time begins anew
                     state = state._replace(bits=state.bits | FINAL, closed=self._report.day)
                 writing.put_state(call_id, state)
-                writing.put_record(call, sealed, None, self._ring.index_key)
+                callrows.put_record(writing, self._vault.labels, call, sealed, None)
             if state.bits & SEALED:
                 writing.announce(tables.OBJECT_CHANGED, call_id)
             writing.delete(b"placed", call_id)

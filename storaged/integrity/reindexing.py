@@ -3,7 +3,7 @@
 With the daemon stopped, a new index is made beside the old one, and takes its place by one rename:
 a crash at any moment leaves the old one, or the new one whole. An old index that alone has what
 the ledgers should is not replaced. The positions of the feed go on behind all that were given out,
-so replicas compare what they have with everything.
+so replicas compare what they have with everything. A store of version 2 is of ours then.
 FORMAT.md §7.2. Rows of one pool: storaged.integrity.rebuilding.
 """
 
@@ -33,7 +33,7 @@ from storaged.integrity.rebuilding import Rebuilder, Report, Tell
 from storaged.keys.intakekeys import IntakeKeys
 from storaged.keys.keyring import Keyring
 from storaged.pools import ledgerfile, opening
-from storaged.pools.layout import Store
+from storaged.pools.layout import LEDGERS, Store
 from storaged.pools.opening import Opener
 from storaged.pools.vaults import BASE, Vaults
 
@@ -51,7 +51,7 @@ def reindex(settings: StoragedConfig, tell: Tell, clock_ns: Callable[[], int]) -
     """
     private_key = opening.unlock_key(settings.unlock_key)
     store = Store(settings.store)
-    store.open(lambda: opening.recipients_of(settings), make=False)
+    store.open(lambda: opening.recipients_of(settings), make=False, oldest=LEDGERS)
     try:
         clear_replaced(store.index)
         _check_ledgers(settings, store)
@@ -64,6 +64,7 @@ def reindex(settings: StoragedConfig, tell: Tell, clock_ns: Callable[[], int]) -
         finally:
             tables.close()
         _put_in_place(store)
+        store.write_format(ring.store_id)
         return report
     finally:
         store.close()
@@ -142,7 +143,7 @@ def _rebuild(
     intake_keys = IntakeKeys(store.index_aside / "intake.keys", b"")
     vaults = Opener(settings, store, tables, intake_keys).all(ring)
     try:
-        _rebuild_pools(vaults, tables, report, tell)
+        _rebuild_pools(vaults, tables, report, tell, clock_ns)
     finally:
         vaults.close()
     log.info(
@@ -156,7 +157,9 @@ def _rebuild(
     return report
 
 
-def _rebuild_pools(vaults: Vaults, tables: Index, report: Report, tell: Tell) -> None:
+def _rebuild_pools(
+    vaults: Vaults, tables: Index, report: Report, tell: Tell, clock_ns: Callable[[], int]
+) -> None:
     """Base first: its ledger says what was erased, of all pools."""
     opened = []
     for vault in vaults:
@@ -164,7 +167,7 @@ def _rebuild_pools(vaults: Vaults, tables: Index, report: Report, tell: Tell) ->
             log.warning("A locked pool is not indexed", extra={"POOL": vault.name})
             rebuilding.locked(tables, vault, vaults.base.keyring.store_id, report)
         else:
-            opened.append(Rebuilder(tables, vault, report, tell))
+            opened.append(Rebuilder(tables, vault, report, tell, clock_ns))
     for each in opened:
         each.ledger()
     for each in opened:

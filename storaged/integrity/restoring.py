@@ -19,9 +19,9 @@ from storaged import files
 from storaged.faults import Fault
 from storaged.format import ledger, record
 from storaged.format.keypage import SLOTS
-from storaged.format.ledger import Entry, Place, Seal
+from storaged.format.ledger import DayKey, Entry, Place, Seal
 from storaged.format.sealing import HEADER_BYTES, Header
-from storaged.index import erasures, ledgerheads
+from storaged.index import callrows, erasures, ledgerheads
 from storaged.index import rows as tables
 from storaged.index.environment import Index
 from storaged.index.rows import FINAL, IMPORTING, OBJECT, SEALED, State, reserved
@@ -30,9 +30,10 @@ from storaged.keys.keyring import Keyring
 from storaged.keys.rootfile import ROOT
 from storaged.pools.layout import Store
 from storaged.pools.opening import Opener
-from storaged.pools.vaults import BASE, Vaults
+from storaged.pools.vaults import BASE, Vault, Vaults
 
 _KEY_FILE: Final = re.compile(r"(?:(core|sensitive)/)?(root|page-([0-9]{6})\.[0-9]{1,5})")
+_KEY_IDS: Final = range(SLOTS << 32)
 _NOT_EMPTY: Final = "Restore into an empty store: name a new folder."
 
 
@@ -130,6 +131,8 @@ class Restorer:
             erasure = msgspec.msgpack.decode(change.data, type=Erasure)
             if not erasure.done or any(len(one.id) != 16 for one in erasure.recordings):
                 raise ValueError("it is not complete")
+            if any(one.pool not in TIERS or one.key_id not in _KEY_IDS for one in erasure.day_keys):
+                raise ValueError("it names a key that cannot be")
         except ValueError as error:
             raise Fault("corrupt", f"erasure: {error}", "Restore from another replica.") from None
         with self._index.reading() as view:
@@ -152,14 +155,17 @@ class Restorer:
                 "corrupt", f"call record: {error}", "Restore from another replica."
             ) from None
 
+        days = self._new_days(vault, call)
+
         def put(writing: Writing, place: Place) -> None:
             writing.put_ledger(vault.tier, place)
+            vault.labels.begin(writing, days)
             state = writing.state(call.id)
             if state is not None and state.revision >= call.revision:
                 return
             stored = writing.get(b"record", call.id)
             old = self._open(call.id, stored, state.tier) if stored and state else None
-            writing.put_record(call, change.data, old, vault.keyring.index_key)
+            callrows.put_record(writing, vault.labels, call, change.data, old)
             if state is not None and key_id != state.key_id:
                 writing.put_former(call.id, key_id)
             state = state or State(key_id, 0, bytes(32), -1, _tier(change), 0)
@@ -170,8 +176,16 @@ class Restorer:
                 state = state._replace(bits=state.bits | FINAL, closed=closed)
             writing.put_state(call.id, state._replace(revision=call.revision))
 
-        with vault.noting([Entry(ledger.RECORD, call.id, change.data)], self._clock_ns()) as place:
+        entries = [Entry(ledger.RECORD, call.id, change.data)]
+        entries += [DayKey(*each).entry() for each in days.items()]
+        with vault.noting(entries, self._clock_ns()) as place:
             self._index.write(lambda writing: put(writing, place))
+
+    def _new_days(self, vault: Vault, call: Call) -> dict[int, int]:
+        """The key of the call's day, if it has none yet."""
+        with self._index.reading() as view:
+            missing = vault.labels.missing(view, [call])
+        return {day: vault.take_key(self._index) for day in missing}
 
     def _open(self, call_id: bytes, sealed: bytes, tier: int) -> Call:
         dek = self._vaults.of(tier).dek(record.parse_head(sealed).key_id)

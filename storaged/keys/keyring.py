@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -297,8 +297,18 @@ class Keyring:
     def replace_root(self, data: bytes, store_id: str) -> None:
         """Put another store's root in place of ours, if the unlock key opens it. Raises Fault."""
         with self._lock:
+            before, same = dict(self._root.secrets), self.store_id.hex() == store_id
             self._root.take(data, store_id)
             self._begin()
+            if same:  # it came again: an import goes on
+                self._keep_pages(before)
+
+    def _keep_pages(self, before: Mapping[Name, bytes]) -> None:
+        """Name the pages again that were made here since the root came for the first time."""
+        for name, key in before.items():
+            if name.kind == PAGE_KEY and name.number not in self._generations:
+                self._root.put_secret(name, key)
+                self._generations[name.number] = name.generation
 
     def fault_of(self, name: str, data: bytes) -> str | None:
         """What is wrong with these bytes of a key file, by its name in the folder; None: nothing.

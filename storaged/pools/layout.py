@@ -17,10 +17,15 @@ from storaged.faults import Fault
 from storaged.keys import keyring
 
 FORMAT: Final = "spanvault store"
-VERSION: Final = 2  # FORMAT.md §3.1 says what each was
+VERSION: Final = 3  # FORMAT.md §3.1 says what each was
+LEDGERS: Final = 2  # from this version on an index can be made anew, and so brought to ours
 _OLDER: Final = (
     "It is from before there were ledgers. Export what must be kept with the spanvault that made "
     "it, and name an empty folder as `store`."
+)
+_REINDEX: Final = (
+    "Its recordings and keys are as they must be, its index is of another form: run `spanvault "
+    "reindex` once, with --pool-key for every pool that is locked."
 )
 _OURS: Final = {
     "lock",
@@ -62,12 +67,12 @@ class Store:
 
     def open(
         self, recipients: Callable[[], Sequence[bytes]], pools: Sequence[Path] = (), *,
-        make: bool = True,
+        make: bool = True, oldest: int = VERSION,
     ) -> None:  # fmt: skip
         """Lock the store; make it first where there is none, unless it must be there.
 
         recipients: gives the public keys that a new store is sealed to; asked for a new one only.
-        pools: folders of pools that lie elsewhere.
+        pools: folders of pools that lie elsewhere.  oldest: version that will do.
         Raises Fault: in use, not a store, of another version, unreadable.
         """
         try:
@@ -85,7 +90,7 @@ class Store:
             if not self.format_file.exists():
                 self._check_unused(pools)
                 self._create(recipients())
-            self._check_format()
+            self._check_format(oldest)
             self.refused.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise Fault(
@@ -166,14 +171,15 @@ class Store:
         files.sync_folder(self.folder)
         self.write_format(store_id)
 
-    def _check_format(self) -> None:
+    def _check_format(self, oldest: int) -> None:
         version = self._read_format()["version"]
-        if version == VERSION:
+        if oldest <= version <= VERSION:
             return
+        older = _REINDEX if version >= LEDGERS else _OLDER
         raise Fault(
             "invalid",
             f"{self.folder}: store version {version}, this program reads {VERSION}",
-            _OLDER if version < VERSION else "Use the version of spanvault that made it.",
+            older if version < VERSION else "Use the version of spanvault that made it.",
         )
 
     def _read_format(self) -> dict[str, Any]:

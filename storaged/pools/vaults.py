@@ -18,6 +18,10 @@ from storaged.faults import Fault
 from storaged.format import keypage
 from storaged.format.ledger import Entry, Place
 from storaged.format.walk import Steps
+from storaged.index.environment import Index
+from storaged.index.labels import Labels
+from storaged.index.rows import KEYS_CHANGED
+from storaged.index.writing import Writing
 from storaged.keys import keyring
 from storaged.keys.keyring import Keyring
 from storaged.keys.rootfile import ROOT
@@ -46,6 +50,7 @@ class Vault:
         self.intake, self.keys, self._public_key, self._ring = intake, keys, public_key, ring
         self._slot = slot
         self.why_locked = ""  # since the start: what kept the keys at hand from opening it
+        self._labels: Labels | None = None
         self.unindexed = False  # its calls are not in the index: it was locked when that was made
         self.fault: str | None = None  # one line, while the pool's own disk takes nothing
         self.held = threading.RLock()
@@ -67,9 +72,28 @@ class Vault:
             )
         return ring
 
+    @property
+    def labels(self) -> Labels:
+        """Its search rows, for the thread of requests. Raises Fault while it is locked."""
+        ring, known = self.keyring, self._labels
+        if known is None or known.ring is not ring:
+            known = self._labels = Labels(self.tier, ring)
+        return known
+
     def dek(self, key_id: int) -> bytes:
         """The DEK in a slot of this pool. Raises Fault: locked, destroyed, unknown, damaged."""
         return self.keyring.dek(key_id)
+
+    def take_key(self, index: Index) -> int:
+        """A slot of this pool that nobody has had, told to replicas. Raises Fault, OSError."""
+        with self.held:
+            key_id, changed = self.keyring.take(
+                lambda: index.reserved_keys(self.tier),
+                lambda number: index.reserve_keys(number, self.tier),
+            )
+            if changed:
+                index.write(lambda writing: _announce(writing, changed))
+        return key_id
 
     @property
     def intake_key(self) -> bytes:
@@ -126,7 +150,7 @@ class Vault:
     def lock(self) -> None:
         """Let the keys go. Raises Fault while a commit does not end."""
         with self._quiet():
-            self._ring, self.why_locked = None, ""
+            self._ring, self._labels, self.why_locked = None, None, ""
 
     def require_open(self) -> None:
         """Raise Fault if the pool is locked; it says who can unlock it."""
@@ -267,6 +291,11 @@ class Vaults:
         """Close the pools' files."""
         for vault in self:
             vault.pool.close()
+
+
+def _announce(writing: Writing, names: Iterable[str]) -> None:
+    for name in names:
+        writing.announce(KEYS_CHANGED, name.encode())
 
 
 def make(store: Store, base: Keyring, pool: Pool, recipients: Iterable[bytes]) -> list[str]:

@@ -17,11 +17,13 @@ from spanvault import chunk
 from spanvault.messages import Call
 from storaged.faults import Fault
 from storaged.format import record
-from storaged.format.ledger import RECORD, Entry, Place, Seal
+from storaged.format.ledger import RECORD, DayKey, Entry, Place, Seal
 from storaged.format.ledger import SEALED as SEALED_OBJECT
 from storaged.format.sealing import CHUNK_MAX, DATA, EVENTS, ObjectWriter
+from storaged.index import callrows
 from storaged.index import rows as tables
 from storaged.index.environment import Index
+from storaged.index.labels import Labels
 from storaged.index.rows import FINAL, OBJECT, SEALED, Reach, State
 from storaged.index.view import View
 from storaged.index.writing import Writing
@@ -52,6 +54,7 @@ class _Commit(NamedTuple):
     keys: dict[bytes, int]  # their key ids
     records: dict[bytes, bytes]  # they, sealed
     old: dict[bytes, Call | None]  # what they replace
+    days: dict[int, int]  # that have no key yet, and the one that each gets
     seals: dict[bytes, Seal]
     place: Place | None  # how far the ledger reaches with it; None: nothing new is in it
     captures: dict[bytes, int]  # which each call is bound to
@@ -65,6 +68,7 @@ class Writer:
     ) -> None:
         self._index, self._keyring, self._pool, self._clock_ns = index, keyring, pool, clock_ns
         self._recordings = Growing(index, keyring, pool, clock_ns)
+        self._labels = Labels(pool.tier, keyring)
 
     @property
     def growing(self) -> int:
@@ -94,15 +98,17 @@ class Writer:
             calls, keys = self._newer_calls(group, chunks, states)
             with self._index.reading() as view:
                 old = {call.id: self._stored_call(view, call.id) for call in calls}
+                new_days = self._labels.missing(view, calls)
+            days = {day: self._recordings.take_key() for day in new_days}
             calls = [record.kept(old[call.id], call) for call in calls]
             group.calls.update((call.id, call) for call in calls if call.id in group.calls)
             seals = self._seal_all(group, states, grown)
             records = {call.id: self._sealed_record(call, keys[call.id]) for call in calls}
-            place = self._write_down(calls, records, seals)
+            place = self._write_down(calls, records, seals, days)
             if grown or seals or place:
                 self._pool.sync()
             at_hand = _Commit(
-                grown, states, calls, keys, records, old, seals, place, group.captures
+                grown, states, calls, keys, records, old, days, seals, place, group.captures
             )  # fmt: skip
             after = self._index.write(lambda writing: self._record(writing, at_hand))
         except Exception:
@@ -207,14 +213,16 @@ class Writer:
         return Seal(one.key_id, writer.size, writer.digest.digest())
 
     def _write_down(
-        self, calls: Sequence[Call], records: dict[bytes, bytes], seals: dict[bytes, Seal]
-    ) -> Place | None:
+        self, calls: Sequence[Call], records: dict[bytes, bytes], seals: dict[bytes, Seal],
+        days: dict[int, int],
+    ) -> Place | None:  # fmt: skip
         """Into the ledger what the objects do not say: a record that was sealed is in its own."""
         entries = [
             Entry(RECORD, call.id, records[call.id])
             for call in calls if not (call.final and call.id in seals)
         ]  # fmt: skip
         entries += [Entry(SEALED_OBJECT, one, seal.serialize()) for one, seal in seals.items()]
+        entries += [DayKey(*each).entry() for each in days.items()]
         if not entries:
             return None
         ring = self._keyring
@@ -275,6 +283,7 @@ class Writer:
         writing.put_ledger(self._pool.tier, commit.place)
         for name in self._recordings.new_keys:
             writing.announce(tables.KEYS_CHANGED, name.encode())
+        self._labels.begin(writing, commit.days)
         after: dict[bytes, State] = {}
         for call in commit.calls:
             after[call.id] = self._put_call(writing, call, commit)
@@ -289,7 +298,7 @@ class Writer:
 
     def _put_call(self, writing: Writing, call: Call, commit: _Commit) -> State:
         key_id, sealed = commit.keys[call.id], commit.records[call.id]
-        writing.put_record(call, sealed, commit.old[call.id], self._keyring.index_key)
+        callrows.put_record(writing, self._labels, call, sealed, commit.old[call.id])
         state = commit.states[call.id] or State(key_id, 0, bytes(32), -1, self._pool.tier, 0)
         if key_id != state.key_id:
             writing.put_former(call.id, key_id)

@@ -120,6 +120,15 @@ class Desk:
         except Exception:  # recording must go on, whatever this stumbled over
             log.exception("What storaged does by itself failed by a fault of ours")
 
+    def converting(self) -> Steps[None]:
+        """Make search rows of erased calls go, in steps."""
+        try:
+            yield from self._eraser.converter.converting()
+        except lmdb.PanicError:
+            raise
+        except Exception:  # recording must go on, whatever this stumbled over
+            log.exception("Search rows of erased calls stay by a fault of ours")
+
     def refuse(self, who: Identity, error: str) -> Answer:
         """The answer to a message that could not be read."""
         failure = m.Failure("invalid", error, "Both ends must run the same version of spanvault.")

@@ -36,12 +36,12 @@ class Lookup:
         calls: list[m.Call] = []
         cursor, left = request.cursor, MAX_ROWS
         while True:
-            keys = [vault.keyring.index_key for vault in self._vaults if not vault.locked]
+            pools = [vault.labels for vault in self._vaults if not vault.locked]
             more = msgspec.structs.replace(request, cursor=cursor, limit=request.limit - len(calls))
             with self._index.reading() as view:
                 # What was erased since it was found is not given out.
                 calls = [call for call in calls if view.erased(call.id) is None]
-                found, cursor = search(view, more, keys, self._open_call, STEP_ROWS)
+                found, cursor = search(view, more, pools, self._open_call, STEP_ROWS)
             calls += found
             left -= STEP_ROWS
             if cursor is None or len(calls) >= request.limit or left <= 0:

@@ -20,8 +20,8 @@ from spanvault import keyfile, wire
 from spanvault import messages as m
 from storaged import files
 from storaged.erasing.eraser import Eraser
-from storaged.format import keypage, record
-from storaged.format.keypage import Name
+from storaged.format import record
+from storaged.format.walk import finish
 from storaged.index.rows import time_key
 from storaged.pools.layout import Store
 from tests.support.examiner import Examiner
@@ -35,6 +35,7 @@ ERASED = 1
 # Calls without media: their records lie in index and ledger alone. Several, because an entry
 # that spans two blocks of the medium may be in two places, and is not carved out then.
 LONE, LONE_KEPT = range(11, 17), range(17, 23)
+LABEL = slice(8, 24)  # of a search row's key
 SPOKEN = 4096  # bytes a chunk
 CALLS = range(1, 9)
 
@@ -57,7 +58,9 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
 class Evidence:
     """An image of the medium, and what was known of the call before it was erased."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, convert: bool = True) -> None:
+        """convert: whether days of erased calls get new keys, too: that writes to freed blocks."""
+        self._convert = convert
         self.image = folder / "medium"
         with self.image.open("wb") as file:
             file.truncate(48 << 20)
@@ -91,8 +94,11 @@ class Evidence:
         os.sync()  # what is to be destroyed has reached the medium
         wanted = m.Erase([call_id(number) for number in (ERASED, *LONE)], "asked for")
         eraser = Eraser(store, parts.index, parts.vaults, parts.writer.forget, time.time_ns)
-        for _ in eraser.erasing("operator/alice", wanted):
-            pass
+        finish(eraser.erasing("operator/alice", wanted))
+        os.sync()
+        self.before_rows_went = self.image.read_bytes()
+        if self._convert:
+            finish(eraser.converter.converting())
         self.unlock = keyfile.load(place / "store/unlock.key")
         parts.close()
 
@@ -138,12 +144,36 @@ def test_lone_record_is_gone_from_the_ledger_too(evidence):
     assert examiner.noted(call_id(ERASED)) == []
 
 
-def test_known_limit_who_has_its_number_learns_that_a_call_was_and_when(evidence):
-    """Tokens outlive an erasure in free pages and gaps of LMDB's: docs/decisions/0022."""
-    (index_key,) = {root.secrets[Name(keypage.INDEX_KEY, 0)] for root in evidence.examiner().roots}
-    call = make_call(ERASED)
-    row = record.token(index_key, record.NUMBER, call.caller) + time_key(call.started_ns, call.id)
-    assert row in evidence.data
+def found_by_its_number(examiner: Examiner, number: int) -> list[tuple[bytes, bytes]]:
+    """Search rows that somebody finds who has all keys, and the numbers and Call-ID of a call."""
+    call = make_call(number)
+    key = time_key(call.started_ns, call.id)
+    return [row for row in examiner.search_rows(call) if row[1] == key]
+
+
+def test_who_has_its_number_and_all_keys_finds_no_search_row(evidence):
+    examiner = evidence.examiner()
+    for number in (*CALLS, *LONE, *LONE_KEPT):
+        found = {row for row, _ in found_by_its_number(examiner, number)}
+        assert len(found) >= 3 or number in (ERASED, *LONE), number
+    for number in (ERASED, *LONE):
+        assert found_by_its_number(examiner, number) == []
+
+
+def test_control_before_its_day_has_another_key_the_rows_are_found(evidence):
+    examiner = Examiner(evidence.before_rows_went, evidence.unlock)
+    for number in (ERASED, *LONE):
+        assert len({row for row, _ in found_by_its_number(examiner, number)}) >= 3
+
+
+def test_its_old_rows_lie_there_and_share_nothing_with_rows_that_still_open(evidence):
+    """The callee is in every call: no neighbour's row gives away what an erased call's was."""
+    before = Examiner(evidence.before_rows_went, evidence.unlock)
+    old = {row for row, _ in found_by_its_number(before, ERASED)}
+    assert any(row in evidence.data for row in old)
+    now = evidence.examiner()
+    opened = {row for number in CALLS for row, _ in found_by_its_number(now, number)}
+    assert not {row[LABEL] for row in old} & {row[LABEL] for row in opened}
 
 
 def test_neither_its_key_nor_what_was_said_lies_anywhere(evidence):
@@ -161,7 +191,7 @@ def test_control_without_the_destruction_the_call_is_heard(tmp_path, monkeypatch
 
     monkeypatch.setattr(files, "destroy", only_removed)
     monkeypatch.setattr("capture.spool.shred", Path.unlink)
-    careless = Evidence(tmp_path)
+    careless = Evidence(tmp_path, convert=False)
     examiner = careless.examiner()
     assert careless.dek in examiner.secrets
     assert said(ERASED, 1) in b"".join(examiner.objects(call_id(ERASED)))

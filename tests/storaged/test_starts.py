@@ -73,21 +73,21 @@ def newer_format(rig: Rig) -> None:
     rig.start()
     rig.stop()
     path = rig.store / "format.json"
-    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
+    path.write_text(path.read_text().replace('"version": 3', '"version": 4'))
 
 
 def store_without_ledgers(rig: Rig) -> None:
     rig.start()
     rig.stop()
     path = rig.store / "format.json"
-    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    path.write_text(path.read_text().replace('"version": 3', '"version": 1'))
 
 
 def endless_format(rig: Rig) -> None:
     rig.start()
     rig.stop()
     path = rig.store / "format.json"
-    path.write_text(path.read_text().replace('"version": 2', '"version": 1e999'))
+    path.write_text(path.read_text().replace('"version": 3', '"version": 1e999'))
 
 
 def missing_index(rig: Rig) -> None:
@@ -158,9 +158,9 @@ def lost_log(rig: Rig) -> None:
         (
             newer_format,
             78,
-            "store version 3, this program reads 2. Use the version of spanvault that",
+            "store version 4, this program reads 3. Use the version of spanvault that",
         ),
-        (store_without_ledgers, 78, "store version 1, this program reads 2. It is from before"),
+        (store_without_ledgers, 78, "store version 1, this program reads 3. It is from before"),
         (endless_format, 74, "not readable as a store's format"),
         (missing_index, 74, "the index is missing"),
         (lost_pools, 1, "pools/base/objects: the pool cannot be opened (missing, and there are"),

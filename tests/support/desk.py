@@ -11,6 +11,7 @@ from spanvault.transport import Identity
 from storaged.erasing.eraser import Eraser
 from storaged.erasing.moving import Mover
 from storaged.erasing.retention import Retention
+from storaged.format.walk import finish
 from storaged.integrity.mending import Mender
 from storaged.pools.layout import Store
 from storaged.requests.accesslog import AccessLog
@@ -55,6 +56,10 @@ class Counter:
 
     def answer(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Answer:
         return self.desk.answer(who, request, list(bulk))
+
+    def convert(self) -> None:
+        """Have search rows of erased calls go, as storaged does by and by."""
+        finish(self.desk.converting())
 
     def fetch(self, call: bytes) -> tuple[list[tuple[bytes, int, int, bytes]], int]:
         """All chunks of a call, and how many pages they took."""

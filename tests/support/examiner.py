@@ -8,16 +8,22 @@ DEK that a slot ever had, in any page that opens, is tried on whatever names tha
 import struct
 from collections.abc import Iterator
 
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from spanvault import spool
+from spanvault.messages import Call
 from storaged.format import keypage, record, walk
-from storaged.format.keypage import DEK_BYTES, INGEST_KEY, PAGE_KEY, SLOTS
+from storaged.format.keypage import DEK_BYTES, INDEX_KEY, INGEST_KEY, PAGE_KEY, SLOTS
 from storaged.format.sealing import DATA, HEADER_BYTES, MAGIC, Header, SegmentKey
+from storaged.index import labels
+from storaged.index.rows import time_key
 
 BLOCK = 1024  # the smallest that mkfs.ext4 chooses
 PAGE_HEAD = struct.Struct("<8sIHBB")
 NODE = struct.Struct("<HHHH")  # of LMDB: size low, size high, flags, key size
+MOST_CALLS = 32  # of one number on a day that are looked for
+SEARCH_ROW = NODE.pack(24, 0, 0, 24)  # the head of one in LMDB
 LARGEST_ROOT = 1 << 16
 
 
@@ -63,6 +69,37 @@ class Examiner:
             (at, NODE.unpack_from(self._image, at - 8)) for at in places
             if self._image[at - 12 : at - 8] == b"SVLE"
         ])  # fmt: skip
+
+    def search_rows(self, call: Call) -> list[tuple[bytes, bytes]]:
+        """Key and value of every search row that its numbers or Call-IDs lead to.
+
+        Whatever lies like such a row, in used pages, freed ones and gaps, under any key that its
+        slot ever had; and what lies before the call's own time key.
+        """
+        index_keys = {
+            secret for root in self.roots for name, secret in root.secrets.items()
+            if name.kind == INDEX_KEY
+        }  # fmt: skip
+        tokens = {
+            int.from_bytes(one, "big") for key in index_keys for one in record.tokens(key, call)
+        }
+        places = {at + NODE.size for at in self._everywhere(SEARCH_ROW)}
+        places |= {at - 24 for at in self._everywhere(time_key(call.started_ns, call.id))}
+        return [
+            (self._image[at : at + 24], self._image[at + 24 : at + 48])
+            for at in sorted(places)
+            if any(
+                (block - token) % (1 << 128) < MOST_CALLS
+                for block in self._blocks_of(self._image[at : at + 24])
+                for token in tokens
+            )
+        ]  # fmt: skip
+
+    def _blocks_of(self, key: bytes) -> Iterator[int]:
+        """What a search row's label is under each key that its slot had."""
+        for dek in self._candidates(int.from_bytes(key[1:8], "big")):
+            cipher = Cipher(algorithms.AES(labels.label_key(dek)), modes.ECB())
+            yield int.from_bytes(cipher.decryptor().update(key[8:]), "big")
 
     def _records(self, call_id: bytes, places: list[tuple[int, tuple[int, ...]]]) -> list[bytes]:
         """Those that open of what lies at some places, each with its length's two halves."""

@@ -1,4 +1,4 @@
-"""Makes objects.json and ledger.json: bytes of the format, each one fault each.
+"""Makes objects.json, ledger.json, labels.json: bytes of the format, each one fault each.
 
 They come out the same each time: time and salts are fixed, nothing else is random. After a change:
 python -m tests.vectors.make. What is not repeatable: tests.vectors.makekeys.
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from spanvault import chunk
 from storaged.format import ledger, record, walk
 from storaged.format.ledger import Entry, Seal
 from storaged.format.sealing import DATA, EVENTS, ObjectWriter
+from storaged.index import labels
 from tests.support.chunks import Packet
 from tests.support.chunks import chunk as chunk_of
 from tests.support.frames import rtp
@@ -172,6 +174,8 @@ def ledgers() -> dict[str, tuple[bytes, list[int]]]:
     return {
         "whole": (data, []),
         "empty": (head, []),
+        "with the key of a day": (data + ledger.serialize(
+            [ledger.DayKey(19_675, KEY_ID).entry()], head, len(data), key), []),
         "torn": (data[:-1], [last, inner]),
         "byte changed": (flipped(first + 50)(data), [first]),
         "bytes between": (data[:last] + bytes(9), [last]),
@@ -182,6 +186,25 @@ def ledgers() -> dict[str, tuple[bytes, list[int]]]:
         "ledger of another pool": (ledger.head(STORE_ID, 2, b"s" * 16) + data[48:], [0]),
         "head cut": (data[:40], [0]),
     }  # fmt: skip
+
+
+def labels_of() -> list[dict[str, Any]]:
+    """Search rows: key of the table for a number or Call-ID, as the n-th of its calls that day."""
+    slot = 9 * 4096 + 5
+    cipher = Cipher(algorithms.AES(labels.label_key(DEK)), modes.ECB()).encryptor()
+    found = []
+    for kind, text, number in (
+        ("n", "+49301234567", 0), ("n", "+49301234567", 1), ("n", "Mu\u0308ller", 300),
+        ("c", "a84b4c76e66710@pc33.example.org", 0),
+    ):  # fmt: skip
+        token = int.from_bytes(record.token(INDEX_KEY, kind.encode(), text), "big")
+        label = cipher.update(((token + number) % (1 << 128)).to_bytes(16, "big"))
+        found.append({
+            "error": "", "index_key": INDEX_KEY.hex(), "dek": DEK.hex(), "tier": 1, "key_id": slot,
+            "kind": kind, "text": text, "number": number,
+            "key": (labels.slot(1, slot) + label).hex(),
+        })  # fmt: skip
+    return found
 
 
 def main() -> None:
@@ -198,6 +221,7 @@ def main() -> None:
          "dek": DEK.hex(), "ledger": data.hex()}
         for name, (data, faults) in ledgers().items()
     ])  # fmt: skip
+    write(HERE / "labels.json", labels_of())
 
 
 def write(path: Path, table: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 from unittest import mock
 
@@ -26,6 +27,7 @@ from spanvault.logchain import HEAD, Head
 from spanvault.messages import Batch, ErasureReceipt
 from storaged.format import keypage
 from storaged.format.keypage import Name
+from storaged.index import callrows
 from storaged.index.binding import beside
 from storaged.index.environment import Index
 from storaged.index.rows import KEYS_CHANGED, Reach, State
@@ -329,7 +331,8 @@ def index_rows() -> Rows:
 
         def put(writing: Writing) -> None:
             writing.put_state(RECORDING, state)
-            writing.put_record(call, b"sealed", None, b"i" * 32)
+            no_rows: Any = SimpleNamespace(lead=lambda *_: None)  # those are in labels.json
+            callrows.put_record(writing, no_rows, call, b"sealed", None)
             writing.put_committed([(RECORDING, reach)])
             writing.announce(KEYS_CHANGED, b"core/page-000001.2")
 

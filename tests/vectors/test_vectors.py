@@ -16,12 +16,16 @@ from spanvault import srtp
 from spanvault.messages import MediaKey
 from storaged.format import ledger, record, walk
 from storaged.format.sealing import LAST
+from storaged.index.labels import Labels
+from storaged.index.writing import Writing
+from storaged.keys.keyring import Keyring
 from tests.support.vault import Parts, call_id, chunk_keys, make_call, make_media
 from tests.vectors import make
 from tests.vectors.reader import Fault, ledgers, objects, packets
 
 HERE = Path(__file__).parent
 OBJECTS = json.loads((HERE / "objects.json").read_text())
+LABELS = json.loads((HERE / "labels.json").read_text())
 LEDGERS = json.loads((HERE / "ledger.json").read_text())
 # What the product says of each code.
 WORDS = {
@@ -134,6 +138,29 @@ def test_both_readers_find_the_entries_of_a_ledger_and_its_faults(vector):
     ours = list(ledger.walk(data, head, ledger.key_of(index_key)))
     assert faults == [one.offset for one in ours if one.entry is None] == vector["faults"]
     assert entries == [tuple(one.entry) for one in ours if one.entry]
+
+
+@pytest.mark.parametrize("vector", LABELS, ids=lambda one: f"{one['kind']} {one['number']}")
+def test_both_readers_find_a_search_row(vector, tmp_path, monkeypatch):
+    """Ours by asking for it: a row that is put there under the vector's key is found."""
+    index_key, dek = bytes.fromhex(vector["index_key"]), bytes.fromhex(vector["dek"])
+    parts = Parts(tmp_path / "store")
+    place, text = (vector["tier"], vector["key_id"]), (vector["kind"], vector["text"])
+    numbers = range(vector["number"] + 1)
+    keys = [ledgers.search_row(index_key, dek, place, text, number) for number in numbers]
+    assert keys[-1].hex() == vector["key"]
+    monkeypatch.setattr(Keyring, "index_key", index_key)
+    monkeypatch.setattr(parts.keyring, "dek", {vector["key_id"]: dek}.__getitem__)
+    ours = Labels(vector["tier"], parts.keyring)
+    values = [b"%024d" % number for number in numbers]
+    token = ours.token(vector["kind"].encode(), vector["text"])
+
+    def put(writing: Writing) -> list[bytes]:
+        for key, value in zip(keys, values, strict=True):
+            writing.put(b"label", key, value)
+        return ours.find(writing, token, (vector["key_id"],))
+
+    assert parts.index.write(put) == values
 
 
 def test_both_readers_open_the_record_of_a_ledger():

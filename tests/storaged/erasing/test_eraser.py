@@ -55,6 +55,7 @@ def test_erased_call_is_gone_and_its_neighbour_plays(counter):
     assert counter.ask(m.Search(number=make_call(1).caller)).calls == []
     assert not counter.parts.pool.path(ONE).exists()
     assert counter.fetch(TWO) == neighbour
+    counter.convert()
     assert rows(counter, ONE) == ["erasure", "erased"]
     with pytest.raises(Fault, match="destroyed"):
         counter.parts.keyring.dek(0)
@@ -86,6 +87,7 @@ def test_thousands_of_ids_take_one_new_root(counter):
 
 def test_what_a_spool_still_brings_is_let_go(counter):
     erase(counter, ONE)
+    counter.convert()
     batch = [(ONE, 1, 1), (ONE, 1, 0), (THREE, 1, 0)], [make_call(1, revision=9), make_call(3)]
     for again in (counter.parts, counter.parts.again()):
         again.commit(*batch)
@@ -123,6 +125,7 @@ def test_calls_with_media_in_common_go_together(counter):
     assert THREE.hex() in erase(counter, ONE).error
     assert ONE.hex() in erase(counter, THREE).error
     assert erase(counter, ONE, THREE).erased == 2
+    counter.convert()
     assert rows(counter, THREE) == ["erasure", "erased"]
 
 
@@ -132,6 +135,7 @@ def test_record_that_is_damaged_is_erased_with_all_that_leads_to_it(counter):
     broken = sealed[:-1] + bytes((sealed[-1] ^ 1,))
     counter.parts.index.write(lambda writing: writing.put(b"record", ONE, broken))
     assert erase(counter, ONE).erased == 1
+    counter.convert()
     assert rows(counter, ONE) == ["erasure", "erased"]
 
 

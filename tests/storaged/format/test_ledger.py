@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storaged.format import ledger
-from storaged.format.ledger import RECORD, SEALED, Entry, Placed, Seal
+from storaged.format.ledger import DAY_KEY, RECORD, SEALED, Entry, Placed, Seal
 from storaged.pools import ledgerfile
 from storaged.pools.ledgerfile import Ledger
 from tests.support.vault import START, Parts, call_id, make_call
@@ -138,7 +138,7 @@ def full(change: object) -> None:
     raise OSError(28, "full")
 
 
-def test_a_commit_notes_records_and_sealings_once(tmp_path):
+def test_a_commit_notes_records_sealings_and_the_key_of_a_day_once(tmp_path):
     parts = Parts(tmp_path / "store")
     parts.commit([(call_id(1), 1, 0)], [make_call(1, final=False)])
     parts.commit([(call_id(1), 1, 1)], [make_call(1, revision=1)])  # its record is in the object
@@ -150,4 +150,6 @@ def test_a_commit_notes_records_and_sealings_once(tmp_path):
         for path in parts.pool.ledger.files()
         for one in ledgerfile.walk(path, ring.store_id, 0, ring.ledger_key)
     ]
-    assert found == [(RECORD, call_id(1)), (SEALED, call_id(1)), (RECORD, call_id(2))]
+    assert found == [
+        (RECORD, call_id(1)), (DAY_KEY, bytes(16)), (SEALED, call_id(1)), (RECORD, call_id(2)),
+    ]  # fmt: skip

@@ -14,6 +14,7 @@ from storaged.faults import Fault
 from storaged.format import record
 from storaged.index import erasures
 from storaged.index.environment import Index
+from storaged.index.labels import Labels
 from storaged.index.rows import OBJECT_CHANGED, RECORD_CHANGED
 from storaged.index.search import search
 from tests.support.vault import SECOND, START, Parts, call_id, make_call
@@ -30,7 +31,7 @@ def numbers(parts: Parts, **wanted: object) -> list[int]:
             page, cursor = search(
                 view,
                 Search(**wanted, cursor=cursor),  # type: ignore[arg-type]
-                [parts.keyring.index_key],
+                [Labels(0, parts.keyring)],
                 parts.writer._stored_call,
             )
         found += page
@@ -129,7 +130,7 @@ def test_long_search_gives_way_and_goes_on(ten, monkeypatch):
 @pytest.mark.parametrize("wanted", [{"limit": 0}, {"limit": 1001}, {"cursor": b"x"}])
 def test_impossible_search(ten, wanted):
     with pytest.raises(Fault), ten.index.reading() as view:
-        search(view, Search(**wanted), [b""], lambda view, one: None)
+        search(view, Search(**wanted), [], lambda view, one: None)
 
 
 def test_new_revision_is_found_by_its_new_number_only(ten):

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from storaged.format import ledger
-from storaged.format.ledger import RECORD, SEALED
+from storaged.format.ledger import DAY_KEY, RECORD, SEALED
 from storaged.index import ledgerheads
 from storaged.integrity import reindexing
 from storaged.integrity.ledgercheck import LedgerCheck
@@ -74,6 +74,19 @@ def test_flipped_bit_is_written_anew_from_the_index_byte_for_byte(ledgers, caplo
         assert ledgers.check() == []
         assert ledgers.path.read_bytes() == ledgers.sound
     assert caplog.messages.count("A damaged entry of a ledger was written anew from the index") == 3
+
+
+def test_key_of_a_day_is_written_anew_where_its_day_can_be_told(ledgers):
+    (at,) = [at for at, one in ledgers.entries if one and one.kind == DAY_KEY]
+    for behind in (34, 45):  # key id, tag
+        ledgers.flip(at + behind)
+        assert ledgers.check() == []
+        assert ledgers.path.read_bytes() == ledgers.sound
+    for behind in (15, 28):  # id, day
+        ledgers.flip(at + behind)
+        assert ledgers.check() == [ledgers.name]
+        ledgers.path.write_bytes(ledgers.sound)
+        assert ledgers.check() == []
 
 
 def test_without_its_row_it_is_damage_told_once_and_gone_when_the_bytes_are_back(ledgers, caplog):

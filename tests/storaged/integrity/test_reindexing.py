@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,25 @@ import pytest
 from spanvault import keyfile, wire
 from spanvault import messages as m
 from spanvault.chunk import NO_MEDIA
-from tests.support.vault import Client, Rig, call_id, chunk_keys, make_call, make_media
+from spanvault.config import StoragedConfig
+from storaged.faults import Fault
+from storaged.format.keypage import SLOTS
+from storaged.index import labels
+from storaged.index.labels import Labels
+from storaged.index.search import search
+from storaged.integrity import reindexing
+from storaged.pools.layout import Store
+from storaged.recordings.writer import Writer
+from tests.support.vault import (
+    START,
+    Client,
+    Parts,
+    Rig,
+    call_id,
+    chunk_keys,
+    make_call,
+    make_media,
+)
 
 FAILED = m.Stream(0, "caller", "audio", 1, "", "", {}, stored_in=call_id(1), stored_as=2)
 CALLS = {
@@ -81,6 +100,8 @@ def fill(rig: Rig) -> Client:
     while not getattr(operator.ask(m.Get(call_id(10)))[0], "sealed", False):
         continue  # the upper pool takes it in between two groups, its media first
     rig.client("replicator").ask(m.Feed(0, 1, 0, "siteb"))
+    while operator.ask(m.Status())[0].fields["erasing"]["days_due"]:
+        continue
     return operator
 
 
@@ -243,3 +264,34 @@ def test_a_running_store_is_left_alone(rig):
     done = reindex(rig)
     assert done.returncode == 1
     assert "is running on this store" in done.stderr
+
+
+def test_store_of_version_2_is_brought_up_and_finds_its_calls(tmp_path, monkeypatch):
+    """What it was: no keys of days, in the index or in the ledger."""
+    parts = Parts(tmp_path / "store")
+    parts.commit([(call_id(1), 1, 0)], [make_call(1)])
+    note = Writer._write_down
+    with monkeypatch.context() as before:
+        before.setattr(Writer, "_write_down", lambda self, *given: note(self, *given[:3], {}))
+        parts.commit(calls=[make_call(2, started_ns=START + 5 * labels.DAY_NS)])
+    store = Store(parts.folder)
+    store.write_format(parts.keyring.store_id)
+    parts.close()
+    text = store.format_file.read_text()
+    store.format_file.write_text(text.replace('"version": 3', '"version": 2'))
+    with pytest.raises(Fault, match=r"store version 2.*spanvault reindex"):
+        store.open(list)
+    store.close()
+    settings = StoragedConfig(store=parts.folder, unlock_key=parts.folder / "unlock.key")
+    for _ in range(2):  # the second time with the keys that the first gave
+        assert reindexing.reindex(settings, lambda *_: None, time.time_ns).faults == 0
+        again = Parts(parts.folder)
+        with again.index.reading() as view:
+            days = list(labels.days(view))
+            found, _ = search(view, m.Search(number=make_call(2).caller),
+                              [Labels(0, again.keyring)], again.writer._stored_call)  # fmt: skip
+        again.close()
+        assert [call.id for call in found] == [call_id(2)]
+        keys = {one.day - labels.day_of(START): one.key_ids for one in days}
+        assert (keys[0], keys[5]) == ((1,), (SLOTS,))
+    assert store.format_file.read_text() == text

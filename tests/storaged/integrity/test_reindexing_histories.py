@@ -18,12 +18,15 @@ from storaged.faults import Fault
 from storaged.format import record
 from storaged.format.walk import finish
 from storaged.index.binding import Binding
+from storaged.index.labels import Labels
+from storaged.index.search import search
 from storaged.integrity.reindexing import reindex
 from storaged.pools.layout import Store
 from storaged.recordings.gathering import Group
 from tests.support.vault import START, Parts, call_id, make_call, make_media
 
 CALLS = range(1, 5)
+NUMBERS = [*(f"+49{shift}" for shift in range(4)), make_call(1).callee, make_call(1).caller]
 numbers = st.sampled_from(CALLS)
 STEPS = st.one_of(
     st.tuples(st.just("record"), numbers, st.integers(0, 3), st.booleans(), st.sampled_from("ab")),
@@ -87,11 +90,12 @@ class History:
                 name.decode(): sorted(
                     (bytes(key), bytes(value)) for key, value in view.cursor(name)
                 )
-                for name in (b"time", b"token", b"shared", b"erased", b"unfinished")
+                for name in (b"time", b"shared", b"erased", b"unfinished", b"due")
             }
             states = {one: view.state(one) for one in ids}
             names = {view.capture(name): name for name in ("a", "b")}
             return tables | {
+                "found": {text: self.found(view, text) for text in NUMBERS},
                 "calls": {one: self.call(view, one) for one in ids},
                 "states": {one: row._replace(capture=0) for one, row in states.items() if row},
                 "bound": {one: names.get(row.capture) for one, row in states.items()
@@ -100,6 +104,12 @@ class History:
                 "erasures": sorted(bytes(value) for _, value in view.cursor(b"erasure")),
                 "feed": sorted(bytes(key) for key, _ in view.cursor(b"fed") if key[:1] in b"or"),
             }  # fmt: skip
+
+    def found(self, view: Any, number: str) -> list[bytes]:
+        """Search rows themselves are numbered anew, and what no record means any more is gone."""
+        pools = [Labels(0, self.parts.keyring)]
+        calls, _ = search(view, m.Search(number=number), pools, self.call)
+        return [call.id for call in calls]
 
     def call(self, view: Any, one: bytes) -> m.Call:
         sealed = view.get(b"record", one)

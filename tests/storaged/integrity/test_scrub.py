@@ -10,7 +10,7 @@ import pytest
 
 from spanvault import messages as m
 from storaged.faults import Fault
-from storaged.index import damage
+from storaged.index import callrows, damage
 from storaged.integrity import medium
 from storaged.integrity.scrub import FLOOR, SEEK, Pace
 from storaged.recordings.reading import Reader
@@ -145,9 +145,7 @@ def test_pool_that_is_away_is_not_so_much_damage(checked):
 
 def erase(parts: Parts, number: int) -> None:
     parts.index.write(
-        lambda writing: writing.remove_call(
-            call_id(number), make_call(number), parts.keyring.index_key
-        )
+        lambda writing: callrows.remove_call(writing, call_id(number), make_call(number))
     )
     parts.pool.path(call_id(number)).unlink()
 

@@ -2,9 +2,11 @@
 
 import hmac
 import struct
+import unicodedata
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
@@ -50,3 +52,19 @@ def open_record(call: bytes, sealed: bytes, dek: bytes) -> bytes:
         return AESGCM(key).decrypt(sealed[16:28], sealed[28:], call + sealed[:16])
     except InvalidTag:
         raise Fault("record") from None
+
+
+def search_row(
+    index_key: bytes, dek: bytes, place: tuple[int, int], text: tuple[str, str], number: int
+) -> bytes:
+    """The key of a row that leads to a call of a number (kind n) or Call-ID (c). FORMAT.md §6.
+
+    place: tier and id of the day's key, whose bytes are dek. number: the how manieth that day.
+    """
+    kind, said = text
+    normal = unicodedata.normalize("NFC", said).encode()
+    token = int.from_bytes(hmac.digest(index_key, kind.encode() + normal, "sha256")[:16], "big")
+    key = HKDFExpand(hashes.SHA256(), 32, b"spanvault label/1").derive(dek)
+    block = ((token + number) % (1 << 128)).to_bytes(16, "big")
+    label = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(block)
+    return bytes((place[0],)) + place[1].to_bytes(7, "big") + label

@@ -1,0 +1,248 @@
+"""Days whose calls were erased are brought under new keys, and the old keys are destroyed.
+
+An erased call's search rows lie on in LMDB's free pages, and in gaps of pages in use, whatever is
+deleted: so the key of their day must go, and the day's other rows first under another
+(storaged.index.labels). That is done behind the erasure, some rows at a time, as days may have
+millions: the table `due` says which keys have to go, and survives a crash. Rows are moved a
+transaction at a time; when a key has none left it is destroyed, with one new root for all that are
+ready, and the erasures that waited for it are told of again. FORMAT.md §12. Pace: storaged.serving.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+import lmdb
+import msgspec
+
+from spanvault.messages import Erasure, RekeyedPage
+from spanvault.rules import POOLS
+from storaged.faults import Fault
+from storaged.format.keypage import SLOTS
+from storaged.format.ledger import DayKey, Place
+from storaged.format.walk import Steps
+from storaged.index import erasures, labels
+from storaged.index import rows as tables
+from storaged.index.environment import Index
+from storaged.index.labels import Labels
+from storaged.index.view import View
+from storaged.index.writing import Writing
+from storaged.keys.keyring import Dropped
+from storaged.keys.pagefiles import page_name
+from storaged.pools.vaults import BASE, Vault, Vaults
+
+log = logging.getLogger(__name__)
+ROWS: Final = 4096  # of a transaction; some 40 ms
+AT_ONCE: Final = 64  # days whose keys are destroyed with one root
+_AGAIN_S: Final = 60  # between two tries where something has to be mended first
+
+
+class Converter:
+    """Carries out what is due. For the thread of requests.
+
+    late: whether recording waits for the disk; it may be set later.
+    """
+
+    def __init__(self, index: Index, vaults: Vaults, clock_ns: Callable[[], int]) -> None:
+        self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
+        self.late: Callable[[], bool] = lambda: False
+        self.fault: str | None = None  # one line, while it cannot go on
+        self._not_before_ns = 0
+
+    def fields(self, view: View) -> dict[str, Any]:
+        """What a StatusReply tells of it."""
+        due = erasures.due(view)
+        waiting = sorted({POOLS[tier] for tier, _ in due if self._is_locked(tier)})
+        state = self.fault or (f"waits for {', '.join(waiting)} to be unlocked" if waiting else "")
+        return {
+            "days_due": len(due),
+            "erasures": len({one for waited in due.values() for one in waited}),
+            "state": state or ("converts" if due else "rests"),
+        }
+
+    def converting(self) -> Steps[None]:
+        """Carry out what is due now, in steps of some rows. Never raises what a disk does."""
+        if self._clock_ns() < self._not_before_ns or self.late():
+            return
+        try:
+            yield from self._converting()
+            self.fault = None
+        except lmdb.PanicError:
+            raise
+        except (Fault, OSError, lmdb.Error) as error:
+            self._put_off(error)
+
+    def _converting(self) -> Steps[None]:
+        with self._index.reading() as view:
+            if view.number(tables.IMPORTING):
+                return  # a restore puts other key files in place
+            begun = {one.id for one in erasures.unfinished(view)}
+            due = [
+                key for key, waited in erasures.due(view).items()
+                if not self._is_locked(key[0]) and not waited & begun
+            ]  # fmt: skip
+            days = {(one.tier, key): one.day for one in labels.days(view) for key in one.key_ids}
+        faults: list[Fault] = []
+        for at in range(0, len(due), AT_ONCE):
+            ready = []
+            for tier, key_id in due[at : at + AT_ONCE]:
+                try:
+                    _check_page(self._vaults.of(tier), key_id)
+                    if (day := days.get((tier, key_id))) is not None:
+                        yield from self._empty(self._vaults.of(tier), day, key_id)
+                    ready.append((tier, key_id))
+                except Fault as fault:  # one day that is damaged must not keep the others
+                    faults.append(fault)
+            yield from self._destroying(ready)
+        if faults:
+            raise faults[0]
+
+    # --- rows ------------------------------------------------------------------------------------
+
+    def _empty(self, vault: Vault, day: int, old: int) -> Steps[None]:
+        """Bring all rows of a day from one of its keys under a new one. Raises Fault."""
+        with contextlib.ExitStack() as held:
+            yield from self._vaults.holding(held)
+            new = self._begin(vault, day, old)
+        with self._index.reading() as view:
+            # Calls of erasures that come meanwhile go under the new key: that is due for them, too.
+            dead = _dead(view, vault, old)
+
+        at: bytes | None = b""
+        while at is not None:
+            at = self._index.write(
+                partial(_move_some, rows=vault.labels, day=day, keys=(old, new), dead=dead, at=at)
+            )
+            yield
+            while self.late():
+                yield
+
+    def _begin(self, vault: Vault, day: int, old: int) -> int:
+        """The key that a day's rows go under, and from now on new ones; all pools are held."""
+        with self._index.reading() as view:
+            ids = labels.key_ids(view, day, vault.tier)
+        if ids[0] != old:
+            return ids[0]  # a crash came between
+        new = vault.take_key(self._index)
+
+        def put(writing: Writing, place: Place) -> None:
+            writing.put_ledger(vault.tier, place)
+            labels.put_key_ids(writing, day, vault.tier, (new, *ids))
+
+        with vault.noting([DayKey(day, new).entry()], self._clock_ns()) as place:
+            self._index.write(lambda writing: put(writing, place))
+        return new
+
+    # --- keys ------------------------------------------------------------------------------------
+
+    def _destroying(self, ready: Sequence[tuple[int, int]]) -> Steps[None]:
+        """Destroy keys that open no row any more, all of a pool with one new root."""
+        if not ready:
+            return
+        with contextlib.ExitStack() as held:
+            yield from self._vaults.holding(held)
+            self._destroy([key for key in ready if not self._is_locked(key[0])])
+
+    def _destroy(self, ready: Sequence[tuple[int, int]]) -> None:
+        dropped, before = dict[str, Dropped](), list[RekeyedPage]()
+        for tier in sorted({tier for tier, _ in ready}):
+            vault, ids = self._vaults.of(tier), [key_id for each, key_id in ready if each == tier]
+            before += _pages(vault, ids)
+            dropped[vault.name] = vault.keyring.drop(ids)
+            vault.labels.forget(ids)
+        with self._index.reading() as view:
+            ended = [self._ended(one, dropped) for one in _released(view, set(ready))]
+
+        def end(writing: Writing, place: Place) -> None:
+            writing.put_ledger(self._vaults.base.tier, place)
+            for name in gone_pages(_after(page, dropped) for page in before):
+                writing.withdraw(tables.KEYS_CHANGED, name.encode())
+            for name in (name for one in dropped.values() for name in one.files):
+                writing.announce(tables.KEYS_CHANGED, name.encode())
+            erasures.rows_gone(writing, ready, ended)
+
+        entries = [erasures.entry(one) for one in ended]
+        with self._vaults.base.noting(entries, self._clock_ns()) as place:
+            self._index.write(lambda writing: end(writing, place))
+        for one in ended:
+            log.info("Search rows of erased calls are gone", extra={"ERASURE": one.id.hex()})
+
+    def _ended(self, erasure: Erasure, dropped: dict[str, Dropped]) -> Erasure:
+        epochs = {name: one.epoch for name, one in dropped.items() if name in erasure.epochs}
+        pages = [
+            msgspec.structs.replace(
+                page, after=self._vaults.named(page.pool).keyring.generation(page.page)
+            )
+            for page in erasure.day_pages
+        ]  # fmt: skip
+        return msgspec.structs.replace(
+            erasure, epochs=erasure.epochs | epochs, day_pages=pages, rows_gone_ns=self._clock_ns()
+        )
+
+    # --- what keeps it ---------------------------------------------------------------------------
+
+    def _is_locked(self, tier: int) -> bool:
+        return not self._vaults.has(POOLS[tier]) or self._vaults.of(tier).locked
+
+    def _put_off(self, error: Exception) -> None:
+        self._not_before_ns = self._clock_ns() + _AGAIN_S * 10**9
+        if (text := str(error)) != self.fault:
+            log.error("Search rows of erased calls cannot be made to go yet", extra={"FAULT": text})
+        self.fault = text
+
+
+def gone_pages(pages: Iterable[RekeyedPage]) -> Iterator[str]:
+    """Names of the key files that are no more, as the feed tells them."""
+    for page in pages:
+        prefix = "" if page.pool == BASE else f"{page.pool}/"
+        for generation in range(page.before, page.after):
+            yield prefix + page_name(page.page, generation)
+
+
+def _move_some(
+    writing: Writing, rows: Labels, day: int, keys: tuple[int, int], dead: set[bytes], at: bytes
+) -> bytes | None:
+    """Some rows of a day under another key: gives where to go on; None: the first is no more."""
+    behind = rows.convert(writing, keys, dead, at, ROWS)
+    if behind is None:
+        ids = labels.key_ids(writing, day, rows.tier)
+        labels.put_key_ids(writing, day, rows.tier, [one for one in ids if one != keys[0]])
+    return behind
+
+
+def _check_page(vault: Vault, key_id: int) -> None:
+    """Raise Fault if a key's page is damaged: before anything is done. Destroyed is as well."""
+    try:
+        vault.dek(key_id)
+    except Fault as fault:
+        if fault.code != "not_found":
+            raise
+
+
+def _dead(view: View, vault: Vault, key_id: int) -> set[bytes]:
+    """The calls whose erasure waits for a key: their rows are not brought under another."""
+    ids = set[bytes]()
+    for erasure_id in erasures.due(view).get((vault.tier, key_id), ()):
+        if erasure := erasures.find(view, erasure_id):
+            ids.update(one.id for one in erasure.recordings if one.pool == vault.name)
+    return ids
+
+
+def _released(view: View, gone: set[tuple[int, int]]) -> list[Erasure]:
+    """The erasures that wait for these keys and for no others."""
+    due = erasures.due(view)
+    waited = {one for key in gone for one in due.get(key, ())}
+    waited -= {one for key, ids in due.items() if key not in gone for one in ids}
+    found = [erasures.find(view, one) for one in sorted(waited)]
+    return [msgspec.structs.replace(one, receipts=[], pending=[]) for one in found if one]
+
+
+def _pages(vault: Vault, ids: Iterable[int]) -> list[RekeyedPage]:
+    pages = sorted({key_id // SLOTS for key_id in ids})
+    return [RekeyedPage(vault.name, page, vault.keyring.generation(page), -1) for page in pages]
+
+
+def _after(page: RekeyedPage, dropped: dict[str, Dropped]) -> RekeyedPage:
+    return msgspec.structs.replace(page, after=dropped[page.pool].generations[page.page])

@@ -1,0 +1,232 @@
+"""Search rows of erased calls go: their day gets a new key, the old one is destroyed.
+
+What is written down: FORMAT.md §12.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from spanvault import messages as m
+from storaged.erasing import converting
+from storaged.erasing.converting import Converter
+from storaged.faults import Fault
+from storaged.format.walk import finish
+from storaged.index import erasures, labels
+from storaged.keys.keyring import Keyring
+from tests.storaged.requests.test_desk import Counter
+from tests.support.vault import START, Parts, call_id, make_call
+
+ONE, TWO = call_id(1), call_id(2)
+CALLEE = make_call(1).callee
+CALLS = 12
+
+
+class Crash(BaseException):
+    """As if the process were killed."""
+
+
+@pytest.fixture
+def counter(parts: Parts) -> Iterator[Counter]:
+    made = Counter(parts)
+    made.parts.commit(calls=[make_call(number) for number in range(CALLS)])
+    yield made
+    made.access.close()
+
+
+def erase(counter: Counter, *numbers: int) -> m.EraseReply:
+    return counter.ask(m.Erase([call_id(number) for number in numbers], "asked for"))
+
+
+def found(counter: Counter, **wanted: Any) -> list[bytes]:
+    return sorted(call.id for call in counter.ask(m.Search(**wanted)).calls)
+
+
+def day_key(counter: Counter, day: int = labels.day_of(START)) -> int:
+    with counter.parts.index.reading() as view:
+        return labels.key_ids(view, day, 0)[0]
+
+
+def rows(counter: Counter) -> list[tuple[int, bytes]]:
+    """Key id and call of every search row."""
+    with counter.parts.index.reading() as view:
+        return [(labels.parse_slot(bytes(key))[1], bytes(value)[8:])
+                for key, value in view.cursor(b"label")]  # fmt: skip
+
+
+def facts(counter: Counter, call: bytes) -> dict[str, Any]:
+    return json.loads(counter.ask(m.Certify(call)).document)["certificate"]["search_rows"]
+
+
+def again(counter: Counter) -> Counter:
+    """After a crash and a restart."""
+    counter.access.close()
+    made = Counter(counter.parts.again())
+    made.eraser.finish()
+    return made
+
+
+def is_gone(counter: Counter, key_id: int) -> bool:
+    try:
+        counter.parts.keyring.dek(key_id)
+    except Fault as fault:
+        return fault.code == "not_found"
+    return False
+
+
+def test_certificate_says_when_no_key_opens_the_rows_any_more(counter):
+    old = day_key(counter)
+    assert erase(counter, 1).days == 1
+    assert facts(counter, ONE)["gone_at"] is None
+    assert not is_gone(counter, old)
+    counter.convert()
+    told = facts(counter, ONE)
+    assert told["gone_at"] is not None
+    assert [(key["key"], key["generation_after"]) for key in told["keys"]] == [(old, 2)]
+    assert is_gone(counter, old)
+
+
+def test_neighbours_are_found_before_and_after_and_the_erased_call_never(counter):
+    others = sorted(call_id(number) for number in range(CALLS) if number != 1)
+    erase(counter, 1)
+    for _ in range(2):
+        assert found(counter, number=CALLEE) == others
+        assert found(counter, number=make_call(1).caller) == []
+        counter.convert()
+    new = day_key(counter)
+    assert {key_id for key_id, _ in rows(counter)} == {new}
+    assert ONE not in {call for _, call in rows(counter)}
+
+
+def test_in_the_midst_everything_is_found_and_new_calls_too(counter, monkeypatch):
+    monkeypatch.setattr(converting, "ROWS", 5)
+    erase(counter, 1)
+    there = {call_id(number) for number in range(CALLS) if number != 1}
+    for number, _ in enumerate(counter.desk.converting(), CALLS):
+        counter.parts.commit(calls=[make_call(number)])
+        there.add(call_id(number))
+        assert found(counter, number=CALLEE) == sorted(there)
+    assert len(there) > CALLS + 3
+    assert len({key_id for key_id, _ in rows(counter)}) == 1
+
+
+def test_erased_while_its_day_is_under_way_waits_for_another_key(counter, monkeypatch):
+    monkeypatch.setattr(converting, "ROWS", 5)
+    erase(counter, 1)
+    first = day_key(counter)
+    under_way = counter.desk.converting()
+    next(under_way)
+    assert erase(counter, 2).days == 2
+    second = day_key(counter)
+    finish(under_way)
+    assert (facts(counter, ONE)["gone_at"] is None, is_gone(counter, first)) == (False, True)
+    assert (facts(counter, TWO)["gone_at"] is None, is_gone(counter, second)) == (True, False)
+    counter.convert()
+    assert facts(counter, TWO)["gone_at"] is not None
+    assert is_gone(counter, second)
+    assert not {ONE, TWO} & {call for _, call in rows(counter)}
+
+
+def test_batch_over_many_days_takes_few_roots_and_one_erasure_says_when(counter, monkeypatch):
+    days = range(2, 40)
+    calls = [make_call(100 + day, started_ns=START + day * labels.DAY_NS) for day in days]
+    counter.parts.commit(calls=calls)
+    epoch = counter.parts.keyring.epoch
+    assert erase(counter, *(100 + day for day in days)).days == len(days)
+    counter.convert()
+    assert counter.parts.keyring.epoch == epoch + 2
+    assert facts(counter, calls[0].id)["gone_at"]
+    assert found(counter) == sorted(call_id(number) for number in range(CALLS))
+
+
+@pytest.mark.parametrize("step", ["_begin", "_move_some", "_destroy", "drop", "rows_gone"])
+def test_crash_at_any_step_is_gone_on_with_after_the_restart(counter, monkeypatch, step):
+    monkeypatch.setattr(converting, "ROWS", 5)
+    old = day_key(counter)
+    erase(counter, 1)
+    owner = {"drop": Keyring, "rows_gone": erasures, "_move_some": converting}.get(step, Converter)
+    real, calls = getattr(owner, step), []
+
+    def crash(*given: Any, **more: Any) -> Any:
+        calls.append(given)
+        if len(calls) > (2 if step == "_move_some" else 0):
+            raise Crash
+        return real(*given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, step, crash)
+        with pytest.raises(Crash):
+            counter.convert()
+    counter = again(counter)
+    assert facts(counter, ONE)["gone_at"] is None
+    counter.convert()
+    assert facts(counter, ONE)["gone_at"] is not None
+    assert is_gone(counter, old)
+    assert found(counter, number=CALLEE) == sorted(
+        call_id(number) for number in range(CALLS) if number != 1
+    )
+    assert len({key_id for key_id, _ in rows(counter)}) == 1
+
+
+def test_call_that_changed_its_day_is_gone_from_both(counter):
+    moved = make_call(1, revision=1, started_ns=START + labels.DAY_NS)
+    counter.parts.commit(calls=[moved])
+    keys = [day_key(counter), day_key(counter, labels.day_of(moved.started_ns))]
+    assert erase(counter, 1).days == 2
+    counter.convert()
+    assert all(is_gone(counter, key_id) for key_id in keys)
+
+
+def test_day_that_cannot_be_opened_is_told_and_keeps_no_other(counter):
+    counter.parts.commit(calls=[make_call(50, started_ns=START + labels.DAY_NS)])
+    erase(counter, 1, 50)
+    bad, good = day_key(counter), day_key(counter, labels.day_of(START) + 1)
+    ring, real = counter.parts.keyring, counter.parts.keyring.dek
+
+    def dek(key_id: int) -> bytes:
+        if key_id == bad:
+            raise Fault("locked", "key page 0 does not authenticate")
+        return real(key_id)
+
+    ring.dek = dek  # type: ignore[method-assign]
+    counter.convert()
+    ring.dek = real  # type: ignore[method-assign]
+    assert is_gone(counter, good)
+    with counter.parts.index.reading() as view:
+        told = counter.eraser.converter.fields(view)
+    assert told["days_due"] == 1
+    assert "does not authenticate" in told["state"]
+
+
+def test_disk_that_fails_is_told_and_tried_again(counter, monkeypatch):
+    erase(counter, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("storaged.keys.pagefiles.files.replace_all", full)
+        counter.convert()
+    converter = counter.eraser.converter
+    assert "No space" in (converter.fault or "")
+    counter.convert()  # not before a while
+    assert facts(counter, ONE)["gone_at"] is None
+    converter._not_before_ns = 0
+    counter.convert()
+    assert (converter.fault, bool(facts(counter, ONE)["gone_at"])) == (None, True)
+
+
+def test_locked_pool_waits_for_its_key(counter):
+    erase(counter, 1)
+    (base,) = counter.parts.vaults
+    ring, base._ring = base._ring, None
+    counter.convert()
+    with counter.parts.index.reading() as view:
+        assert counter.eraser.converter.fields(view) == {
+            "days_due": 1, "erasures": 1, "state": "waits for base to be unlocked",
+        }  # fmt: skip
+    base._ring = ring
+    counter.convert()
+    assert facts(counter, ONE)["gone_at"] is not None
