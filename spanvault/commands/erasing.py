@@ -246,7 +246,7 @@ def _until_gone(client: Client, erased: bytes, until_s: float) -> bool:
     while not next(client.erasures(erased)).rows_gone_ns:
         if time.monotonic() >= until_s:
             return False
-        time.sleep(0.1)
+        time.sleep(0.25)
     return True
 
 

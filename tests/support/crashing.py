@@ -21,6 +21,7 @@ from spanvault.chunk import NO_MEDIA
 from tests.support.crashacts import ACTS
 from tests.support.forked import Forked
 from tests.support.kept import (
+    converted,
     drained,
     left_over,
     lost,
@@ -141,6 +142,8 @@ def steps_of(rig: Forked, load: Load, template: Path) -> Traced:
         assert len(sender.acknowledged) == len(load.sent)
     if load.sorts:
         drained(rig.client("operator"))
+    if load.erased or load.moved:
+        converted(rig.client("operator"))
     rig.end()
     traced = read_trace(trace)
     return traced._replace(steps=[step for step in traced.steps if load.tries(step)])
@@ -197,7 +200,7 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
     if not load.task:
         sender.send_all()
     acknowledged = set(sender.acknowledged)
-    rig.wait_for_end(20.0 if load.task else 2.0)
+    rig.wait_for_end(20.0 if load.task or load.erased or load.moved else 2.0)
     if (code := rig.end()) != -signal.SIGKILL:
         return Outcome(step, len(acknowledged), [f"storaged ended by itself with code {code}"])
     before = Remains.of(rig.store)
@@ -218,6 +221,7 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
             return Outcome(step, len(acknowledged), faults)
         sender.send_all()
         drained(operator)
+        converted(operator)
         Sender(rig, [AFTERWARDS]).send_all()
         load = load._replace(sent=[*load.sent, AFTERWARDS])
         found = stored(operator, load)

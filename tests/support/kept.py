@@ -23,6 +23,14 @@ def drained(operator: Client) -> None:
         time.sleep(0.005)
 
 
+def converted(operator: Client) -> None:
+    """Wait until no key opens search rows of erased calls: that follows behind the answer."""
+    end = time.monotonic() + 20
+    while operator.ask(m.Status())[0].fields["erasing"]["days_due"]:
+        assert time.monotonic() < end, "search rows of erased calls stay"
+        time.sleep(0.005)
+
+
 Found = dict[bytes, tuple[m.GetReply, list[tuple[bytes, int, int, bytes]]]]
 
 
