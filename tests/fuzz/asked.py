@@ -343,7 +343,9 @@ def reindex(data: bytes) -> None:
             path.write_bytes(content[:at] if choose.number(8) == 7 else content)
         fresh = Index(folder("index"), 16 << 20)
         try:
-            made = Rebuilder(fresh, parts.vaults.base, Report(20_000), lambda phase, done: None)
+            made = Rebuilder(
+                fresh, parts.vaults.base, Report(20_000), lambda phase, done: None, lambda: START
+            )
             made.ledger(), made.objects(), made.records()
         finally:
             fresh.close()

@@ -24,7 +24,7 @@ from spanvault.messages import Batch, Erasure
 from storaged.faults import Fault
 from storaged.format import keypage, record, seeking, walk
 from storaged.format.sealing import DATA, EVENTS, HEADER_BYTES, LAST, ObjectWriter
-from storaged.index import erasures
+from storaged.index import erasures, labels
 from storaged.index.binding import Binding
 from storaged.index.environment import Index
 from storaged.index.rows import TABLES, Reach
@@ -190,6 +190,7 @@ def read_rows(data: bytes) -> None:
         def put(writing: Writing, value: bytes = value) -> None:
             for name in TABLES:
                 writing.put(name, one, value)
+            writing.put(b"day", one[:5], value)
             writing.put(b"meta", b"counter", value)
 
         if value:
@@ -199,6 +200,7 @@ def read_rows(data: bytes) -> None:
         def clear(writing: Writing) -> None:
             for name in TABLES:
                 writing.delete(name, one)
+            writing.delete(b"day", one[:5])
             writing.delete(b"meta", b"counter")
 
         tables.write(clear)
@@ -217,6 +219,7 @@ def _ask(tables: Index, one: bytes) -> None:
             lambda: view.number(b"counter"), lambda: erasures.find(view, one),
             lambda: erasures.unfinished(view), lambda: list(view.changes(0, 5)),
             lambda: list(erasures.newest_first(view, None)), lambda: erasures.targets(view),
+            lambda: list(labels.days(view)),
         ):  # fmt: skip
             with suppress(*NAMED):
                 ask()

@@ -123,6 +123,7 @@ PARSERS: Final[dict[str, tuple[str, ...]]] = {
     "storaged.pools.intake": ("intake",),
     "storaged.keys.intakekeys": ("intake",),
     "storaged.format.keypage": ("root", "page"),
+    "storaged.index.labels": ("rows",),
     "storaged.pools.layout": ("log",),
     "storaged.format.ledger": ("ledger",),
     "storaged.pools.ledgerfile": ("ledger", "reindex"),
