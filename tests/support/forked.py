@@ -61,11 +61,12 @@ class Forked(Rig):
             pass
         os.close(ended)
 
-    def wait_for_end(self, timeout_s: float) -> None:
-        """Until the daemon has died, at most so long."""
+    def wait_for_end(self, timeout_s: float) -> bool:
+        """Until the daemon has died, at most so long; tells whether it has."""
         ended = os.pidfd_open(self.pid)
-        select.select([ended], [], [], timeout_s)
+        died, _, _ = select.select([ended], [], [], timeout_s)
         os.close(ended)
+        return bool(died)
 
     def keep_key(self, *, apart: bool) -> None:
         """Put the unlock key where storaged finds it, or where it does not."""
