@@ -26,7 +26,6 @@ from storaged.format.walk import Steps
 from storaged.index import erasures, labels
 from storaged.index import rows as tables
 from storaged.index.environment import Index
-from storaged.index.labels import Labels
 from storaged.index.view import View
 from storaged.index.writing import Writing
 from storaged.keys.keyring import Dropped
@@ -36,7 +35,7 @@ from storaged.pools.vaults import BASE, Vault, Vaults
 log = logging.getLogger(__name__)
 ROWS: Final = 4096  # of a transaction; some 40 ms
 AT_ONCE: Final = 64  # days whose keys are destroyed with one root
-_AGAIN_S: Final = 60  # between two tries where something has to be mended first
+_AGAIN_NS: Final = 60 * 10**9  # between two tries where something has to be mended first
 
 
 class Converter:
@@ -56,6 +55,8 @@ class Converter:
         due = erasures.due(view)
         waiting = sorted({POOLS[tier] for tier, _ in due if self._is_locked(tier)})
         state = self.fault or (f"waits for {', '.join(waiting)} to be unlocked" if waiting else "")
+        if due and _is_restored(view):
+            state = "waits for the end of a restore: the first call that is recorded or erased"
         return {
             "days_due": len(due),
             "erasures": len({one for waited in due.values() for one in waited}),
@@ -64,7 +65,8 @@ class Converter:
 
     def converting(self) -> Steps[None]:
         """Carry out what is due now, in steps of some rows. Never raises what a disk does."""
-        if self._clock_ns() < self._not_before_ns or self.late():
+        wait_ns = self._not_before_ns - self._clock_ns()
+        if 0 < wait_ns <= _AGAIN_NS or self.late():  # more: the clock was set back
             return
         try:
             yield from self._converting()
@@ -76,14 +78,14 @@ class Converter:
 
     def _converting(self) -> Steps[None]:
         with self._index.reading() as view:
-            if view.number(tables.IMPORTING):
-                return  # a restore puts other key files in place
+            if _is_restored(view):
+                return
             begun = {one.id for one in erasures.unfinished(view)}
             due = [
                 key for key, waited in erasures.due(view).items()
                 if not self._is_locked(key[0]) and not waited & begun
             ]  # fmt: skip
-            days = {(one.tier, key): one.day for one in labels.days(view) for key in one.key_ids}
+            days = _days_by_key(view)
         faults: list[Fault] = []
         for at in range(0, len(due), AT_ONCE):
             ready = []
@@ -113,7 +115,7 @@ class Converter:
         at: bytes | None = b""
         while at is not None:
             at = self._index.write(
-                partial(_move_some, rows=vault.labels, day=day, keys=(old, new), dead=dead, at=at)
+                partial(vault.labels.convert, keys=(old, new), dead=dead, at=at, most=ROWS)
             )
             yield
             while self.late():
@@ -154,9 +156,13 @@ class Converter:
             vault.labels.forget(ids)
         with self._index.reading() as view:
             ended = [self._ended(one, dropped) for one in _released(view, set(ready))]
+            days = _days_by_key(view)
 
         def end(writing: Writing, place: Place) -> None:
             writing.put_ledger(self._vaults.base.tier, place)
+            for tier, key_id in ready:
+                if (day := days.get((tier, key_id))) is not None:
+                    labels.remove_key_id(writing, day, tier, key_id)
             for name in gone_pages(_after(page, dropped) for page in before):
                 writing.withdraw(tables.KEYS_CHANGED, name.encode())
             for name in (name for one in dropped.values() for name in one.files):
@@ -173,7 +179,7 @@ class Converter:
         epochs = {name: one.epoch for name, one in dropped.items() if name in erasure.epochs}
         pages = [
             msgspec.structs.replace(
-                page, after=self._vaults.named(page.pool).keyring.generation(page.page)
+                page, after=self._vaults.named(page.pool).generation(page.page)
             )
             for page in erasure.day_pages
         ]  # fmt: skip
@@ -187,7 +193,7 @@ class Converter:
         return not self._vaults.has(POOLS[tier]) or self._vaults.of(tier).locked
 
     def _put_off(self, error: Exception) -> None:
-        self._not_before_ns = self._clock_ns() + _AGAIN_S * 10**9
+        self._not_before_ns = self._clock_ns() + _AGAIN_NS
         if (text := str(error)) != self.fault:
             log.error("Search rows of erased calls cannot be made to go yet", extra={"FAULT": text})
         self.fault = text
@@ -201,15 +207,14 @@ def gone_pages(pages: Iterable[RekeyedPage]) -> Iterator[str]:
             yield prefix + page_name(page.page, generation)
 
 
-def _move_some(
-    writing: Writing, rows: Labels, day: int, keys: tuple[int, int], dead: set[bytes], at: bytes
-) -> bytes | None:
-    """Some rows of a day under another key: gives where to go on; None: the first is no more."""
-    behind = rows.convert(writing, keys, dead, at, ROWS)
-    if behind is None:
-        ids = labels.key_ids(writing, day, rows.tier)
-        labels.put_key_ids(writing, day, rows.tier, [one for one in ids if one != keys[0]])
-    return behind
+def _days_by_key(view: View) -> dict[tuple[int, int], int]:
+    """The days whose rows may lie under keys, by tier and key id."""
+    return {(one.tier, key): one.day for one in labels.days(view) for key in one.key_ids}
+
+
+def _is_restored(view: View) -> bool:
+    """Whether a replica may still put its key files in place of ours, with what we destroyed."""
+    return view.number(tables.IMPORTING) == tables.KEYS_WELCOME
 
 
 def _check_page(vault: Vault, key_id: int) -> None:

@@ -171,6 +171,8 @@ class Eraser:
     ) -> None:
         """The intent; what leads to a call can only be found while its record still opens."""
         writing.put_ledger(self._vaults.base.tier, place)
+        if writing.number(tables.IMPORTING):
+            writing.set_number(tables.IMPORTING, tables.KEYS_DESTROYED)
         erasures.begin(writing, erasure)
         for one in doomed:
             callrows.remove_call(writing, one.erased.id, one.call)

@@ -83,7 +83,7 @@ def due(view: View) -> dict[tuple[int, int], set[bytes]]:
 def rows_gone(writing: Writing, gone: Iterable[tuple[int, int]], ended: Iterable[Erasure]) -> None:
     """Note that keys of days were destroyed, and that some erasures waited for no others.
 
-    Replicas are told of those again: they have key pages to destroy.
+    Replicas are told of those again, and have to confirm again: they have key pages to destroy.
     """
     waited = due(writing)
     for tier, key_id in gone:
@@ -91,6 +91,8 @@ def rows_gone(writing: Writing, gone: Iterable[tuple[int, int]], ended: Iterable
             writing.delete(b"due", labels.slot(tier, key_id) + erasure_id)
     for erasure in ended:
         writing.put(b"erasure", erasure.id, _encode(erasure))
+        for name in targets(writing):
+            writing.delete(b"confirmed", erasure.id + name.encode())
         writing.announce(tables.ERASED, erasure.id)
 
 

@@ -87,6 +87,12 @@ def put_key_ids(writing: Writing, day: int, tier: int, ids: Iterable[int]) -> No
     writing.put(b"day", _DAY.pack(day + _EPOCH, tier), b"".join(map(_KEY_ID.pack, ids)))
 
 
+def remove_key_id(writing: Writing, day: int, tier: int, key_id: int) -> None:
+    """Take a key from a day, once it is destroyed: until then an erasure has to wait for it."""
+    ids = key_ids(writing, day, tier)
+    put_key_ids(writing, day, tier, [one for one in ids if one != key_id])
+
+
 def days(view: View, newest: int = _EPOCH - 1, oldest: int = -_EPOCH) -> Iterator[Days]:
     """The days between two, both included, newest first; of one day the highest tier first."""
     cursor = view.cursor(b"day")
@@ -177,6 +183,8 @@ class Labels:
         """
         old, new = keys
         rows = _rows_under(writing, slot(self.tier, old), at, most)
+        if not rows:
+            return None  # and perhaps its key is gone: a crash came between
         blocks = self.ciphers(old).decrypt(b"".join(key[SLOT_BYTES:] for key, _ in rows))
         left = most
         for number, (key, _) in enumerate(rows):

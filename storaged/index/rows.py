@@ -30,7 +30,9 @@ KEYS_CHANGED: Final = b"k"
 ERASED: Final = b"e"
 LOG_HEAD: Final = b"l"
 
-IMPORTING: Final = b"importing"  # counters of table meta
+IMPORTING: Final = b"importing"  # counters of table meta; this one: 0, or one of the next two
+KEYS_WELCOME: Final = 1  # an import may bring key files
+KEYS_DESTROYED: Final = 2  # it goes on, but keys went here since: a replica's would bring them back
 RESERVED: Final = b"reserved"
 UNINDEXED: Final = b"unindexed/"  # and a pool's name: it was locked when the index was made anew
 LEDGER: Final = b"ledger/"  # and a pool's tier: how far its ledger is acknowledged

@@ -24,7 +24,16 @@ from storaged.format.sealing import HEADER_BYTES, Header
 from storaged.index import callrows, erasures, ledgerheads
 from storaged.index import rows as tables
 from storaged.index.environment import Index
-from storaged.index.rows import FINAL, IMPORTING, OBJECT, SEALED, State, reserved
+from storaged.index.rows import (
+    FINAL,
+    IMPORTING,
+    KEYS_DESTROYED,
+    KEYS_WELCOME,
+    OBJECT,
+    SEALED,
+    State,
+    reserved,
+)
 from storaged.index.writing import Writing
 from storaged.keys.keyring import Keyring
 from storaged.keys.rootfile import ROOT
@@ -96,6 +105,9 @@ class Restorer:
         if not (found := _KEY_FILE.fullmatch(name)):
             raise Fault("invalid", f"{name[:64]!r} is no name of a key file")
         pool, page = found[1], found[3]
+        if self._keys_went():
+            self._check_known(name)
+            return  # ours is the same without the keys that went
         another = self._keyring.store_id.hex() != wanted.store_id
         if name == ROOT:
             self._keyring.replace_root(data, wanted.store_id)
@@ -110,6 +122,21 @@ class Restorer:
         if becomes:
             self._vaults.base.pool.ledger.clear()
         self._open_pools()
+
+    def _keys_went(self) -> bool:
+        with self._index.reading() as view:
+            return view.number(IMPORTING) == KEYS_DESTROYED
+
+    def _check_known(self, name: str) -> None:
+        """Raise Fault unless there is this key file, in whatever generation."""
+        path = self._store.keys / name
+        if not any(path.parent.glob(f"{path.name.split('.')[0]}*")):
+            raise Fault(
+                "invalid",
+                f"{name} is new, and calls were erased here since the import began: a root that "
+                "names it could bring their keys back",
+                _NOT_EMPTY,
+            )
 
     def _open_pools(self) -> None:
         """Open the pools that base's root names and whose own root is here."""
@@ -268,7 +295,7 @@ def _took_keys(writing: Writing, name: str, tier: int, page: str | None, *, beco
     """
     writing.announce(tables.KEYS_CHANGED, name.encode())
     if name == ROOT:
-        writing.set_number(IMPORTING, 1)
+        writing.set_number(IMPORTING, KEYS_WELCOME)
     elif page is not None:
         behind = (int(page) + 1) * SLOTS
         writing.set_number(reserved(tier), max(writing.number(reserved(tier)), behind))

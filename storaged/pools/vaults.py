@@ -203,6 +203,13 @@ class Vault:
         """Whether a key file is this pool's, by its name in the feed."""
         return key_file.rpartition("/")[0] == ("" if self.name == BASE else self.name)
 
+    def generation(self, page: int) -> int:
+        """How often a key page was re-keyed, be the pool open or locked."""
+        if self._ring is not None:
+            return self._ring.generation(page)
+        return max((int(path.suffix[1:]) for path in self.keys.glob(f"page-{page:06d}.*[0-9]")),
+                   default=0)  # fmt: skip
+
     def key_files(self) -> list[str]:
         """Names of its key files as the feed tells them, pages before the root."""
         if self._ring is not None:

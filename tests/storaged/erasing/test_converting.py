@@ -141,17 +141,17 @@ def test_batch_over_many_days_takes_few_roots_and_one_erasure_says_when(counter,
     assert found(counter) == sorted(call_id(number) for number in range(CALLS))
 
 
-@pytest.mark.parametrize("step", ["_begin", "_move_some", "_destroy", "drop", "rows_gone"])
+@pytest.mark.parametrize("step", ["_begin", "convert", "_destroy", "drop", "rows_gone"])
 def test_crash_at_any_step_is_gone_on_with_after_the_restart(counter, monkeypatch, step):
     monkeypatch.setattr(converting, "ROWS", 5)
     old = day_key(counter)
     erase(counter, 1)
-    owner = {"drop": Keyring, "rows_gone": erasures, "_move_some": converting}.get(step, Converter)
+    owner = {"drop": Keyring, "rows_gone": erasures, "convert": labels.Labels}.get(step, Converter)
     real, calls = getattr(owner, step), []
 
     def crash(*given: Any, **more: Any) -> Any:
         calls.append(given)
-        if len(calls) > (2 if step == "_move_some" else 0):
+        if len(calls) > (2 if step == "convert" else 0):
             raise Crash
         return real(*given, **more)
 
