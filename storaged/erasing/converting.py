@@ -53,7 +53,7 @@ class Converter:
     def fields(self, view: View) -> dict[str, Any]:
         """What a StatusReply tells of it."""
         due = erasures.due(view)
-        waiting = sorted({POOLS[tier] for tier, _ in due if self._is_locked(tier)})
+        waiting = sorted({name for tier, _ in due if (name := self._waits_for(tier))})
         state = self.fault or (f"waits for {', '.join(waiting)} to be unlocked" if waiting else "")
         if due and _is_restored(view):
             state = "waits for the end of a restore: the first call that is recorded or erased"
@@ -83,7 +83,7 @@ class Converter:
             begun = {one.id for one in erasures.unfinished(view)}
             due = [
                 key for key, waited in erasures.due(view).items()
-                if not self._is_locked(key[0]) and not waited & begun
+                if not self._waits_for(key[0]) and not waited & begun
             ]  # fmt: skip
             days = _days_by_key(view)
         faults: list[Fault] = []
@@ -145,7 +145,7 @@ class Converter:
             return
         with contextlib.ExitStack() as held:
             yield from self._vaults.holding(held)
-            self._destroy([key for key in ready if not self._is_locked(key[0])])
+            self._destroy([key for key in ready if not self._waits_for(key[0])])
 
     def _destroy(self, ready: Sequence[tuple[int, int]]) -> None:
         dropped, before = dict[str, Dropped](), list[RekeyedPage]()
@@ -189,8 +189,12 @@ class Converter:
 
     # --- what keeps it ---------------------------------------------------------------------------
 
-    def _is_locked(self, tier: int) -> bool:
-        return not self._vaults.has(POOLS[tier]) or self._vaults.of(tier).locked
+    def _waits_for(self, tier: int) -> str:
+        """The locked pool without which a pool's keys cannot go; empty: none."""
+        for name in (POOLS[tier], BASE):  # base's ledger has what is done
+            if not self._vaults.has(name) or self._vaults.named(name).locked:
+                return name
+        return ""
 
     def _put_off(self, error: Exception) -> None:
         self._not_before_ns = self._clock_ns() + _AGAIN_NS

@@ -86,6 +86,7 @@ class Steps:
         path = re.sub(r"[0-9a-f]{32}", "ID", path)
         path = re.sub(r"\d{12}\.[0-9a-f]{16}\.sealed", "BATCH", path)
         path = re.sub(r"[0-9a-f]{16}\.(moving|key)", r"KEY.\1", path)
+        path = re.sub(r"refused/\d+-[0-9a-f]{8}", "refused/REFUSED", path)
         path = re.sub(r"\d{20}\.[0-9a-f]{16}\.(sealed|part)", r"BATCH.\1", path)
         path = re.sub(r"\bnew-[0-9a-z_]+", "NEW", path)
         path = re.sub(r"objects/[0-9a-f]{2}\b", "objects/XX", path)

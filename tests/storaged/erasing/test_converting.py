@@ -129,6 +129,26 @@ def test_erased_while_its_day_is_under_way_waits_for_another_key(counter, monkey
     assert not {ONE, TWO} & {call for _, call in rows(counter)}
 
 
+def test_erased_between_the_rows_and_their_key_waits_for_that_key_too(counter, monkeypatch):
+    first, real = day_key(counter), Converter._destroying
+
+    def erased_before(self: Converter, ready: Any) -> Any:
+        assert erase(counter, 2).days == 2
+        return real(self, ready)
+
+    erase(counter, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Converter, "_destroying", erased_before)
+        counter.convert()
+    second = day_key(counter)
+    assert {key["key"] for key in facts(counter, TWO)["keys"]} == {first, second}
+    assert (is_gone(counter, first), is_gone(counter, second)) == (True, False)
+    assert facts(counter, TWO)["gone_at"] is None
+    counter.convert()
+    assert is_gone(counter, second)
+    assert facts(counter, TWO)["gone_at"] is not None
+
+
 def test_batch_over_many_days_takes_few_roots_and_one_erasure_says_when(counter, monkeypatch):
     days = range(2, 40)
     calls = [make_call(100 + day, started_ns=START + day * labels.DAY_NS) for day in days]
@@ -216,6 +236,23 @@ def test_disk_that_fails_is_told_and_tried_again(counter, monkeypatch):
     converter._not_before_ns = 0
     counter.convert()
     assert (converter.fault, bool(facts(counter, ONE)["gone_at"])) == (None, True)
+
+
+def test_clock_that_is_set_back_keeps_it_no_longer_than_the_fault(counter, monkeypatch):
+    erase(counter, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Keyring, "drop", failing)
+        counter.convert()
+    converter = counter.eraser.converter
+    assert converter.fault
+    year_ns, now_ns = 365 * labels.DAY_NS, converter._clock_ns
+    converter._clock_ns = lambda: now_ns() - year_ns
+    counter.convert()
+    assert (converter.fault, bool(facts(counter, ONE)["gone_at"])) == (None, True)
+
+
+def failing(*_: object) -> None:
+    raise OSError(5, "Input/output error")
 
 
 def test_locked_pool_waits_for_its_key(counter):

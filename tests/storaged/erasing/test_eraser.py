@@ -239,6 +239,22 @@ def test_place_that_the_feed_was_copied_to_has_to_follow(counter):
     assert counter.ask(m.ErasureReceipt(ONE, "siteb", 5, ""), who=REPLICATOR).code == "not_found"
 
 
+def test_place_has_to_follow_once_more_when_keys_of_days_are_gone(counter):
+    """It may have their key pages: what it confirmed before is not that they went."""
+    counter.ask(m.Feed(0, target="siteb"), who=REPLICATOR)
+    reply = erase(counter, ONE)
+    receipt = signed(counter, m.ErasureReceipt(reply.erasure, "siteb", 5, certificate.OVERWRITTEN))
+    position = counter.ask(m.Feed(0)).changes[-1].position
+    assert counter.ask(receipt, who=REPLICATOR) == m.Done()
+    counter.convert()
+    (erasure,) = counter.ask(m.Erasures()).erasures
+    assert (bool(erasure.rows_gone_ns), erasure.receipts, erasure.pending) == (True, [], ["siteb"])
+    assert [one.kind for one in counter.ask(m.Feed(position)).changes] == ["keys", "keys", "erase"]
+    assert counter.ask(receipt, who=REPLICATOR) == m.Done()
+    (erasure,) = counter.ask(m.Erasures()).erasures
+    assert (erasure.receipts, erasure.pending) == ([receipt], [])
+
+
 def test_feed_tells_of_keys_before_the_erasure_and_no_more_of_the_call(counter):
     erase(counter, ONE)
     changes = counter.ask(m.Feed(0)).changes

@@ -124,6 +124,29 @@ def test_batch_over_three_pools_gives_each_a_new_root_and_leaves_the_neighbours(
         assert name.replace(".1", ".0") not in names
 
 
+def test_search_rows_go_pool_by_pool_and_a_lock_between_keeps_no_other(three):
+    in_every_pool(three)
+    assert three.erase(BASE, CORE, SENSITIVE).days == 3
+    converter = three.counter.eraser.converter
+    base, core = three.pools["base"], three.pools["core"]
+    ring, base._ring = base._ring, None
+    three.counter.convert()
+    with three.parts.index.reading() as view:
+        assert converter.fields(view)["state"] == "waits for base to be unlocked"
+    base._ring = ring
+    core.lock()
+    three.counter.convert()
+    with three.parts.index.reading() as view:
+        told = converter.fields(view)
+    assert (told["days_due"], told["state"]) == (1, "waits for core to be unlocked")
+    three.unlock("core")
+    three.pools["sensitive"].lock()  # its key is gone already
+    three.counter.convert()
+    (erasure,) = three.ask(m.Erasures()).erasures
+    assert erasure.rows_gone_ns
+    assert {page.pool: page.after for page in erasure.day_pages} == dict.fromkeys(POOLS, 2)
+
+
 def test_locked_pool_refuses_the_whole_batch(three):
     in_every_pool(three)
     three.pools["sensitive"].lock()

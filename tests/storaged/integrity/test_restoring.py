@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from spanvault import messages as m
+from storaged.faults import Fault
 from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call
 
@@ -70,6 +71,52 @@ def test_import_again_changes_nothing(counter, empty):
     assert len(empty.ask(m.Search()).calls) == 1
     again = Counter(empty.parts.again())
     assert len(again.ask(m.Search(number=make_call(1).caller)).calls) == 1
+
+
+def test_what_is_erased_before_the_first_recording_stays_gone_when_the_import_goes_on(
+    counter, empty
+):
+    """As after any erasure; a replica's key files, which have those keys yet, are let be."""
+    counter.parts.commit([(ONE, 1, 0), (TWO, 1, 0)], [make_call(1), make_call(2)])
+    restore(counter, empty)
+    with empty.parts.index.reading() as view:
+        key_id = view.state(ONE).key_id
+    assert empty.ask(m.Erase([ONE], "asked for")).erased == 1
+    empty.convert()
+    (erasure,) = empty.ask(m.Erasures()).erasures
+    assert erasure.rows_gone_ns
+    before = {path.name: path.read_bytes() for path in empty.store.keys.iterdir()}
+    restore(counter, empty)
+    assert {path.name: path.read_bytes() for path in empty.store.keys.iterdir()} == before
+    with pytest.raises(Fault, match="destroyed"):
+        empty.parts.keyring.dek(key_id)
+    assert empty.ask(m.Get(ONE)).code == "erased"
+    assert empty.fetch(TWO) == counter.fetch(TWO)
+    new = m.Change(1, "keys", name="page-000007.0", data=b"of a newer replica")
+    store_id = empty.ask(m.Status()).store_id
+    assert "could bring their keys back" in empty.ask(m.Import(store_id, new)).error
+
+
+def test_replica_that_heard_of_an_erasure_before_its_rows_were_gone(counter, empty):
+    """Its old day key goes at the first call that is recorded: until then key files may come."""
+    counter.parts.commit([(ONE, 1, 0), (TWO, 1, 0)], [make_call(1), make_call(2)])
+    counter.ask(m.Erase([ONE], "asked for"))
+    reply = counter.ask(m.Feed(0))
+    for kind in ("keys", "erase", "record"):
+        for change in (one for one in reply.changes if one.kind == kind):
+            assert empty.ask(m.Import(reply.store_id, change)) == m.Done()
+    (key,) = empty.ask(m.Erasures()).erasures[0].day_keys
+    empty.convert()
+    assert empty.parts.keyring.dek(key.key_id)
+    with empty.parts.index.reading() as view:
+        told = empty.eraser.converter.fields(view)
+    assert (told["days_due"], "end of a restore" in told["state"]) == (1, True)
+    empty.parts.commit(calls=[make_call(3)])
+    empty.convert()
+    with pytest.raises(Fault, match="destroyed"):
+        empty.parts.keyring.dek(key.key_id)
+    assert empty.ask(m.Erasures()).erasures[0].rows_gone_ns
+    assert [one.id for one in empty.ask(m.Search(number=make_call(2).caller)).calls] == [TWO]
 
 
 def test_damaged_copy_is_not_taken(counter, empty):
