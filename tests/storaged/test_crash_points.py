@@ -88,6 +88,10 @@ EXEMPT = {
 }
 
 
+# These come by the clock: in one run that is traced, and not in the next.
+TIMED = {"storaged/requests/witness.py:_tell": "once a minute, in one transaction"}
+
+
 class Tracing:
     """Each load and act traced once, by whichever test comes first."""
 
@@ -152,9 +156,9 @@ def test_killed_beside_storaged_at_any_step_loses_nothing_that_counted(
 def test_no_function_changes_a_disk_that_no_row_goes_through(tracing):
     """Who adds one adds a load, or says here why it needs none."""
     writers, traced = Writers.of_product(), tracing.functions()
-    left = sorted(writers.functions - traced - EXEMPT.keys())
+    left = sorted(writers.functions - traced - EXEMPT.keys() - TIMED.keys())
     assert left == [], left
-    assert sorted(EXEMPT.keys() - writers.functions) == []
+    assert sorted((EXEMPT.keys() | TIMED.keys()) - writers.functions) == []
     assert sorted(EXEMPT.keys() & traced) == []
 
 
