@@ -149,6 +149,9 @@ class Converter:
 
     def _destroy(self, ready: Sequence[tuple[int, int]]) -> None:
         dropped, before = dict[str, Dropped](), list[RekeyedPage]()
+        # Announced once more, the old root is no more what a damaged one may be replaced with.
+        roots = [self._vaults.of(tier).keyring.names()[-1] for tier in {tier for tier, _ in ready}]
+        self._index.write(partial(_announce, names=roots))
         for tier in sorted({tier for tier, _ in ready}):
             vault, ids = self._vaults.of(tier), [key_id for each, key_id in ready if each == tier]
             before += _pages(vault, ids)
@@ -165,8 +168,7 @@ class Converter:
                     labels.remove_key_id(writing, day, tier, key_id)
             for name in gone_pages(_after(page, dropped) for page in before):
                 writing.withdraw(tables.KEYS_CHANGED, name.encode())
-            for name in (name for one in dropped.values() for name in one.files):
-                writing.announce(tables.KEYS_CHANGED, name.encode())
+            _announce(writing, (name for one in dropped.values() for name in one.files))
             erasures.rows_gone(writing, ready, ended)
 
         entries = [erasures.entry(one) for one in ended]
@@ -209,6 +211,11 @@ def gone_pages(pages: Iterable[RekeyedPage]) -> Iterator[str]:
         prefix = "" if page.pool == BASE else f"{page.pool}/"
         for generation in range(page.before, page.after):
             yield prefix + page_name(page.page, generation)
+
+
+def _announce(writing: Writing, names: Iterable[str]) -> None:
+    for name in names:
+        writing.announce(tables.KEYS_CHANGED, name.encode())
 
 
 def _days_by_key(view: View) -> dict[tuple[int, int], int]:

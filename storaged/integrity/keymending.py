@@ -17,11 +17,11 @@ from typing import Final
 import msgspec
 
 from spanvault import messages as m
-from spanvault.rules import POOLS, TIERS
+from spanvault.rules import POOLS
 from storaged import files
 from storaged.faults import Fault
 from storaged.format import keypage
-from storaged.index import damage, erasures, toldkeys
+from storaged.index import damage, toldkeys
 from storaged.index import rows as tables
 from storaged.index.environment import Index
 from storaged.index.toldkeys import Told
@@ -48,14 +48,8 @@ def wanted(view: View) -> Iterator[tuple[bytes, tuple[m.Change, str]]]:
 
 
 def _root_wanted(view: View, name: str) -> Told | None:
-    """What a copy of a damaged root must be; None if an erasure that a crash cut off changed it.
-
-    Or the end of a day's key did (storaged.erasing.converting), for which one of this pool is due.
-    """
-    tier = TIERS[name.rpartition("/")[0] or POOLS[0]]
-    if view.count(b"unfinished") or any(of == tier for of, _ in erasures.due(view)):
-        return None
-    return toldkeys.told(view, name)
+    """What a copy of a damaged root must be; None if an erasure that a crash cut off changed it."""
+    return None if view.count(b"unfinished") else toldkeys.told(view, name)
 
 
 def put_back(index: Index, vaults: Vaults, given: m.Return, data: bytes) -> None:

@@ -13,7 +13,8 @@ from storaged import files
 from storaged.faults import Fault
 from storaged.format import keypage
 from storaged.format.keypage import SLOTS
-from storaged.index import toldkeys
+from storaged.format.walk import finish
+from storaged.index import erasures, toldkeys
 from storaged.integrity import keymending
 from storaged.integrity.keycheck import KeyCheck
 from storaged.keys import pagefiles
@@ -260,6 +261,18 @@ def test_older_root_never_takes_the_place_of_a_locked_pool_s(keys):
             keymending.put_back(
                 keys.parts.index, keys.parts.vaults, m.Return("siteb", change, 0), copy
             )
+
+
+def test_older_root_is_not_taken_where_a_crash_cut_off_the_end_of_a_day_s_key(keys, monkeypatch):
+    keys.ask(m.Erase([ONE], "test"))
+    keys.check()
+    monkeypatch.setattr(erasures, "rows_gone", None)  # the keys are gone, and nobody is told
+    with pytest.raises(TypeError):
+        finish(keys.eraser.converter.converting())
+    keys.parts.vaults.lock("base")
+    keys.flip("root", at=100)
+    assert keys.check() == ["root"]
+    assert keys.feed() == []
 
 
 def test_root_that_changed_is_known_within_a_minute(keys):
