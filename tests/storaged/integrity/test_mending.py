@@ -9,10 +9,11 @@ import pytest
 
 from spanvault import messages as m
 from spanvault.transport import Identity
-from storaged.format.walk import finish
+from storaged.format.walk import Steps, finish
 from storaged.index import damage
 from storaged.integrity import mending
 from storaged.integrity.mending import AGAIN_S, AWAY, LEASE_S, NO_REPLICA, Mender
+from storaged.requests.desk import Answer
 from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call
 
@@ -60,6 +61,25 @@ class Mended(Counter):
             if answer != m.Done():
                 break
         return answer
+
+    def on_its_way(self, monkeypatch: pytest.MonkeyPatch, checked: bool) -> Steps[Answer]:
+        """The recording's copy has come, and waits before its check or behind it."""
+        examining = mending.examining
+
+        def slowly(*what: Any) -> Any:
+            if not checked:
+                yield
+            reply = yield from examining(*what)
+            if checked:
+                yield
+            return reply
+
+        monkeypatch.setattr(mending, "examining", slowly)
+        (change,) = self.feed()
+        asked = m.Return("siteb", change, 0)
+        steps = self.desk.answering(REPLICATOR, asked, [self.whole[ONE]])
+        next(steps)
+        return steps
 
     def refuse(self, change: m.Change, fault: str, target: str) -> Any:
         return self.ask(m.Return(target, change, fault=fault), who=REPLICATOR)
@@ -220,23 +240,28 @@ def test_recording_that_is_erased_meanwhile_does_not_come_back(mended):
     assert not mended.path(ONE).with_suffix(".part").exists()
 
 
-def test_recording_that_is_erased_while_its_copy_is_checked_does_not_come_back(mended, monkeypatch):
-    """The copy is here, whole, and on its way into its place."""
+@pytest.mark.parametrize("checked", [False, True])
+def test_recording_that_is_erased_on_its_copys_way_does_not_come_back(mended, monkeypatch, checked):
+    """The copy is here and whole; it is about to be checked, or to take its place."""
     mended.hurt()
-    (change,) = mended.feed()
-    examining = mending.examining
-
-    def slowly(*what: Any) -> Any:
-        yield
-        return (yield from examining(*what))
-
-    monkeypatch.setattr(mending, "examining", slowly)
-    steps = mended.desk.answering(REPLICATOR, m.Return("siteb", change, 0), [mended.whole[ONE]])
-    next(steps)
+    steps = mended.on_its_way(monkeypatch, checked)
     assert mended.path(ONE).with_suffix(".part").exists()
     assert mended.ask(m.Erase([ONE], "asked for")).erased == 1
     assert finish(steps).reply.code == "not_found"
     assert not [path for path in mended.path(ONE).parent.iterdir() if ONE.hex() in path.name]
+    assert "replacing" not in [line.get("result") for line in mended.lines]
+
+
+def test_recording_that_goes_on_behind_its_copys_check_is_left_alone(mended, monkeypatch):
+    """The copy is that of what was sealed before: it would cost what came since."""
+    mended.hurt()
+    steps = mended.on_its_way(monkeypatch, checked=True)
+    mended.parts.commit([(ONE, 1, 50)])
+    longer = mended.path(ONE).read_bytes()
+    assert len(longer) > len(mended.whole[ONE])
+    assert finish(steps).reply.code == "not_found"
+    assert mended.path(ONE).read_bytes() == longer
+    assert not mended.path(ONE).with_suffix(".part").exists()
 
 
 def test_recording_that_goes_on_is_left_alone(mended):
