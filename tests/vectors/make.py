@@ -1,4 +1,4 @@
-"""Makes objects.json, ledger.json, labels.json: bytes of the format, each one fault each.
+"""Makes objects, ledger, labels and bodies.json: bytes of the format, each one fault each.
 
 They come out the same each time: time and salts are fixed, nothing else is random. After a change:
 python -m tests.vectors.make. What is not repeatable: tests.vectors.makekeys.
@@ -22,6 +22,7 @@ from tests.support.chunks import chunk as chunk_of
 from tests.support.frames import rtp
 from tests.support.srtpsender import Sender
 from tests.support.vault import START, call_id, make_call, make_media
+from tests.vectors.makebodies import bodies
 
 HERE: Final = Path(__file__).parent
 RECORDING, DEK, KEY_ID = call_id(1), bytes(range(32)), 4096 + 7
@@ -222,6 +223,7 @@ def main() -> None:
         for name, (data, faults) in ledgers().items()
     ])  # fmt: skip
     write(HERE / "labels.json", labels_of())
+    write(HERE / "bodies.json", bodies())
 
 
 def write(path: Path, table: list[dict[str, Any]]) -> None:

@@ -20,16 +20,16 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from spanvault import certificate, keyfile, logchain, protected, shares, spool, token
 from spanvault.logchain import Head
 from storaged import faults
-from storaged.format import keypage
+from storaged.format import keypage, record
 from storaged.index.binding import beside
 from storaged.index.environment import Index
 from storaged.index.rows import parse_time_row
 from storaged.keys import intakekeys
 from storaged.pools.intake import Intake
-from tests.vectors import makekeys
+from tests.vectors import makebodies, makekeys
 from tests.vectors.make import STORE_ID
 from tests.vectors.makekeys import GENERATION, PAGE, PAGE_KEY
-from tests.vectors.reader import Fault, intake, keyfiles, rootfile, rows, signed
+from tests.vectors.reader import Fault, bodies, intake, keyfiles, rootfile, rows, signed
 from tests.vectors.reader import shares as papers
 
 HERE = Path(__file__).parent
@@ -207,6 +207,23 @@ def test_row_of_before_lacks_the_last_field():
     (vector,) = (row for row in load("index") if row["name"] == "state")
     short = bytes.fromhex(vector["row"])[:-2]
     assert rows.read_row("state", b"", short) == vector["says"] | {"closed": 0}
+
+
+@of("bodies")
+def test_body_of_messagepack(vector):
+    table, body = vector["table"], bytes.fromhex(vector["body"])
+
+    def ours() -> Any:
+        if table == "call":
+            return makebodies.said(record.decode_call(body))
+        return makebodies.said(msgspec.msgpack.decode(body, type=makebodies.TYPES[table]))
+
+    found = agree(vector, ours, lambda: makebodies.said(bodies.read_body(table, body)))
+    assert found == vector.get("says")
+
+
+def test_bodies_are_what_is_written_today():
+    assert makebodies.bodies() == load("bodies")
 
 
 @of("apart")

@@ -6,7 +6,8 @@ an object and its DEK, or the keys folder and an unlock key, has the recording w
     python tests/vectors/reader OBJECT --dek HEX
     python tests/vectors/reader OBJECT --keys STORE/keys[/POOL] --unlock FILE
 
-A module a matter: objects, packets, rootfile, keyfiles, shares, intake, ledgers, rows, signed.
+A module a matter: objects, packets, rootfile, keyfiles, shares, intake, ledgers, rows, bodies,
+msgpack, signed.
 Held to the same vectors as the product: tests/vectors/test_*.py.
 """
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import struct
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from . import Fault
+from .msgpack import unpack
 
 HEAD, CERTIFICATE = "spanvault access log head/1", "spanvault erasure certificate/1"
 RECEIPT = "spanvault erasure receipt/1"
@@ -17,13 +17,11 @@ RECEIPT = "spanvault erasure receipt/1"
 def check_head(data: bytes, log: bytes, signer: bytes) -> dict[str, Any]:
     """A head, MessagePack, that the store whose key this is signed of a log. Raises Fault."""
     try:
-        head, end = _unpack(data, 0)
+        head = unpack(data)
         facts = {name: head[name] for name in ("store", "at_ns", "size", "sha256")}
         signed = head["signer"], head["signature"]
-    except (KeyError, TypeError, IndexError, struct.error, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise Fault("head") from None
-    if end != len(data):
-        raise Fault("head")
     if signed[0] != signer:
         raise Fault("signer")
     _check(HEAD, facts, *signed)
@@ -80,28 +78,3 @@ def _check(kind: str, facts: dict[str, Any], signer: bytes, signature: bytes) ->
         Ed25519PublicKey.from_public_bytes(signer).verify(signature, f"{kind}\n{text}".encode())
     except InvalidSignature:
         raise Fault("signature") from None
-
-
-def _unpack(data: bytes, at: int) -> tuple[Any, int]:
-    """As much of MessagePack as a head needs: maps, text, bytes, unsigned numbers."""
-    kind, at = data[at], at + 1
-    if kind < 0x80:
-        return kind, at
-    if kind < 0x90:
-        found = {}
-        for _ in range(kind & 15):
-            key, at = _unpack(data, at)
-            found[key], at = _unpack(data, at)
-        return found, at
-    if 0xA0 <= kind < 0xC0:
-        return data[at : at + (kind & 31)].decode(), at + (kind & 31)
-    for first, layouts in ((0xC4, ">B >H >I"), (0xCC, ">B >H >I >Q"), (0xD9, ">B >H >I")):
-        if first <= kind < first + len(layouts.split()):
-            layout = layouts.split()[kind - first]
-            (number,) = struct.unpack_from(layout, data, at)
-            at += struct.calcsize(layout)
-            if first == 0xCC:
-                return number, at
-            piece = data[at : at + number]
-            return piece if first == 0xC4 else piece.decode(), at + number
-    raise ValueError(f"MessagePack {kind:#x}")
