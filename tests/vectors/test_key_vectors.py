@@ -265,3 +265,21 @@ def test_each_file_of_vectors_has_the_codes_that_are_told():
     for name, (_, codes) in vectors().items():
         if name not in ("objects", "ledger"):  # §4.5; places
             assert {row["error"] for row in load(name)} - {""} == codes, name
+
+
+def told(fields: dict[str, Any]) -> str:
+    """Names, types and values of a map's fields, as FORMAT.md §7.3 has them."""
+    return ", ".join(f"{name} {_type(*kind)}" for name, kind in fields.items())
+
+
+def _type(kind: str, *without: Any) -> str:
+    if without:
+        return f"{_type(kind)} = {'empty' if without[0] == b'' else json.dumps(without[0])}"
+    closing = {"[": "]", "{": "}", "?": ""}.get(kind[0])
+    return kind if closing is None else kind[0] + _type(kind[1:]) + closing
+
+
+def test_the_specification_names_every_field():
+    text = " ".join(FORMAT.read_text().split())
+    for name, fields in bodies.FIELDS.items():
+        assert f" {name}: {told(fields)}" in text

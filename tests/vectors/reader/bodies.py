@@ -12,7 +12,7 @@ from .msgpack import unpack
 
 _PARTY = "caller|callee|unknown"
 _PAGES = {"pool": ("text",), "page": ("int",), "before": ("int",), "after": ("int",)}
-_FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
+FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "call": {
         "id": ("bytes",), "capture": ("text",), "call_ids": ("[text",), "caller": ("text",),
         "callee": ("text",), "started_ns": ("int",), "answered_ns": ("?int", None),
@@ -96,8 +96,8 @@ def _read(kind: str, found: Any) -> Any:
         return [_read(kind[1:], one) for one in found]
     if kind[0] == "{" and isinstance(found, dict):
         return {key: _read(kind[1:], one) for key, one in found.items()}
-    if kind in _FIELDS and isinstance(found, dict):
-        return {name: _field(found, name, *told) for name, told in _FIELDS[kind].items()}
+    if kind in FIELDS and isinstance(found, dict):
+        return {name: _field(found, name, *told) for name, told in FIELDS[kind].items()}
     if kind in _TYPES:
         is_bool = isinstance(found, bool)
         if isinstance(found, _TYPES[kind]) and is_bool == (kind == "bool"):
