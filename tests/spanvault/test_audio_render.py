@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from spanvault.audio.plain import A_LAW
@@ -76,10 +77,25 @@ def test_digits_and_comfort_noise_are_silence():
     assert not renderer.warnings
 
 
-def test_a_hold_keeps_its_length():
-    again = steady([CALLER] * 50, at_ms=30_000, sequence=50, timestamp=8000)
+@pytest.mark.parametrize(
+    "timestamp", [8_000, 240_000, 3_000_000_000], ids=["stood still", "went on", "began anew"]
+)
+def test_a_hold_keeps_its_length_whatever_the_timestamp_did(timestamp):
+    """Neither by arrival and timestamp both, nor by one of them alone."""
+    again = steady([CALLER] * 50, at_ms=30_000, sequence=50, timestamp=timestamp)
     sound, _ = render([stream()], seconds([*steady([CALLER] * 50), *again]))
     assert runs(sound[:, 0]) == [(0, 1000, LOUD), (30_000, 31_000, LOUD)]
+
+
+@pytest.mark.parametrize("ptime_ms", [10, 30, 40, 60])
+def test_packets_last_as_long_as_their_payload_says(ptime_ms):
+    size, count = 8 * ptime_ms, 1_200 // ptime_ms
+    usual = steady([CALLER] * 30, at_ms=1_200, sequence=count, timestamp=9_600)
+    packets = steady([b"\x2a" * size] * count, ptime_ms=ptime_ms, ticks=size)
+    del packets[5]
+    sound, _ = render([stream()], seconds([*packets, *usual]))
+    gap = 5 * ptime_ms
+    assert runs(sound[:, 0]) == [(0, gap, LOUD), (gap + ptime_ms, 1_800, LOUD)]
 
 
 def test_streams_of_one_party_follow_each_other():

@@ -86,6 +86,27 @@ def test_attended_transfer(wire):
     ]  # fmt: skip
 
 
+def test_a_colleague_picks_up_what_rings_elsewhere(wire):
+    """RFC 5359 §2.15, as RFC 3891 §7.1 has it: the INVITE that takes over is the colleague's."""
+    leg, pickup = Leg(wire), Leg(wire, "pickup", "1003", "1001", ("10.0.0.3:5060", "10.0.0.1:5060"))
+    leg.invite(ALICE)
+    leg.reply(180)
+    early = "Replaces: call-1;to-tag=to-call-1;from-tag=from-call-1;early-only"
+    pickup.invite(sdp("10.0.0.3:6000"), early)
+    pickup.reply(200, body=ALICE)
+    pickup.ack()
+    leg.request("CANCEL", in_dialog=False, branch="call-1-1-INVITE")
+    leg.reply(487)
+    wire.rtp("10.0.0.1:4000", "10.0.0.3:6000", ssrc=1)
+    wire.rtp("10.0.0.3:6000", "10.0.0.1:4000", ssrc=2)
+    first, second = wire.end()
+    assert [(other.kind, other.call_id) for other in first.related] == [("replaces", "pickup")]
+    assert [(other.kind, other.call_id) for other in second.related] == [("replaces", "call-1")]
+    assert (first.outcome, second.outcome) == ("cancelled", "answered")
+    assert sounds(first) == []
+    assert sounds(second) == [("callee", "PCMU", 250), ("caller", "PCMU", 250)]
+
+
 def test_a_call_id_is_used_again_for_a_later_call(wire):
     leg = Leg(wire)
     talk(wire, leg)
