@@ -12,7 +12,7 @@ capture.hostclock.
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ SECOND: Final = 1_000_000_000
 STRETCH_NS: Final = SECOND
 BACK_NS: Final = SECOND // 2  # frames are not further out of order, but where merged carelessly
 SURELY_BACK_NS: Final = 5 * SECOND
+SET_NS: Final = SECOND // 2  # by less a host is not set: that is NTP at work, and no matter
 # 2120, which no file's frames bear: a time of day and ours together still fit into 64 bits.
 LATEST_NS: Final = 4_733_510_400 * SECOND
 
@@ -70,6 +71,20 @@ class Clock:
         if (step := said()) is not None:
             return step
         return gap_ns if gap_ns < -SURELY_BACK_NS else 0
+
+
+class Reading(NamedTuple):
+    """How far the time of day was ahead of the monotonic clock of a boot."""
+
+    boot: str
+    ahead_ns: int
+
+    def set_since(self, earlier: "Reading | None") -> int:
+        """By how much the clock was set since an earlier one; 0 where nobody can tell."""
+        if earlier is None or not self.boot or earlier.boot != self.boot:
+            return 0  # the monotonic clock began anew
+        step_ns = self.ahead_ns - earlier.ahead_ns
+        return step_ns if abs(step_ns) >= SET_NS else 0
 
 
 def stretches(block: Block) -> Iterator[Block]:

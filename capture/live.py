@@ -7,6 +7,7 @@ import logging
 import time
 from typing import Any, Final
 
+from capture import hostclock
 from capture.callstate import CallState
 from capture.courier import Courier
 from capture.hearing import Alone, Hearing
@@ -73,7 +74,7 @@ class Live:
         if table is None:
             return
         try:
-            self._calls.restore(table)
+            self._calls.restore(table, hostclock.read())
         except ValueError as error:
             self._log.warning("saved calls cannot be read", extra={"FAULT": str(error)})
             return
@@ -114,7 +115,7 @@ class Live:
     def _save(self) -> None:
         """Save the call table. Without it recording goes on; a restart would begin calls anew."""
         try:
-            self._state.save(self._calls.snapshot())
+            self._state.save(self._calls.snapshot(hostclock.read()))
             self._saved = True
         except OSError as error:
             if self._saved:

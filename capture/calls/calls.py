@@ -32,7 +32,7 @@ from capture.calls.relations import Relations
 from capture.calls.signalling import Signalling
 from capture.calls.timers import Timers
 from capture.calls.witness import SILENT, Decision, Witness
-from capture.clock import Clock
+from capture.clock import Clock, Reading
 from capture.model import Attach, Close, Contest, Datagram, NewStream, Overdue, StreamTotals
 from capture.signalling import sip
 from capture.signalling.sip import SipMessage
@@ -268,17 +268,21 @@ class Calls:
             self._control.release(row)
         return rows
 
-    def snapshot(self) -> bytes:
-        """Everything that a restarted capture needs to go on with the calls it knew."""
-        self._freshen()
-        return self._table.snapshot(self.clock.offset_ns)
+    def snapshot(self, host: Reading | None = None) -> bytes:
+        """Everything that a restarted capture needs to go on with the calls it knew.
 
-    def restore(self, table: bytes) -> None:
+        host: its clocks now, where they are those of the frames.
+        """
+        self._freshen()
+        return self._table.snapshot(self.clock.offset_ns, host)
+
+    def restore(self, table: bytes, host: Reading | None = None) -> None:
         """Take up what a snapshot held. Media is new: its streams get new numbers.
 
+        host: its clocks now: calls go on where they were set meanwhile, too.
         Raises ValueError if the bytes are no snapshot; nothing is changed then.
         """
-        calls, finals = self._table.restore(table)
+        calls, finals = self._table.restore(table, host)
         for call in calls:
             self._now_ns = max(self._now_ns, call.heard_ns)
             self._association.restore(call)

@@ -17,6 +17,7 @@ import msgspec
 
 from capture.calls.beginning import begins_call, reveals_call
 from capture.calls.livecall import LiveCall
+from capture.clock import Reading
 from capture.signalling.dialog import State
 from capture.signalling.sip import SipMessage
 from spanvault.messages import Call
@@ -45,6 +46,7 @@ class Table(msgspec.Struct):
     finals: list[Call]
     past: list[tuple[str, Past]]
     clock_ns: int = 0  # what the time of day was ahead of theirs
+    host: Reading | None = None
 
 
 class CallTable:
@@ -176,21 +178,25 @@ class CallTable:
         """The call's final record is stored for good: it need not survive a restart."""
         self._finals.pop(call_id, None)
 
-    def snapshot(self, clock_ns: int = 0) -> bytes:
+    def snapshot(self, clock_ns: int = 0, host: Reading | None = None) -> bytes:
         """Everything that a restarted capture needs to go on; only changed calls cost time.
 
-        clock_ns: what the time of day is ahead of theirs.
+        clock_ns: what the time of day is ahead of theirs.  host: its clocks now.
         """
         for call_id, call in self._calls.items():
             if call_id not in self._saved:
                 self._saved[call_id] = msgspec.msgpack.encode(call)
         calls = [msgspec.Raw(data) for data in self._saved.values()]
         past = list(self._past.items())[-PAST_SAVED:]
-        return msgspec.msgpack.encode(Table(calls, list(self._finals.values()), past, clock_ns))
+        finals = list(self._finals.values())
+        return msgspec.msgpack.encode(Table(calls, finals, past, clock_ns, host))
 
-    def restore(self, table: bytes) -> tuple[list[LiveCall], list[Call]]:
+    def restore(
+        self, table: bytes, host: Reading | None = None
+    ) -> tuple[list[LiveCall], list[Call]]:
         """The live calls and unacknowledged final records of a snapshot. Rows are forgotten.
 
+        host: its clocks now, as they may have been set meanwhile.
         Raises ValueError if the bytes are no snapshot; nothing is changed then.
         """
         try:
@@ -200,11 +206,12 @@ class CallTable:
                 call.record("", final=False)  # else the first one asked for would end the capture
         except (ValueError, RecursionError) as error:
             raise ValueError(f"no call table: {error}") from None
+        set_ns = host.set_since(saved.host) if host else 0
         for call in calls:
-            call.shift(saved.clock_ns)
+            call.shift(saved.clock_ns + set_ns)
             call.rows = [None] * len(call.streams)
             if not call.over:
-                call.flags.add("capture_restarted")
+                call.flags |= {"capture_restarted"} | ({"clock_set"} if set_ns else set())
             self.insert(call)
         self._past.update(saved.past)
         self._finals.update((record.id, record) for record in saved.finals)

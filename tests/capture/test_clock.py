@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from capture.clock import Clock, stretches
+from capture.clock import Clock, Reading, stretches
 from spanvault.messages import Stream
 from tests.support.callgen import SECOND, START_NS, Dialogue, Frame, answered, phones, sdp, talk
 from tests.support.frames import block
@@ -182,6 +182,33 @@ def test_a_call_that_was_up_as_the_clock_was_set_outlives_a_restart():
     assert call.started_ns == START_NS
     assert round((call.ended_ns - call.started_ns) / SECOND, 1) == 4.0
     assert (call.outcome, call.end_reason) == ("answered", "bye")
+
+
+@pytest.mark.parametrize("step_s", [-40 * 24 * HOUR, -HOUR, -30, 30, HOUR, 40 * 24 * HOUR])
+def test_a_clock_that_is_set_while_the_capture_is_down_splits_no_call(step_s):
+    frames = answered(START_NS, CALLER, CALLEE, "a@example")
+    half, ahead_ns = len(frames) // 2, START_NS
+    first, second = Run(), Run(first_id=100)
+    first.part(frames[:half])
+    first.take(first.recorder.pause())
+    table = first.recorder.calls.snapshot(Reading("boot", ahead_ns))
+    second.recorder.calls.restore(table, Reading("boot", ahead_ns + step_s * SECOND))
+    behind = [frame._replace(time_ns=frame.time_ns + step_s * SECOND) for frame in frames[half:]]
+    (call,) = second.part(behind).end().calls()
+    assert set(call.flags) == {"capture_restarted", "clock_set"}
+    assert (call.outcome, call.end_reason, call.started_ns) == ("answered", "bye", START_NS)
+    assert round((call.ended_ns - call.started_ns) / SECOND, 1) == 4.0
+    later = call.streams[2:]
+    assert [round((stream.last_ns - START_NS) / SECOND, 1) for stream in later] == [4.0, 4.0]
+
+
+def test_a_clock_is_known_to_be_set_within_one_boot_alone():
+    before = Reading("boot", 5 * SECOND)
+    assert Reading("boot", 7 * SECOND).set_since(before) == 2 * SECOND
+    assert Reading("boot", 5 * SECOND + 400_000_000).set_since(before) == 0  # NTP at work
+    assert Reading("another", 7 * SECOND).set_since(before) == 0
+    assert Reading("", 7 * SECOND).set_since(Reading("", 0)) == 0
+    assert Reading("boot", 7 * SECOND).set_since(None) == 0
 
 
 def test_an_orphan_neither_stalls_nor_ends_as_the_clock_is_set():

@@ -96,6 +96,18 @@ def test_a_restart_goes_on_with_the_call(vault, port, call):
     assert vault.stored_frames(stored) == PACKETS
 
 
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_a_clock_set_between_two_lives_splits_no_call(vault, port, call, monkeypatch, step_s):
+    port.record(call[0])
+    now_ns, step_ns = time.time_ns, step_s * SECOND
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + step_ns)
+    port.record([frame._replace(time_ns=frame.time_ns + step_ns) for frame in call[1]])
+    (stored,) = vault.calls()
+    assert stored.flags == ["capture_restarted", "clock_set"]
+    assert vault.stored_frames(stored) == PACKETS
+    assert (stored.ended_ns - stored.answered_ns) / SECOND == pytest.approx(TALK_S, abs=0.1)
+
+
 def test_without_storaged_it_is_put_away_sealed_and_delivered_by_the_next_life(
     vault, port, call, monkeypatch
 ):
