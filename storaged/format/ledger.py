@@ -10,7 +10,7 @@ FORMAT.md §7.1 specifies the bytes. Where they lie: storaged.pools.ledgerfile. 
 import hmac
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 MAGIC: Final = b"SVLEDGR1"
 ENTRY_MAGIC: Final = b"SVLE"
@@ -44,7 +44,7 @@ class Bytes(Protocol):
 
 
 class Entry(NamedTuple):
-    """One entry. id: 16 bytes, whose it is."""
+    """One entry, perhaps of a kind that a later program writes. id: 16 bytes, whose it is."""
 
     kind: int
     id: bytes
@@ -65,9 +65,7 @@ class Seal(NamedTuple):
     @classmethod
     def parse(cls, body: bytes) -> "Seal":
         """Raises ValueError."""
-        if len(body) != _SEALED.size:
-            raise ValueError(f"a seal of {len(body)} bytes")
-        return cls(*_SEALED.unpack(body))
+        return cls(*_fields(_SEALED, body, "a seal"))
 
 
 class Placed(NamedTuple):
@@ -119,9 +117,7 @@ class DayKey(NamedTuple):
     @classmethod
     def parse(cls, body: bytes) -> "DayKey":
         """Raises ValueError."""
-        if len(body) != _DAY_KEY.size:
-            raise ValueError(f"a day's key of {len(body)} bytes")
-        return cls(*_DAY_KEY.unpack(body))
+        return cls(*_fields(_DAY_KEY, body, "a day's key"))
 
 
 class Place(NamedTuple):
@@ -221,9 +217,14 @@ def _parse(data: Bytes, head: bytes, at: int, key: bytes | None) -> tuple[Entry,
     body, tag = rest[:size], rest[size:]
     if key is not None and not hmac.compare_digest(tag, _tag(key, head, at, start + body)):
         raise ValueError("entry does not authenticate")
-    if kind not in KINDS:
-        raise ValueError(f"entry of kind {kind} is unknown")
     return Entry(kind, owner, body), end
+
+
+def _fields(layout: struct.Struct, body: bytes, what: str) -> tuple[Any, ...]:
+    """Those of a body of fixed size. Raises ValueError."""
+    if len(body) != layout.size:
+        raise ValueError(f"{what} of {len(body)} bytes")
+    return layout.unpack(body)
 
 
 def _next(data: Bytes, at: int, step: int = 1 << 16) -> int:

@@ -202,6 +202,8 @@ def _content(view: View, tier: int, entry: Entry) -> bytes | None:
 
     Raises LookupError: it has nothing of it. ValueError.
     """
+    if entry.kind not in ledger.KINDS:
+        raise LookupError(f"kind {entry.kind}")
     if entry.kind == ledger.ERASURE:
         row = view.get(b"erasure", entry.id)
     elif entry.kind == ledger.DAY_KEY:

@@ -177,6 +177,8 @@ def ledgers() -> dict[str, tuple[bytes, list[int]]]:
         "empty": (head, []),
         "with the key of a day": (data + ledger.serialize(
             [ledger.DayKey(19_675, KEY_ID).entry()], head, len(data), key), []),
+        "with an entry of a kind to come": (data + ledger.serialize(
+            [Entry(200, call.id, b"what it says")], head, len(data), key), []),
         "torn": (data[:-1], [last, inner]),
         "byte changed": (flipped(first + 50)(data), [first]),
         "bytes between": (data[:last] + bytes(9), [last]),

@@ -9,10 +9,7 @@ import hmac
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 from unittest import mock
 
@@ -27,14 +24,11 @@ from spanvault.logchain import HEAD, Head
 from spanvault.messages import Batch, ErasureReceipt
 from storaged.format import keypage
 from storaged.format.keypage import Name
-from storaged.index import callrows
 from storaged.index.binding import beside
-from storaged.index.environment import Index
-from storaged.index.rows import KEYS_CHANGED, Reach, State
-from storaged.index.writing import Writing
 from storaged.keys import intakekeys
-from tests.support.vault import START, call_id, make_call, make_media
+from tests.support.vault import call_id, make_call, make_media
 from tests.vectors.make import HERE, RECORDING, STORE_ID, flipped, write
+from tests.vectors.makerows import index_rows
 
 Rows = list[dict[str, Any]]
 ROOT_KEY, UNLOCK, TOKEN_SECRET = b"r" * 32, b"u" * 32, b"t" * 32
@@ -318,50 +312,6 @@ def _resigned(text: str, field: str) -> str:
     value = bytes.fromhex(document["signature"][field])
     document["signature"][field] = flipped(0)(value).hex()
     return json.dumps(document)
-
-
-def index_rows() -> Rows:
-    """Rows as storaged writes them."""
-    start, digest = START, bytes(range(32))
-    state = State(4096 + 7, 1234, digest, -1, 2, 7, 3, 20_000)
-    reach = Reach(5000, 104, 9, 2, ((1, start), (32769, start - 5)))
-    call = make_call(1)
-    with tempfile.TemporaryDirectory() as folder:
-        index = Index(Path(folder))
-
-        def put(writing: Writing) -> None:
-            writing.put_state(RECORDING, state)
-            no_rows: Any = SimpleNamespace(lead=lambda *_: None)  # those are in labels.json
-            callrows.put_record(writing, no_rows, call, b"sealed", None)
-            writing.put_committed([(RECORDING, reach)])
-            writing.announce(KEYS_CHANGED, b"core/page-000001.2")
-
-        index.write(put)
-        kept = {}
-        with index.reading() as view:
-            for table in ("state", "open", "time"):
-                (row,) = view.cursor(table.encode())
-                kept[table] = (bytes(row[0]), bytes(row[1]))
-            *_, last = view.cursor(b"feed")
-            kept["feed"] = (bytes(last[0]), bytes(last[1]))
-        index.close()
-    said: dict[str, dict[str, Any]] = {
-        "state": {"key id": 4103, "size": 1234, "sha256": digest.hex(), "revision": -1, "tier": 2,
-                  "bits": 7, "capture": 3, "closed": 20_000},
-        "open": {"bytes": 5000, "header": 104, "sequence": 9, "segments": 2,
-                 "latest": [list(one) for one in reach.latest]},
-        "time": {"started": call.started_ns, "call": call.id.hex(), "duration": 60_000,
-                 "outcome": 0, "final": 1},
-        "feed": {"position": 2, "kind": "k", "what": b"core/page-000001.2".hex()},
-    }  # fmt: skip
-    rows: Rows = []
-    for table, (key, value) in kept.items():
-        about = {"table": table, "key": key.hex()}
-        rows.append({"name": table, "error": "", **about, "row": value.hex(), "says": said[table]})
-        if table != "feed":
-            short = value[:-1].hex()
-            rows.append({"name": f"{table}, cut", "error": "length", **about, "row": short})
-    return rows
 
 
 def kept_apart() -> Rows:

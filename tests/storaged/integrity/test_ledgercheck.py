@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from storaged.format import ledger
-from storaged.format.ledger import DAY_KEY, RECORD, SEALED
+from storaged.format.ledger import DAY_KEY, RECORD, SEALED, Entry, Place
 from storaged.index import ledgerheads
 from storaged.integrity import reindexing
 from storaged.integrity.ledgercheck import LedgerCheck
@@ -210,6 +210,20 @@ def test_mended_ledger_gives_the_same_index_anew(ledgers):
     ring = ledgers.parts.keyring
     walked = ledgerfile.walk(ledgers.path, ring.store_id, 0, ring.ledger_key)
     assert [(found.offset, found.entry) for found in walked] == ledgers.entries
+
+
+def test_entry_of_a_kind_to_come_is_no_damage_and_nothing_else_is_made_of_it(ledgers):
+    ring, at = ledgers.parts.keyring, len(ledgers.sound)
+    to_come = Entry(200, call_id(1), bytes(48))  # as long as a seal of that call
+    later = ledger.serialize([to_come], ledgers.sound[:48], at, ring.ledger_key)
+    ledgers.path.write_bytes(ledgers.sound + later)
+    ledgers.parts.index.write(lambda writing: writing.put_ledger(
+        0, Place(ledgers.path.name, at + len(later))))  # fmt: skip
+    assert ledgers.check() == []
+    ledgers.flip(at + 40)
+    hurt = ledgers.path.read_bytes()
+    assert ledgers.check() == [ledgers.name]
+    assert ledgers.path.read_bytes() == hurt
 
 
 def test_bytes_that_only_look_like_an_entry_are_not_written_over(ledgers):
