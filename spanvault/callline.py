@@ -97,6 +97,7 @@ def _channel(
         "codec": name,
         "clock_rate": codec.clock_rate if codec else None,
         "ssrcs": [f"{ssrc:#010x}" for ssrc in dict.fromkeys(s.ssrc for s in streams)],
+        "lost_fork": first.lost_fork,
         "source": first.source,
         "destination": first.destination,
         "packets": sum(s.packets for s in streams),

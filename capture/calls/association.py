@@ -63,6 +63,7 @@ class Association:
             # Who named it first counts as owner: a proxy repeats what it passes on.
             same = known.endpoint == binding.endpoint and known.party == binding.party
             if same and known.until_ns is None:
+                known.tags += [tag for tag in binding.tags if tag not in known.tags]
                 if binding.rtcp_port != known.rtcp_port:
                     known.rtcp_port = binding.rtcp_port
                     self._listen(known)

@@ -41,6 +41,7 @@ class Binding(msgspec.Struct, array_like=True):
     rtcp_port: int | None = None  # where its RTCP goes, if that is said (RFC 3605)
     candidate: bool = False  # of ICE: it may turn out to be where media is received (RFC 8839)
     orientation: int = 0  # id of the header extension that tells how a camera is held
+    tags: list[str] = []  # of the callee's forks that named it
 
 
 class Referral(msgspec.Struct, array_like=True):
@@ -241,10 +242,12 @@ class LiveCall(msgspec.Struct, array_like=True):
         parties = {
             stream.number: sides.get(self._label(stream), stream.party) for stream in self.streams
         }
+        lost = self._lost_forks()
         streams = [
             msgspec.structs.replace(
                 stream,
                 party=parties[stream.number],
+                lost_fork=not lost.isdisjoint((stream.source, stream.destination)),
                 codecs=dict(stream.codecs),
                 payload_types=dict(stream.payload_types),
                 far_end=stream.far_end and msgspec.structs.replace(stream.far_end),
@@ -256,6 +259,17 @@ class LiveCall(msgspec.Struct, array_like=True):
             for number, stream in sorted(self.beside.items())
         ]
         return streams, beside
+
+    def _lost_forks(self) -> set[str]:
+        """The ends of phones that were rung and heard, but did not answer: another one had."""
+        won = set(self.confirmed)
+        if "forked" not in self.flags or not won:
+            return set()
+        return {
+            str(binding.endpoint)
+            for binding in self.bindings
+            if binding.tags and won.isdisjoint(binding.tags)
+        }
 
     def _label(self, stream: Stream) -> str:
         return self.labels.get(stream.destination) or self.labels.get(stream.source, "")

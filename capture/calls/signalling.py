@@ -130,6 +130,7 @@ class Signalling:
             return False
         if any(branch == message.branch for _, branch in _transactions(call)):
             return False
+        _confirm(call, message.to.tag)
         return self._happen(call, Event.ANSWER, datagram.time_ns)
 
     def _reinvite(self, call: LiveCall, datagram: Datagram, tag: str) -> bool:
@@ -180,7 +181,7 @@ class Signalling:
         for media in change.media:
             call.learn(media.keys)
             call.keyless |= media.accepted and media.crypto and not media.keys
-            if not self._bind(call, side, media, datagram):
+            if not self._bind(call, side, tag, media, datagram):
                 self._witness.decided(Decision.NOT_BOUND, call, media=media)
         for media in change.rejected:
             self._unbind(call, media, datagram.time_ns)
@@ -204,21 +205,24 @@ class Signalling:
         if len(tags) > 1:
             call.flags.add("forked")
 
-    def _bind(self, call: LiveCall, side: Side, media: sdp.Media, datagram: Datagram) -> bool:
+    def _bind(
+        self, call: LiveCall, side: Side, tag: str, media: sdp.Media, datagram: Datagram
+    ) -> bool:
         """Note where a side receives. Returns whether it named any address."""
         if media.kind not in KINDS or not (media.accepted and media.rtp):
             return False
         named = bool(media.address) and not media.nowhere
         if named:
-            self._bind_end(call, side, media, (media.address or b"", media.port), datagram)
+            self._bind_end(call, side, tag, media, (media.address or b"", media.port), datagram)
         for end in media.candidates:
-            self._bind_end(call, side, media, end, datagram, candidate=True)
+            self._bind_end(call, side, tag, media, end, datagram, candidate=True)
         return named or bool(media.candidates)
 
     def _bind_end(
         self,
         call: LiveCall,
         side: Side,
+        tag: str,
         media: sdp.Media,
         end: tuple[bytes, int],
         datagram: Datagram,
@@ -229,6 +233,7 @@ class Signalling:
             endpoint, side, KINDS[media.kind], media.codecs, datagram.time_ns,
             datagram.source.address, rtcp_port=media.rtcp_port, candidate=candidate,
             orientation=media.orientation if media.kind == "video" else 0,
+            tags=[tag] if tag and side == "callee" else [],
         )  # fmt: skip
         new = self._association.bind(call, binding)
         self._witness.decided(Decision.BOUND, call, binding=binding, new=new)

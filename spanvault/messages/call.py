@@ -64,6 +64,7 @@ class Stream(msgspec.Struct):
     far_end: FarEnd | None = None
     bye_ns: int | None = None  # when RTCP said that it ends
     orientation: int = 0  # id of the header extension that tells how a camera is held; 0: none
+    lost_fork: bool = False  # with a phone that was rung and did not answer: another one did
 
 
 class MediaKey(msgspec.Struct, frozen=True):

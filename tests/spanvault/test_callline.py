@@ -11,8 +11,8 @@ KEYS = {
     "outcome", "end_reason", "flags", "related", "siprec", "channels", "expires_at",
 }  # fmt: skip
 CHANNEL_KEYS = {
-    "party", "media", "codec", "clock_rate", "ssrcs", "source", "destination", "packets", "lost",
-    "duplicates", "events", "seconds", "decodable", "far_end", "bye_at",
+    "party", "lost_fork", "media", "codec", "clock_rate", "ssrcs", "source", "destination",
+    "packets", "lost", "duplicates", "events", "seconds", "decodable", "far_end", "bye_at",
 }  # fmt: skip
 
 

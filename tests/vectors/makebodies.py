@@ -37,7 +37,7 @@ def whole() -> dict[str, msgspec.Struct]:
         1, "caller", "audio", 0xCAFEBABE, "192.0.2.1:4000", "192.0.2.2:5000",
         {8: m.Codec("PCMA", 8000), 111: m.Codec("opus", 48_000, 2, "useinbandfec=1")},
         {8: 3000}, START, START + 60, 3000, 4, 1, 2, 17.5, call_id(2), 3,
-        m.FarEnd(12, -1, 0.25, 30.0, 41.5, 5), START + 61, 7,
+        m.FarEnd(12, -1, 0.25, 30.0, 41.5, 5), START + 61, 7, True,
     )  # fmt: skip
     call = make_call(
         1, caller="Zoë", flags=["kept_apart"], related=[m.Related("transfer", "other")],

@@ -128,6 +128,48 @@ def test_two_forks_are_heard_early_and_one_of_them_answers(wire: Wire):
     ]  # fmt: skip
 
 
+def forked(wire: Wire, one: str, two: str, *, answer: bool = True) -> Leg:
+    """Two phones are rung and heard, and the second one answers."""
+    leg = Leg(wire)
+    leg.invite(ALICE)
+    leg.reply(183, body=sdp(one), tag="one")
+    leg.reply(183, body=sdp(two), tag="two")
+    for end in dict.fromkeys((one, two)):
+        wire.rtp(end, "10.0.0.1:4000", ssrc=int(end[-4:]))
+    wire.wait(3)
+    if answer:
+        leg.reply(200, body=sdp(two), tag="two")
+    leg.tags["callee"] = "two"
+    leg.request("ACK")
+    return leg
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_who_was_heard_and_did_not_answer_is_told(wire: Wire, answer: bool):
+    """Also where the 200 was lost: whom the caller acknowledges has answered."""
+    leg = forked(wire, "10.0.0.2:5000", "10.0.0.3:6000", answer=answer)
+    wire.rtp("10.0.0.1:4000", "10.0.0.2:5000", ssrc=3)
+    leg.bye()
+    [call] = wire.end()
+    assert [(one.source, one.lost_fork) for one in call.streams] == [
+        ("10.0.0.2:5000", True), ("10.0.0.3:6000", False), ("10.0.0.1:4000", True),
+    ]  # fmt: skip
+
+
+def test_a_relay_that_speaks_for_all_phones_is_none_that_did_not_answer(wire: Wire):
+    """Not even once the one who answered has moved elsewhere."""
+    leg = forked(wire, "10.0.0.9:7000", "10.0.0.9:7000")
+    leg.cseq += 1
+    leg.request("INVITE", "callee", sdp("10.0.0.3:6000"))
+    leg.reply(200, "INVITE", "caller", ALICE)
+    wire.rtp("10.0.0.3:6000", "10.0.0.1:4000", ssrc=3)
+    leg.bye()
+    [call] = wire.end()
+    assert [(one.source, one.lost_fork) for one in call.streams] == [
+        ("10.0.0.9:7000", False), ("10.0.0.3:6000", False),
+    ]  # fmt: skip
+
+
 def test_a_challenge_is_answered_under_another_call_id(wire: Wire):
     """RFC 3261 §22.2 says SHOULD be the same: the first is then a call attempt of its own."""
     first, second = Leg(wire, "first"), Leg(wire, "second")

@@ -32,6 +32,7 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "packets": ("int", 0), "lost": ("int", 0), "duplicates": ("int", 0), "late": ("int", 0),
         "jitter": ("float", 0.0), "stored_in": ("?bytes", None), "stored_as": ("?int", None),
         "far_end": ("?far end", None), "bye_ns": ("?int", None), "orientation": ("int", 0),
+        "lost_fork": ("bool", False),
     },
     "codec": {"name": ("text",), "clock_rate": ("int",), "channels": ("int", 1),
               "parameters": ("text", "")},
