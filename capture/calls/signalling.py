@@ -22,7 +22,9 @@ from capture.signalling.sip import SipMessage
 from spanvault.messages import MediaKind
 
 MAX_DIALOGS: Final = 64
-KINDS: Final[dict[str, MediaKind]] = {"audio": "audio", "video": "video", "image": "fax"}
+KINDS: Final[dict[str, MediaKind]] = {
+    "audio": "audio", "video": "video", "text": "text", "image": "fax",
+}  # fmt: skip
 
 
 def sender(call: LiveCall, message: SipMessage, datagram: Datagram) -> Side:

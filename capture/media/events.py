@@ -42,15 +42,12 @@ def kinds_of(
     kinds = bytearray(_UNSIGNALLED)
     for number, codec in codecs.items():
         kinds[number] = EVENT if is_event(codec) else UNSURE if number in disputed else SOUND
-    for number, codec in codecs.items():
-        within = codec.parameters.split("/") if is_red(codec) else []
-        if any(one.strip() in _texts(kinds) for one in within):
-            kinds[number] = EVENT if secure else REDUNDANT
+    events = {str(number) for number, kind in enumerate(kinds) if kind == EVENT}
+    for number in [number for number, codec in codecs.items() if events and is_red(codec)]:
+        # What the parameters name is not all that a sender may put into it: RFC 2198 §5.
+        within = {one.strip() for one in codecs[number].parameters.split("/")}
+        kinds[number] = REDUNDANT if not secure else EVENT if within & events else SOUND
     return bytes(kinds)
-
-
-def _texts(kinds: bytearray) -> set[str]:
-    return {str(number) for number, kind in enumerate(kinds) if kind == EVENT}
 
 
 def events_among(

@@ -1,22 +1,25 @@
 """What was dialled within a call, for who may know: `spanvault show --digits`.
 
-Fetched apart from the sound, under a right of its own (WIRE.md §2). What the packets mean:
-spanvault.digits.
+Fetched apart from the sound, under a right of its own (WIRE.md §2). Keys that were sent within RED
+are in its blocks, and again in those of later packets (RFC 4733 §5, RFC 2198 §3). What the packets
+mean: spanvault.digits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spanvault import inclear, rtp
+from spanvault.audio import red
 from spanvault.callline import iso_utc
 from spanvault.chunk import EVENTS, MARKER, Chunk
 from spanvault.client import Client
-from spanvault.digits import Event, Heard, decode
-from spanvault.messages import Call, MediaKey, Stream
-from spanvault.payloadtypes import is_event
+from spanvault.digits import TICKS, Event, Heard, decode
+from spanvault.messages import Call, Codec, MediaKey, Stream
+from spanvault.payloadtypes import is_event, is_red
 from spanvault.srtp import Opening
 
 CLOCK_RATE = 8000
+SECOND = 1_000_000_000
 
 
 class Dialled:
@@ -34,15 +37,17 @@ class Dialled:
             chunks = list(opening.open(iter(chunks)))
             self.faults += [f"{text} ({times})" for text, times in opening.warnings.items()]
         packets: dict[int, list[tuple[int, int, Heard]]] = {}
-        for chunk in rtp.payloads(chunks):
-            packets.setdefault(int(chunk.header["stream"]) - EVENTS, []).extend(_packets(chunk))
         streams = {stream.number: stream for stream in call.streams}
+        for chunk in rtp.payloads(chunks):
+            number = int(chunk.header["stream"]) - EVENTS
+            codecs = streams[number].codecs if number in streams else {}
+            packets.setdefault(number, []).extend(_packets(chunk, codecs))
         self.events = sorted(
             (
                 (streams[number].party if number in streams else "unknown", event, rate)
                 for number, heard in packets.items()
                 for rate in [_clock_rate(streams.get(number), {kind for _, kind, _ in heard})]
-                for event in decode([packet for _, _, packet in sorted(heard)], rate)
+                for event in decode([one for _, _, one in sorted(heard, key=_sequence)], rate)
             ),
             key=lambda one: one[1].at_ns,
         )
@@ -78,7 +83,7 @@ class Dialled:
             cursor = page.next
 
 
-def _packets(chunk: Chunk) -> Iterator[tuple[int, int, Heard]]:
+def _packets(chunk: Chunk, codecs: Mapping[int, Codec]) -> Iterator[tuple[int, int, Heard]]:
     """Sequence number, payload type and content of each."""
     columns = (chunk.frames[name].tolist() for name in (
         "sequence", "payload_type", "timestamp", "arrival_ns", "flags",
@@ -86,7 +91,30 @@ def _packets(chunk: Chunk) -> Iterator[tuple[int, int, Heard]]:
     for (sequence, kind, stamp, arrival_ns, flags), payload in zip(
         zip(*columns, strict=True), chunk.payloads(), strict=True
     ):
-        yield sequence, kind, Heard(stamp, arrival_ns, bool(flags & MARKER), bytes(payload))
+        heard = Heard(stamp, arrival_ns, bool(flags & MARKER), bytes(payload))
+        if kind in codecs and is_red(codecs[kind]):
+            for number, one in _blocks(heard, codecs, codecs[kind].clock_rate or CLOCK_RATE):
+                yield sequence, number, one
+        else:
+            yield sequence, kind, heard
+
+
+def _blocks(packet: Heard, codecs: Mapping[int, Codec], rate: int) -> Iterator[tuple[int, Heard]]:
+    """The events within a RED packet, oldest first, each as if it had come by itself, in time."""
+    try:
+        pieces = red.parse(packet.payload)
+    except ValueError:
+        return
+    for piece in pieces:
+        if piece.payload_type in codecs and is_event(codecs[piece.payload_type]):
+            stamp = (packet.timestamp - piece.age) % TICKS
+            at_ns = packet.arrival_ns - piece.age * SECOND // rate
+            begins = packet.marker and not piece.age
+            yield piece.payload_type, Heard(stamp, at_ns, begins, piece.payload)
+
+
+def _sequence(heard: tuple[int, int, Heard]) -> int:
+    return heard[0]
 
 
 def _clock_rate(stream: Stream | None, kinds: set[int]) -> int:

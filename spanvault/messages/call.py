@@ -12,7 +12,7 @@ Outcome = Literal[
     "not_found", "failed", "in_progress", "unknown",
 ]  # fmt: skip
 Party = Literal["caller", "callee", "unknown"]
-MediaKind = Literal["audio", "video", "fax", "events", "control"]
+MediaKind = Literal["audio", "video", "text", "fax", "events", "control"]
 RelationKind = Literal["transfer", "b2bua", "fork", "replaces", "joins", "joined", "continued"]
 
 

@@ -112,7 +112,14 @@ def test_what_payload_types_may_carry():
 
 @pytest.mark.parametrize(
     ("parameters", "secure", "kind"),
-    [("8/8", False, SOUND), ("8/97", False, REDUNDANT), ("8/97", True, EVENT), ("", True, SOUND)],
+    [
+        ("8/8", False, REDUNDANT),
+        ("", False, REDUNDANT),
+        ("8/97", False, REDUNDANT),
+        ("8/97", True, EVENT),
+        ("8/8", True, SOUND),
+        ("", True, SOUND),
+    ],
 )
 def test_red_that_may_carry_digits(parameters, secure, kind):
     codecs = {8: PCMA, 97: DIGITS, 121: Codec("red", 8000, 1, parameters)}

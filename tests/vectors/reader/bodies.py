@@ -26,7 +26,7 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "final": ("bool", False), "expires_ns": ("?int", None), "heard_by": ("text", ""),
     },
     "stream": {
-        "number": ("int",), "party": (_PARTY,), "media": ("audio|video|fax|events|control",),
+        "number": ("int",), "party": (_PARTY,), "media": ("audio|video|text|fax|events|control",),
         "ssrc": ("int",), "source": ("text",), "destination": ("text",), "codecs": ("{codec",),
         "payload_types": ("{int", {}), "first_ns": ("int", 0), "last_ns": ("int", 0),
         "packets": ("int", 0), "lost": ("int", 0), "duplicates": ("int", 0), "late": ("int", 0),
