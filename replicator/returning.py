@@ -60,18 +60,38 @@ def _tell(source: Source, target: str, change: Change, fault: str) -> None:
 
 
 def _parts(replica: Replica, change: Change) -> Iterator[bytes]:
-    """What of a copy goes on the wire; of a key file all at once: a page the store alone can check.
+    """What of a copy goes on the wire; a key file or record at once: the store alone can check it.
 
     Raises TargetError; ValueError if it is not that copy.
     """
     if change.kind == "object":
         return _sound(replica.target.read(layout.object_name(change.id)), change)
+    if change.kind == "record":
+        return iter((_record(replica, change),))
     data = replica.read(layout.keys_name(change.name))
     if len(data) != change.size:
         raise ValueError(f"its copy is damaged: {len(data)} bytes instead of {change.size}")
     if change.sha256 and hashlib.sha256(data).hexdigest() != change.sha256:
         raise ValueError("its copy is damaged, or older: its SHA-256 is another")
     return iter((data,))
+
+
+def _record(replica: Replica, change: Change) -> bytes:
+    """What the feed said of a call at the position that the store names; any bundle may have it.
+
+    Raises TargetError; ValueError if none does that is whole.
+    """
+    wanted, fault = (change.position, "record", change.id), NO_COPY
+    for one in replica.bundles():
+        if not one.positions.first <= change.position <= one.positions.last:
+            continue
+        try:
+            for each in replica.load_bundle(one.name):
+                if (each.position, each.kind, each.id) == wanted:
+                    return each.data
+        except ValueError as error:
+            fault = f"its copy is damaged: {one.name}: {error}"
+    raise ValueError(fault)
 
 
 def _sound(parts: Iterator[bytes], change: Change) -> Iterator[bytes]:

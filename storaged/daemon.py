@@ -156,6 +156,8 @@ class Daemon:
             line += f"; {len(hurt)} key files DAMAGED"
         if hurt := scrub["damaged_ledgers"]:
             line += f"; {len(hurt)} ledgers DAMAGED"
+        if hurt := scrub["damaged_records"]:
+            line += f"; {len(hurt)} call records DAMAGED"
         if overdue := scrub.get("overdue"):
             line += f"; {overdue}"
         repair = self._mender.fields()

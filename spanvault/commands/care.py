@@ -35,7 +35,7 @@ from spanvault.messages import CheckReply, StatusReply
 
 _REMEDY: Final = {
     "key files": "A page comes back from a replica: spanvault repair --all.",
-    "call records": "Neither its recording nor the ledger has it: spanvault restore.",
+    "call records": "Neither its recording nor the ledger has it: spanvault repair --all.",
 }
 
 

@@ -16,7 +16,7 @@ from spanvault.commands.access import (
     JsonOption,
     StoreOption,
     UnlockOption,
-    find_call,
+    find_id,
     reach,
 )
 from spanvault.commands.output import FAILED, USAGE, CommandFailed, complain, document, say
@@ -34,7 +34,8 @@ def repair(
         list[str] | None, typer.Argument(metavar="[ID…]", help="Ids, or their beginnings.")
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Everything that is known to be damaged, key pages too.")
+        bool,
+        typer.Option("--all", help="All that is known to be damaged, key pages and records too."),
     ] = False,
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to wait for the replicas.")
@@ -48,7 +49,7 @@ def repair(
     if every == bool(ids):
         raise CommandFailed("say which recordings", "Name ids, or give --all.", USAGE)
     with reach(store, unlock_key, config) as client:
-        wanted = [find_call(client, one).id for one in ids or []]
+        wanted = [find_id(client, one) for one in ids or []]
         found = _until_settled(client, wanted, time.monotonic() + wait)
     for one in found:
         _report(one, json)
@@ -71,8 +72,8 @@ def _until_settled(client: Client, ids: list[bytes], until_s: float) -> list[Men
 
 
 def _named(key: bytes) -> str:
-    """A recording's id for people; of a key file its name."""
-    return key.decode() if key.startswith(b"keys/") else key.hex()
+    """A recording's id for people; of a key file or a call record its name."""
+    return key.decode() if key.startswith((b"keys/", b"records/")) else key.hex()
 
 
 def _report(one: Mending, json: bool) -> None:

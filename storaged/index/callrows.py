@@ -8,6 +8,7 @@ from typing import Any
 
 from spanvault.messages import Call
 from storaged.format import record
+from storaged.index import damage
 from storaged.index.labels import Labels
 from storaged.index.rows import MULTIPLE, OBJECT_CHANGED, RECORD_CHANGED, TIME, time_key
 from storaged.index.writing import Writing
@@ -34,6 +35,7 @@ def put_record(
     for recording_id in held:
         writing.put(b"shared", recording_id, call.id)
     writing.put(b"record", call.id, sealed)
+    writing.delete(damage.RECORDS.table, call.id.hex().encode())
     writing.announce(RECORD_CHANGED, call.id)
 
 
@@ -52,6 +54,7 @@ def remove_call(writing: Writing, call_id: bytes, call: Call | None) -> None:
         _delete_by_scan(writing, call_id)
     for table in (b"record", b"state", b"open", b"damaged", b"follow", b"former", b"strayed"):
         writing.delete(table, call_id)
+    writing.delete(damage.RECORDS.table, call_id.hex().encode())
     for receipt in writing.receipts(call_id):
         writing.delete(b"receipt", call_id + receipt.target.encode())
     for kind in (OBJECT_CHANGED, RECORD_CHANGED):

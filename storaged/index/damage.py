@@ -1,12 +1,13 @@
-"""Which recordings, key files and ledgers are known to be damaged: a row each, told of once.
+"""Which recordings, key files, ledgers and records are known to be damaged: a row each, told once.
 
 Nothing else is changed by it: what still opens of a damaged recording is given out as before.
 FORMAT.md §7. Who finds damage: storaged.integrity.scrub, storaged.integrity.keycheck,
-storaged.integrity.ledgercheck. Who finds that it is gone: a Verify as well.
+storaged.integrity.ledgercheck, storaged.integrity.recordcheck. Who finds that it is gone: a Verify
+as well.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -23,7 +24,7 @@ REMEDY: Final = "it is restored from a replica if one has it: see spanvault repa
 
 
 class Files(NamedTuple):
-    """A kind of file that may be damaged. field: of the journal, for its name."""
+    """A kind of thing with a name that may be damaged. field: of the journal, for its name."""
 
     table: bytes
     field: str
@@ -48,6 +49,14 @@ LEDGERS: Final = Files(
     "A damaged ledger is whole again, or gone",
     "nothing is missing while the index is there: keep it, and do not run spanvault reindex. Look "
     "after the disk, and put the file back from a backup",
+)
+RECORDS: Final = Files(  # a record's name is its call's id in hex
+    b"damagedrecord",
+    "RECORDING_ID",
+    "A call record is damaged",
+    "A damaged call record is whole again, or gone",
+    "neither its recording nor the ledger has it; it comes back from a replica if one has it: see "
+    "spanvault repair. Look after this store's medium",
 )
 
 
@@ -112,23 +121,41 @@ def told(view: View) -> list[str]:
     return ids
 
 
-def note_file(index: Index, kind: Files, name: str, fault: str, now_ns: int) -> None:
-    """Remember that a file is damaged, by its name; say so if that is new."""
+def note_file(
+    index: Index, kind: Files, name: str, fault: str, now_ns: int,
+    stands: Callable[[View], bool] = lambda _: True,
+) -> None:  # fmt: skip
+    """Remember that a file is damaged, by its name; say so if that is new.
+
+    stands: whether it still is what was read. Raises lmdb.Error, OSError.
+    """
     with index.reading() as view:
-        if view.get(kind.table, name.encode()) is not None:
+        if files_known(view, kind, name) is not None:
             return
     found = msgspec.msgpack.encode(Damage(now_ns, [fault]))
-    index.write(lambda writing: writing.put(kind.table, name.encode(), found))
-    log.error(kind.damaged, extra={kind.field: name, "FAULT": fault, "REMEDY": kind.remedy})
+
+    def put(writing: Writing) -> bool:
+        if so := stands(writing):
+            writing.put(kind.table, name.encode(), found)
+        return so
+
+    if index.write(put):
+        log.error(kind.damaged, extra={kind.field: name, "FAULT": fault, "REMEDY": kind.remedy})
 
 
 def clear_file(index: Index, kind: Files, name: str) -> None:
     """A file was found whole, or is needed no more. Raises lmdb.Error, OSError."""
     with index.reading() as view:
-        if view.get(kind.table, name.encode()) is None:
+        if files_known(view, kind, name) is None:
             return
     index.write(lambda writing: writing.delete(kind.table, name.encode()))
     log.info(kind.whole, extra={kind.field: name})
+
+
+def files_known(view: View, kind: Files, name: str) -> Damage | None:
+    """What was found of a file; None if it is not known to be damaged."""
+    value = view.get(kind.table, name.encode())
+    return None if value is None else msgspec.msgpack.decode(value, type=Damage)
 
 
 def files(view: View, kind: Files) -> Iterator[tuple[str, Damage]]:

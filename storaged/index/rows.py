@@ -16,7 +16,8 @@ from storaged.format import record
 TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
     b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged", b"moved", b"follow",
-    b"damagedkey", b"damagedledger", b"capture", b"expires", b"label", b"day", b"due",
+    b"damagedkey", b"damagedledger", b"damagedrecord", b"capture", b"expires", b"label", b"day",
+    b"due",
 )  # fmt: skip
 MULTIPLE: Final = (b"strayed", b"shared", b"former")  # with several values a key, all of one length
 

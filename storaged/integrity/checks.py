@@ -48,10 +48,11 @@ class Checks:
         return CheckReply(len(check.checked), faults, check.mended, check.unchecked)
 
     def _records(self, after: bytes) -> Steps[CheckReply]:
-        check = RecordCheck(self._index, self._vaults).checking(after, _LAST, PAGE)
+        check = RecordCheck(self._index, self._vaults, self._clock_ns)
+        steps = check.checking(after, _LAST, PAGE)
         while True:
             try:
-                next(check)
+                next(steps)
             except StopIteration as done:
                 found = done.value
                 break

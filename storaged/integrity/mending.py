@@ -1,4 +1,4 @@
-"""Damaged recordings and key pages are asked back of the replicas, checked, and put in place.
+"""What is damaged (recordings, key pages, records) is asked back of replicas, and put in place.
 
 What is damaged (storaged.index.damage) is told to each target with its feed until one brings it
 back, or all have said why they cannot. A copy counts once its SHA-256 is the one that was sealed
@@ -26,8 +26,9 @@ from storaged.index import rows as tables
 from storaged.index.environment import Index
 from storaged.index.rows import OBJECT, SEALED, State
 from storaged.index.view import View
-from storaged.integrity import keymending, medium
+from storaged.integrity import keymending, medium, recordmending
 from storaged.integrity.keycheck import KeyCheck
+from storaged.integrity.recordcheck import RecordCheck
 from storaged.pools.vaults import Vault, Vaults
 from storaged.recordings.examining import examining
 from storaged.recordings.reading import Reader
@@ -71,6 +72,7 @@ class Mender:
         self._clock_ns, self._clock_s = clock_ns, clock_s
         self.reader = Reader(index, vaults)
         self._keys = KeyCheck(index, vaults, clock_ns)
+        self._records = RecordCheck(index, vaults, clock_ns)
         self._cases: dict[bytes, Case] = {}
         self._seen: dict[str, float] = {}
         self._looked_s = -_LOOK_S
@@ -102,12 +104,12 @@ class Mender:
             return
         self._looked_s = now_s
         with self._index.reading() as view:
-            found = dict(_damaged(view))
+            found = dict(_damaged(view, self._vaults))
         for key in [key for key in self._cases if key not in found]:
             del self._cases[key]
         for key, (change, fault) in found.items():
             case = self._cases.get(key)
-            if case is None or case.change.sha256 != change.sha256:
+            if case is None or case.change != change:
                 self._cases[key] = Case(change, fault)
             elif case.again_s is not None and now_s >= case.again_s:
                 self._ask_anew(case)
@@ -126,14 +128,21 @@ class Mender:
         self._looked_s = -_LOOK_S
         self._look(self._clock_s())
         ids = wanted.ids or list(self._cases)
+        records = map(recordmending.key_of, wanted.ids)
+        ids = [*ids, *(key for key in records if key in self._cases)]
         for key in ids if wanted.again else []:
             if (case := self._cases.get(key)) and case.again_s is not None:
                 self._ask_anew(case)
         return m.MendReply([self._about(key) for key in ids])
 
     def _checking_again(self, recording_id: bytes) -> Steps[None]:
-        if recording_id.startswith(keymending.PREFIX):
-            return  # the check of key files comes by itself
+        if recording_id.startswith((keymending.PREFIX, recordmending.PREFIX)):
+            return  # the checks of key files and of records come by themselves
+        yield from self._records.checking_one(recording_id)
+        with self._index.reading() as view:
+            state = view.state(recording_id)
+        if state is not None and not state.bits & OBJECT:
+            return  # a record alone
         try:
             yield from self.checking(recording_id)
         except Fault as fault:
@@ -188,7 +197,7 @@ class Mender:
         Raises Fault: not asked for, damaged; OSError, lmdb.Error: it is asked for again.
         """
         case = self._cases.get(_key_of(given.change))
-        if case is None or given.change.sha256 != case.change.sha256:
+        if case is None or given.change != case.change:
             raise Fault("not_found", "nothing such is asked back", "It is whole again, or gone.")
         case.holder, case.until_s = given.target, self._clock_s() + LEASE_S
         if given.fault:
@@ -199,6 +208,10 @@ class Mender:
                 begun()
                 keymending.put_back(self._index, self._vaults, given, bulk)
                 self._whole(case, f"{given.change.name} from {given.target}")
+            elif given.change.kind == "record":
+                begun()
+                recordmending.put_back(self._index, self._vaults, given, bulk)
+                self._whole(case, f"record of {given.change.id.hex()} from {given.target}")
             else:
                 yield from self._object(case, given, bulk, begun)
         except OSError as error:
@@ -304,8 +317,10 @@ HOPELESS: Final = (
 
 
 def _key_of(change: m.Change) -> bytes:
-    """What a case is known by: a recording's id, or the name of a key file."""
-    return keymending.PREFIX + change.name.encode() if change.kind == "keys" else change.id
+    """What a case is known by: a recording's id, or what stands for a key file or a record."""
+    if change.kind == "keys":
+        return keymending.PREFIX + change.name.encode()
+    return recordmending.key_of(change.id) if change.kind == "record" else change.id
 
 
 def _named(change: m.Change) -> dict[str, str]:
@@ -314,7 +329,7 @@ def _named(change: m.Change) -> dict[str, str]:
     return {"KEY_FILE": change.name} if is_key else {"RECORDING_ID": change.id.hex()}
 
 
-def _damaged(view: View) -> Iterator[tuple[bytes, tuple[m.Change, str]]]:
+def _damaged(view: View, vaults: Vaults) -> Iterator[tuple[bytes, tuple[m.Change, str]]]:
     """What is known to be damaged, as targets are asked for it."""
     for key, value in view.cursor(b"damaged"):
         recording_id = bytes(key)
@@ -326,3 +341,4 @@ def _damaged(view: View) -> Iterator[tuple[bytes, tuple[m.Change, str]]]:
         )
         yield recording_id, (change, msgspec.msgpack.decode(value, type=damage.Damage).faults[0])
     yield from keymending.wanted(view)
+    yield from recordmending.wanted(view, vaults)

@@ -3,19 +3,21 @@
 LMDB has no checksums: a medium may change a row. The record's own tag tells, so no listening right
 is needed; nobody can tell of a locked pool. The same record lies a second time in the recording's
 trailer, or in the pool's ledger (FORMAT.md §7.1): it counts if it opens and is of the revision that
-the row in `state` names, so an older one never takes its place. Other rows of the index cannot be
-checked so: it is made anew (storaged.integrity.reindexing). Pure but for files; when it runs:
-storaged.integrity.scrub.
+the row in `state` names, so an older one never takes its place. Of one that lies in neither a row
+remains (storaged.index.damage): replicas are asked for it (storaged.integrity.recordmending). Other
+rows of the index cannot be checked so: it is made anew (storaged.integrity.reindexing). Is handed
+its clock; when it runs: storaged.integrity.scrub.
 """
 
 import logging
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final, NamedTuple
 
 from spanvault.messages import Call
 from storaged.faults import Fault
 from storaged.format import ledger, record, seeking
+from storaged.index import damage
 from storaged.index import rows as tables
 from storaged.index.environment import Index
 from storaged.index.rows import OBJECT, SEALED, State
@@ -27,19 +29,32 @@ from storaged.pools.vaults import Vault, Vaults
 log = logging.getLogger(__name__)
 ROWS: Final = 200  # looked at in one view, some milliseconds
 _STEP: Final = 1 << 20  # bytes of a ledger that are read before others get their turn
-REMEDY: Final = (
-    "Neither its recording nor the ledger has it. Restore the store from a replica into another "
-    "folder, and look after this store's medium."
-)
 
 
 class Record(NamedTuple):
-    """A record that does not open, with its row in `state`."""
+    """A record that does not open, with its row in `state`. sealed: None if it is missing."""
 
     id: bytes
     state: State
-    sealed: bytes
+    sealed: bytes | None
     fault: str
+
+    def stands(self, view: View) -> bool:
+        """Whether the index still has it so."""
+        return view.get(b"record", self.id) == self.sealed and view.state(self.id) == self.state
+
+
+class Looked(NamedTuple):
+    """Some calls that were looked at. size: bytes of their records.
+
+    sound: those that open and were known to be damaged. at: the last id, None if there are no more.
+    """
+
+    checked: int
+    size: int
+    wrong: list[Record]
+    sound: list[bytes]
+    at: bytes | None
 
 
 class Found(NamedTuple):
@@ -55,10 +70,10 @@ class Found(NamedTuple):
 
 
 class RecordCheck:
-    """Checks the records of all pools that are open. For one thread."""
+    """Checks the records of all pools that are open. For one thread. clock_ns: since 1970."""
 
-    def __init__(self, index: Index, vaults: Vaults) -> None:
-        self._index, self._vaults = index, vaults
+    def __init__(self, index: Index, vaults: Vaults, clock_ns: Callable[[], int]) -> None:
+        self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
 
     def checking(
         self, after: bytes, until: bytes, most: int | None = None
@@ -71,50 +86,59 @@ class RecordCheck:
         left = most
         while left is None or left > 0:
             rows = ROWS if left is None else min(ROWS, left)
-            checked, size, wrong, next_at = self._look(at, until, rows)
-            yield size
-            mended = (yield from self._mending(wrong)) if wrong else set()
-            damaged = {one.id: one.fault for one in wrong if one.id not in mended}
-            found = Found(found.checked + checked, [*found.mended, *sorted(mended)],
-                          found.damaged | damaged, next_at)  # fmt: skip
-            if next_at is None:
+            looked = self._look(at, until, rows)
+            yield looked.size
+            mended = (yield from self._mending(looked.wrong)) if looked.wrong else set()
+            for one in looked.sound:
+                damage.clear_file(self._index, damage.RECORDS, one.hex())
+            damaged = {one.id: one.fault for one in looked.wrong if one.id not in mended}
+            found = Found(found.checked + looked.checked, [*found.mended, *sorted(mended)],
+                          found.damaged | damaged, looked.at)  # fmt: skip
+            if looked.at is None:
                 break
-            at, left = next_at, None if left is None else left - rows
+            at, left = looked.at, None if left is None else left - rows
         return found
 
-    def _look(
-        self, after: bytes, until: bytes, rows: int
-    ) -> tuple[int, int, list[Record], bytes | None]:
-        """Calls checked, bytes of their records, those that do not open, and the last id."""
-        checked, size, wrong, at = 0, 0, list[Record](), after
+    def checking_one(self, call_id: bytes) -> Generator[None, None, None]:
+        """Check one call's, and mend it, in steps. Raises OSError, lmdb.Error."""
+        before = max(0, int.from_bytes(call_id, "big") - 1).to_bytes(len(call_id), "big")
+        for _ in self.checking(before, call_id):
+            yield
+
+    def _look(self, after: bytes, until: bytes, rows: int) -> Looked:
+        """Look at the records of some calls."""
+        checked, size, wrong, sound, at = 0, 0, list[Record](), list[bytes](), after
         with self._index.reading() as view:
-            cursor = view.cursor(b"record")
+            known = view.count(damage.RECORDS.table) > 0
+            cursor = view.cursor(b"state")
             more = cursor.set_range(after + b"\0")
             for _ in range(rows):
                 if not more or (at := bytes(cursor.key())) > until:
-                    return checked, size, wrong, None
-                sealed = bytes(cursor.value())
-                state = view.state(at)
-                fault = self._fault_of(view, at, sealed, state) if state is not None else None
-                if state is not None and fault is not None:
-                    checked, size = checked + 1, size + len(sealed)
-                    if fault:
-                        wrong.append(Record(at, state, sealed, fault))
+                    return Looked(checked, size, wrong, sound, None)
+                state, sealed = tables.parse_state(cursor.value()), view.get(b"record", at)
+                fault = self._fault_of(view, at, sealed, state)
+                if fault is not None:
+                    checked, size = checked + 1, size + len(sealed or b"")
+                if fault:
+                    wrong.append(Record(at, state, sealed, fault))
+                elif fault == "" and known:
+                    sound.append(at)
                 more = cursor.next()
-        return checked, size, wrong, at
+        return Looked(checked, size, wrong, sound, at)
 
-    def _fault_of(self, view: View, call_id: bytes, sealed: bytes, state: State) -> str | None:
+    def _fault_of(
+        self, view: View, call_id: bytes, sealed: bytes | None, state: State
+    ) -> str | None:
         """What is wrong with a record, empty if nothing is; None: nobody can tell."""
+        if sealed is None and state.revision < 0:
+            return None  # of an import: it has not come yet
         try:
             vault = self._vaults.of(state.tier)
             if vault.locked:
                 return None
-            key_id = record.parse_head(sealed).key_id
-            if key_id != state.key_id and key_id not in view.former(call_id):
-                raise ValueError("call record names a key that is not the call's")
-            call = record.open_call(call_id, sealed, vault.dek(key_id))
-            if call.revision != state.revision:
-                raise ValueError(f"call record of revision {call.revision}, not {state.revision}")
+            if sealed is None:
+                raise ValueError("call record is missing")
+            check(view, vault, call_id, sealed, state)
         except Fault:
             return None  # its key: the check of key files tells of that; or it was just erased
         except ValueError as error:
@@ -131,10 +155,10 @@ class RecordCheck:
             whole |= yield from self._from_ledger(self._vaults.of(tier), lost)
         for one in wrong:
             if one.id not in whole:
-                log.error(
-                    "A call record is damaged",
-                    extra={"RECORDING_ID": one.id.hex(), "FAULT": one.fault, "REMEDY": REMEDY},
-                )
+                damage.note_file(
+                    self._index, damage.RECORDS, one.id.hex(), one.fault, self._clock_ns(),
+                    one.stands,
+                )  # fmt: skip
         return whole
 
     def _from_recording(self, one: Record) -> bool:
@@ -151,7 +175,7 @@ class RecordCheck:
             dek = vault.dek(one.state.key_id)
         except (ValueError, OSError, Fault):
             return False
-        return self._put(one, record.seal_call(call, one.state.key_id, dek, os.urandom(12)))
+        return put(self._index, one, record.seal_call(call, one.state.key_id, dek, os.urandom(12)))
 
     def _from_ledger(
         self, vault: Vault, lost: dict[bytes, Record]
@@ -167,7 +191,7 @@ class RecordCheck:
                     yield size
         except Fault:
             return set()  # locked meanwhile
-        return {one for one, sealed in sound.items() if self._put(lost[one], sealed)}
+        return {one for one, sealed in sound.items() if put(self._index, lost[one], sealed)}
 
     def _is_it(self, vault: Vault, one: Record, sealed: bytes) -> bool:
         try:
@@ -177,24 +201,39 @@ class RecordCheck:
             return False
         return call.id == one.id and call.revision == one.state.revision
 
-    def _put(self, one: Record, sealed: bytes) -> bool:
-        """Put a sound record in place of the damaged one, unless that has changed meanwhile."""
 
-        def put(writing: Writing) -> bool:
-            if writing.get(b"record", one.id) != one.sealed or writing.state(one.id) != one.state:
-                return False
-            writing.put(b"record", one.id, sealed)
-            # A replica may have got the damaged one.
-            writing.announce(tables.RECORD_CHANGED, one.id)
-            return True
+def check(view: View, vault: Vault, call_id: bytes, sealed: bytes, state: State) -> None:
+    """Raise ValueError unless this is the record that a row in `state` means; Fault: its key."""
+    key_id = record.parse_head(sealed).key_id
+    if key_id != state.key_id and key_id not in view.former(call_id):
+        raise ValueError("call record names a key that is not the call's")
+    call = record.open_call(call_id, sealed, vault.dek(key_id))
+    if call.revision != state.revision:
+        raise ValueError(f"call record of revision {call.revision}, not {state.revision}")
 
-        done = self._index.write(put)
-        if done:
-            log.warning(
-                "A damaged call record was brought back",
-                extra={"RECORDING_ID": one.id.hex(), "FAULT": one.fault},
-            )
-        return done
+
+def put(index: Index, one: Record, sealed: bytes, target: str = "") -> bool:
+    """Put a sound record in place of the damaged one, unless that has changed meanwhile.
+
+    target: whose copy it is; nothing for what lay in the store. Raises lmdb.Error.
+    """
+
+    def bring(writing: Writing) -> bool:
+        if not one.stands(writing):
+            return False
+        writing.put(b"record", one.id, sealed)
+        writing.delete(damage.RECORDS.table, one.id.hex().encode())
+        # A replica may have got the damaged one.
+        writing.announce(tables.RECORD_CHANGED, one.id)
+        return True
+
+    done = index.write(bring)
+    if done:
+        log.warning(
+            "A damaged call record was brought back",
+            extra={"RECORDING_ID": one.id.hex(), "FAULT": one.fault, "TARGET": target},
+        )
+    return done
 
 
 def _entries(vault: Vault) -> Iterator[tuple[int, ledger.Entry]]:

@@ -56,7 +56,6 @@ class Round(msgspec.Struct):
     before_ns: int | None = None  # when the round before ended
     ledger: str = ""  # the last file of a ledger that was checked: they come first
     records_mended: int = 0
-    records_damaged: list[bytes] = []  # ids, damage.TOLD at most
 
 
 class Pace:
@@ -89,7 +88,7 @@ class Scrub:
         self._saved_s = self._keys_due_s = clock_s()
         self._keys = KeyCheck(index, vaults, clock_ns)
         self._ledgers = LedgerCheck(index, vaults, clock_ns)
-        self._records = RecordCheck(index, vaults)
+        self._records = RecordCheck(index, vaults, clock_ns)
         with index.reading() as view:
             kept = view.get(b"meta", _SCRUB)
         self._round = msgspec.msgpack.decode(kept, type=Round) if kept else None
@@ -129,11 +128,11 @@ class Scrub:
                 "checked": one.checked, "of": one.objects, "read_bytes": one.read,
                 "since": _utc(one.begun_ns), "ended": _utc(one.ended_ns or one.before_ns),
                 "mended_records": one.records_mended,
-                "damaged_records": [each.hex() for each in one.records_damaged],
             }  # fmt: skip
         return {**told, "damaged": view.count(b"damaged"), "damaged_ids": damage.told(view),
                 "damaged_keys": damage.told_files(view, damage.KEYS),
-                "damaged_ledgers": damage.told_files(view, damage.LEDGERS)}  # fmt: skip
+                "damaged_ledgers": damage.told_files(view, damage.LEDGERS),
+                "damaged_records": damage.told_files(view, damage.RECORDS)}  # fmt: skip
 
     def _overdue(self, one: Round) -> str:
         """A line if a round takes longer than scrub_days; empty if it does not."""
@@ -244,8 +243,6 @@ class Scrub:
                 break
             yield self._pace.spend(size, self._ceiling)
         one.records_mended += len(found.mended)
-        known = dict.fromkeys([*one.records_damaged, *found.damaged])  # a restart looks again
-        one.records_damaged = list(known)[: damage.TOLD]
 
     def _checking(self, one: Round, recording_id: bytes) -> Waits:
         """Check an object, and note what was found."""

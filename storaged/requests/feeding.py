@@ -10,7 +10,7 @@ from spanvault import messages as m
 from spanvault.rules import POOLS
 from spanvault.transport import Identity
 from storaged.faults import Fault
-from storaged.index import erasures
+from storaged.index import damage, erasures
 from storaged.index import rows as tables
 from storaged.index.environment import Index
 from storaged.index.rows import OBJECT, SEALED
@@ -79,6 +79,8 @@ class FeedSource:
             return None
         pool = POOLS[state.tier]
         if kind == tables.RECORD_CHANGED:
+            if damage.files_known(view, damage.RECORDS, what.hex()):
+                return None  # it would replace a replica's sound copy; it is announced when whole
             sealed = view.get(b"record", what) or b""
             return m.Change(position, "record", what, pool, size=len(sealed), data=sealed)
         if not state.bits & SEALED or not state.bits & OBJECT:

@@ -5,8 +5,10 @@ import time
 
 import pytest
 
+from replicator import bundle
 from spanvault.messages import Verify
-from tests.support.ingest import identity
+from storaged.index.environment import Index
+from tests.support.ingest import Ingest, call, identity
 
 CALLS = range(4)
 SIZE = 400_000  # a second: some parts each
@@ -35,6 +37,12 @@ def repair(house, *arguments: str):
     done = house.appliance.spanvault("repair", *arguments, "--json", "--wait", "20")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return done.returncode, {one["id"]: one for one in found}, done.stderr
+
+
+def bundled(place) -> set[bytes]:
+    """Ids of all that the bundles at a target tell of."""
+    files = (path.read_bytes() for path in place.glob("records/*.bundle"))
+    return {change.id for each in files for change in bundle.parse(each)}
 
 
 def test_flipped_cut_and_deleted_recordings_are_whole_again(house, until) -> None:
@@ -133,3 +141,27 @@ def test_root_that_was_damaged_while_nothing_ran_comes_back_and_opens(house, unt
     house.appliance.kill("storaged")
     house.appliance.start("storaged")
     assert all(house.said(number, size=SIZE) for number in CALLS)
+
+
+def test_call_record_that_lies_nowhere_else_comes_back_out_of_a_bundle(house, until) -> None:
+    lost = call(9, 0)
+    with Ingest(house.etc / "capture.toml") as ingest:
+        ingest.send([lost])  # nothing was heard of it: no recording has its record
+        ingest.settle()
+    with house.client() as client:
+        known = client.get(lost.id).call
+    places = house.replica, house.replica.with_name("sitec")
+    until(lambda: all(lost.id in bundled(place) for place in places))
+    house.appliance.kill("storaged")
+    for path in house.store.glob("pools/base/ledger/*.svl"):
+        path.write_bytes(path.read_bytes()[:48])
+    index = Index(house.store / "index")
+    with index.reading() as view:
+        sealed = view.get(b"record", lost.id) or b""
+    index.write(lambda writing: writing.put(b"record", lost.id, sealed[:-1] + b"\0"))
+    index.close()
+    house.appliance.start("storaged")
+    until(lambda: repair(house, lost.id.hex())[0] == 0)  # once the targets ask again
+    with house.client() as client:
+        assert client.get(lost.id).call == known
+        assert "record of" in client.status().fields["repair"]["last"]

@@ -27,7 +27,7 @@ _WRONG: Final[dict[str, dict[str, Any]]] = {
     "erasure": {"recordings": {}, "epochs": {"base": "1"}}, "confirmed": {"at_ns": None,
                                                                           "kind": "receipt"},
     "receipt": {"size": b"1", "kind": "done"}, "target": {"noted": "yes"},
-    "damaged": {"faults": "frame"}, "scrub": {"until": None, "records_damaged": ["text"]},
+    "damaged": {"faults": "frame"}, "scrub": {"until": None, "records_mended": "text"},
 }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def whole() -> dict[str, msgspec.Struct]:
         "receipt": Receipt(call.id, "siteb", 1234, "ab" * 32, START),
         "target": Place("replicator/b", b"s" * 32, True), "damaged": Damage(START, ["frame 1"]),
         "scrub": Round(START, call.id, 10, 3, call_id(2), 5, 2, START + 1, START - 1,
-                       "base/20231114-000001.svl", 1, [call_id(3)]),
+                       "base/20231114-000001.svl", 1),
     }  # fmt: skip
 
 

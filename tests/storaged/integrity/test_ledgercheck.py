@@ -1,7 +1,5 @@
 """Ledgers are read back: a flipped bit is found, and what the index still has is written anew."""
 
-import logging
-
 import pytest
 
 from storaged.format import ledger
@@ -96,7 +94,7 @@ def test_without_its_row_it_is_damage_told_once_and_gone_when_the_bytes_are_back
     checked = Checked(ledgers.parts)
     for _ in range(2):
         assert checked.round()["damaged_ledgers"] == [ledgers.name]
-    (error,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    (error,) = [one for one in caplog.records if one.msg == "A ledger is damaged"]
     fault = f"at byte {ledgers.offset(RECORD, 2)}: entry does not authenticate"
     assert fault == error.FAULT
     assert "do not run spanvault reindex" in error.REMEDY

@@ -144,7 +144,8 @@ def test_record_of_another_call_is_no_record(records):
 
 def test_record_that_came_meanwhile_stays(records):
     records.flip(SILENT)
-    steps = RecordCheck(records.parts.index, records.parts.vaults).checking(b"", b"\xff" * 16)
+    check = RecordCheck(records.parts.index, records.parts.vaults, lambda: 1)
+    steps = check.checking(b"", b"\xff" * 16)
     next(steps)  # it was found
     newer = make_call(2, outcome="busy", answered_ns=None, revision=5)
     records.parts.commit(calls=[newer])
@@ -155,7 +156,8 @@ def test_record_that_came_meanwhile_stays(records):
 
 def test_what_is_erased_meanwhile_stays_so(records):
     records.flip(SILENT)
-    steps = RecordCheck(records.parts.index, records.parts.vaults).checking(b"", b"\xff" * 16)
+    check = RecordCheck(records.parts.index, records.parts.vaults, lambda: 1)
+    steps = check.checking(b"", b"\xff" * 16)
     next(steps)  # it was found
     assert records.ask(m.Erase([SILENT], "asked for")).erased == 1
     for _ in steps:
