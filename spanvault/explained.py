@@ -9,6 +9,9 @@ import msgspec
 
 from spanvault.messages import Call, Party
 
+# What is concluded of a message that was there before, between the same two.
+AGAIN = "sent again (retransmission): changes nothing"
+
 
 class Step(msgspec.Struct):
     """One message or event of a call, and what followed from it.
@@ -69,7 +72,10 @@ class Told(msgspec.Struct, tag_field="kind", tag=str.lower):
 
 
 class Explained(Told, tag="call"):
-    """A call, whole. steps: only of calls that were asked for; passed_over: more than are kept."""
+    """A call, whole. steps: only of calls that were asked for.
+
+    passed_over: messages more than are kept; a step in their place says so.
+    """
 
     call: Call
     messages: int  # SIP messages that were its
@@ -114,6 +120,7 @@ class Summary(Told, tag="summary"):
     found: bool
     encapsulations: list[Count] = []
     counts: list[Count] = []
+    sip: int = 0  # messages that could be read
     tshark: str = ""  # its version, "" where it was not asked
     without_tshark: str = ""  # why it was not asked, or not to its end
     faults: list[str] = []  # of the file

@@ -132,6 +132,7 @@ class Explainer:
             frames, account.calls, account.streams, account.unowned, self._found,
             [Count(name, number) for name, number in self._around.most_common()],
             counts(counters, account.apart, self._recorder.calls.sip_tls),
+            counters.get("sip_messages", 0),
             view.version if view else "", view.fault if view else why_not, faults,
         )  # fmt: skip
 

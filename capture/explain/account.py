@@ -15,17 +15,19 @@ from capture.calls.livecall import LiveCall
 from capture.calls.witness import Decision, Witness
 from capture.explain import words
 from capture.explain.remedies import remedies
+from capture.explain.silence import Asked
 from capture.explain.unowned import Named
 from capture.media.engine import Media
 from capture.model import Datagram, Endpoint, NewStream
 from capture.signalling.sip import SipMessage
 from spanvault.callline import main_codec
 from spanvault.config import CaptureConfig
-from spanvault.explained import Explained, Flow, Step, Unowned
+from spanvault.explained import AGAIN, Explained, Flow, Step, Unowned
 from spanvault.messages import Call, Stream
 from spanvault.payloadtypes import STATIC
 
-MAX_STEPS: Final = 1_000  # of a call; a ladder of more is read by nobody
+MAX_STEPS: Final = 700  # of a call, from its beginning; a ladder of more is read by nobody
+MAX_LAST: Final = 300  # and up to its end
 MAX_CONCLUDED: Final = 32  # of one step or stream
 MAX_UNOWNED: Final = 1_000  # remembered until it is known whose hosts they run between
 POLL_NS: Final = 1_000_000_000
@@ -38,10 +40,18 @@ class _Call:
 
     messages: int = 0
     steps: list[Step] = field(default_factory=list)
+    last: deque[Step] = field(default_factory=lambda: deque(maxlen=MAX_LAST))
     passed_over: int = 0
     heard: set[tuple[object, ...]] = field(default_factory=set)  # messages, to know them again
     endpoints: list[Endpoint] = field(default_factory=list)  # that its SDP named
     rows: dict[int, int] = field(default_factory=dict)  # media's row, by the stream's number
+    asked: Asked = field(default_factory=Asked)
+
+    def all_steps(self) -> list[Step]:
+        """What is kept, with a word between first and last where some are not."""
+        words = f"… {self.passed_over} more messages are not shown"
+        missing = [Step(self.last[0].time_ns, words)] if self.passed_over else []
+        return [*self.steps, *missing, *self.last]
 
 
 @dataclass(slots=True)
@@ -54,10 +64,18 @@ class _Stream:
     packets: int = 0  # while nobody owned it
     refused: str = ""  # why its own call does not hold it
     concluded: list[str] = field(default_factory=list)
+    closed: str = ""  # what was concluded last of its end
 
     def conclude(self, sentence: str) -> None:
         if len(self.concluded) < MAX_CONCLUDED:
             self.concluded.append(sentence)
+
+    def close(self, sentence: str) -> None:
+        """When it ends; an earlier word on that holds no more: a BYE that was answered, say."""
+        if self.concluded and self.concluded[-1] == self.closed:
+            self.concluded.pop()
+        self.closed = sentence
+        self.conclude(sentence)
 
 
 class Account(Witness):
@@ -111,10 +129,14 @@ class Account(Witness):
         mine = self._calls.setdefault(call.id, _Call())
         if decision is Decision.BOUND:
             self._named.add(call, facts["binding"])
+            mine.asked.bound(facts["binding"])
             if facts["new"]:
                 mine.endpoints.append(facts["binding"].endpoint)
+        if decision is Decision.DESCRIBED:
+            mine.asked.described(facts["side"], facts["media"])
         if decision is Decision.BELONGS:
             mine.messages += 1
+            mine.asked.message(self._step.source, self._step.destination)
         if self._wants(call.call_id):
             self._note(mine, decision, call, facts)
 
@@ -139,7 +161,7 @@ class Account(Witness):
         step = self._step
         ends = (step.source, step.destination)
         if (*self._key, *ends) in mine.heard:
-            step.concluded.append("sent again (retransmission): changes nothing")
+            step.concluded.append(AGAIN)
         elif self._key[:4] in mine.heard:
             step.concluded.append("the same message on another hop (proxy): the same call")
         if len(mine.heard) < 4 * MAX_STEPS:
@@ -150,7 +172,8 @@ class Account(Witness):
         if len(mine.steps) < MAX_STEPS:
             mine.steps.append(step)
         else:
-            mine.passed_over += 1
+            mine.passed_over += len(mine.last) == MAX_LAST
+            mine.last.append(step)
 
     def _opened(self, _: LiveCall | None, stream: NewStream, attached: bool) -> None:
         mine = self._streams[stream.row] = _Stream(stream)
@@ -174,7 +197,7 @@ class Account(Witness):
 
     def _closed(self, _: LiveCall | None, row: int, at_ns: int, why: str) -> None:
         if row in self._streams:
-            self._streams[row].conclude(words.closed(at_ns, why))
+            self._streams[row].close(words.closed(at_ns, why))
 
     def _refused(self, _: LiveCall | None, row: int) -> None:
         if row in self._streams:
@@ -210,8 +233,8 @@ class Account(Witness):
         self.ready.append(
             Explained(
                 msgspec.structs.replace(call, keys=[]),  # nobody who reads this may open anything
-                mine.messages, sorted(mine.steps, key=lambda step: step.time_ns),
-                mine.passed_over, flows, remedies(call),
+                mine.messages, sorted(mine.all_steps(), key=lambda step: step.time_ns),
+                mine.passed_over, flows, remedies(call, mine.asked.answers(call)),
             )
         )  # fmt: skip
 

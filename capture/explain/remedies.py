@@ -78,9 +78,10 @@ COUNTS: Final = {
 }  # fmt: skip
 
 
-def remedies(call: Call) -> list[str]:
-    """What can be done about what is flagged of a call."""
-    return [f"{flag}: {FLAGS[flag]}" for flag in call.flags if flag in FLAGS]
+def remedies(call: Call, answers: Mapping[str, str]) -> list[str]:
+    """What can be done about what is flagged of a call. answers: by flag, what is known better."""
+    known = {**FLAGS, **answers}
+    return [f"{flag}: {known[flag]}" for flag in call.flags if flag in known]
 
 
 def counts(counters: Mapping[str, int], apart: Counter[str], sip_tls: SipTls) -> list[Count]:

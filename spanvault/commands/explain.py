@@ -157,6 +157,8 @@ def _overview(documents: Iterator[Document]) -> bool:
                 theirs.append(each)
         else:
             _show_calls(console, calls)
+            if not calls:
+                _line(console, _no_calls(each))
             _show_unowned(console, unowned, each.unowned)
             _show_theirs(console, theirs)
             _show_summary(console, each)
@@ -165,6 +167,8 @@ def _overview(documents: Iterator[Document]) -> bool:
 
 
 def _show_calls(console: Console, calls: list[Explained]) -> None:
+    if not calls:
+        return
     calls.sort(key=lambda each: (each.call.started_ns, each.call.call_ids))
     shown = (each.call for each in calls)
     console.print(calls_table(shown, console.width, "Call-ID", _call_id))
@@ -174,6 +178,12 @@ def _show_calls(console: Console, calls: list[Explained]) -> None:
             _line(console, _call_id(each.call), "bold")
         for note in notes:
             _line(console, f"  {note}", "red" if note.startswith("≠") else "")
+
+
+def _no_calls(told: Summary) -> str:
+    if told.sip:
+        return f"No calls: none of the {told.sip} SIP messages begins one, or shows one to go on."
+    return "No calls: no SIP message that can be read is in it. Is the signalling captured, too?"
 
 
 def _call_id(call: Call) -> str:

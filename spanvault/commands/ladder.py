@@ -8,7 +8,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from spanvault.explained import Explained, Flow, Step
+import msgspec
+
+from spanvault.explained import AGAIN, Explained, Flow, Step
 
 CLOCK: Final = 10  # columns for the seconds since the call began
 LANE: Final = 22  # columns that a lane needs to be read
@@ -21,7 +23,8 @@ def ladder(document: Explained, width: int) -> Iterator[tuple[str, str]]:
     """Lines and their styles, no line longer than width (of at least 40 columns)."""
     width = max(40, width)
     began_ns = document.call.started_ns
-    events: list[Step | Flow] = [*document.steps, *(one for one in document.flows if one.packets)]
+    flows = [one for one in document.flows if one.packets]
+    events: list[Step | Flow] = [*_folded(document.steps), *flows]
     events.sort(key=_when)
     lanes = _lanes(events, width)
     if lanes:
@@ -30,8 +33,26 @@ def ladder(document: Explained, width: int) -> Iterator[tuple[str, str]]:
         clock = f"{(_when(event) - began_ns) / 1e9:{CLOCK - 2}.3f}  "
         yield from _arrow(event, clock, lanes, width)
         yield from _below(event, lanes, width)
-    if document.passed_over:
-        yield f"… {document.passed_over} more messages are not shown", "dim"
+
+
+def _folded(steps: list[Step]) -> Iterator[Step]:
+    """Each message once: what was sent again and again is told below the first of it."""
+    again: dict[tuple[str, str, str], list[Step]] = {}
+    shown: list[tuple[Step, list[Step]]] = []
+    for step in steps:
+        key = (step.words, step.source, step.destination)
+        if step.concluded == [AGAIN] and key in again:
+            again[key].append(step)
+        else:
+            again[key] = []
+            shown.append((step, again[key]))
+    for step, copies in shown:
+        if copies:
+            seconds = (copies[-1].time_ns - step.time_ns) / 1e9
+            told = f"sent again ×{len(copies)}, the last {seconds:.1f} s later: changes nothing"
+            yield msgspec.structs.replace(step, concluded=[*step.concluded, told])
+        else:
+            yield step
 
 
 def _when(event: Step | Flow) -> int:
@@ -63,7 +84,7 @@ def _column(lane: int, lanes: list[str], width: int) -> int:
 
 def _heads(lanes: list[str], width: int) -> str:
     each = (width - CLOCK) // len(lanes)
-    return "".join(_short(name, each - 2).center(each) for name in lanes).rstrip()
+    return "".join(_ends_kept(name, each - 2).center(each) for name in lanes).rstrip()
 
 
 def _arrow(
@@ -124,6 +145,14 @@ def _below(event: Step | Flow, lanes: list[str], width: int) -> Iterator[tuple[s
 def _wrapped(text: str, first: str, rest: str, width: int, style: str) -> Iterator[tuple[str, str]]:
     for line in textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest):
         yield line, style
+
+
+def _ends_kept(text: str, room: int) -> str:
+    """A name cut in its midst: IPv6 hosts of one network differ at their end."""
+    if len(text) <= room:
+        return text
+    kept = (room - 1) // 2
+    return f"{text[: room - 1 - kept]}…{text[len(text) - kept :]}"
 
 
 def _short(text: str, room: int) -> str:

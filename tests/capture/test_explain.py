@@ -286,3 +286,66 @@ def test_a_folder_without_captures_is_named(tmp_path: Path) -> None:
     (summary,) = Explainer([tmp_path], None, tshark=False).documents()
     assert isinstance(summary, Summary)
     assert "no capture file lies in this folder" in summary.faults[0]
+
+
+SIP_BOTH_WAYS = "SIP is heard both ways"
+
+
+def silent(folder: Path, frames: list[Frame]) -> str:
+    """What is said of a call of which a party, or all, was not heard."""
+    ((call,), _, _) = told(folder, frames)
+    (remedy,) = [each for each in call.remedies if each.startswith(("one_way", "no_media"))]
+    return remedy
+
+
+def test_who_was_not_heard_is_named_and_where_his_media_was_awaited(tmp_path: Path) -> None:
+    caller, callee = phones(0.4)
+    bodies = (sdp(caller), sdp(callee))
+    media = talk(START_NS + ANSWERED_NS, callee, caller)
+    frames = around(media, START_NS, caller, callee, CALL, bodies, 0.4)
+    said = silent(tmp_path, frames)
+    assert "The caller was not heard: no RTP goes to 10.20.0.11:20002, where the callee" in said
+    assert SIP_BOTH_WAYS in said
+    from_callee = [f for f in frames if f.data[26:30] == bytes([10, 20, 0, 11])]
+    only = silent(tmp_path, from_callee)
+    assert "SIP is heard one way only, too" in only
+
+
+@pytest.mark.parametrize(
+    ("says", "party", "because"),
+    [
+        ("recvonly", "caller", "Its own SDP says recvonly"),
+        ("sendonly", "callee", "The callee's SDP says sendonly"),
+    ],
+)
+def test_a_party_that_sends_nothing_by_its_sdp_is_no_fault_of_the_mirror(
+    tmp_path: Path, says: str, party: str, because: str
+) -> None:
+    caller, callee = phones(0.4)
+    bodies = {"caller": sdp(caller), "callee": sdp(callee)}
+    bodies[party] += f"a={says}\r\n"
+    media = talk(START_NS + ANSWERED_NS, callee, caller)
+    both = (bodies["caller"], bodies["callee"])
+    said = silent(tmp_path, around(media, START_NS, caller, callee, CALL, both, 0.4))
+    assert because in said
+    assert SIP_BOTH_WAYS not in said
+
+
+def test_a_call_without_any_media_says_where_it_was_to_go(tmp_path: Path) -> None:
+    caller, callee = phones(0.4)
+    bodies = (sdp(caller), sdp(callee))
+    said = silent(tmp_path, around([], START_NS, caller, callee, CALL, bodies, 0.4))
+    assert "no RTP goes to 10.20.0.10:20000 or 10.20.0.11:20002, which its SDP names" in said
+    assert "mirror that path, too" in said
+
+
+def test_of_thousands_of_messages_the_first_and_the_last_are_shown(tmp_path: Path) -> None:
+    caller, callee = phones(0.2)
+    frames, words = answered(START_NS, caller, callee, CALL), Dialogue(caller, callee, CALL)
+    refreshed = [words.request(START_NS + 1100 * 10**6, "UPDATE", n) for n in range(10, 3010)]
+    ((call,), _, _) = told(tmp_path, [*frames, *refreshed])
+    assert (len(call.steps), call.messages) == (1001, 3007)
+    assert call.steps[0].words.startswith("INVITE")
+    assert call.steps[-1].words == "200 OK (BYE)"
+    assert call.steps[700].words == "… 2007 more messages are not shown"
+    assert call.passed_over == 2007

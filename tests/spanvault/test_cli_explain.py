@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spanvault.commands.ladder import ladder
-from spanvault.explained import Explained, Flow, Step
+from spanvault.explained import AGAIN, Explained, Flow, Step
 from spanvault.messages import Call
 from tests.conformance.recorded import SPANVAULT
 from tests.support.callgen import START_NS, answered, phones, sample, write_pcap
@@ -96,7 +96,8 @@ def document(hosts: int) -> Explained:
     flow = Flow("10.0.0.0:1", "10.0.0.1:2", 7, START_NS, START_NS, 9, 1, 0, "PCMA/8000")
     flow.differences = ["packets: 9, tshark 8"]
     call = Call(b"", "", ["c"], "a", "b", START_NS)
-    return Explained(call, 8, [*steps, Step(START_NS, "timed out")], 3, [flow])
+    event = Step(START_NS, "… 3 more messages are not shown")
+    return Explained(call, 8, [*steps, event], 3, [flow])
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3, 9])
@@ -106,6 +107,37 @@ def test_no_line_is_longer_than_the_terminal(hosts: int, width: int) -> None:
     assert max(map(len, lines)) <= max(40, width)
     assert sum("≠" in line for line in lines) == 1
     assert any("3 more messages" in line for line in lines)
+
+
+def test_hosts_of_one_network_are_told_apart_in_their_lanes() -> None:
+    ends = [f"[fd17:625c:f037:2:a00:27ff:feb9:{host}]:5060" for host in (1521, 3519, 4222)]
+    steps = [
+        Step(START_NS, "INVITE", *ends[:2], "udp"), Step(START_NS, "INVITE", *ends[1:], "udp")
+    ]  # fmt: skip
+    heads, style = next(ladder(Explained(Call(b"", "", ["c"], "a", "b", START_NS), 2, steps), 100))
+    assert style == "bold"
+    assert [name[-5:] for name in heads.split()] == ["1521]", "3519]", "4222]"]
+
+
+def test_what_is_sent_again_and_again_is_one_line() -> None:
+    ends = ("10.0.0.1:5060", "10.0.0.2:5060", "udp")
+    invite = Step(START_NS, "INVITE sip:1002", *ends, "", ["a new call"])
+    times = [int(seconds * 1e9) for seconds in (0.5, 1.5, 3.5)]
+    copies = [Step(START_NS + at, "INVITE sip:1002", *ends, "", [AGAIN]) for at in times]
+    call = Call(b"", "", ["c"], "a", "b", START_NS)
+    lines = [line for line, _ in ladder(Explained(call, 4, [invite, *copies]), 100)]
+    assert sum("INVITE" in line for line in lines) == 1
+    assert any("sent again ×3, the last 3.5 s later" in line for line in lines)
+
+
+def test_a_file_without_calls_says_so(tmp_path: Path) -> None:
+    frames, path = sample(0.5), tmp_path / "it.pcap"
+    write_pcap(path, [frame for frame in frames if b"SIP/2.0" not in frame.data])
+    done = explain(path, "--no-tshark")
+    assert done.stdout.startswith("No calls: no SIP message that can be read is in it.")
+    write_pcap(path, [frames[0]._replace(data=frames[0].data.replace(b"INVITE", b"NOTIFY"))])
+    done = explain(path, "--no-tshark")
+    assert done.stdout.startswith("No calls: none of the 1 SIP messages begins one")
 
 
 def test_signalling_in_one_file_and_media_in_another(tmp_path: Path) -> None:
