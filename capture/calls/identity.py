@@ -16,18 +16,19 @@ ANONYMOUS: Final = "anonymous"
 ASSERTED: Final = ("p-asserted-identity", "remote-party-id", "p-preferred-identity")
 # Headers that a B2BUA hands on as they are, and the part of them that is the same on both sides.
 SESSIONS: Final = {
-    "session-id": re.compile(r"\s*([0-9a-fA-F]{32})"),  # the caller's half; the other comes later
-    "av-global-session-id": re.compile(r"\s*([^\s;,]{16,128})"),
-    "cisco-guid": re.compile(r"\s*(\d+-\d+-\d+-\d+)"),
-    "x-genesys-calluuid": re.compile(r"\s*([^\s;,]{16,128})"),
-    "x-broadworks-correlation-info": re.compile(r"\s*([^\s;,]{16,128})"),
+    "session-id": re.compile(r"([0-9a-fA-F]{32})"),  # the caller's half; the other comes later
+    "av-global-session-id": re.compile(r"([^\s;,]{16,128})"),
+    "cisco-guid": re.compile(r"([0-9]{1,10}(?:-[0-9]{1,10}){3})"),  # four numbers of 32 bits
+    "x-genesys-calluuid": re.compile(r"([^\s;,]{16,128})"),
+    "x-broadworks-correlation-info": re.compile(r"([^\s;,]{16,128})"),
     "p-charging-vector": re.compile(r'(?:^|;)\s*icid-value\s*=\s*"?([^\s";,]{8,256})', re.I),
 }
 NIL: Final = "0" * 32  # RFC 7989 §5: not known yet
 EXTENSION: Final = 4  # digits that may be the end of a longer number, at least
 NATIONAL: Final = 7  # digits that are the same however a number is dialled
 
-_FIRST: Final = re.compile(r'\s*(?:"(?:[^"\\]|\\.)*+"|[^"<,]*)\s*<[^>]*>|[^,]*')  # of some values
+# Of some values the first; nothing of it could match less than it does (*+), so spaces cost little.
+_FIRST: Final = re.compile(r'\s*+(?:"(?:[^"\\]|\\.)*+"\s*+|[^"<,]*+)<[^>]*>|[^,]*')
 
 
 def sessions(message: SipMessage) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Final
 
 HEADER: Final = 12
 MAX_SEGMENTS: Final = 64  # UDP_GRO_CNT_MAX
+MAX_SEGMENT: Final = 9_216  # bytes: what is merged came as frames, jumbo ones at most
 
 
 def segments(payload: bytes) -> list[bytes]:
@@ -30,11 +31,13 @@ def _stride(payload: bytes) -> int | None:
     if len(payload) < 2 * HEADER or payload[0] >> 6 != 2:
         return None
     ssrc = payload[8:HEADER]
-    at = payload.find(ssrc, HEADER + 8)
+    # Silence may be full of an SSRC of zeros: no place is tried that no merging could have.
+    least = max(HEADER, -(-len(payload) // MAX_SEGMENTS))
+    at = payload.find(ssrc, least + 8, MAX_SEGMENT + HEADER)
     while at >= 0:
         if _recurs(payload, at - 8):
             return at - 8
-        at = payload.find(ssrc, at + 1)
+        at = payload.find(ssrc, at + 1, MAX_SEGMENT + HEADER)
     return None
 
 
@@ -42,13 +45,9 @@ def _recurs(payload: bytes, stride: int) -> bool:
     """Whether there is an RTP header at each multiple of the stride, each one number on."""
     (first,) = unpack_from("!H", payload, 2)
     places = range(stride, len(payload), stride)
-    return (
-        len(places) < MAX_SEGMENTS
-        and len(payload) - places[-1] >= HEADER
-        and all(
-            payload[at] >> 6 == 2
-            and payload[at + 8 : at + HEADER] == payload[8:HEADER]
-            and unpack_from("!H", payload, at + 2)[0] == (first + number) & 0xFFFF
-            for number, at in enumerate(places, 1)
-        )
+    return len(payload) - places[-1] >= HEADER and all(
+        payload[at] >> 6 == 2
+        and payload[at + 8 : at + HEADER] == payload[8:HEADER]
+        and unpack_from("!H", payload, at + 2)[0] == (first + number) & 0xFFFF
+        for number, at in enumerate(places, 1)
     )

@@ -25,7 +25,8 @@ SHOWN: Final = 8
 _HINTS: Final = (b"tls", b"sips:")  # in lower case: who names an endpoint for TLS writes either
 _HOST: Final = rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(\d{1,5}))?"
 _VIA: Final = re.compile(rb"SIP\s*/\s*2\.0\s*/\s*TLS\s+" + _HOST + rb"([^\r\n,]*)", re.IGNORECASE)
-_URI: Final = re.compile(rb"\b(sips?):(?:[^@\s<>;,]*@)?" + _HOST + rb"([^\s<>,]*)", re.IGNORECASE)
+_USER: Final = rb"(?:[^@\s<>;,]{0,256}+@)?"  # bounded: text full of schemes is searched from each
+_URI: Final = re.compile(rb"\b(sips?):" + _USER + _HOST + rb"([^\s<>,]*)", re.IGNORECASE)
 _RECEIVED: Final = re.compile(rb";\s*received=" + _HOST, re.IGNORECASE)
 _TLS: Final = re.compile(rb";\s*transport=tls\b", re.IGNORECASE)
 

@@ -72,9 +72,14 @@ FOREIGN: Final = [
 
 def folder(name: str) -> Path:
     """An empty folder in memory."""
-    made = PLACE.with_name(f"{PLACE.name}-{name}")
+    made = _removed_at_exit(PLACE.with_name(f"{PLACE.name}-{name}"))
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir()
+    return made
+
+
+@cache  # to ask for it anew with each run is memory that grows with them
+def _removed_at_exit(made: Path) -> Path:
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
 

@@ -1,8 +1,10 @@
 """Merged packets are taken apart where RTP says how, and only there."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capture.packets import offload
 from capture.packets.offload import segments
 from tests.support.frames import rtp
 
@@ -36,6 +38,19 @@ def test_packets_of_which_one_is_missing_stay_together() -> None:
     del packets[5]
     whole = b"".join(packets)
     assert segments(whole) == [whole]
+
+
+def test_of_what_is_full_of_its_own_ssrc_few_places_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried, recurs = [], offload._recurs
+    monkeypatch.setattr(
+        offload, "_recurs", lambda payload, stride: tried.append(stride) or recurs(payload, stride)
+    )
+    packet = rtp(0x807F, ssrc=0x80808080, payload=b"\x80" * 65_000)
+    assert segments(packet) == [packet]
+    assert min(tried) >= len(packet) / offload.MAX_SEGMENTS
+    assert len(tried) <= offload.MAX_SEGMENT
 
 
 def test_signalling_is_left_alone() -> None:
