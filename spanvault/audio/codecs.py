@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from spanvault.audio import aac, amr, framing, mpeg
+from spanvault.audio import aac, amr, bridging, framing, mpeg
 from spanvault.audio.foreign import Amr, Decoder, EitherMode, EitherPacking, Foreign
 from spanvault.audio.plain import A_LAW, MU_LAW, OFFSET_BINARY, Linear, Table
 from spanvault.messages import Codec
@@ -58,6 +58,11 @@ def _ilbc(codec: Codec) -> Decoder:
     return EitherMode(first=38 if fmtp(codec, "mode") == "20" else 50)
 
 
+def _speex(codec: Codec) -> Decoder:
+    rate = codec.clock_rate
+    return Foreign("speex", rate, framing.whole, bridge=bridging.speex(rate))
+
+
 def _amr(name: str, rate: int) -> Row:
     def make(codec: Codec) -> Decoder:
         crc = fmtp(codec, "crc", "0") == "1"
@@ -90,14 +95,14 @@ DECODERS: Final[dict[str, Row]] = {
     "l24": Row(lambda codec: Linear(codec, 3), False),
     "dvi4": _foreign("adpcm_ima_wav", framing.dvi4, skip=1, options=_bits(4)),
     "g722": _foreign("g722", framing.whole, 16000),  # the RTP clock says 8000: RFC 3551 §4.5.2
-    "g723": _foreign("g723_1", framing.g723, 8000, silence=240),
+    "g723": _foreign("g723_1", framing.g723, 8000, silence=240, bridge=bridging.G723),
     "g728": _foreign("g728", framing.every(5), 8000),
-    "g729": _foreign("g729", framing.g729, 8000, silence=80),
-    "g729a": _foreign("g729", framing.g729, 8000, silence=80),
-    "gsm": _foreign("gsm", framing.every(33), 8000),
+    "g729": _foreign("g729", framing.g729, 8000, silence=80, bridge=bridging.G729),
+    "g729a": _foreign("g729", framing.g729, 8000, silence=80, bridge=bridging.G729),
+    "gsm": _foreign("gsm", framing.every(33), 8000, bridge=bridging.AGAIN),
     "ilbc": Row(_ilbc, True, 8000),
-    "speex": _foreign("speex", framing.whole),
-    "opus": _foreign("opus", framing.whole, 48000),
+    "speex": Row(_speex, True),
+    "opus": _foreign("opus", framing.whole, 48000, bridge=bridging.OPUS),
     "mpeg4-generic": Row(_aac, True),
     "mp4a-latm": Row(_aac, True),
     "mpa": Row(_mpeg, True, MPEG_RATE),

@@ -5,6 +5,7 @@ it crash or never end, what it was given is silence, and all streams go on with 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -30,13 +31,18 @@ class Decoding:
         self._deaths: Counter[tuple[int, Codec]] = Counter()
         self._sandbox: Sandbox | None = None
 
-    def decode(self, stream: int, codec: Codec, payloads: list[bytes]) -> list[Samples]:
+    def decode(
+        self, stream: int, codec: Codec, payloads: list[bytes], missing: Sequence[int] = ()
+    ) -> list[Samples]:
         """The sound of each payload, empty where there is none; all of one stream and codec.
 
-        codec: a decodable one.
+        codec: a decodable one.  missing: how many packets were lost before each, if any were.
         """
-        heard = self._foreign if is_foreign(codec) else self._arithmetic
-        sounds = heard(stream, codec, payloads)
+        if is_foreign(codec):
+            lost = list(missing) if any(missing) else []
+            sounds = self._foreign(Payloads(stream, codec, payloads, lost))
+        else:
+            sounds = self._arithmetic(stream, codec, payloads)
         refused = sum(sound is None for sound in sounds)
         if refused:
             self.warnings[f"packets are no {codec.name}, though they say so: silence"] += refused
@@ -53,11 +59,11 @@ class Decoding:
         decoder = self._plain.get(key) or self._plain.setdefault(key, open_decoder(codec))
         return decode_all(decoder, payloads)
 
-    def _foreign(self, stream: int, codec: Codec, payloads: list[bytes]) -> list[Samples | None]:
-        key = (stream, codec)
+    def _foreign(self, asked: Payloads) -> list[Samples | None]:
+        codec, key = asked.codec, (asked.stream, asked.codec)
         if self._deaths[key] < MAX_DEATHS:
             try:
-                return self._ask(Payloads(stream, codec, payloads))
+                return self._ask(asked)
             except SandboxDied as death:
                 self._deaths[key] += 1
                 self._sandbox = None
@@ -65,9 +71,9 @@ class Decoding:
         else:
             reason = f"died {MAX_DEATHS} times"
         self.warnings[f"packets of codec {codec.name}: their decoder {reason}: silence"] += len(
-            payloads
+            asked.payloads
         )
-        return [SILENCE for _ in payloads]
+        return [SILENCE for _ in asked.payloads]
 
     def _ask(self, payloads: Payloads) -> list[Samples | None]:
         """Raises SandboxDied; a process whose answer makes no sense is ended too."""

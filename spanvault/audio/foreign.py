@@ -6,12 +6,14 @@ is used: a command that only lists calls does not wait a quarter of a second for
 """
 
 from collections.abc import Sequence
-from itertools import islice
+from contextlib import suppress
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
 from spanvault.audio import amr
+from spanvault.audio.bridging import AMR_NARROW, AMR_WIDE, Bridge
 from spanvault.audio.framing import Split, every
 from spanvault.audio.plain import SILENCE, Samples
 
@@ -36,15 +38,17 @@ class Foreign:
     split: a payload to its frames.  silence: samples an empty frame stands for.
     skip: samples at the beginning of each frame that are not of it.
     any_rate: the frames tell their rate; their sound is brought to `rate`.
+    bridge: over packets that were lost; without one, the next is decoded as if nothing were.
     """
 
     def __init__(
         self, name: str, rate: int, split: Split, silence: int = 0, skip: int = 0,
-        any_rate: bool = False, **settings: Any,
+        any_rate: bool = False, bridge: Bridge | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         import av
 
         self.rate, self._split, self._skip = rate, split, skip
+        self._bridge, self._before, self._packet_s = bridge, list[bytes](), 0.0
         self._silent = np.zeros(silence, np.int16)
         self._any_rate = any_rate
         self._resampler: av.AudioResampler | None = None
@@ -62,7 +66,16 @@ class Foreign:
         if len(frames) > MAX_FRAMES:
             raise ValueError(f"more than {MAX_FRAMES} frames in a packet")
         parts = [part for frame in frames for part in self._frame(frame)]
-        return np.concatenate(parts) if parts else SILENCE
+        sound = np.concatenate(parts) if parts else SILENCE
+        self._before, self._packet_s = frames, len(sound) / self.rate
+        return sound
+
+    def miss(self, packets: int) -> None:
+        """So many packets were lost here. Nothing is heard of them; what follows is clearer."""
+        if self._bridge is not None and self._before:
+            for frame in self._bridge.frames(self._before, self._packet_s, packets):
+                with suppress(ValueError):
+                    self._frame(frame)
 
     def _frame(self, frame: bytes) -> list[Samples]:
         import av
@@ -117,7 +130,8 @@ class Amr(Foreign):
 
     def __init__(self, name: str, rate: int, split: Split, noise: int) -> None:
         """noise: the type of the frames that describe it."""
-        super().__init__(name, rate, split)
+        bridge = AMR_WIDE if rate > 8000 else AMR_NARROW
+        super().__init__(name, rate, split, bridge=bridge)
         self._noise, self._pause = noise, True
 
     def _frame(self, frame: bytes) -> list[Samples]:
@@ -168,12 +182,20 @@ class EitherPacking:
         return both[second < (self.SMOOTHER if sure else self.AT_ONCE) * first]
 
 
-def decode_all(decoder: Decoder, payloads: Sequence[bytes]) -> list[Samples | None]:
-    """The sound of each payload, one behind the other; None for one that is none of this codec."""
+def decode_all(
+    decoder: Decoder, payloads: Sequence[bytes], missing: Sequence[int] = ()
+) -> list[Samples | None]:
+    """The sound of each payload, one behind the other; None for one that is none of this codec.
+
+    missing: how many packets were lost before each, if any were. An empty payload is lost, too.
+    """
     if isinstance(decoder, EitherPacking):
         return decoder.decode_all(payloads)
     sounds: list[Samples | None] = []
-    for payload in payloads:
+    for payload, before in zip(payloads, missing or repeat(0), strict=False):
+        lost = before + (not payload)
+        if lost and isinstance(decoder, Foreign):
+            decoder.miss(lost)
         try:
             sounds.append(decoder.decode(payload) if payload else SILENCE)
         except ValueError:

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from spanvault.audio.bridging import Missing
 from spanvault.audio.codecs import is_foreign, refusal, sound_rate
 from spanvault.audio.decoding import Decoding
 from spanvault.audio.order import InTimeOrder
@@ -161,6 +162,7 @@ class Renderer:
         self.unread = sum(s.packets for s in heard)
         self._lanes: dict[tuple[int, int], Lane] = {}
         self._recoveries: dict[int, Recovery] = {}
+        self._missing: dict[int, Missing] = {}
         self._decoding = Decoding()
 
     def render(self, chunks: Iterable[Chunk]) -> Iterator[Block]:
@@ -200,10 +202,11 @@ class Renderer:
         # Payload types that mean the same share a decoder, and it must hear them in order.
         codecs = [meaning(stream, number) or unknown(number) for number in numbers]
         kinds = list(zip(codecs, self._sealed(chunk), strict=True))
+        lost = self._missing.setdefault(stream.number, Missing()).before(chunk.frames["sequence"])
         for codec, sealed in dict.fromkeys(kinds):
             rows = [row for row, kind in enumerate(kinds) if kind == (codec, sealed)]
-            ours = [payloads[row] for row in rows]
-            self._draw(stream, codec, chunk.frames[rows], ours, sealed)
+            ours, missing = [payloads[row] for row in rows], [lost[row] for row in rows]
+            self._draw(stream, codec, chunk.frames[rows], ours, missing, sealed)
 
     def finish(self) -> Iterator[Block]:
         """The rest. Nothing may be received afterwards."""
@@ -235,8 +238,9 @@ class Renderer:
 
     def _draw(
         self, stream: Stream, codec: Codec, frames: NDArray[np.void], payloads: list[bytes],
-        sealed: bool,
+        missing: list[int], sealed: bool,
     ) -> None:  # fmt: skip
+        """missing: how many packets were lost before each."""
         heard = primary(codec, stream.codecs)
         why = "are encrypted" if sealed else refusal(heard)
         if why:
@@ -254,7 +258,7 @@ class Renderer:
         if is_red(codec):
             self._draw_red(stream, codec, frames["timestamp"].tolist(), places.tolist(), payloads)
         else:
-            self._place(stream.number, codec, places.tolist(), payloads)
+            self._place(stream.number, codec, places.tolist(), payloads, missing)
 
     def _draw_red(
         self, stream: Stream, red: Codec, stamps: list[int], places: list[int],
@@ -281,11 +285,14 @@ class Renderer:
             else:
                 self.warnings[f"blocks of codec {codec.name} in RED {why}: silence"] += len(ours)
 
-    def _place(self, stream: int, codec: Codec, places: list[int], payloads: list[bytes]) -> None:
+    def _place(
+        self, stream: int, codec: Codec, places: list[int], payloads: list[bytes],
+        missing: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         """Decode payloads of one codec, and put them at these ticks of its clock."""
         rate = sound_rate(codec)
         lane = self._lane(stream, rate)
-        sounds = self._decoding.decode(stream, codec, payloads)
+        sounds = self._decoding.decode(stream, codec, payloads, missing)
         for place, samples in zip(places, sounds, strict=True):
             lane.place(place * rate // codec.clock_rate, samples)
 

@@ -18,11 +18,15 @@ REFUSED: Final = -1
 
 
 class Payloads(msgspec.Struct, array_like=True):
-    """Payloads of one stream that follow each other, all of one codec."""
+    """Payloads of one stream that follow each other, all of one codec.
+
+    missing: how many packets were lost before each, if any were.
+    """
 
     stream: int
     codec: Codec
     payloads: list[bytes]
+    missing: list[int] = []
 
 
 class Sounds(msgspec.Struct, array_like=True):
@@ -44,7 +48,7 @@ class Worker:
         key = (asked.stream, asked.codec)
         if key not in self._decoders:
             self._decoders[key] = open_decoder(asked.codec)
-        heard = decode_all(self._decoders[key], asked.payloads)
+        heard = decode_all(self._decoders[key], asked.payloads, asked.missing)
         counts = [REFUSED if sound is None else len(sound) for sound in heard]
         samples = np.concatenate([SILENCE, *(sound for sound in heard if sound is not None)])
         return msgspec.msgpack.encode(Sounds(counts, samples.tobytes()))
