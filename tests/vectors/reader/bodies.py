@@ -86,6 +86,11 @@ def read_body(table: str, data: bytes) -> dict[str, Any]:
         found = unpack(data)
     except (ValueError, TypeError):
         raise Fault("cut") from None
+    return of_map(table, found)
+
+
+def of_map(table: str, found: Any) -> dict[str, Any]:
+    """The same of MessagePack that was unpacked. Raises Fault."""
     made: dict[str, Any] = _read(table, found)
     return made
 

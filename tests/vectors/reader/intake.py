@@ -3,12 +3,14 @@
 import hashlib
 import hmac
 import struct
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from . import Fault
+from . import Fault, bodies
+from .msgpack import unpack
 
 
 def read_keys(data: bytes, certificate: bytes) -> tuple[bytes, dict[int, bytes]]:
@@ -34,11 +36,26 @@ def key_named(name: str) -> str:
     raise Fault("name")
 
 
+def public_of(private_key: bytes) -> bytes:
+    """The public half of an X25519 key."""
+    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
+
+
+def id_of(private_key: bytes) -> str:
+    """How its public half is called: FORMAT.md §5.5, WIRE.md, Spool."""
+    return hashlib.sha256(public_of(private_key)).hexdigest()[:16]
+
+
+def calls_of(frames: list[bytes]) -> list[dict[str, Any]]:
+    """The records of a batch: WIRE.md §5."""
+    batch = unpack(frames[0])
+    return [bodies.of_map("call", one) for one in batch["calls"]]
+
+
 def open_batch(name: str, data: bytes, private_key: bytes) -> list[bytes]:
     """The wire frames behind frame 1. Raises Fault."""
     key = X25519PrivateKey.from_private_bytes(private_key)
-    public = key.public_key().public_bytes_raw()
-    if key_named(name) != hashlib.sha256(public).hexdigest()[:16]:
+    if key_named(name) != id_of(private_key):
         raise Fault("other key")
     if data[:32] == bytes(32):
         raise Fault("removed")

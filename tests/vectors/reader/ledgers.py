@@ -43,10 +43,16 @@ def read_ledger(
     return entries, faults
 
 
+def key_id_of(sealed: bytes) -> int:
+    """Which DEK a sealed record wants. Raises Fault. FORMAT.md §6."""
+    if sealed[:4] != b"SVM1" or len(sealed) < 44:
+        raise Fault("magic")
+    return int.from_bytes(sealed[8:16], "little")
+
+
 def open_record(call: bytes, sealed: bytes, dek: bytes) -> bytes:
     """The MessagePack of a sealed record. Raises Fault. FORMAT.md §6."""
-    if sealed[:4] != b"SVM1":
-        raise Fault("magic")
+    key_id_of(sealed)
     key = HKDF(hashes.SHA256(), 32, None, b"meta").derive(dek)
     try:
         return AESGCM(key).decrypt(sealed[16:28], sealed[28:], call + sealed[:16])

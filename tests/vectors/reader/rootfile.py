@@ -107,9 +107,11 @@ def open_page(
     return [plain[32 * slot : 32 * slot + 32] for slot in range(SLOTS)]
 
 
-def find_dek(keys: Path, unlock: bytes, key_id: int) -> bytes:
-    """The DEK of a key id out of a pool's keys folder. Raises Fault: destroyed, too."""
-    store_id, secrets = open_root((keys / "root").read_bytes(), unlock)
+def find_dek(
+    keys: Path, store_id: bytes, secrets: dict[tuple[int, int, int], bytes], key_id: int
+) -> bytes:
+    """The DEK of a key id out of a pool's keys folder, whose root is open. Raises Fault: destroyed,
+    too."""
     page, slot = divmod(key_id, SLOTS)
     generation = max((g for kind, g, number in secrets if (kind, number) == (1, page)), default=-1)
     if generation < 0:
