@@ -11,6 +11,7 @@ from capture import hostclock
 from capture.callstate import CallState
 from capture.courier import Courier
 from capture.hearing import Alone, Hearing
+from capture.lacking import Lacking
 from capture.media.doubled import Doubled
 from capture.recorder import Heard
 from capture.sources.merged import Merged
@@ -42,6 +43,7 @@ class Live:
         self._look_at = 0.0
         self._doubled, self._twice = Doubled(), 0.0  # the share of packets that come twice
         self._merged = Merged(interface)
+        self._lacking, self._lacks = Lacking(interface), ""  # what the mirror does not give
 
     def run(self) -> None:
         """Record; on SIGTERM write what is left and return.
@@ -97,6 +99,9 @@ class Live:
         packets, copies = counted.get("flushed", 0), counted.get("duplicates", 0)
         self._twice = self._doubled.look(time.monotonic(), packets, copies)
         self._merged.look(time.monotonic(), counted.get("oversized", 0))
+        self._lacks = self._lacking.look(
+            time.monotonic(), counted, self._calls.sip_tls.connections > 0
+        )
         lost_batches = self._courier.outbox.lost_batches
         lost = self._port.interruptions, self._port.missed, lost_batches
         if lost != self._lost:
@@ -110,6 +115,7 @@ class Live:
         """
         if heard.ticked:
             self._save()
+        self._lacking.heard(heard.calls)
         self._courier.put(heard)
 
     def _save(self) -> None:
@@ -149,7 +155,9 @@ class Live:
             line += f"; {self._twice:.0%} of RTP comes TWICE: mirror received frames only (rx)"
         if pairs := self._calls.sip_tls.told:
             line += f"; SIP over TLS cannot be read, between {pairs}: mirror a plain hop too"
-        return f"{trouble}; {line}" if (trouble := self._port.trouble) else line
+        if lacks := self._port.trouble or self._lacks:
+            line = f"{lacks}; {line}"
+        return line
 
     def _fields(self) -> dict[str, Any]:
         return {

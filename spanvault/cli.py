@@ -34,7 +34,7 @@ EXIT_CODES: Final = (
 # take longer than most commands do.
 COMMANDS: Final = {
     "replay": "replay", "calls": "listing", "show": "showing", "export": "sound",
-    "explain": "explain", "verify": "care", "repair": "repairing", "status": "care",
+    "explain": "explain", "verify": "care", "repair": "repairing", "status": "health",
     "restore": "restore", "reindex": "reindex", "check": "care", "init": "install",
     "erase": "erasing", "move": "erasing", "erasures": "erasing", "log": "auditing",
     "certificate": "erasing", "keys": "keys",

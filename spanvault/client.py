@@ -275,7 +275,10 @@ def refuse_dead_socket(endpoint: str) -> None:
         if error.errno == errno.EACCES:
             hint = "Run it as root, or as a member of the group that owns the socket."
         else:
-            hint = "Is it running? systemctl start spanvault.target, or name a store: --store DIR"
+            hint = (
+                "Is it running? systemctl start spanvault.target; why it does not: "
+                "journalctl -u spanvault-storaged. Or name a store: --store DIR"
+            )
         reason = (error.strerror or str(error)).lower()
         raise RequestFailed(
             "unavailable", f"storaged cannot be reached at {path} ({reason})", hint

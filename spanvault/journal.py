@@ -3,8 +3,10 @@
     log = journal.set_up("capture")
     log.warning("RTP gap", extra={"SSRC": f"{ssrc:#010x}", "LOST_PACKETS": 3})
 
-Under systemd the upper-case fields reach journald (`journalctl LOST_PACKETS=3`); elsewhere one
-line goes to stderr. Never log audio, keys, phone numbers, dialled digits or Call-IDs.
+Under systemd the upper-case fields reach journald (`journalctl LOST_PACKETS=3`); what is wrong and
+what to do (FAULT, HINT) is shown behind the message, too, for who reads plain `journalctl`, and
+EVENT is the message alone. Elsewhere one line goes to stderr. Never log audio, keys, phone
+numbers, dialled digits or Call-IDs.
 Source: systemd.journal-fields(7); JOURNAL_STREAM in systemd.exec(5).
 """
 
@@ -23,6 +25,7 @@ PRIORITY: Final = {
     logging.INFO: 6,
     logging.DEBUG: 7,
 }  # syslog(3)
+READ: Final = ("FAULT", "HINT")  # fields without which a message helps nobody
 
 
 def set_up(daemon: str, level: int = logging.INFO) -> logging.Logger:
@@ -71,8 +74,12 @@ class JournalHandler(logging.Handler):
             fields = {key: str(value) for key, value in fields_of(record).items()}
             if record.exc_info:
                 fields["TRACEBACK"] = "".join(traceback.format_exception(*record.exc_info))
+            message = record.getMessage()
+            told = [" ".join(fields[name].split()) for name in READ if fields.get(name)]
+            if told:
+                fields["EVENT"] = message
             journald.send(
-                record.getMessage(),
+                ": ".join([message, ". ".join(told)] if told else [message]),
                 PRIORITY=str(PRIORITY.get(record.levelno, 6)),
                 SYSLOG_IDENTIFIER=self._identifier,
                 LOGGER=record.name,

@@ -1,13 +1,13 @@
-"""`spanvault verify`, `spanvault status`, `spanvault check`: is all well?"""
+"""`spanvault verify`, `spanvault check`: is what was kept, and what was set, as it should be?
+
+How the daemons are: health.py.
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich import filesize
-from rich.table import Table
-from rich.text import Text
 
 from spanvault.client import Client, RequestFailed
 from spanvault.commands.access import (
@@ -25,13 +25,11 @@ from spanvault.commands.output import (
     CommandFailed,
     complain,
     document,
-    fields_table,
-    people,
     progress,
     say,
 )
 from spanvault.config import FILES, FOLDER, load
-from spanvault.messages import CheckReply, StatusReply
+from spanvault.messages import CheckReply
 
 _REMEDY: Final = {
     "key files": "A page comes back from a replica: spanvault repair --all.",
@@ -72,25 +70,6 @@ def verify(
     say(f"{checked} recordings checked, {damaged} damaged", "red" if damaged else "green")
     if damaged or unsound:
         raise typer.Exit(FAILED)
-
-
-def status(
-    store: StoreOption = None,
-    unlock_key: UnlockOption = None,
-    config: ConfigOption = CONFIG,
-    json: JsonOption = False,
-) -> None:
-    """How the store and the daemons are."""
-    with reach(store, unlock_key, config) as client:
-        reply = client.status()
-    if json:
-        document(_status_document(reply))
-        return
-    console = people()
-    rows = [("store", reply.store_id), ("state", reply.state)]
-    console.print(fields_table([*rows, *_pairs(reply.fields)]))
-    for daemon in reply.daemons:
-        console.print(_daemon(daemon))
 
 
 def check(
@@ -177,48 +156,3 @@ def _report(result: dict[str, Any], json: bool) -> None:
         document(result)
     for fault in result["faults"]:
         complain(f"{result['id']}: {fault}", "Restore it from a replica: spanvault restore.")
-
-
-def _status_document(reply: StatusReply) -> dict[str, Any]:
-    return {
-        "store_id": reply.store_id,
-        "state": reply.state,
-        "fields": reply.fields,
-        "daemons": reply.daemons,
-    }
-
-
-def _pairs(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """A row for each field; one that holds others is told in a row of its own, or several."""
-    for name, value in fields.items():
-        if not isinstance(value, dict):
-            yield name.replace("_", " "), _shown(name, value)
-        elif any(isinstance(inner, dict) for inner in value.values()):
-            yield from _pairs({f"{name} {key}": inner for key, inner in value.items()})
-        else:
-            yield name.replace("_", " "), _counts(value) or "–"
-
-
-def _counts(fields: dict[str, Any]) -> str:
-    """What there is to say: a count of nothing, and what is not known, are left out."""
-    told = {key: value for key, value in fields.items() if value not in (0, None, "", [])}
-    return ", ".join(f"{key.replace('_', ' ')} {_shown(key, value)}" for key, value in told.items())
-
-
-def _shown(name: str, value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    if isinstance(value, int) and name.endswith("bytes"):
-        return filesize.decimal(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _daemon(health: dict[str, Any]) -> Table:
-    title = Text(f"\n{health.get('daemon', '?')}", style="bold")
-    fields = {key: value for key, value in health.items() if key not in ("daemon", "fields")}
-    counts = health.get("fields", {})
-    inner = {key: value for key, value in counts.items() if isinstance(value, dict)}
-    plain = {key: value for key, value in counts.items() if key not in inner}
-    table = fields_table(_pairs({**fields, "counts": plain, **inner}))
-    table.title, table.title_justify = title, "left"
-    return table

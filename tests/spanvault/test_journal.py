@@ -85,6 +85,16 @@ def test_journald_gets_the_fields_and_nothing_of_python(monkeypatch):
     }
 
 
+def test_who_reads_plain_journalctl_sees_what_is_wrong_and_what_to_do(monkeypatch):
+    sent = {}
+    monkeypatch.setattr(journal.journald, "send", lambda message, **f: sent.update(f, M=message))
+    record = logging.LogRecord("capture", logging.ERROR, "m.py", 7, "cannot go on", None, None)
+    record.FAULT, record.HINT = "no interface\nerror: x", "See: ip link"
+    journal.JournalHandler("spanvault-capture").emit(record)
+    assert sent["M"] == "cannot go on: no interface error: x. See: ip link"
+    assert (sent["EVENT"], sent["FAULT"]) == ("cannot go on", "no interface\nerror: x")
+
+
 def test_stderr_that_was_redirected_is_not_the_journal(monkeypatch, tmp_path):
     with (tmp_path / "stderr").open("w") as file:
         monkeypatch.setattr(sys, "stderr", file)
