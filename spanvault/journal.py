@@ -8,6 +8,7 @@ what to do (FAULT, HINT) is shown behind the message, too, for who reads plain `
 EVENT is the message alone. Elsewhere one line goes to stderr. Never log audio, keys, phone
 numbers, dialled digits or Call-IDs.
 Source: systemd.journal-fields(7); JOURNAL_STREAM in systemd.exec(5).
+The socket: spanvault.journald.
 """
 
 import logging
@@ -16,7 +17,7 @@ import sys
 import traceback
 from typing import Any, Final
 
-import systemd.journal as journald
+from spanvault.journald import Journald
 
 PRIORITY: Final = {
     logging.CRITICAL: 2,
@@ -62,34 +63,32 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 class JournalHandler(logging.Handler):
     """Writes records with their fields to journald."""
 
-    # systemd-python's own handler sends every attribute of the record, arguments included; here
-    # only what was meant for the journal may get there.
-    def __init__(self, identifier: str) -> None:
+    # systemd-python's own handler sends every attribute of the record, arguments included, and
+    # stops the whole process while journald hangs; here only what was meant for the journal may get
+    # there, and what it does not take is counted.
+    def __init__(self, identifier: str, journald: Journald | None = None) -> None:
         super().__init__()
-        self._identifier = identifier
+        self._identifier, self._journald = identifier, journald or Journald()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record. A journal that cannot be reached never stops a daemon."""
-        try:
-            fields = {key: str(value) for key, value in fields_of(record).items()}
-            if record.exc_info:
-                fields["TRACEBACK"] = "".join(traceback.format_exception(*record.exc_info))
-            message = record.getMessage()
-            told = [" ".join(fields[name].split()) for name in READ if fields.get(name)]
-            if told:
-                fields["EVENT"] = message
-            journald.send(
-                ": ".join([message, ". ".join(told)] if told else [message]),
-                PRIORITY=str(PRIORITY.get(record.levelno, 6)),
-                SYSLOG_IDENTIFIER=self._identifier,
-                LOGGER=record.name,
-                CODE_FILE=record.pathname,
-                CODE_LINE=record.lineno,
-                CODE_FUNC=record.funcName,
-                **fields,
-            )
-        except (OSError, ValueError):
-            self.handleError(record)
+        fields = {key: str(value) for key, value in fields_of(record).items()}
+        if record.exc_info:
+            fields["TRACEBACK"] = "".join(traceback.format_exception(*record.exc_info))
+        message = record.getMessage()
+        told = [" ".join(fields[name].split()) for name in READ if fields.get(name)]
+        if told:
+            fields["EVENT"] = message
+        own = {
+            "MESSAGE": ": ".join([message, ". ".join(told)] if told else [message]),
+            "PRIORITY": str(PRIORITY.get(record.levelno, 6)),
+            "SYSLOG_IDENTIFIER": self._identifier,
+            "LOGGER": record.name,
+            "CODE_FILE": record.pathname,
+            "CODE_LINE": str(record.lineno),
+            "CODE_FUNC": record.funcName or "",
+        }
+        self._journald.send({**fields, **own})
 
 
 class StderrHandler(logging.StreamHandler[Any]):

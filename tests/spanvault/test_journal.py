@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from spanvault import journal
+from spanvault.journald import Journald
+from tests.support.journalplace import Place
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +19,12 @@ def handlers():
     yield
     root.handlers[:] = before
     root.setLevel(level)
+
+
+@pytest.fixture
+def place(tmp_path):
+    with Place(tmp_path / "socket") as made:
+        yield made
 
 
 def test_a_line_for_people(capsys):
@@ -64,34 +72,31 @@ def test_a_traceback_follows_the_line(capsys):
     assert lines[-1] == "OSError: no space"
 
 
-def test_journald_gets_the_fields_and_nothing_of_python(monkeypatch):
-    sent = {}
-    monkeypatch.setattr(journal.journald, "send", lambda message, **f: sent.update(f, M=message))
-    handler = journal.JournalHandler("spanvault-capture")
+def test_journald_gets_the_fields_and_nothing_of_python(place):
+    handler = journal.JournalHandler("spanvault-capture", Journald(place.path))
     record = logging.LogRecord(
         "capture.media.engine", logging.ERROR, "m.py", 7, "%s", ("gap",), None, "f"
     )
     record.LOST_PACKETS = 3
     handler.emit(record)
-    assert sent == {
-        "M": "gap",
+    assert place.read() == [{
+        "MESSAGE": "gap",
         "PRIORITY": "3",
         "SYSLOG_IDENTIFIER": "spanvault-capture",
         "LOGGER": "capture.media.engine",
         "CODE_FILE": "m.py",
-        "CODE_LINE": 7,
+        "CODE_LINE": "7",
         "CODE_FUNC": "f",
         "LOST_PACKETS": "3",
-    }
+    }]  # fmt: skip
 
 
-def test_who_reads_plain_journalctl_sees_what_is_wrong_and_what_to_do(monkeypatch):
-    sent = {}
-    monkeypatch.setattr(journal.journald, "send", lambda message, **f: sent.update(f, M=message))
+def test_who_reads_plain_journalctl_sees_what_is_wrong_and_what_to_do(place):
     record = logging.LogRecord("capture", logging.ERROR, "m.py", 7, "cannot go on", None, None)
     record.FAULT, record.HINT = "no interface\nerror: x", "See: ip link"
-    journal.JournalHandler("spanvault-capture").emit(record)
-    assert sent["M"] == "cannot go on: no interface error: x. See: ip link"
+    journal.JournalHandler("spanvault-capture", Journald(place.path)).emit(record)
+    (sent,) = place.read()
+    assert sent["MESSAGE"] == "cannot go on: no interface error: x. See: ip link"
     assert (sent["EVENT"], sent["FAULT"]) == ("cannot go on", "no interface\nerror: x")
 
 
