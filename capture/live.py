@@ -8,12 +8,13 @@ import time
 from typing import Any, Final
 
 from capture import hostclock
+from capture.beyond import Beyond
 from capture.callstate import CallState
 from capture.courier import Courier
 from capture.hearing import Alone, Hearing
 from capture.lacking import Lacking
-from capture.media.doubled import Doubled
 from capture.recorder import Heard
+from capture.share import Share
 from capture.sources.merged import Merged
 from capture.team import Team
 from spanvault.config import CaptureConfig
@@ -41,7 +42,8 @@ class Live:
         # Interruptions of the link, frames that the card missed, batches that found no room.
         self._lost = (0, 0, 0)
         self._look_at = 0.0
-        self._doubled, self._twice = Doubled(), 0.0  # the share of packets that come twice
+        self._doubled, self._twice = Share(), 0.0  # of packets that come twice
+        self._beyond = Beyond()
         self._merged = Merged(interface)
         self._lacking, self._lacks = Lacking(interface), ""  # what the mirror does not give
 
@@ -98,6 +100,7 @@ class Live:
         counted = self._hearing.counters()
         packets, copies = counted.get("flushed", 0), counted.get("duplicates", 0)
         self._twice = self._doubled.look(time.monotonic(), packets, copies)
+        self._beyond.look(time.monotonic(), counted)
         self._merged.look(time.monotonic(), counted.get("oversized", 0))
         self._lacks = self._lacking.look(
             time.monotonic(), counted, self._calls.sip_tls.connections > 0
@@ -153,6 +156,8 @@ class Live:
             line = f"{self._hearing.counters()['oversized']} frames MERGED: {remedy}; {line}"
         if self._twice:
             line += f"; {self._twice:.0%} of RTP comes TWICE: mirror received frames only (rx)"
+        if self._beyond.line:
+            line += f"; {self._beyond.line}"
         if pairs := self._calls.sip_tls.told:
             line += f"; SIP over TLS cannot be read, between {pairs}: mirror a plain hop too"
         if lacks := self._port.trouble or self._lacks:
@@ -168,6 +173,7 @@ class Live:
             "dropped_frames": self._port.drops(),
             "missed_frames": self._port.missed,
             "rtp_twice_share": round(self._twice, 3),
+            "unread_share": round(self._beyond.share, 3),
             "sip_tls_connections": self._calls.sip_tls.connections,
             "sip_tls_between": self._calls.sip_tls.between(),
             **self._hearing.counters(),

@@ -47,6 +47,7 @@ class Block:
     vlan: NDArray[np.int32] | None = None  # tag that the card or kernel took off, -1 for none
     # From when to when none reached the kernel: there was no link, or no room on the card.
     unheard: tuple[tuple[int, int], ...] = ()
+    unread_each: int = 1  # frames that one stands for of those that nobody can read
 
     def select(self, rows: NDArray[np.int64]) -> "Block":
         """Some of its frames, uncopied; frames dropped before the block do not count in them."""
@@ -84,6 +85,7 @@ class Block:
             self.data, self.start[rows], self.length[rows], self.original[rows],
             self.time_ns[rows], self.link_type, 0 if start else self.dropped,
             None if self.vlan is None else self.vlan[rows], () if start else self.unheard,
+            self.unread_each,
         )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from capture.calls.inclear import InClear
-from capture.media.doubled import SHARE
 from capture.model import Endpoint, StreamTotals, host_text
+from capture.share import SHARE
 from capture.signalling.dialog import Dialog, State
 from capture.signalling.offer_answer import OfferAnswer, signalled_flags
 from capture.signalling.siprec import Metadata

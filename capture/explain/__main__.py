@@ -28,7 +28,7 @@ APART: Final = (
     "The files are of different times: what came later was left out. "
     "Explain it on its own, or set its clock right: editcap -t SECONDS IN OUT."
 )
-BARE = frozenset({"ethernet", "ip"})
+BARE = frozenset({"ethernet", "ip", "typed"})
 
 
 class Explainer:

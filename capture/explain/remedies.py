@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+from capture.packets import unread
 from capture.signalling.siptls import SipTls
 from spanvault.explained import Count
 from spanvault.messages import Call
@@ -77,6 +78,8 @@ COUNTS: Final = {
     "clock_steps": ("times that the capture's clock was set", "Let NTP keep it."),
 }  # fmt: skip
 
+UNREAD: Final = "If calls are missing: mirror where the same traffic is plain Ethernet or IP."
+
 
 def remedies(call: Call, answers: Mapping[str, str]) -> list[str]:
     """What can be done about what is flagged of a call. answers: by flag, what is known better."""
@@ -90,6 +93,10 @@ def counts(counters: Mapping[str, int], apart: Counter[str], sip_tls: SipTls) ->
         Count(what, counters[name], remedy)
         for name, (what, remedy) in COUNTS.items()
         if counters.get(name)
+    ]
+    found += [
+        Count(f"frames of {each.what}: what is in them is not read", each.frames, UNREAD)
+        for each in unread.told(counters)
     ]
     if sip_tls.connections:
         what = f"connections of SIP over TLS, whose calls cannot be read: between {sip_tls.told}"

@@ -26,10 +26,10 @@ ROW: Final = (
 )
 HEADER: Final = np.dtype(
     {
-        "names": ["kind", "total", "next", "protocol", "source", "destination",
+        "names": ["kind", "control", "total", "next", "protocol", "source", "destination",
                   "source_port", "destination_port", "length"],
-        "formats": [">u2", ">u2", "u1", "u1", ">u4", ">u4", ">u2", ">u2", ">u2"],
-        "offsets": [2, 6, 10, 13, 16, 20, 24, 26, 28],
+        "formats": [">u2", "u1", ">u2", "u1", "u1", ">u4", ">u4", ">u2", ">u2", ">u2"],
+        "offsets": [2, 4, 6, 10, 13, 16, 20, 24, 26, 28],
         "itemsize": ROW,
     }
 )  # fmt: skip

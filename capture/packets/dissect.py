@@ -1,4 +1,4 @@
-"""Link types that our own table does not know, by scapy: Wi-Fi with radiotap, PPP, HDLC and more.
+"""Link types that our own table does not know, by scapy: Ethernet with its preamble and the like.
 
 Some 400 µs a frame, so for what is rare only; scapy is imported when the first such frame comes.
 Our table: capture.packets.tunnels, which goes on from the IP header found here.
@@ -6,6 +6,8 @@ Our table: capture.packets.tunnels, which goes on from the IP header found here.
 
 import functools
 from typing import Any, Final
+
+from capture.packets.unread import LINK_TYPE, Unread
 
 FRAMES_EACH: Final = 20  # so many frames of the slow path's allowance does one of these cost
 
@@ -18,7 +20,7 @@ def ip_packet(frame: memoryview, link_type: int) -> memoryview:
     dissect, layers = _scapy()
     first = dissect.get(link_type)
     if first is None:
-        raise ValueError(f"link type {link_type} is not known")
+        raise Unread(LINK_TYPE, link_type)
     try:
         packet = first(bytes(frame))
         found = next((layer for layer in map(packet.getlayer, layers) if layer is not None), None)

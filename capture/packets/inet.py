@@ -35,6 +35,16 @@ def without_extensions(packet: Packet) -> Packet:
     return packet._replace(protocol=protocol, payload=data[at:])
 
 
+def fills(data: memoryview, start: int) -> bool:
+    """Whether what begins here is an IP packet that ends to the byte where the data does."""
+    size = len(data) - start
+    if size < 28:
+        return False
+    if data[start] == 0x45:
+        return bool(unpack_from("!H", data, start + 2)[0] == size)
+    return data[start] >> 4 == 6 and bool(unpack_from("!H", data, start + 4)[0] == size - 40)
+
+
 def need(data: memoryview, start: int, end: int, size: int, what: str) -> None:
     """Raise ValueError unless there are so many bytes."""
     if min(end, len(data)) - start < size:

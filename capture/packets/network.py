@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.model import Block
-from capture.packets import opaque
+from capture.packets import opaque, unread
 from capture.packets.columns import fields, rows
 from capture.packets.datagrams import AHEAD, BEFORE_IP, HEADER, ROW, Datagrams, Flags
 from capture.packets.inet import EXTENSIONS
@@ -28,7 +28,7 @@ from capture.packets.tunnels import (
     LARGEST_UDP,
     TUNNEL_PORTS,
 )
-from capture.packets.unwrap import BY_ETHER_TYPE, HEP3, MAY_CARRY, unwrap
+from capture.packets.unwrap import BY_ETHER_TYPE, HEP3, MAY_CARRY, fills, unwrap
 
 # Link type: bytes before the IP header, and where the EtherType lies (None: the IP version tells).
 LINKS: Final[dict[int, tuple[int, int | None]]] = {
@@ -44,6 +44,7 @@ LINKS: Final[dict[int, tuple[int, int | None]]] = {
     276: (20, 0),  # Linux cooked, v2
 }
 RAW_IP: Final = 101
+LISP_HEADER: Final = 8  # bytes; its first two bits may be those of RTP
 IPV4, IPV6 = 0x0800, 0x86DD
 TAGS: Final = (0x8100, 0x88A8, 0x9100, 0x9200)  # 802.1Q, 802.1ad and what switches used before
 MAX_TAGS: Final = 4
@@ -71,12 +72,15 @@ def _among(numbers: Iterable[int], size: int = 1 << 16) -> Flags:
     return table
 
 
+# Of a payload's first byte, where that may be an IP header's; RTP's version is another.
+IP_BITS, IP_VERSION = np.frombuffer(b"\xc0\0\0\0\x40\0\0\0", np.uint32)
 TAGGED: Final = _among(TAGS)
 TUNNEL, SEALED = 1, 2  # what datagrams to a port may be
 NOTED_PORTS: Final = _among(TUNNEL_PORTS) * np.uint8(TUNNEL) | _among(opaque.PORTS) * np.uint8(
     SEALED
 )
 SLOW_ETHERTYPES: Final = _among(number for number in ETHER_TYPES if number not in (IPV4, IPV6))
+LLC_SERVICES: Final = _among([0x06, 0xAA], 256)  # IP, SNAP
 SLOW_PROTOCOLS: Final = _among([UDP, TCP, AUTHENTICATION, *IP_PROTOCOLS], 256)
 SLOW_NEXT_HEADERS: Final = SLOW_PROTOCOLS | _among([FRAGMENT, *EXTENSIONS], 256)
 
@@ -139,13 +143,19 @@ class Network:
             carries = NOTED_PORTS[port[noted]]
             first = rows(datagrams.data, datagrams.start[noted], 1).view(np.uint8)
             tunnel = (first >> 6 != 2) | (first == GROUP_POLICY)
+            start, end = datagrams.start[noted], datagrams.end[noted]
+            tunnel |= fills(datagrams.data, start + LISP_HEADER, end)
             tunnel &= carries & TUNNEL != 0
             if (carries & SEALED).any():
                 which = np.flatnonzero((carries & SEALED != 0) & plain[noted])
                 tunnel[which[self._sealed(datagrams, noted[which])]] = False
             plain[noted[tunnel]] = False
         words = datagrams.header.view(np.uint32).reshape(-1, ROW // 4)
-        plain &= words[:, AHEAD // 4] != HEP3
+        begins = np.ascontiguousarray(words[:, AHEAD // 4])
+        plain &= begins != HEP3
+        ip = np.flatnonzero((begins & IP_BITS == IP_VERSION) & plain)
+        if len(ip):  # on any port: FOU, Teredo
+            plain[ip] = ~fills(datagrams.data, datagrams.start[ip], datagrams.end[ip])
 
     def _sealed(self, datagrams: Datagrams, row: NDArray[np.int64]) -> Flags:
         """Which of these datagrams are encrypted packets, which are counted."""
@@ -176,28 +186,34 @@ class Network:
         peeled, innermost, stop = unwrap(block.data, BY_ETHER_TYPE[kind[carrier]], begins, end[at])
         peeled &= innermost > begins
         if not peeled.any():
-            return Refused(row[self._slow(kind, header)])
+            return Refused(row[self._slow(kind, header, block.unread_each)])
         inner = block.within(at[peeled], innermost[peeled], stop[peeled], RAW_IP)
         found, plain[at[peeled]], refused = self.decode(inner)
         datagrams.put(at[peeled], found)
         self.counters["tunnelled"] += len(found.start)
         outer = np.ones(len(row), np.bool_)
         outer[carrier[peeled]] = False
-        slow = self._slow(kind[outer], header[outer])
+        slow = self._slow(kind[outer], header[outer], block.unread_each)
         return Refused(row[outer][slow], inner.select(refused.rows))
 
-    def _slow(self, kind: NDArray[Any], header: NDArray[Any]) -> Flags:
+    def _slow(self, kind: NDArray[Any], header: NDArray[Any], each: int) -> Flags:
         """Of frames that are not plain UDP, those the slow path can do something with.
 
         kind: [n], their EtherTypes, 0 where there is nothing behind it.  header: HEADER[n].
+        each: how many frames one that cannot be read stands for.
         """
         four, six = kind == IPV4, kind == IPV6
+        sealed = opaque.count_frames(kind, header, self.counters, each)
         known: Flags = four & SLOW_PROTOCOLS[header["protocol"]]
         known |= six & SLOW_NEXT_HEADERS[header["next"]]
-        odd: Flags = SLOW_ETHERTYPES[kind]
-        self.counters["other_ip"] += int(np.count_nonzero((four | six) & ~known))
-        self.counters["not_ip"] += int(np.count_nonzero(~(four | six | odd)))
-        opaque.count_frames(kind, header, self.counters)
+        odd: Flags = SLOW_ETHERTYPES[kind] | _llc(kind, header)
+        odd &= ~sealed
+        other, strange = (four | six) & ~known, ~(four | six | odd)
+        self.counters["other_ip"] += each * int(np.count_nonzero(other))
+        self.counters["not_ip"] += each * int(np.count_nonzero(strange))
+        self.counters["sampled_out"] += (each - 1) * int(np.count_nonzero(other | strange))
+        protocol = np.where(four, header["protocol"], header["next"])[other]
+        unread.count_frames(kind[strange], protocol, self.counters, each)
         known |= odd
         return known
 
@@ -220,6 +236,15 @@ def _may_carry(kind: NDArray[Any], header: NDArray[Any]) -> Flags:
     found: Flags = SLOW_ETHERTYPES[kind]
     found |= (kind == IPV4) & MAY_CARRY[header["protocol"]]
     found |= (kind == IPV6) & MAY_CARRY[header["next"]]
+    return found
+
+
+def _llc(kind: NDArray[Any], header: NDArray[Any]) -> Flags:
+    """Which frames have a length for an EtherType, and behind it LLC that may lead to IP."""
+    found: Flags = kind < unread.LEAST_ETHER_TYPE
+    if found.any():
+        service = header.view(np.uint8).reshape(-1, ROW)[:, BEFORE_IP : BEFORE_IP + 2]
+        found &= (service[:, 0] == service[:, 1]) & LLC_SERVICES[service[:, 0]]
     return found
 
 

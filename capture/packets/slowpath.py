@@ -19,12 +19,14 @@ from capture.model import Block, Datagram, Endpoint
 from capture.packets import dissect
 from capture.packets.allowance import Allowance
 from capture.packets.fragments import Fragments
+from capture.packets.linktypes import LINK_TYPES
 from capture.packets.offload import segments
 from capture.packets.packet import Packet
 from capture.packets.tcp import TcpStreams
 from capture.packets.tls import Connections
 from capture.packets.triage import Frames, outline, without_other_tcp
-from capture.packets.tunnels import LARGEST_UDP, LINK_TYPES, peel, tunnelled
+from capture.packets.tunnels import LARGEST_UDP, peel, tunnelled
+from capture.packets.unread import PROTOCOL, Unread
 
 TCP: Final = 6
 UDP: Final = 17
@@ -85,9 +87,12 @@ class SlowPath:
         frame = block.data.data[start : start + int(block.length[row])]
         try:
             return self._frame(frame, block.link_type, time_ns)
+        except Unread as unread:
+            unread.count(self.counters)
+            self.counters["frames_other"] += 1
         except ValueError:
             self.counters["frames_unreadable"] += 1
-            return []
+        return []
 
     def _frame(self, frame: memoryview, link_type: int, time_ns: int) -> list[Datagram]:
         self.counters["frames"] += 1
@@ -114,8 +119,7 @@ class SlowPath:
         if packet.protocol == TCP:
             return self._tcp.receive(packet, time_ns)
         # ICMP errors end here: the RTP or SIP they quote was not sent by them.
-        self.counters["frames_other"] += 1
-        return []
+        raise Unread(PROTOCOL, packet.protocol)
 
     def _heard_ns(self, packet: Packet, time_ns: int) -> int:
         if packet.time_ns is None:

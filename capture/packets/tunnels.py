@@ -5,36 +5,38 @@ addresses, fragments and transport come out of the last IP header met (capture.p
 on).
 Sources: IEEE 802.1Q, 802.1ad, 802.1ah; Cisco VN-Tag and MetaData; RFC 1661, 1662 (PPP), 2516
 (PPPoE), 3032 (MPLS), 4385 and 4448 (pseudowires), 7510 (MPLS in UDP), 2003 (IPIP), 4213 (6in4),
-3378 (EtherIP), 2784, 2890 and 2637 (GRE), 2661 and 3931 (L2TP), 7348 (VXLAN),
-draft-smith-vxlan-group-policy, draft-ietf-nvo3-vxlan-gpe, 8926 (GENEVE), 8300 (NSH); 3GPP TS 29.281
-(GTP-U); draft-foschiano-erspan-03; TZSP as Wireshark reads it; ERF of Endace; libpcap's LINKTYPE_
-list. IP: capture.packets.inet. HEP: capture.packets.hep. Wi-Fi: capture.packets.wireless.
+3378 (EtherIP), 8986 §9.1 (Ethernet in IPv6), 2784, 2890 and 2637 (GRE), 2661 and 3931 (L2TP), 7348
+(VXLAN), draft-smith-vxlan-group-policy, draft-ietf-nvo3-vxlan-gpe, draft-ietf-intarea-gue, 8926
+(GENEVE), 8300 (NSH), 9300 §5.1 (LISP), 4380 (Teredo); 3GPP TS 29.281 (GTP-U);
+draft-foschiano-erspan-03; TZSP as Wireshark reads it; ERF of Endace. IP: capture.packets.inet.
+HEP: capture.packets.hep. Wi-Fi: capture.packets.wireless. Fabrics: capture.packets.fabrics. Link
+types: capture.packets.linktypes. What none of them knows: capture.packets.unread.
 """
 
 from collections.abc import Callable, Mapping
 from struct import unpack_from
 from typing import Final
 
-from capture.packets import hep, inet, wireless
+from capture.packets import fabrics, hep, inet, wireless
 from capture.packets.inet import need
+from capture.packets.linktypes import LINK_TYPES, OF_LINKS, follows
 from capture.packets.packet import Next, Packet
+from capture.packets.unread import ETHER_TYPE, LEAST_ETHER_TYPE, PPP, Unread
 
 MAX_DEPTH: Final = 16  # headers peeled from one frame; real nests have six or seven
 
 Kind = str
 
-LINK_TYPES: Final[Mapping[int, Kind]] = {
-    0: "null", 1: "ethernet", 9: "ppp", 12: "ip", 14: "ip", 50: "ppp", 51: "pppoe", 101: "ip",
-    104: "hdlc", 108: "null", 113: "sll", 197: "erf", 228: "ip", 229: "ip", 276: "sll2",
-}  # fmt: skip
 ETHER_TYPES: Final[Mapping[int, Kind]] = {
     0x0800: "ip", 0x86DD: "ip", 0x8100: "vlan", 0x88A8: "vlan", 0x9100: "vlan", 0x9200: "vlan",
     0x8847: "mpls", 0x8848: "mpls", 0x8864: "pppoe", 0x8926: "vntag", 0x6558: "ethernet",
     0x88BE: "erspan2", 0x22EB: "erspan3", 0x880B: "ppp", 0x8909: "cmd", 0x88E7: "itag",
-    0x894F: "nsh",
+    0x894F: "nsh", 0x893F: "etag", 0x892F: "hsr", 0x22F3: "trill", 0x8903: "fabricpath",
+    0x88E5: "macsec",
 }  # fmt: skip
 IP_PROTOCOLS: Final[Mapping[int, Kind]] = {
-    4: "ip", 41: "ip", 47: "gre", 97: "etherip", 115: "l2tp3", 137: "mpls",
+    4: "ip", 41: "ip", 47: "gre", 94: "ip", 97: "etherip", 115: "l2tp3", 137: "mpls",
+    143: "ethernet",
 }  # fmt: skip
 CUT_UP: Final[Mapping[int, Kind]] = {
     wireless.PARTS_OF_WIFI: "wifi", wireless.PARTS_OF_ETHERNET: "ethernet",
@@ -42,11 +44,12 @@ CUT_UP: Final[Mapping[int, Kind]] = {
 PPP_PROTOCOLS: Final[Mapping[int, Kind]] = {0x21: "ip", 0x57: "ip", 0x281: "mpls"}
 # UDP ports whose datagrams carry frames. A decoder of plain UDP must leave these to the slow path.
 TUNNEL_PORTS: Final[Mapping[int, Kind]] = {
-    1701: "l2tp", 2152: "gtp", 4789: "vxlan", 4790: "gpe", 5247: "capwap", 6081: "geneve",
-    6635: "mpls", 8472: "vxlan", 9060: "hep", 37008: "tzsp",
+    1701: "l2tp", 2152: "gtp", 4341: "lisp", 4789: "vxlan", 4790: "gpe", 5247: "capwap",
+    6080: "gue", 6081: "geneve", 6635: "mpls", 8472: "vxlan", 9060: "hep", 37008: "tzsp",
 }  # fmt: skip
 UDP: Final = 17
 GROUP_POLICY: Final = 0x88  # VXLAN's first byte with G besides I; RTP would have eight CSRCs
+L2TP_3: Final = 0x0003_0000  # RFC 3931 §4.1.2.2
 LARGEST_UDP: Final = 1472  # of payload; more on an ordinary network: the card merged several (GRO)
 
 
@@ -100,6 +103,8 @@ def tunnelled(packet: Packet) -> Next | None:
     kind = TUNNEL_PORTS.get(unpack_from("!H", packet.payload, 2)[0])
     if kind is None and bytes(packet.payload[8:12]) == hep.MAGIC:
         kind = "hep"  # its agents are told any port; nothing else begins so
+    if kind is None and inet.fills(packet.payload, 8):
+        return Next("ip", 8, len(packet.payload))  # FOU, Teredo: on any port, too
     if kind is None or not _TUNNEL_SIGNS[kind](packet.payload):
         return None
     return Next(kind, 8, len(packet.payload))
@@ -126,7 +131,17 @@ def _is_gpe(data: memoryview) -> bool:
 
 
 def _is_l2tp(data: memoryview) -> bool:
-    return data[8] & 0xB4 == 0 and data[9] == 2  # a data message of version 2
+    """A data message of version 2, or one of 3, whose flags are all zero."""
+    second = data[8] & 0xB4 == 0 and data[9] == 2
+    return second or unpack_from("!I", data, 8)[0] == L2TP_3
+
+
+def _is_gue(data: memoryview) -> bool:
+    return data[8] & 0xE0 == 0 and data[9] in IP_PROTOCOLS  # version 0, no control message
+
+
+def _is_lisp(data: memoryview) -> bool:
+    return inet.fills(data, 16)
 
 
 def _is_mpls(data: memoryview) -> bool:
@@ -141,13 +156,14 @@ def _is_hep(data: memoryview) -> bool:
 _TUNNEL_SIGNS: Final = {
     "vxlan": _is_vxlan, "geneve": _is_geneve, "tzsp": _is_tzsp, "gtp": _is_gtp, "hep": _is_hep,
     "gpe": _is_gpe, "l2tp": _is_l2tp, "capwap": wireless.is_capwap, "mpls": _is_mpls,
+    "gue": _is_gue, "lisp": _is_lisp,
 }  # fmt: skip
 
 
 def _by_ether_type(ether_type: int, start: int, end: int) -> Next:
-    kind = ETHER_TYPES.get(ether_type)
+    kind = "llc" if ether_type < LEAST_ETHER_TYPE else ETHER_TYPES.get(ether_type)
     if kind is None:
-        raise ValueError(f"EtherType {ether_type:#06x} carries no IP")
+        raise Unread(ETHER_TYPE, ether_type)
     return Next(kind, start, end)
 
 
@@ -182,7 +198,7 @@ def _ppp(data: memoryview, start: int, end: int) -> Next:
         protocol, start = unpack_from("!H", data, start)[0], start + 2
     kind = PPP_PROTOCOLS.get(protocol)
     if kind is None:
-        raise ValueError(f"PPP protocol {protocol:#06x} carries no IP")
+        raise Unread(PPP, protocol)
     return Next(kind, start, end)
 
 
@@ -225,21 +241,11 @@ def _gre(data: memoryview, start: int, end: int) -> Next:
     return _by_ether_type(protocol, start + size, end)
 
 
-def _erspan2(data: memoryview, start: int, end: int) -> Next:
-    need(data, start, end, 8, "ERSPAN header")
-    return Next("ethernet", start + 8, end)
-
-
 def _erspan3(data: memoryview, start: int, end: int) -> Next:
     need(data, start, end, 12, "ERSPAN III header")
     frame_type = data[start + 10] >> 2 & 0x1F  # 0 Ethernet, 2 IP without its link header
     size = 12 + 8 * (data[start + 11] & 1)
     return Next("ip" if frame_type == 2 else "ethernet", start + size, end)
-
-
-def _vxlan(data: memoryview, start: int, end: int) -> Next:
-    need(data, start, end, 8, "VXLAN header")
-    return Next("ethernet", start + 8, end)
 
 
 def _geneve(data: memoryview, start: int, end: int) -> Next:
@@ -298,11 +304,6 @@ def _nsh(data: memoryview, start: int, end: int) -> Next:
     return Next(kind, start + size, end)
 
 
-def _itag(data: memoryview, start: int, end: int) -> Next:
-    need(data, start, end, 4, "I-TAG")
-    return Next("ethernet", start + 4, end)
-
-
 def _etherip(data: memoryview, start: int, end: int) -> Next:
     need(data, start, end, 2, "EtherIP header")
     if data[start] >> 4 != 3:
@@ -311,9 +312,11 @@ def _etherip(data: memoryview, start: int, end: int) -> Next:
 
 
 def _l2tp(data: memoryview, start: int, end: int) -> Next:
-    """A data message of version 2, RFC 2661 §3.1: PPP behind what its flags say."""
+    """A data message of version 2, RFC 2661 §3.1: PPP behind what its flags say; or of 3."""
     need(data, start, end, 8, "L2TP header")
     flags = unpack_from("!H", data, start)[0]
+    if flags == L2TP_3 >> 16:
+        return _l2tp3(data, start + 4, end)
     at = start + 6 + 2 * bool(flags & 0x4000) + 4 * bool(flags & 0x0800)
     if flags & 0x0200:
         need(data, at, end, 2, "L2TP header")
@@ -330,6 +333,12 @@ def _l2tp3(data: memoryview, start: int, end: int) -> Next:
         if _ether_type(data, at, end) in ETHER_TYPES:
             return Next("ethernet", at, end)
     raise ValueError("L2TPv3 carries no Ethernet that we know")
+
+
+def _gue(data: memoryview, start: int, end: int) -> Next:
+    """Version 0: a protocol number, and as many words of fields as it says."""
+    need(data, start, end, 4, "GUE header")
+    return Next(IP_PROTOCOLS[data[start + 1]], start + 4 + (data[start] & 0x1F) * 4, end)
 
 
 def _erf(data: memoryview, start: int, end: int) -> Next:
@@ -365,15 +374,23 @@ DECAPSULATORS: Final[Mapping[Kind, Callable[[memoryview, int, int], Next | Packe
     "ppp": _ppp,
     "mpls": _mpls,
     "gre": _gre,
-    "erspan2": _erspan2,
+    "erspan2": follows("ethernet", 8, "ERSPAN header"),
     "erspan3": _erspan3,
-    "vxlan": _vxlan,
+    "vxlan": follows("ethernet", 8, "VXLAN header"),
     "geneve": _geneve,
     "tzsp": _tzsp,
     "gtp": _gtp,
     "hep": _hep,
     "cmd": _ether_type_at(6, 8, "Cisco MetaData"),
-    "itag": _itag,
+    "itag": follows("ethernet", 4, "I-TAG"),
+    "etag": _ether_type_at(6, 8, "E-TAG"),
+    "hsr": _ether_type_at(4, 6, "HSR tag"),
+    "trill": fabrics.trill,
+    "fabricpath": follows("ethernet", 2, "FabricPath tag"),
+    "macsec": fabrics.macsec,
+    "llc": fabrics.llc,
+    "gue": _gue,
+    "lisp": follows("ip", 8, "LISP header"),
     "nsh": _nsh,
     "gpe": _gpe,
     "etherip": _etherip,
@@ -381,5 +398,6 @@ DECAPSULATORS: Final[Mapping[Kind, Callable[[memoryview, int, int], Next | Packe
     "l2tp3": _l2tp3,
     "capwap": wireless.capwap,
     "wifi": wireless.frame,
-    "snap": _ether_type_at(6, 8, "SNAP header"),
+    "typed": _ether_type_at(0, 2, "EtherType"),
+    **OF_LINKS,
 }

@@ -152,7 +152,7 @@ def _ip(data: Bytes, start: Offsets, end: Offsets) -> Step:
     kind = np.where(whole, BY_PROTOCOL[protocol], np.uint8(LEFT))
     udp = np.flatnonzero(good & whole & (protocol == UDP) & (stop - behind >= 16))
     if len(udp):
-        kind[udp] = _in_udp(data, behind[udp])
+        kind[udp] = _in_udp(data, behind[udp], stop[udp])
         behind[udp] += 8
     last = kind == LEFT
     kind[last] = INNERMOST
@@ -177,7 +177,7 @@ def _ipv6(data: Bytes, start: Offsets, end: Offsets) -> tuple[NDArray[Any], ...]
     return end - start >= 40, header["next"], ~UNENDED[header["next"]], start + 40, stop
 
 
-def _in_udp(data: Bytes, at: Offsets) -> Codes:
+def _in_udp(data: Bytes, at: Offsets, end: Offsets) -> Codes:
     """The tunnels that these datagrams are, LEFT for none. An RTP stream may use such a port."""
     kind = BY_PORT[_word(data, at + 2)]
     tunnel = np.flatnonzero(kind != LEFT)
@@ -188,7 +188,16 @@ def _in_udp(data: Bytes, at: Offsets) -> Codes:
     left = np.flatnonzero(kind == LEFT)
     begins = rows(data, at[left] + 8, 4).view(np.uint32).reshape(-1)
     kind[left[begins == HEP3]] = CODES["hep"]
+    kind[left[fills(data, at[left] + 8, end[left])]] = IP
     return kind
+
+
+def fills(data: Bytes, start: Offsets, end: Offsets) -> Flags:
+    """Which of these are IP packets that end to the byte where the data does."""
+    first, size = _byte(data, start), end - start
+    found: Flags = (first == 0x45) & (_word(data, start + 2) == size)
+    found |= (first >> 4 == 6) & (_word(data, start + 4) == size - 40)
+    return found & (size >= 28)
 
 
 def _is_vxlan(first: Bytes) -> Flags:
@@ -313,6 +322,9 @@ _COLUMNS: Final[Mapping[Kind, Callable[[Bytes, Offsets, Offsets], Step]]] = {
     "cmd": _ether_type_at(6, 8),
     "itag": _fixed(4, "ethernet"),
     "etherip": _fixed(2, "ethernet"),
+    "etag": _ether_type_at(6, 8),
+    "hsr": _ether_type_at(4, 6),
+    "fabricpath": _fixed(2, "ethernet"),
 }
 STEPS: Final = {code: _COLUMNS.get(kind, _left) for kind, code in CODES.items()}
 _SIGNS: Final = {"vxlan": _is_vxlan, "geneve": _is_geneve, "gtp": _is_gtp}

@@ -12,8 +12,10 @@ from typing import Final
 
 from capture.packets.inet import need
 from capture.packets.packet import Next, Packet
+from capture.packets.unread import SEALED, SEVERAL, WIFI, Unread
 
 DATA, NO_DATA, PROTECTED = 0x0008, 0x0040, 0x4000  # of frame control, first byte lowest
+SUBFRAMES: Final = 0x80  # of the first byte of QoS control
 TO_AND_FROM_DS, QUALITY, ORDER = 0x0300, 0x0080, 0x8000
 NATIVE, FRAGMENT, LAST, KEEP_ALIVE = 0x0100, 0x0080, 0x0040, 0x0008  # flags of CAPWAP
 PARTS_OF_WIFI, PARTS_OF_ETHERNET = 0x101, 0x102  # beyond IANA's protocol numbers
@@ -51,14 +53,29 @@ def frame(data: memoryview, start: int, end: int) -> Next:
     control = unpack_from("<H", data, start)[0]
     if not _is_data(control):
         control = unpack_from("!H", data, start)[0]  # Cisco's controllers swap the two bytes
-    if not _is_data(control) or control & PROTECTED:
-        raise ValueError("an 802.11 frame without data in the clear")
+    if not _is_data(control):
+        raise ValueError("an 802.11 frame without data")
+    if control & PROTECTED:
+        raise Unread(WIFI, SEALED)
     at = start + 24 + 6 * (control & TO_AND_FROM_DS == TO_AND_FROM_DS)
-    at += 2 * bool(control & QUALITY) + 4 * bool(control & ORDER)
+    if control & QUALITY:
+        at += 2 + _joined(data, at, end)
+    at += 4 * bool(control & ORDER)
     need(data, at, end, 8, "LLC header")
     if bytes(data[at : at + 6]) != SNAP:
         raise ValueError("802.11 data that is not SNAP")
-    return Next("snap", at, end)
+    return Next("typed", at + 6, end)
+
+
+def _joined(data: memoryview, quality: int, end: int) -> int:
+    """Bytes of a subframe's header, where several may lie in one frame (A-MSDU). Raises Unread."""
+    if not data[quality] & SUBFRAMES:
+        return 0
+    need(data, quality, end, 16, "A-MSDU")
+    (size,) = unpack_from("!H", data, quality + 14)
+    if quality + 16 + size + 14 <= end:
+        raise Unread(WIFI, SEVERAL)
+    return 14
 
 
 def _is_data(control: int) -> bool:

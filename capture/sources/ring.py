@@ -154,8 +154,10 @@ class Ring:
             self._socket.setsockopt(
                 SOL_PACKET, FANOUT, struct.pack("I", FANOUT_HASH_WHOLE | number)
             )
-        wanted = packet_filter.ethernet if self._link_type == ETHERNET else packet_filter.everything
-        packet_filter.attach(self._socket, wanted())
+        ethernet = self._link_type == ETHERNET
+        wanted = packet_filter.ethernet() if ethernet else packet_filter.everything()
+        self._unread_each = packet_filter.SAMPLED if ethernet else 1
+        packet_filter.attach(self._socket, wanted)
         member = struct.pack("iHH8s", self._index, PROMISCUOUS, 0, b"")
         self._socket.setsockopt(SOL_PACKET, ADD_MEMBERSHIP, member)
 
@@ -212,6 +214,7 @@ class Ring:
         return Block(
             data, start, header["captured"].astype(np.int64), header["original"].astype(np.int64),
             time_ns, self._link_type, self._dropped_until(time_ns), vlan.astype(np.int32),
+            unread_each=self._unread_each,
         )  # fmt: skip
 
     def _dropped_until(self, time_ns: NDArray[np.int64]) -> int:

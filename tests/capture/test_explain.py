@@ -24,6 +24,7 @@ from tests.support.callgen import (
     write_pcap,
 )
 from tests.support.folders import SAMPLE
+from tests.support.frames import ethernet, ipv4
 from tests.support.wrapping import WRAPPINGS, wrapped
 
 CALL = "call@explain.example"
@@ -158,11 +159,13 @@ def test_the_overview_counts_what_lies_around_and_what_is_damaged(tmp_path: Path
     frames.append(words.request(START_NS, "OPTIONS"))
     broken = words.request(START_NS, "INVITE").data.replace(b"Call-ID: other", b"Call-IX: other")
     frames.append(Frame(START_NS, broken))
+    frames += [Frame(START_NS, ethernet(ipv4(bytes(60), protocol=132)))] * 3
     _, _, summary = told(tmp_path, wrapped(frames, WRAPPINGS["VXLAN"].wrap), None)
     assert {"vxlan"} <= {each.what for each in summary.encapsulations}
     counted = {each.what: each.count for each in summary.counts}
     assert counted["SIP messages outside of calls (OPTIONS 1)"] == 1
     assert counted["damaged SIP messages and keep-alives"] == 1
+    assert counted["frames of IP protocol 132 (SCTP): what is in them is not read"] == 3
 
 
 def test_a_cut_file_is_explained_as_far_as_it_goes(tmp_path: Path) -> None:

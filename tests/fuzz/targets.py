@@ -35,6 +35,7 @@ from tests.support.callgen import SECOND, START_NS, udp_frame
 from tests.support.conversation import Wire
 from tests.support.digits import press
 from tests.support.frames import block, pcap, rtp
+from tests.support.rarewrapping import RARE
 from tests.support.rtcpforge import Block, description, goodbye, packet, sender_report
 from tests.support.wrapping import WRAPPINGS, wrapped
 
@@ -155,7 +156,7 @@ def clothes() -> list[bytes]:
 def _dressed() -> Iterator[tuple[int, list[bytes]]]:
     """For each wrapping the link type as _link() reads it, and what becomes of the two."""
     inner = [call()[0], udp_frame(START_NS, ("10.0.0.1", 1), ("10.0.0.2", 2), rtp())]
-    for kind, wrap in WRAPPINGS.values():
+    for kind, wrap in (WRAPPINGS | RARE).values():
         yield LINKS.index(kind), [outer.data for frame in inner for outer in wrap(frame)]
 
 

@@ -16,7 +16,7 @@ SEALED = bytes.fromhex("c0ffee01 00000001") + bytes(80)
         ("opaque_ipsec", ethernet(ipv6(SEALED, *SIX, following=50), 0x86DD)),
         ("opaque_ipsec", ethernet(ipv4(SEALED, protocol=50), tags=[(0x8100, 7)])),
         ("opaque_ipsec", ethernet(ipv4(udp(SEALED, 4500, 4500)))),
-        ("opaque_macsec", ethernet(SEALED, 0x88E5)),
+        ("opaque_macsec", ethernet(b"\x2c\0" + SEALED, 0x88E5)),  # E and C: encrypted
         ("opaque_wireguard", ethernet(ipv4(udp(b"\4\0\0\0" + SEALED, 51820, 51820)))),
         ("opaque_capwap", ethernet(ipv4(udp(b"\1\0\0\0" + SEALED, 5247, 5247)))),
     ],

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.packets.decode import Decoder
+from capture.packets.linktypes import OF_LINKS
 from capture.packets.network import Network
 from capture.packets.slowpath import SlowPath
 from capture.packets.tunnels import DECAPSULATORS
@@ -151,7 +152,8 @@ def test_more_headers_than_anybody_nests_are_left_alone() -> None:
 def test_what_is_left_to_the_loop_is_no_tunnel_that_carries_much() -> None:
     (left,) = {id(step) for step in STEPS.values() if step is STEPS[CODES["hep"]]}
     in_a_loop = {kind for kind, code in CODES.items() if id(STEPS[code]) == left}
-    only_links = {"sll", "sll2", "hdlc", "null", "erf"}
-    rare = {"gpe", "nsh", "l2tp", "l2tp3", "capwap", "wifi", "snap"}
+    only_links = {"sll", "sll2", "hdlc", "null", "erf", *OF_LINKS}
+    rare = {"gpe", "nsh", "l2tp", "l2tp3", "capwap", "wifi", "typed", "llc", "macsec", "trill",
+            "gue", "lisp"}  # fmt: skip
     assert in_a_loop == {"hep", "tzsp"} | only_links | rare
     assert set(CODES) == set(DECAPSULATORS)

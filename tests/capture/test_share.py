@@ -1,13 +1,13 @@
 """A port that mirrors twice is told of, and no longer once that was mended."""
 
-from capture.media.doubled import Doubled
+from capture.share import Share
 
 
 def shares(copies_a_packet: list[float], packets: int = 1000) -> list[float]:
     """What is told every 20 s."""
-    doubled, heard, again, told = Doubled(), 0, 0.0, []
+    share_of, heard, again, told = Share(), 0, 0.0, []
     for at, share in enumerate(copies_a_packet):
-        told.append(round(doubled.look(20.0 * at, heard, round(again)), 2))
+        told.append(round(share_of.look(20.0 * at, heard, round(again)), 2))
         heard, again = heard + packets, again + packets * share
     return told
 
