@@ -22,6 +22,7 @@ from spanvault.audio.decoding import Decoding
 from spanvault.audio.order import InTimeOrder
 from spanvault.audio.plain import SILENCE, Samples
 from spanvault.audio.red import Recovery
+from spanvault.audio.relayed import Relayed
 from spanvault.audio.timeline import LEAP_S, TimeLine
 from spanvault.chunk import TRUNCATED, Chunk
 from spanvault.inclear import within
@@ -154,6 +155,7 @@ class Renderer:
         self._streams = {stream.number: stream for stream in streams}
         self._sides = sides(streams)
         heard = [s for s in streams if s.media in self._media and s.packets]
+        self._relayed = Relayed(heard)
         self._line = TimeLine(min((s.first_ns for s in heard), default=0))
         self._done = 0  # blocks given
         self._end_s = 0.0  # of what was drawn
@@ -186,6 +188,10 @@ class Renderer:
         """Take a chunk in, and give the blocks that nothing can change any more."""
         if self._stream(chunk).media in self._media and len(chunk.frames):
             self.unread -= len(chunk.frames)
+            yield from self._drawn(self._relayed.receive(chunk))
+
+    def _drawn(self, chunks: Iterable[Chunk]) -> Iterator[Block]:
+        for chunk in chunks:
             for ready in self._line.receive(chunk):
                 yield from self._chunk(ready)
 
@@ -210,6 +216,7 @@ class Renderer:
 
     def finish(self) -> Iterator[Block]:
         """The rest. Nothing may be received afterwards."""
+        yield from self._drawn(self._relayed.finish())
         for ready in self._line.finish():
             yield from self._chunk(ready)
         if self._line.leaps:

@@ -2,7 +2,7 @@
 
 A proxy forks the INVITE (RFC 3261 §16.7, §13.2.2.4); each phone that replies has a tag of its own,
 and may speak before anybody has answered (RFC 3960). Heard is the caller's side of the proxy, or
-both.
+both; of media through a relay, both.
 """
 
 from dataclasses import replace
@@ -17,6 +17,7 @@ from tests.support.voices import heard, voice
 MS: Final = 1_000_000
 PER_MS: Final = 8  # samples
 PROXY: Final = "10.30.0.1"
+RELAY: Final = "10.30.0.2"
 VOICE_S: Final = 5.0
 
 
@@ -31,15 +32,20 @@ class Said(NamedTuple):
 class Fork:
     """One call of a caller to several phones, told message by message. Times: ms since its INVITE.
 
-    both_sides: what the proxy says to the phones is heard, too.
+    both_sides: what the proxy says to the phones is heard, too.  relay: beside it stands one for
+    media, with two ends for each phone, that hands packets on as they are.
     """
 
-    def __init__(self, number: int, name: str, both_sides: bool = False) -> None:
+    def __init__(
+        self, number: int, name: str, both_sides: bool = False, relay: bool = False
+    ) -> None:
         self.frames: list[Frame] = []
         self._number, self.call_id, self._both = number, f"{name}@forks", both_sides
+        self._relay = relay
         self._start_ns = START_NS + number * 20_000 * MS
         self._said: list[Said] = []
-        self.spoke: list[Phone] = []
+        # Who spoke, from where, and with whom or at whom of those who were rung.
+        self.flows: list[tuple[Phone, Phone, Phone]] = []
         self.caller, self.one, self.two, self.three = (self._phone(which) for which in range(4))
 
     def _phone(self, which: int) -> Phone:
@@ -58,14 +64,14 @@ class Fork:
         self._ask(at_ms, f"{cseq} INVITE", body=sdp(self.caller))
         self._reply(at_ms + 2, "100 Trying", f"{cseq} INVITE")
         for phone in rung:
-            self._ask(at_ms + 4, f"{cseq} INVITE", of=phone, body=sdp(self.caller))
+            offer = sdp(self._relayed(phone, self.caller))
+            self._ask(at_ms + 4, f"{cseq} INVITE", of=phone, body=offer)
 
     def reply(self, at_ms: int, by: Phone, status: str, body: bool = False, cseq: int = 1) -> None:
         """What a phone says to the INVITE, and the proxy passes on."""
-        for hop, of in ((0, by), (2, None)):
-            self._reply(
-                at_ms + hop, status, f"{cseq} INVITE", by, of=of, body=sdp(by) if body else ""
-            )
+        for hop, of, end in ((0, by, by), (2, None, self._relayed(by, by))):
+            said = sdp(end) if body else ""
+            self._reply(at_ms + hop, status, f"{cseq} INVITE", by, of=of, body=said)
 
     def fail(self, at_ms: int, by: Phone, status: str) -> None:
         """A phone's refusal, which the proxy keeps to itself."""
@@ -95,8 +101,14 @@ class Fork:
     def speak(self, at_ms: int, ms: int, speaker: Phone, listener: Phone | None = None) -> None:
         """The beginning of a phone's voice, to the caller if nobody else is named."""
         part = replace(speaker, samples=speaker.samples[: PER_MS * ms])
-        self.frames += talk(self._start_ns + at_ms * MS, part, listener or self.caller)
-        self.spoke.append(speaker)
+        listener = listener or self.caller
+        rung = listener if speaker is self.caller else speaker
+        hops = [(part, listener)]
+        if self._relay:
+            hops = [(part, self._relayed(rung, listener)), (self._relayed(rung, part), listener)]
+        for late_ms, (here, there) in enumerate(hops):
+            self.frames += talk(self._start_ns + (at_ms + late_ms) * MS, here, there)
+            self.flows.append((speaker, here, rung))
         self._said.append(Said(at_ms, int(speaker is not self.caller), heard(part.samples)))
 
     def sound(self) -> NDArray[np.int16]:
@@ -107,6 +119,13 @@ class Fork:
         for said, end in zip(self._said, ends, strict=True):
             mixed[end - len(said.sound) : end, said.side] += said.sound
         return np.clip(mixed, -32768, 32767).astype(np.int16)
+
+    def _relayed(self, rung: Phone, spoken_for: Phone) -> Phone:
+        """The end of the relay that stands for somebody, in the talk with a phone that is rung."""
+        if not self._relay:
+            return spoken_for
+        port = 30_000 + rung.rtp_port + 1000 * (spoken_for.number == self.caller.number)
+        return replace(spoken_for, address=RELAY, rtp_port=port)
 
     # --- messages -------------------------------------------------------------------------------
 
