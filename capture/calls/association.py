@@ -111,10 +111,13 @@ class Association:
         """Who has named this endpoint, oldest first."""
         return self._by_endpoint.get(endpoint, [])
 
-    def matches(self, stream: NewStream) -> list[Match]:
-        """The calls the stream may belong to, best first. More than one: they share it."""
+    def matches(self, stream: NewStream, given_up: bool = False) -> list[Match]:
+        """The calls the stream may belong to, best first. More than one: they share it.
+
+        given_up: ends count at which by now, as they said, no RTP is received.
+        """
         found: dict[bytes, Match] = {}
-        for match in self._candidates(stream):
+        for match in self._candidates(stream, given_up):
             known = found.get(match.call.id)
             if known is None or (match.score, match.latest_ns) > (known.score, known.latest_ns):
                 found[match.call.id] = match
@@ -159,11 +162,12 @@ class Association:
             match.latest_ns,
         )
 
-    def _candidates(self, stream: NewStream) -> Iterator[Match]:
-        sources = [entry for entry in self.at(stream.source) if self._valid(*entry, stream.time_ns)]
-        for call, to in self.at(stream.destination):
-            if not self._valid(call, to, stream.time_ns):
-                continue
+    def _candidates(self, stream: NewStream, given_up: bool) -> Iterator[Match]:
+        sources, targets = (
+            [one for one in self.at(end) if self._valid(*one, stream.time_ns, given_up)]
+            for end in (stream.source, stream.destination)
+        )
+        for call, to in targets:
             speaker = OTHER[to.party]
             from_ = next(
                 (
@@ -177,13 +181,13 @@ class Association:
         for call, from_ in sources:
             yield Match(call, from_.party, SOURCE, None, from_)
 
-    def _valid(self, call: LiveCall, binding: Binding, time_ns: int) -> bool:
+    def _valid(self, call: LiveCall, binding: Binding, time_ns: int, given_up: bool) -> bool:
         if self._gone(call, time_ns):
             return False
         early = time_ns < binding.since_ns - self._patience_ns
         if early and not met_in_its_midst(call, binding):
             return False
-        return binding.until_ns is None or time_ns <= binding.until_ns
+        return given_up or binding.until_ns is None or time_ns <= binding.until_ns
 
     def _gone(self, call: LiveCall, time_ns: int) -> bool:
         until_ns = call.media_until_ns

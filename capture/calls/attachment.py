@@ -149,6 +149,8 @@ class Attachments:
         row = self._rows.get(heard.row)
         if row is None or row.call is not None:
             return None
+        if (call := self._all_the_same(row)) is not None:
+            return call
         call = self._kept.admit(row.stream, heard)
         if call is not None:
             row.stream = row.stream._replace(time_ns=heard.held_ns, timestamp=None)
@@ -157,6 +159,17 @@ class Attachments:
             if row.after:
                 call.relate("continued", row.after)
         return call
+
+    def _all_the_same(self, row: Row) -> LiveCall | None:
+        """The call between whose ends it is heard, though RTP was not to be there any more.
+
+        It has proved to be RTP by now, and no T.38: some go on talking while they negotiate a fax.
+        """
+        given_up = self._association.matches(row.stream, given_up=True)
+        matches = [match for match in given_up if match.score == BOTH]
+        if matches:
+            self._attach(row, matches[:1])
+        return row.call
 
     def expire(self, now_ns: int) -> None:
         """Release streams that nobody claimed and that are silent."""

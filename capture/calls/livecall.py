@@ -96,6 +96,7 @@ class LiveCall(msgspec.Struct, array_like=True):
     clock_ns: int = 0  # what the time of day was ahead when it began: capture.clock
     keyless: bool = False  # an m= line of its SRTP named no key that can be used
     in_clear: InClear = msgspec.field(default_factory=InClear)
+    challenged: list[str] = []  # "CSeq branch" of INVITEs that were to be tried anew
 
     @property
     def ended_ns(self) -> int | None:

@@ -65,7 +65,7 @@ class Signalling:
             call.flags.add("conference")
         changed = False
         if message.is_request and message.method == "INVITE" and not message.to.tag:
-            _remember(call, message)
+            _note(call.invites, message)
             changed = unmask(call, message)
         if message.method == "BYE" and event_of(message) is Event.BYE:
             _remember_bye(call, message)
@@ -103,6 +103,10 @@ class Signalling:
             return self._evidence(call, message, datagram)
         if event is Event.INVITE and message.to.tag:
             return self._reinvite(call, datagram, tag)
+        if event is Event.CHALLENGE:
+            _note(call.challenged, message)
+        elif event in (Event.INVITE, Event.PROVISIONAL) and _key(message) in call.challenged:
+            return False  # it was overtaken by what the transaction ended with, or is a copy
         if event in (Event.CANCEL, Event.REFUSE, Event.CHALLENGE) and not _first_hop(call, message):
             self._witness.decided(Decision.OTHER_BRANCH, call)
             return False  # one branch of a forking proxy failed; the caller hears of another
@@ -266,10 +270,15 @@ def _confirm(call: LiveCall, tag: str) -> None:
         call.confirmed.append(tag)
 
 
-def _remember(call: LiveCall, message: SipMessage) -> None:
-    key = f"{message.cseq} {message.branch}"
-    if key not in call.invites and len(call.invites) < MAX_INVITES:
-        call.invites.append(key)
+def _key(message: SipMessage) -> str:
+    """Of an INVITE and of all replies to it, on one hop: RFC 3261 §17.1.3."""
+    return f"{message.cseq} {message.branch}"
+
+
+def _note(transactions: list[str], message: SipMessage) -> None:
+    key = _key(message)
+    if key not in transactions and len(transactions) < MAX_INVITES:
+        transactions.append(key)
 
 
 def _remember_bye(call: LiveCall, message: SipMessage) -> None:

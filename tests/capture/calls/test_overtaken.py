@@ -41,6 +41,38 @@ def test_an_invite_behind_its_refusal(wire: Wire, status: int, outcome: str):
     assert (call.outcome, call.end_reason, call.flags) == (outcome, "rejected", [])
 
 
+@pytest.mark.parametrize("late", ["INVITE", "100", "another copy"])
+def test_what_is_heard_behind_its_challenge_waits_for_no_answer(wire: Wire, late: str):
+    """Nobody logs in: the call failed when it was challenged, not when an answer failed to come."""
+    leg = Leg(wire)
+    if late != "INVITE":
+        leg.invite(ALICE)
+    leg.reply(401)
+    if late == "100":
+        leg.reply(100)
+    else:
+        leg.invite(ALICE)
+    leg.request("ACK", branch=f"{leg.call_id}-1-INVITE")
+    wire.wait(300)
+    (call,) = wire.end()
+    assert (call.outcome, call.end_reason, call.flags) == ("failed", "rejected", [])
+    assert call.ended_ns - call.started_ns < 10_000_000
+
+
+def test_a_login_behind_the_challenge_that_overtook_its_invite(wire: Wire):
+    leg = Leg(wire)
+    leg.reply(401)
+    leg.invite(ALICE)
+    leg.cseq = 2
+    leg.answer(ALICE, BOB)
+    wire.rtp(*A_TO_B, ssrc=1)
+    wire.rtp(*B_TO_A, ssrc=2)
+    leg.bye()
+    (call,) = wire.end()
+    assert (call.outcome, call.end_reason, call.flags) == ("answered", "bye", [])
+    assert sounds(call) == [("caller", "PCMU", 250), ("callee", "PCMU", 250)]
+
+
 def test_an_invite_without_offer_behind_its_answer(wire: Wire):
     leg = Leg(wire)
     leg.reply(200, body=BOB)
