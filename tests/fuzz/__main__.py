@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fuzz.instrumented import Mother, instrument, one
+from tests.fuzz.register import LAYERS
 from tests.fuzz.watch import read
 
 HERE: Final = Path(__file__).parent
@@ -31,6 +32,7 @@ KEPT_BYTES: Final = 8_000  # of an input in the repository's corpus, …
 KEPT_FILES: Final = 40  # … and how many of a target: every test run reads them
 README: Final = HERE / "README.md"
 TABLE: Final = "| target | CPU s | runs | broke |\n|---|--:|--:|--:|\n"
+SUMMED: Final = ("cpu_s", "runs", "broke")
 HEADINGS: Final = ("CPU s", "runs", "slowest ms", "MB warm", "MB end")
 
 
@@ -110,17 +112,24 @@ def add(sums: Path, name: str, told: dict[str, Any]) -> None:
 
 
 def rows(sums: list[Path]) -> list[str]:
-    """Rows of README.md's table, of several files of sums together; the least fuzzed first."""
+    """Rows of README.md's table, of several files of sums together: by layer, the least fuzzed
+    first; each layer's sum leads."""
     every: Counter[str] = Counter()
     for each in sums:
         for name, told in json.loads(each.read_text()).items():
-            every.update({(name, key): told[key] for key in ("cpu_s", "runs", "broke")})
-    names = sorted({name for name, _ in every}, key=lambda name: every[name, "cpu_s"])
-    return [
-        f"| {name} | {every[name, 'cpu_s']:,.0f} | {every[name, 'runs']:,} "
-        f"| {every[name, 'broke']} |\n"
-        for name in names
-    ]
+            every.update({(name, key): told[key] for key in SUMMED})
+    told = {name for name, _ in every}
+    lines = []
+    for layer, targets in LAYERS.items():
+        if names := sorted(told & {*targets}, key=lambda name: every[name, SUMMED[0]]):
+            cpu_s, *counts = (sum(every[name, key] for name in names) for key in SUMMED)
+            lines.append(_row(f"**{layer}**", cpu_s, *counts))
+            lines += [_row(name, *(every[name, key] for key in SUMMED)) for name in names]
+    return lines
+
+
+def _row(name: str, cpu_s: float, runs: int, broke: int) -> str:
+    return f"| {name} | {cpu_s:,.0f} | {runs:,} | {broke} |\n"
 
 
 def tell(sums: list[Path], readme: Path = README) -> None:

@@ -1,4 +1,4 @@
-"""Which modules read what comes from outside, and which target feeds each.
+"""Which modules read what comes from outside, which target feeds each, and the targets' layers.
 
 A module reads if it takes bytes or text apart: READS, found by its syntax. test_register.py holds
 this table to the code, so that a new reader finds its target, or says why it has none.
@@ -38,6 +38,8 @@ OURS: Final = {
     "storaged.integrity.reindexing": "names of files; what is in them, rebuilding reads",
     "storaged.index.search": "a key of its own table",
     "storaged.integrity.mending": "rows that damage wrote",
+    "storaged.integrity.recordcheck": "records whose tag fits, by format.record",
+    "storaged.integrity.recordmending": "names and rows that damage wrote",
     "storaged.integrity.scrub": "a row of its own", "storaged.index.damage": "rows of its own",
     "storaged.requests.witness": "heads that we signed",
     "storaged.requests.receipts": "rows that index keeps",
@@ -49,15 +51,15 @@ OURS: Final = {
 PARSERS: Final[dict[str, tuple[str, ...]]] = {
     "capture.calls.calltable": ("table",),
     "capture.calls.control": ("dialogs",),
-    "capture.calls.identity": ("calls",),
+    "capture.calls.identity": ("calls", "swollen"),
     "capture.packets.fabrics": ("peel",),
-    "capture.packets.framing": ("frames",),
+    "capture.packets.framing": ("frames", "swollen"),
     "capture.packets.linktypes": ("peel",),
     "capture.packets.opaque": ("frames",),
     "capture.packets.rtpheader": ("capture",),
     "capture.packets.triage": ("frames",),
     "capture.signalling.salvage": ("sip",),
-    "capture.signalling.siptls": ("tls", "calls"),
+    "capture.signalling.siptls": ("tls", "calls", "swollen"),
     "capture.packets.datagrams": ("frames", "capture"),
     "capture.packets.decode": ("frames", "capture"),
     "capture.packets.hep": ("hep",),
@@ -141,6 +143,27 @@ PARSERS: Final[dict[str, tuple[str, ...]]] = {
     "replicator.state": ("notes",),
     "replicator.targets.base": ("replica",),
 }
+
+# What the targets are of. Fuzzing time is counted by layer: `tests.fuzz --tell`.
+LAYERS: Final[dict[str, tuple[str, ...]]] = {
+    "packets": ("capture", "frames", "peel", "offload", "hep", "packed", "tls"),
+    "signalling": (
+        "sip", "sdp", "siprec", "websocket", "sdes", "calls", "swollen", "dialogs", "table",
+    ),
+    "media": (
+        "rtcp", "srtcp", "srtp", "red", "digits", "payloads", "pictures", "media", "whole",
+        "places", "decoded", "filmed",
+    ),
+    "storage": (
+        "object", "sealed", "root", "page", "keyfile", "rows", "log", "store", "bundle", "notes",
+        "ledger", "reindex", "replica",
+    ),
+    "asked": (
+        "wire", "config", "requests", "memories", "intake", "words", "answers", "explain",
+    ),
+    "mutated captures": ("edited", "product"),  # and `capture`, which counts above
+}  # fmt: skip
+OUTSIDE: Final = "product"  # no target of atheris: tests.fuzz.product
 
 
 def readers(repository: Path) -> Iterator[str]:

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.signalling import sip
+from tests.fuzz.capturefiles import captures
 from tests.fuzz.choices import cut, joined
 from tests.fuzz.mutators import HEADERS, description, message, parts
 from tests.fuzz.rewriting import capture, frame, layout, mended, opened
-from tests.fuzz.targets import TARGETS, captures, descriptions, messages
+from tests.fuzz.signalling import descriptions, messages
+from tests.fuzz.targets import TARGETS
 from tests.support.callgen import udp_frame
 
 ROUNDS = 300

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz.register import OURS, PARSERS, readers
+from tests.fuzz.register import LAYERS, OURS, OUTSIDE, PARSERS, readers
 from tests.fuzz.targets import TARGETS, survive
 from tests.support.folders import REPOSITORY
 
@@ -26,6 +26,11 @@ def test_the_register_names_nothing_that_there_is_not():
         assert REPOSITORY.joinpath(*module.split(".")).with_suffix(".py").exists(), module
     assert {name for names in PARSERS.values() for name in names} <= set(TARGETS)
     assert not set(PARSERS) & set(OURS)
+
+
+def test_each_target_is_of_one_layer():
+    placed = [name for names in LAYERS.values() for name in names]
+    assert sorted(placed) == sorted([*TARGETS, OUTSIDE])
 
 
 @pytest.mark.parametrize("name", sorted({name for names in PARSERS.values() for name in names}))

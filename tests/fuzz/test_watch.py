@@ -110,11 +110,14 @@ def test_sums_of_several_files_take_the_place_of_the_table(tmp_path: Path) -> No
     run = {"cpu_s": 900.4, "runs": 1000, "faults": []}
     fuzzing.add(one, "sip", run)
     fuzzing.add(other, "sip", {**run, "faults": ["grew"]})
-    fuzzing.add(other, "red", run)
+    for name in ("red", "sdp"):
+        fuzzing.add(other, name, run)
     readme.write_text(f"before\n{fuzzing.TABLE}| sip | 1 | 1 | 0 |\n\nbehind\n")
     for _ in range(2):
         fuzzing.tell([one, other], readme)
         assert readme.read_text() == (
-            f"before\n{fuzzing.TABLE}| red | 900 | 1,000 | 0 |\n| sip | 1,801 | 2,000 | 1 |\n"
-            "\nbehind\n"
+            f"before\n{fuzzing.TABLE}"
+            "| **signalling** | 2,701 | 3,000 | 1 |\n| sdp | 900 | 1,000 | 0 |\n"
+            "| sip | 1,801 | 2,000 | 1 |\n"
+            "| **media** | 900 | 1,000 | 0 |\n| red | 900 | 1,000 | 0 |\n\nbehind\n"
         )
