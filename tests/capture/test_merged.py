@@ -59,6 +59,11 @@ class Patient(Life):
             del self._acts[0]
 
     @property
+    def done(self) -> bool:
+        """Whether all was said."""
+        return not self._acts
+
+    @property
     def stop_requested(self) -> bool:
         return not self._acts or time.monotonic() > self._end
 
@@ -80,6 +85,7 @@ def test_it_is_said_while_it_lasts_and_the_packets_are_told_apart(vault, near, m
     merging(*GOES)
     near.send(answered(time.time_ns(), *phones(1.0, 1), "last@test")[0].data)
     live.run()
+    assert life.done, life.said[-3:]
     (call,) = (one for one in vault.calls() if one.streams)
     assert [(stream.packets, stream.lost) for stream in call.streams] == [(PACKETS, 0)] * 2
     assert vault.stored_frames(call) == 2 * PACKETS

@@ -93,6 +93,11 @@ def test_a_timestamp_that_stood_still_on_hold_goes_on_at_arrival(waited: int):
     assert placed(packets)[50:] == [1000 + waited + 20 * n for n in range(150)]
 
 
+def test_each_of_two_holds_counts_once():
+    packets = [*steady(0, 50, 0, 0), *steady(50, 150, 1000, 5000), *steady(200, 150, 4000, 11_000)]
+    assert placed(packets) == [round(arrival) for _, _, arrival in packets]
+
+
 @pytest.mark.parametrize("timestamp", [0, 123_456, (1 << 32) // TICKS - 10, 900, 1250])
 def test_a_timestamp_begun_anew_goes_on_at_arrival(timestamp: int):
     clock = Clock(8000)

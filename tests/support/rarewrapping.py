@@ -12,6 +12,7 @@ from tests.support.wrapping import (
     MACS,
     OUTER,
     OUTER6,
+    VXLAN,
     Wrapping,
     _each,
     _gre,
@@ -23,6 +24,7 @@ from tests.support.wrapping import (
     _udp,
     _udp_of,
     _wifi,
+    then,
 )
 
 QUALITY = b"\x88\x01" + bytes(22)  # a data frame of 802.11 with quality of service
@@ -87,6 +89,12 @@ def _subframe(frame: bytes) -> bytes:
 
 
 OF_FRAMES: dict[str, Wrapping] = {
+    "pseudowire of many": Wrapping(
+        1, _each(lambda f: MACS + b"\x88\x48" + b"\0\x01\x01\x40" + MACS + f[12:])
+    ),
+    "tag of old": Wrapping(1, _tag((0x9200, 7), (0x9100, 8))),
+    "tags of old in VXLAN": Wrapping(1, then(_tag((0x9200, 7), (0x9100, 8)), _in_udp(4789, VXLAN))),
+    "VXLAN at its old port": Wrapping(1, _in_udp(8472, VXLAN)),
     "priority tag": Wrapping(1, _tag((0x8100, 0xE000))),
     "E-TAG": _lan(b"\x89\x3f\xe0\0\0\1\0\0"),
     "HSR": _lan(b"\x89\x2f\0\x60\0\7"),
@@ -112,6 +120,8 @@ OF_FRAMES: dict[str, Wrapping] = {
 OF_IP: dict[str, Wrapping] = {
     "SNAP": _llc(SNAP, typed=True),
     "LLC of IP": _llc(b"\x06\x06\x03", typed=False),
+    "MPLS in IP": Wrapping(1, _in_ip(137, b"\0\x01\x01\x40", HEAD)),
+    "PPP in GRE": Wrapping(1, _in_ip(47, _gre(0x3001, 0x880B, 0x1234, 7) + b"\0\x21", HEAD)),
     "IP in IP, of old": Wrapping(1, _in_ip(94, skip=HEAD)),
     "FOU": Wrapping(1, _in_udp(5555, b"", HEAD)),
     "6 in UDP": Wrapping(

@@ -137,6 +137,19 @@ def test_a_login_is_one_call(wire):
     assert call.outcome == "answered"
 
 
+def test_a_login_under_another_tag_is_one_call(wire):
+    """RFC 3261 §22.2 says SHOULD: some phones answer the challenge as if they called anew."""
+    leg = Leg(wire)
+    leg.invite(ALICE)
+    leg.reply(407)
+    leg.ack()
+    leg.cseq, leg.tags["caller"] = 2, "another"
+    leg.answer(ALICE, BOB)
+    leg.bye()
+    [call] = wire.end()
+    assert call.outcome == "answered"
+
+
 def test_a_login_that_is_typed_in_is_one_call(wire):
     leg = Leg(wire)
     leg.invite(ALICE)

@@ -155,6 +155,16 @@ def test_the_next_call_takes_the_ports_over(wire):
     assert [len(call.streams) for call in wire.end()] == [2, 2]
 
 
+def test_ports_that_two_calls_named_are_the_newer_ones(wire):
+    """The first one's BYE was lost, and no media of it was heard."""
+    Leg(wire, "first").answer(ALICE, BOB)
+    wire.wait(10)
+    Leg(wire, "second").answer(ALICE, BOB)
+    wire.rtp(*A_TO_B, ssrc=1)
+    wire.rtp(*B_TO_A, ssrc=2)
+    assert [len(call.streams) for call in wire.end()] == [0, 2]
+
+
 def test_signalling_that_runs_ahead_of_media_by_a_block(wire):
     """In a replayed file both calls are over before the first packet is looked at."""
     first, second = Leg(wire, "first"), Leg(wire, "second")

@@ -137,6 +137,7 @@ def test_two_forks_answer_and_one_is_hung_up_at_once(wire):
     leg.tags["callee"] = "two"
     leg.bye()
     wire.wait(1)
+    assert [call.ended_ns for call in wire.calls.live()] == [None]
     leg.tags["callee"] = "one"
     wire.rtp(*A_TO_B)
     assert wire.calls.active == 1

@@ -90,6 +90,8 @@ def test_a_late_packet_from_before_the_first_is_placed() -> None:
     talk.hear(steady([0, 65535, 65534, 1]))
     assert talk.flush() == [65534, 65535, 0, 1]
     assert talk.counted() == Truth(packets=4, lost=0, duplicates=0, late=2)
+    extended = talk.chunks[-1].frames["sequence"]
+    assert extended.tolist() == [65534, 65535, 65536, 65537]  # storaged/FORMAT.md: from 65536 on
 
 
 @pytest.mark.parametrize("start", [100, 30_000, 60_000])

@@ -182,6 +182,7 @@ def test_sip_is_known_by_content_on_any_port() -> None:
         ethernet(ipv6(udp(SIP), *SIX), 0x86DD),
         ethernet(ipv4(udp(b"\r\n\r\n"))),  # a keepalive
         ethernet(ipv4(udp(b"GET / HTTP/1.1\r\n\r\n"))),
+        ethernet(ipv4(udp(b"another protocol at the port of SIP", 5060, 5060))),
     ]
     decoder = Decoder()
     signalling = decoder.decode(block(frames)).signalling
@@ -192,7 +193,7 @@ def test_sip_is_known_by_content_on_any_port() -> None:
     assert (str(first.source), str(first.destination)) == ("10.0.0.1:39999", "10.0.0.2:12345")
     assert signalling[3].source == Endpoint(SIX[0], 4000)
     assert decoder.counters["sip"] == 4
-    assert decoder.counters["not_rtp"] == 2
+    assert decoder.counters["not_rtp"] == 3
 
 
 def test_what_takes_the_slow_path_is_told_by_row() -> None:

@@ -37,6 +37,11 @@ def test_messages_are_the_same_however_the_stream_is_cut(parts: list[bytes], siz
     assert receive(Plain(), *segments) == receive(Plain(), stream)
 
 
+def test_lines_may_end_in_bare_line_feeds() -> None:
+    bare = [each.replace(b"\r\n", b"\n") for each in (OK, INVITE, OK)]
+    assert receive(Plain(), b"".join(bare))[0] == bare
+
+
 def test_behind_a_message_that_is_too_long_the_next_one_is_found() -> None:
     endless = START + b"a: b\r\n" * (MAX_MESSAGE // 6 + 1)
     found, counters = receive(Plain(), endless, OK)

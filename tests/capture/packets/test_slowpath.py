@@ -138,6 +138,17 @@ def test_bytes_behind_the_ip_length_are_trailer():
     assert parts(receive(bytes(ETHER / INNER) + b"\xee" * 18)) == PLAIN
 
 
+def test_what_pads_a_fragment_or_an_acknowledgement_is_no_part_of_it():
+    padded = [bytes(piece) + b"\xee" * 18 for piece in PIECES]
+    assert [found.payload for found in receive(*padded)] == [LONG]
+    cuts = (
+        segment(ONE + TWO[:900], 0),
+        segment(b"", len(ONE) + 900),
+        segment(TWO[900:], len(ONE) + 900),
+    )
+    assert payloads(*(bytes(each) + bytes(6) for each in cuts)) == [ONE, TWO]
+
+
 def test_an_icmp_error_that_quotes_sip_is_no_sip():
     path = SlowPath()
     assert receive(OUTER / ICMP(type=3, code=3) / INNER, path=path) == []

@@ -45,6 +45,7 @@ def test_a_line_of_its_own_beats_the_session():
     ("connection", "address"),
     [
         ("IN IP6 fd00::1", bytes.fromhex("fd" + 29 * "0" + "1")),
+        ("IN IP6 [fd00::1]", bytes.fromhex("fd" + 29 * "0" + "1")),
         ("IN IP6 ::ffff:192.0.2.1", bytes([192, 0, 2, 1])),
         ("IN IP4 224.2.1.1/127", bytes([224, 2, 1, 1])),
         ("IN IP4 media.example", None),

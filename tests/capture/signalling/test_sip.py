@@ -89,6 +89,10 @@ def test_bare_line_feeds():
     assert found.sdp is not None
 
 
+def test_what_keeps_a_nat_open_may_stand_before_a_message():
+    assert parse(b"\r\n\r\n" + INVITE) == parse(INVITE)
+
+
 def test_bytes_that_are_not_utf8_spoil_only_themselves():
     found = parse(INVITE.replace(b'"Alice"', b'"\xe4\xff"'))
     assert found.from_.user == "alice"
