@@ -37,6 +37,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def written_mb(pid: int) -> float:
+    """What a process had written to disks so far, in MB."""
+    (line,) = (one for one in Path(f"/proc/{pid}/io").read_text().splitlines()
+               if one.startswith("write_bytes"))  # fmt: skip
+    return int(line.split()[1]) / 1e6
+
+
 def drop(paths: Iterable[Path]) -> None:
     """Have files out of the page cache; nobody may map them. Their names stay in memory."""
     for path in paths:

@@ -25,9 +25,9 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -281,28 +281,54 @@ def report(load: Load, wall_s: float, used: dict[str, float], usage: Usage) -> d
     }  # fmt: skip
 
 
+CALLS: Final = (525, 5250)
+SECONDS: Final = 30
+IN_FLIGHT_MB: Final = 256
+
+
+def loads(
+    calls: Iterable[int] = CALLS, mean_s: int = 180, seconds: int = SECONDS, *, fast: bool = False,
+    in_flight_mb: int = IN_FLIGHT_MB, pools: bool = False, short: bool = True,
+) -> list[Load]:  # fmt: skip
+    """What is measured; without more, what is measured by itself."""
+    common = (seconds, fast, in_flight_mb << 20, pools)
+    found = [Load("long", each, mean_s, *common) for each in calls]
+    return [*found, Load("short", SHORT_CALLS, SHORT_MEAN_S, *common)] if short else found
+
+
+def measure_all(folder: Path, wanted: Iterable[Load]) -> list[dict[str, Any]]:
+    """A run each, all in one folder below this, which is removed at the end.
+
+    ext4 looks at each inode that was freed lately before it gives out a new one, so a store that is
+    removed slows the next one down.
+    """
+    with tempfile.TemporaryDirectory(prefix="sv-", dir=folder) as own:
+        return [measure(load, Path(own) / str(at)) for at, load in enumerate(wanted)]
+
+
+def show(name: str, rows: list[dict[str, Any]]) -> None:
+    """A table and its JSON line."""
+    for field in rows[0]:
+        print(f"{field:>18}" + "".join(f"{row[field]!s:>12}" for row in rows))
+    print(json.dumps({"bench": name, "machine": platform.platform(), "rows": rows}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, nargs="+", default=[525, 5250])
-    parser.add_argument("--seconds", type=int, default=30)
+    parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
+    parser.add_argument("--seconds", type=int, default=SECONDS)
     parser.add_argument("--mean-s", type=int, default=180)
-    parser.add_argument("--in-flight-mb", type=int, default=256)
+    parser.add_argument("--in-flight-mb", type=int, default=IN_FLIGHT_MB)
     parser.add_argument("--fast", action="store_true")
     parser.add_argument("--no-short", action="store_true")
     parser.add_argument("--pools", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     given = parser.parse_args()
-    common = (given.seconds, given.fast, given.in_flight_mb << 20, given.pools)
-    loads = [Load("long", calls, given.mean_s, *common) for calls in given.calls]
-    if not given.no_short:
-        loads.append(Load("short", SHORT_CALLS, SHORT_MEAN_S, *common))
-    # One folder for all, removed at the end: ext4 looks at each inode that was freed lately before
-    # it gives out a new one, so a store that is removed slows the next one down.
-    with tempfile.TemporaryDirectory(prefix="sv-", dir=given.folder) as folder:
-        rows = [measure(load, Path(folder) / str(at)) for at, load in enumerate(loads)]
-    for name in rows[0]:
-        print(f"{name:>18}" + "".join(f"{row[name]!s:>12}" for row in rows))
-    print(json.dumps({"bench": "ingest", "machine": platform.platform(), "rows": rows}))
+    wanted = loads(
+        given.calls, given.mean_s, given.seconds, fast=given.fast,
+        in_flight_mb=given.in_flight_mb, pools=given.pools, short=not given.no_short,
+    )  # fmt: skip
+    show("ingest", measure_all(given.folder, wanted))
 
 
 if __name__ == "__main__":

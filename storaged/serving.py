@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Final, NamedTuple
 
 import zmq
@@ -32,7 +32,6 @@ _AT_ONCE: Final = 32  # messages taken before long answers get their turn
 UNDER_WAY: Final = 16  # waiting Feeds and long answers of one client
 _FOLLOW_S: Final = 2.0  # between two looks at what must follow its call into a higher pool
 _CONVERT_S: Final = 0.25  # between two looks at days that must get new keys
-_CONVERT_REST: Final = 1.0  # parts of rest to one of bringing rows under them: half a core at most
 _SYNC_S: Final = 2.0  # the access log, where a line need not be durable at once
 
 
@@ -54,11 +53,13 @@ class _Long(NamedTuple):
 
 
 class _Background:
-    """Work that nobody waits for, in steps: begun now and then, with rests between."""
+    """Work that nobody waits for, in steps, each followed by the rest that it gives, in seconds."""
 
-    def __init__(self, begin: Callable[[], Steps[None]], every_s: float, rest: float = 0.0) -> None:
-        self._begin, self._every_s, self._rest = begin, every_s, rest
-        self._steps: Steps[None] | None = None
+    def __init__(
+        self, begin: Callable[[], Generator[float | None, None, None]], every_s: float
+    ) -> None:
+        self._begin, self._every_s = begin, every_s
+        self._steps: Generator[float | None, None, None] | None = None
         self._next_s = 0.0
 
     def wait_s(self, now_s: float) -> float:
@@ -69,13 +70,17 @@ class _Background:
         """A step, if it is time."""
         if now_s < self._next_s:
             return
-        self._steps, begun_s = self._steps or self._begin(), time.thread_time()
+        self._steps = self._steps or self._begin()
         try:
-            next(self._steps)
-            took_s = time.thread_time() - begun_s  # of a core; a disk at work is no reason to rest
-            self._next_s = time.monotonic() + self._rest * took_s
+            rest_s = next(self._steps) or 0.0
         except StopIteration:
-            self._steps, self._next_s = None, time.monotonic() + self._every_s
+            self._steps, rest_s = None, self._every_s
+        self._next_s = time.monotonic() + rest_s
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        if self._steps is not None:
+            self._steps.close()
 
 
 class Serving:
@@ -91,7 +96,7 @@ class Serving:
         self._synced_s = 0.0
         self._background = (
             _Background(desk.following, _FOLLOW_S),
-            _Background(desk.converting, _CONVERT_S, _CONVERT_REST),
+            _Background(desk.converting, _CONVERT_S),
         )
         self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
 
@@ -115,6 +120,8 @@ class Serving:
         except BaseException as error:  # handed to the main thread, which ends the daemon with it
             self.broken = error
         finally:
+            for each in self._background:
+                each.close()
             self._socket.close(linger=1000)
 
     def _turn(self) -> None:

@@ -3,29 +3,32 @@
 An erased call's search rows lie on in LMDB's free pages, and in gaps of pages in use, whatever is
 deleted: so the key of their day must go, and the day's other rows first under another
 (storaged.index.labels). That is done behind the erasure, some rows at a time, as days may have
-millions: the table `due` says which keys have to go, and survives a crash. Rows are moved a
-transaction at a time; when a key has none left it is destroyed, with one new root for all that are
-ready, and the erasures that waited for it are told of again. FORMAT.md §12. Pace: storaged.serving.
+millions: the table `due` says which keys have to go, and survives a crash. A day gets two keys: one
+for what comes meanwhile, one that its rows are written under; when they are all there the old ones
+are removed, their key is destroyed, with one new root for all that are ready, and the erasures that
+waited for it are told of again. FORMAT.md §12. Rows: storaged.index.relabelling. Pace:
+storaged.erasing.beside.
 """
 
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import lmdb
 import msgspec
 
 from spanvault.messages import Erasure, RekeyedPage
 from spanvault.rules import POOLS
+from storaged.erasing.beside import Beside, Paced
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
 from storaged.format.ledger import DayKey, Place
-from storaged.format.walk import Steps
-from storaged.index import erasures, labels
+from storaged.index import erasures, labels, relabelling
 from storaged.index import rows as tables
 from storaged.index.environment import Index
+from storaged.index.relabelling import Relabelling
 from storaged.index.view import View
 from storaged.index.writing import Writing
 from storaged.keys.keyring import Dropped
@@ -33,9 +36,16 @@ from storaged.keys.pagefiles import page_name
 from storaged.pools.vaults import BASE, Vault, Vaults
 
 log = logging.getLogger(__name__)
-ROWS: Final = 4096  # of a transaction; some 40 ms
 AT_ONCE: Final = 64  # days whose keys are destroyed with one root
 _AGAIN_NS: Final = 60 * 10**9  # between two tries where something has to be mended first
+
+
+class _Due(NamedTuple):
+    """Keys of a day that must go. day: since 1970-01-01; None: they are no day's any more."""
+
+    tier: int
+    day: int | None
+    key_ids: tuple[int, ...]
 
 
 class Converter:
@@ -49,6 +59,7 @@ class Converter:
         self.late: Callable[[], bool] = lambda: False
         self.fault: str | None = None  # one line, while it cannot go on
         self._not_before_ns = 0
+        self._beside = Beside(lambda: self.late())
 
     def fields(self, view: View) -> dict[str, Any]:
         """What a StatusReply tells of it."""
@@ -63,7 +74,7 @@ class Converter:
             "state": state or ("converts" if due else "rests"),
         }
 
-    def converting(self) -> Steps[None]:
+    def converting(self) -> Paced:
         """Carry out what is due now, in steps of some rows. Never raises what a disk does."""
         wait_ns = self._not_before_ns - self._clock_ns()
         if 0 < wait_ns <= _AGAIN_NS or self.late():  # more: the clock was set back
@@ -76,70 +87,119 @@ class Converter:
         except (Fault, OSError, lmdb.Error) as error:
             self._put_off(error)
 
-    def _converting(self) -> Steps[None]:
-        with self._index.reading() as view:
-            if _is_restored(view):
-                return
-            begun = {one.id for one in erasures.unfinished(view)}
-            due = [
-                key for key, waited in erasures.due(view).items()
-                if not self._waits_for(key[0]) and not waited & begun
-            ]  # fmt: skip
-            days = _days_by_key(view)
+    def _converting(self) -> Paced:
+        due = self._due()
         faults: list[Fault] = []
         for at in range(0, len(due), AT_ONCE):
-            ready = []
-            for tier, key_id in due[at : at + AT_ONCE]:
+            ready: list[tuple[int, int]] = []
+            for one in due[at : at + AT_ONCE]:
                 try:
-                    _check_page(self._vaults.of(tier), key_id)
-                    if (day := days.get((tier, key_id))) is not None:
-                        yield from self._empty(self._vaults.of(tier), day, key_id)
-                    ready.append((tier, key_id))
+                    yield from self._empty(self._vaults.of(one.tier), one)
+                    ready += ((one.tier, key_id) for key_id in one.key_ids)
                 except Fault as fault:  # one day that is damaged must not keep the others
                     faults.append(fault)
             yield from self._destroying(ready)
         if faults:
             raise faults[0]
 
+    def _due(self) -> list[_Due]:
+        """The keys that can go now, by day."""
+        with self._index.reading() as view:
+            if _is_restored(view):
+                return []
+            begun = {one.id for one in erasures.unfinished(view)}
+            due, days = erasures.due(view), _days_by_key(view)
+            keys = due.keys() | erasures.spent(view)
+        found: dict[tuple[int, int | None, int], list[int]] = {}
+        for tier, key_id in sorted(keys):
+            if not self._waits_for(tier) and not due.get((tier, key_id), set()) & begun:
+                day = days.get((tier, key_id))
+                place = (tier, day, key_id if day is None else 0)
+                found.setdefault(place, []).append(key_id)
+        return [_Due(tier, day, tuple(ids)) for (tier, day, _), ids in found.items()]
+
     # --- rows ------------------------------------------------------------------------------------
 
-    def _empty(self, vault: Vault, day: int, old: int) -> Steps[None]:
-        """Bring all rows of a day from one of its keys under a new one. Raises Fault."""
+    def _empty(self, vault: Vault, due: _Due) -> Paced:
+        """Have no row under keys of a day that are due. Raises Fault."""
+        there = [key_id for key_id in due.key_ids if _is_there(vault, key_id)]
+        if due.day is None:
+            return
+        with self._index.reading() as view:
+            spent = erasures.spent(view)
+        if sources := [key_id for key_id in there if (vault.tier, key_id) not in spent]:
+            yield from self._fill(vault, due.day, sources)
+        for key_id in due.key_ids:
+            gone = relabelling.removing(self._index, vault.tier, key_id)
+            yield from self._beside.taking(gone, vault.require_open)
+
+    def _fill(self, vault: Vault, day: int, sources: list[int]) -> Paced:
+        """Bring all rows of a day that lie under some keys under a new one, in their order."""
         with contextlib.ExitStack() as held:
             yield from self._vaults.holding(held)
-            new = self._begin(vault, day, old)
+            newest, target = self._begin(vault, day, sources)
         with self._index.reading() as view:
-            # Calls of erasures that come meanwhile go under the new key: that is due for them, too.
-            dead = _dead(view, vault, old)
+            # Calls of erasures that come meanwhile come along: the new key is due for them, too.
+            dead = set[bytes]().union(*(_dead(view, vault, one) for one in sources))
+        # Ciphers of its own: those at hand are for the thread of requests.
+        decrypt = {one: labels.ciphers_of(vault.dek(one)).decrypt for one in sources}
+        encrypt = labels.ciphers_of(vault.dek(target)).encrypt
+        work = Relabelling(self._index, vault.tier, decrypt, (target, encrypt), dead)
+        yield from self._beside.taking(work.steps(), vault.require_open)
+        with contextlib.ExitStack() as held:
+            yield from self._vaults.holding(held)
+            self._filled(vault, day, sources, newest, target)
 
-        at: bytes | None = b""
-        while at is not None:
-            at = self._index.write(
-                partial(vault.labels.convert, keys=(old, new), dead=dead, at=at, most=ROWS)
-            )
-            yield
-            while self.late():
-                yield
+    def _begin(self, vault: Vault, day: int, sources: Sequence[int]) -> tuple[int, int]:
+        """A key for what comes of a day from now on, and one for its rows; all pools are held.
 
-    def _begin(self, vault: Vault, day: int, old: int) -> int:
-        """The key that a day's rows go under, and from now on new ones; all pools are held."""
+        Until it has them all that one is spent: a crash has it destroyed, and begun anew.
+        """
         with self._index.reading() as view:
             ids = labels.key_ids(view, day, vault.tier)
-        if ids[0] != old:
-            return ids[0]  # a crash came between
-        new = vault.take_key(self._index)
+        fresh = ids[0] in sources
+        newest = vault.take_key(self._index) if fresh else ids[0]
+        target = vault.take_key(self._index)
 
-        def put(writing: Writing, place: Place) -> None:
+        def put(writing: Writing, place: Place | None) -> None:
             writing.put_ledger(vault.tier, place)
-            labels.put_key_ids(writing, day, vault.tier, (new, *ids))
+            rest = [one for one in ids if one != newest]
+            labels.put_key_ids(writing, day, vault.tier, (newest, target, *rest))
+            erasures.put_spent(writing, vault.tier, target)
 
-        with vault.noting([DayKey(day, new).entry()], self._clock_ns()) as place:
+        self._write(vault, [DayKey(day, newest)] if fresh else [], put)
+        return newest, target
+
+    def _filled(
+        self, vault: Vault, day: int, sources: Sequence[int], newest: int, target: int
+    ) -> None:
+        """From now on the old rows are spent; new ones come behind the others if none came yet."""
+        with self._index.reading() as view:
+            unused = not relabelling.has_rows(view, vault.tier, newest)
+
+        def put(writing: Writing, place: Place | None) -> None:
+            writing.put_ledger(vault.tier, place)
+            if unused:
+                labels.remove_key_id(writing, day, vault.tier, newest)
+            erasures.remove_spent(writing, vault.tier, target)
+            for one in sources:
+                erasures.put_spent(writing, vault.tier, one)
+
+        self._write(vault, [DayKey(day, target)] if unused else [], put)
+
+    def _write(
+        self, vault: Vault, keys: Sequence[DayKey], put: Callable[[Writing, Place | None], None]
+    ) -> None:
+        """Change the index, with what a day's key is in the ledger before."""
+        if not keys:
+            self._index.write(lambda writing: put(writing, None))
+            return
+        with vault.noting([one.entry() for one in keys], self._clock_ns()) as place:
             self._index.write(lambda writing: put(writing, place))
-        return new
 
     # --- keys ------------------------------------------------------------------------------------
 
-    def _destroying(self, ready: Sequence[tuple[int, int]]) -> Steps[None]:
+    def _destroying(self, ready: Sequence[tuple[int, int]]) -> Paced:
         """Destroy keys that open no row any more, all of a pool with one new root."""
         if not ready:
             return
@@ -228,13 +288,15 @@ def _is_restored(view: View) -> bool:
     return view.number(tables.IMPORTING) == tables.KEYS_WELCOME
 
 
-def _check_page(vault: Vault, key_id: int) -> None:
-    """Raise Fault if a key's page is damaged: before anything is done. Destroyed is as well."""
+def _is_there(vault: Vault, key_id: int) -> bool:
+    """Whether a key is not destroyed yet. Raises Fault if its page is damaged."""
     try:
         vault.dek(key_id)
     except Fault as fault:
         if fault.code != "not_found":
             raise
+        return False
+    return True
 
 
 def _dead(view: View, vault: Vault, key_id: int) -> set[bytes]:

@@ -21,6 +21,7 @@ from storaged.index.writing import Writing
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _erasure: Final = msgspec.msgpack.Decoder(Erasure)
+_SPENT: Final = bytes(16)  # in place of an erasure's id
 _receipt: Final = msgspec.msgpack.Decoder(ErasureReceipt)
 
 
@@ -74,10 +75,28 @@ def recover(writing: Writing, data: bytes) -> Erasure:
 def due(view: View) -> dict[tuple[int, int], set[bytes]]:
     """Keys of days that must go, by tier and key id, and the erasures that wait for each."""
     found: dict[tuple[int, int], set[bytes]] = {}
-    for key in view.cursor(b"due").iternext(values=False):
-        data = bytes(key)
-        found.setdefault(labels.parse_slot(data), set()).add(data[labels.SLOT_BYTES :])
+    for key_id, erasure_id in _due_rows(view):
+        if erasure_id != _SPENT:
+            found.setdefault(key_id, set()).add(erasure_id)
     return found
+
+
+def spent(view: View) -> set[tuple[int, int]]:
+    """Keys of days, by tier and key id, whose rows are no whole chains: they must go unread.
+
+    They are all under another key already, or were being written when a crash came.
+    """
+    return {key_id for key_id, erasure_id in _due_rows(view) if erasure_id == _SPENT}
+
+
+def put_spent(writing: Writing, tier: int, key_id: int) -> None:
+    """Note that rows under a key must go unread."""
+    writing.put(b"due", labels.slot(tier, key_id) + _SPENT, b"")
+
+
+def remove_spent(writing: Writing, tier: int, key_id: int) -> None:
+    """Note that rows under a key are whole chains."""
+    writing.delete(b"due", labels.slot(tier, key_id) + _SPENT)
 
 
 def rows_gone(writing: Writing, gone: Iterable[tuple[int, int]], ended: Iterable[Erasure]) -> None:
@@ -87,7 +106,7 @@ def rows_gone(writing: Writing, gone: Iterable[tuple[int, int]], ended: Iterable
     """
     waited = due(writing)
     for tier, key_id in gone:
-        for erasure_id in waited.get((tier, key_id), ()):
+        for erasure_id in (_SPENT, *waited.get((tier, key_id), ())):
             writing.delete(b"due", labels.slot(tier, key_id) + erasure_id)
     for erasure in ended:
         writing.put(b"erasure", erasure.id, _encode(erasure))
@@ -144,6 +163,12 @@ def change(view: View, position: int, erasure_id: bytes) -> Change | None:
     if data is None:
         return None
     return Change(position, "erase", erasure_id, size=len(data), data=data)
+
+
+def _due_rows(view: View) -> Iterator[tuple[tuple[int, int], bytes]]:
+    for key in view.cursor(b"due").iternext(values=False):
+        data = bytes(key)
+        yield labels.parse_slot(data), data[labels.SLOT_BYTES :]
 
 
 def _due(key: DayKey, erasure: Erasure) -> bytes:

@@ -14,7 +14,6 @@ import hmac
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice, takewhile
 from typing import Any, Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -172,34 +171,6 @@ class Labels:
         self._found = _Found(token, ids, [len(each) for each in values], keys)
         return keys
 
-    def convert(
-        self, writing: Writing, keys: tuple[int, int], dead: set[bytes], at: bytes, most: int
-    ) -> bytes | None:
-        """Bring about so many rows of a day from one key under another, chain by chain.
-
-        A chain begins anew under the other key, with the calls that are left of it: nothing there
-        tells that there was one more. dead: calls whose rows go. at: where to go on, at first
-        nothing. Gives where to go on; None at the end, when none are left under the first key.
-        """
-        old, new = keys
-        rows = _rows_under(writing, slot(self.tier, old), at, most)
-        if not rows:
-            return None  # and perhaps its key is gone: a crash came between
-        blocks = self.ciphers(old).decrypt(b"".join(key[SLOT_BYTES:] for key, _ in rows))
-        left = most
-        for number, (key, _) in enumerate(rows):
-            chain = self._chain(writing, old, blocks[number * _BLOCK : (number + 1) * _BLOCK])
-            if not chain.is_first():
-                continue  # it goes with its first row, or went with it
-            length = chain.length(1)
-            values = chain.take(writing, range(max(0, length - left), length))
-            target = self._chain(writing, new, chain.first)
-            target.append(writing, [value for value in values if value[8:] not in dead])
-            left -= len(values)
-            if left <= 0:
-                return key  # of a chain this long more may be left
-        return rows[-1][0] + b"\0" if len(rows) == most else None
-
     def forget(self, gone: Iterable[int]) -> None:
         """Keep nothing of keys that were destroyed."""
         self._found = None
@@ -210,7 +181,7 @@ class Labels:
         """AES under a day's key. Raises Fault."""
         found = self._at_hand.get(key_id)
         if found is None:
-            found = self._at_hand[key_id] = _ciphers(label_key(self.ring.dek(key_id)))
+            found = self._at_hand[key_id] = ciphers_of(self.ring.dek(key_id))
             if len(self._at_hand) > _CIPHERS:
                 self._at_hand.popitem(last=False)
         return found
@@ -256,16 +227,6 @@ class _Chain:
             writing.put(b"label", key, value)
         return there.stop
 
-    def take(self, writing: Writing, last: range) -> list[bytes]:
-        """Remove the last rows; gives their values."""
-        values = []
-        for key in self._keys(last):
-            value = writing.get(b"label", key)
-            if value is not None:
-                values.append(value)
-                writing.delete(b"label", key)
-        return values
-
     def values(self) -> list[bytes]:
         """Those of all rows: looked for one, then 8, then 64 … at a time."""
         values, size = list[bytes](), 1
@@ -276,10 +237,6 @@ class _Chain:
                     return values
                 values.append(value)
             size = min(8 * size, _AT_ONCE)
-
-    def is_first(self) -> bool:
-        """Whether this is a chain, and none that begins before its first row."""
-        return self._has(0) and not self._has(-1)
 
     def length(self, perhaps: int = 0) -> int:
         """How many rows there are: looked for in steps that double, then halve."""
@@ -324,18 +281,11 @@ def day_in(key: bytes) -> int:
     return day_of(started_ns(key))
 
 
-def _ciphers(key: bytes) -> _Ciphers:
+def ciphers_of(dek: bytes) -> _Ciphers:
+    """AES under the key of a day; for one thread. dek: what is in its slot."""
     # Single blocks that never repeat: a permutation of 128 bits, not a mode for text.
-    cipher = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305
+    cipher = Cipher(algorithms.AES(label_key(dek)), modes.ECB())  # noqa: S305
     return _Ciphers(cipher.encryptor().update, cipher.decryptor().update)
-
-
-def _rows_under(view: View, prefix: bytes, at: bytes, most: int) -> list[tuple[bytes, bytes]]:
-    cursor = view.cursor(b"label")
-    if not cursor.set_range(max(prefix, at)):
-        return []
-    rows = takewhile(lambda row: bytes(row[0][:SLOT_BYTES]) == prefix, cursor.iternext())
-    return [(bytes(key), bytes(value)) for key, value in islice(rows, most)]
 
 
 def _parse_ids(value: bytes) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ ROTATED: Final = b"rotated/"  # and a pool's name: when its ingest key was last 
 _STATE: Final = struct.Struct("<QQ32siBBHH")
 _STATE_BEFORE: Final = _STATE.size - 2  # of a row that was written before calls could be closed
 _TIME_KEY: Final = struct.Struct(">Q16s")
+TIME_KEY_BYTES: Final = _TIME_KEY.size
 TIME: Final = struct.Struct("<IBBH")  # value of table time
 U64: Final = struct.Struct("<Q")
 U16: Final = struct.Struct("<H")

@@ -20,6 +20,7 @@ from spanvault.chunk import Media
 from spanvault.transport import Identity
 from storaged.diskfaults import explain
 from storaged.erasing import certifying
+from storaged.erasing.beside import Paced
 from storaged.erasing.eraser import STORAGED, Eraser
 from storaged.erasing.moving import Mover
 from storaged.erasing.retention import Retention
@@ -120,7 +121,7 @@ class Desk:
         except Exception:  # recording must go on, whatever this stumbled over
             log.exception("What storaged does by itself failed by a fault of ours")
 
-    def converting(self) -> Steps[None]:
+    def converting(self) -> Paced:
         """Make search rows of erased calls go, in steps."""
         try:
             yield from self._eraser.converter.converting()

@@ -7,21 +7,28 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import lmdb
 import pytest
 
 from spanvault import messages as m
-from storaged.erasing import converting
+from storaged.erasing import beside
 from storaged.erasing.converting import Converter
 from storaged.faults import Fault
 from storaged.format.walk import finish
-from storaged.index import erasures, labels
+from storaged.index import erasures, labels, relabelling
+from storaged.keys import pagefiles
 from storaged.keys.keyring import Keyring
+from storaged.pools.ledgerfile import Ledger
+from storaged.pools.pool import Pool
 from tests.storaged.requests.test_desk import Counter
 from tests.support.vault import START, Parts, call_id, make_call
 
 ONE, TWO = call_id(1), call_id(2)
 CALLEE = make_call(1).callee
 CALLS = 12
+
+
+OTHERS = sorted(call_id(number) for number in range(CALLS) if number != 1)
 
 
 class Crash(BaseException):
@@ -47,6 +54,11 @@ def found(counter: Counter, **wanted: Any) -> list[bytes]:
 def day_key(counter: Counter, day: int = labels.day_of(START)) -> int:
     with counter.parts.index.reading() as view:
         return labels.key_ids(view, day, 0)[0]
+
+
+def day_keys(counter: Counter) -> tuple[int, ...]:
+    with counter.parts.index.reading() as view:
+        return labels.key_ids(view, labels.day_of(START), 0)
 
 
 def rows(counter: Counter) -> list[tuple[int, bytes]]:
@@ -101,24 +113,29 @@ def test_neighbours_are_found_before_and_after_and_the_erased_call_never(counter
 
 
 def test_in_the_midst_everything_is_found_and_new_calls_too(counter, monkeypatch):
-    monkeypatch.setattr(converting, "ROWS", 5)
+    monkeypatch.setattr(relabelling, "ROWS", 5)
     erase(counter, 1)
-    there = {call_id(number) for number in range(CALLS) if number != 1}
+    old, there = day_key(counter), {call_id(number) for number in range(CALLS) if number != 1}
     for number, _ in enumerate(counter.desk.converting(), CALLS):
         counter.parts.commit(calls=[make_call(number)])
         there.add(call_id(number))
         assert found(counter, number=CALLEE) == sorted(there)
     assert len(there) > CALLS + 3
-    assert len({key_id for key_id, _ in rows(counter)}) == 1
+    assert {key_id for key_id, _ in rows(counter)} == set(day_keys(counter))
+    assert (len(day_keys(counter)), old in day_keys(counter)) == (2, False)
+    erase(counter, 2)
+    counter.convert()
+    assert len(day_keys(counter)) == 1  # both at once
+    assert found(counter, number=CALLEE) == sorted(there - {TWO})
 
 
 def test_erased_while_its_day_is_under_way_waits_for_another_key(counter, monkeypatch):
-    monkeypatch.setattr(converting, "ROWS", 5)
+    monkeypatch.setattr(relabelling, "ROWS", 5)
     erase(counter, 1)
     first = day_key(counter)
     under_way = counter.desk.converting()
     next(under_way)
-    assert erase(counter, 2).days == 2
+    assert erase(counter, 2).days == 3  # of what comes, of what is written, of before
     second = day_key(counter)
     finish(under_way)
     assert (facts(counter, ONE)["gone_at"] is None, is_gone(counter, first)) == (False, True)
@@ -161,33 +178,174 @@ def test_batch_over_many_days_takes_few_roots_and_one_erasure_says_when(counter,
     assert found(counter) == sorted(call_id(number) for number in range(CALLS))
 
 
-@pytest.mark.parametrize("step", ["_begin", "convert", "_destroy", "drop", "rows_gone"])
+STEPS = {
+    "_begin": Converter, "_put": relabelling, "_filled": Converter, "_remove": relabelling,
+    "_destroy": Converter, "drop": Keyring, "rows_gone": erasures,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_crash_at_any_step_is_gone_on_with_after_the_restart(counter, monkeypatch, step):
-    monkeypatch.setattr(converting, "ROWS", 5)
+    monkeypatch.setattr(relabelling, "ROWS", 5)
     old = day_key(counter)
     erase(counter, 1)
-    owner = {"drop": Keyring, "rows_gone": erasures, "convert": labels.Labels}.get(step, Converter)
-    real, calls = getattr(owner, step), []
+    real, calls = getattr(STEPS[step], step), []
 
     def crash(*given: Any, **more: Any) -> Any:
         calls.append(given)
-        if len(calls) > (2 if step == "convert" else 0):
+        if len(calls) > (2 if step in ("_put", "_remove") else 0):
             raise Crash
         return real(*given, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(owner, step, crash)
+        patched.setattr(STEPS[step], step, crash)
         with pytest.raises(Crash):
             counter.convert()
+    left = labelled(counter)
     counter = again(counter)
     assert facts(counter, ONE)["gone_at"] is None
+    assert found(counter, number=CALLEE) == OTHERS
     counter.convert()
     assert facts(counter, ONE)["gone_at"] is not None
     assert is_gone(counter, old)
-    assert found(counter, number=CALLEE) == sorted(
-        call_id(number) for number in range(CALLS) if number != 1
-    )
-    assert len({key_id for key_id, _ in rows(counter)}) == 1
+    assert found(counter, number=CALLEE) == OTHERS
+    assert {key_id for key_id, _ in rows(counter)} == set(day_keys(counter))
+    assert len(day_keys(counter)) == 1
+    # What a crash left is no row's place again: pages of before would show it with two calls.
+    now = labelled(counter)
+    assert all(now.get(key, value) == value for key, value in left.items())
+    assert all(is_gone(counter, key_id) for key_id in keys_of(left) - set(day_keys(counter)))
+    with counter.parts.index.reading() as view:
+        assert (erasures.due(view), erasures.spent(view)) == ({}, set())
+
+
+def labelled(counter: Counter) -> dict[bytes, bytes]:
+    with counter.parts.index.reading() as view:
+        return {bytes(key): bytes(value) for key, value in view.cursor(b"label")}
+
+
+def keys_of(labels_and_calls: dict[bytes, bytes]) -> set[int]:
+    return {labels.parse_slot(key)[1] for key in labels_and_calls}
+
+
+def test_many_erasures_of_a_day_are_one_conversion(counter, monkeypatch):
+    begun, real = [], Converter._begin
+    monkeypatch.setattr(Converter, "_begin", lambda *given: begun.append(given) or real(*given))
+    for number in range(1, 6):
+        erase(counter, number)
+    counter.convert()
+    assert len(begun) == 1
+    assert all(facts(counter, call_id(number))["gone_at"] for number in range(1, 6))
+
+
+def test_rests_are_three_times_the_work(counter, monkeypatch):
+    """However often it is asked for: recording and listening keep their share of the machine."""
+    took = iter(float(at) for at in range(1000))
+    monkeypatch.setattr(beside.time, "thread_time", lambda: next(took))  # a second each step
+    erase(counter, 1)
+    rests = [rest_s for rest_s in counter.desk.converting() if rest_s]
+    assert rests == [beside.REST] * len(rests)
+    assert len(rests) > 3
+    assert beside.REST >= 3
+
+
+def test_waits_while_recording_waits_for_the_disk(counter):
+    erase(counter, 1)
+    late = [False]
+    counter.eraser.converter.late = lambda: late[0]
+    under_way = counter.desk.converting()
+    next(under_way)
+    late[0] = True
+    before = labelled(counter)
+    # It looks in again after a while, not at once: it would keep a processor busy.
+    assert all(next(under_way) for _ in range(20))
+    assert labelled(counter) == before
+    late[0] = False
+    finish(under_way)
+    assert facts(counter, ONE)["gone_at"] is not None
+
+
+def test_given_up_in_the_midst_it_is_begun_anew(counter, monkeypatch):
+    monkeypatch.setattr(relabelling, "ROWS", 5)
+    erase(counter, 1)
+    for steps in range(1, 12):
+        under_way = counter.desk.converting()
+        for _ in range(steps):
+            next(under_way)
+        under_way.close()
+    counter.convert()
+    assert found(counter, number=CALLEE) == OTHERS
+    assert len(day_keys(counter)) == 1
+
+
+def test_locked_in_the_midst_goes_on_when_it_is_open_again(counter, monkeypatch):
+    monkeypatch.setattr(relabelling, "ROWS", 5)
+    old = day_key(counter)
+    erase(counter, 1)
+    under_way = counter.desk.converting()
+    for _ in range(6):
+        next(under_way)
+    (base,) = counter.parts.vaults
+    ring, base._ring = base._ring, None
+    before = labelled(counter)
+    finish(under_way)
+    assert len(labelled(counter)) - len(before) <= 5  # the step that was under way
+    base._ring = ring
+    counter.eraser.converter._not_before_ns = 0
+    counter.convert()
+    assert is_gone(counter, old)
+    assert found(counter, number=CALLEE) == OTHERS
+    assert len(day_keys(counter)) == 1
+
+
+FAULTS: dict[str, tuple[Any, str, Exception]] = {
+    "index": (relabelling, "_put", lmdb.DiskError("No space left on device")),
+    "index, at the end": (relabelling, "_remove", lmdb.DiskError("No space left on device")),
+    "ledger": (Ledger, "append", OSError(28, "No space left on device")),
+    "ledger's sync": (Ledger, "sync", OSError(5, "Input/output error")),
+    "another disk": (Pool, "check_place", OSError(116, "Stale file handle")),
+    "keys": (pagefiles.files, "replace_all", OSError(30, "Read-only file system")),
+    "keys, at the end": (pagefiles.files, "destroy", OSError(30, "Read-only file system")),
+}
+
+
+# Key files are replaced but once.
+CASES = [*((what, 1) for what in FAULTS), *((what, 2) for what in FAULTS if what != "keys")]
+
+
+@pytest.mark.parametrize(("what", "nth"), CASES)
+def test_disk_that_fails_in_the_midst_is_told_and_it_is_gone_on_with(
+    counter, monkeypatch, what, nth
+):
+    monkeypatch.setattr(relabelling, "ROWS", 5)
+    old = day_key(counter)
+    erase(counter, 1)
+    owner, name, error = FAULTS[what]
+    real, calls = getattr(owner, name), []
+
+    def failing(*given: Any, **more: Any) -> Any:
+        calls.append(given)
+        if len(calls) >= nth:
+            raise error
+        return real(*given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, failing)
+        counter.convert()
+    converter = counter.eraser.converter
+    assert str(error) in (converter.fault or "")
+    assert facts(counter, ONE)["gone_at"] is None
+    assert found(counter, number=CALLEE) == OTHERS
+    left = labelled(counter)
+    counter.parts.commit(calls=[make_call(20)])  # recording goes on
+    converter._not_before_ns = 0
+    counter.convert()
+    assert (converter.fault, is_gone(counter, old)) == (None, True)
+    assert facts(counter, ONE)["gone_at"] is not None
+    assert found(counter, number=CALLEE) == sorted([*OTHERS, call_id(20)])
+    now = labelled(counter)
+    assert all(now.get(key, value) == value for key, value in left.items())
+    assert {key_id for key_id, _ in rows(counter)} == set(day_keys(counter))
 
 
 def test_call_that_changed_its_day_is_gone_from_both(counter):
