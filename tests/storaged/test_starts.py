@@ -10,6 +10,7 @@ import pytest
 
 from spanvault import keyfile
 from spanvault import messages as m
+from storaged.keys.keyring import Keyring
 from tests.support.vault import (
     Rig,
     acknowledged,
@@ -54,6 +55,25 @@ def test_recovery_key_opens_the_store(rig):
     rig.configure(unlock_key=rig.folder / "recovery.key")
     rig.start()
     assert fetch(rig.client("operator"), ONE) == [(1, 0)]
+
+
+def test_root_that_no_replica_was_told_of_is_told_of_by_a_start(rig):
+    """A kill may come between a new root and its place in the feed."""
+    rig.start()
+    (before,) = roots(rig)
+    rig.stop(signal.SIGKILL)
+    unlock = keyfile.load(rig.folder / "secret/unlock.key")
+    Keyring(rig.store / "keys", unlock).renew()
+    rig.start()
+    (after,) = roots(rig)
+    assert after.position > before.position
+    assert after.data == (rig.store / "keys/root").read_bytes() != before.data
+
+
+def roots(rig: Rig) -> list[m.Change]:
+    """What the feed says of base's root."""
+    fed, _ = rig.client("replicator").ask(m.Feed(0))
+    return [one for one in fed.changes if one.name == "root"]
 
 
 def remove_key(rig: Rig) -> None:

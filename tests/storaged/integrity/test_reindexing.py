@@ -142,6 +142,7 @@ def test_everything_is_there_again(rig):
     assert "spanvault reindex makes the index anew" in said
     done = reindex(rig)
     assert done.returncode == 0, done.stderr
+    assert next_slots(rig) == {"reserved": SLOTS, "reserved/2": SLOTS}  # none was handed out
     rig.start()
     after = seen(rig.client("operator"))
     assert after.calls == before.calls
@@ -150,6 +151,14 @@ def test_everything_is_there_again(rig):
     assert after.erasures == before.erasures
     assert after.changes == before.changes
     assert isinstance(rig.client("operator").ask(m.Get(call_id(5)))[0], m.Failure)
+
+
+def next_slots(rig: Rig) -> dict[str, int]:
+    """By pool the slot that the next DEK is taken from."""
+    with lmdb.open(str(rig.store / "index"), max_dbs=32, readonly=True) as env, env.begin() as txn:
+        meta = env.open_db(b"meta", txn=txn, create=False)
+        rows = [row for row in txn.cursor(db=meta) if bytes(row[0]).startswith(b"reserved")]
+        return {bytes(name).decode(): int.from_bytes(value, "little") for name, value in rows}
 
 
 def test_a_pool_that_was_locked_records_on_and_is_indexed_with_its_key(rig):
@@ -226,7 +235,11 @@ def test_killed_at_any_moment_it_is_done_again(rig):
         rig.start()  # the old index, or the new one
         assert len(rig.client("operator").ask(m.Search(limit=100))[0].calls) == len(before.calls)
         rig.stop()
-    assert reindex(rig).returncode == 0
+    with (rig.store / "index/data.mdb").open("rb") as old:
+        written = old.read().rstrip(b"\0")
+        assert reindex(rig).returncode == 0
+        old.seek(0)
+        assert old.read(len(written)).count(written[4096:4160]) == 0  # where it lay, too
     rig.start()
     assert seen(rig.client("operator")).calls == before.calls
     assert not list(rig.store.glob("index/replaced.mdb"))

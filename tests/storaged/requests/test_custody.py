@@ -91,9 +91,13 @@ def test_root_rotates_while_it_records(office):
     office.ask(m.Unlock("sensitive", two.key))
     two.commit([(SECRET, 1, 0)], [SECRET_CALL])
     old = {path: path.read_bytes() for path in two.parts.folder.glob("keys/**/root")}
+    blocks = [path.open("rb") for path in old]
     for pool in ("base", "sensitive"):
         office.ask(m.Rotate(pool, "root"))
         assert office.about(pool).epoch == 2
+    for file, data in zip(blocks, old.values(), strict=True):
+        assert data[36:100] not in file.read()  # its envelopes are overwritten where they lay
+        file.close()
     two.commit([(SECRET, 1, 1)], [])
     assert all(path.read_bytes() != data for path, data in old.items())
     assert {"root", "sensitive/root"} <= set(office.announced())
@@ -106,8 +110,15 @@ def test_ingest_key_rotates_old_spools_open_until_the_grace_has_passed(office):
     base = office.two.parts.keyring
     before = base.ingest_public
     sealed = spool.seal_batch([b"x", b"frame"], before)
-    office.ask(m.Rotate("base", "ingest"))
+    root = office.two.parts.folder / "keys/root"
+    with root.open("rb") as blocks:
+        old = root.read_bytes()
+        office.ask(m.Rotate("base", "ingest"))
+        assert old[36:100] not in blocks.read()  # overwritten where it lay
     assert base.ingest_public != before
+    told = (office.two.parts.folder / "intake/keys").read_bytes()
+    assert base.ingest_public in told  # else what comes while it is locked is sealed to the old one
+    assert before not in told
     again = Keyring(office.two.parts.folder / "keys", office.unlock_key)
     assert spool.open_batch(sealed, again.ingest_key(key_id(before)))
     office.now_ns += 29 * DAY
