@@ -239,7 +239,7 @@ class LiveCall(msgspec.Struct, array_like=True):
 
     def _streams(self) -> tuple[list[Stream], list[Stream]]:
         """Copies, as what was handed over must not change behind its owner's back."""
-        sides = self.siprec.parties() if self.siprec else {}
+        sides = self.siprec.parties(self.labels.values()) if self.siprec else {}
         parties = {
             stream.number: sides.get(self._label(stream), stream.party) for stream in self.streams
         }

@@ -9,7 +9,7 @@ Sources: RFC 7865 §6 and §10 (schema), RFC 7866 §7.1 and §8.1; earlier draft
 associations otherwise, and are still sent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Final, TypeVar
 from xml.parsers import expat
@@ -29,7 +29,7 @@ MAX_DEPTH: Final = 16
 MAX_ELEMENTS: Final = 2_000
 MAX_TEXT: Final = 256
 MAX_OF_EACH: Final = 32  # participants, streams, sessions of one recording
-NAMESPACE_END: Final = "}"
+SIDES: Final[tuple[Party, ...]] = ("caller", "callee")
 # RFC 7865 §10; behind it, as drafts before it called the same.
 IDS: Final = {
     "participant": ("participant_id", "id"),
@@ -72,12 +72,19 @@ class Metadata(msgspec.Struct, array_like=True):
             if stream in self.labels
         }
 
-    def parties(self) -> dict[str, Party]:
-        """By label: the first participant who is heard is left, the second right."""
+    def parties(self, labels: Iterable[str] = ()) -> dict[str, Party]:
+        """By label: the first participant who is heard is left, the second right.
+
+        labels: of the m= lines, in order. Those of which nothing was told take the sides that are
+        free: some clients label both voices and name nobody.
+        """
         speakers = self.speakers()
         heard = [each for each in self.participants if each in speakers.values()]
-        sides: dict[str, Party] = dict(zip(heard, ("caller", "callee"), strict=False))
-        return {label: sides.get(each, "unknown") for label, each in speakers.items()}
+        sides: dict[str, Party] = dict(zip(heard, SIDES, strict=False))
+        found = {label: sides.get(each, "unknown") for label, each in speakers.items()}
+        free: list[Party] = [side for side in SIDES if side not in found.values()]
+        untold = [label for label in dict.fromkeys(labels) if label not in found]
+        return {**dict(zip(untold, free, strict=False)), **found}
 
     def told(self) -> Siprec:
         """As the call's record has it."""
@@ -105,7 +112,8 @@ def parse(document: bytes) -> Metadata:
     if len(document) > MAX_SIZE:
         raise ValueError(f"recording metadata of {len(document)} bytes")
     reader = _Reader()
-    parser = expat.ParserCreate(namespace_separator=NAMESPACE_END)
+    # Namespaces are not looked up: some SBCs send extensions whose prefix they never declare.
+    parser = expat.ParserCreate()
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.text
@@ -182,6 +190,9 @@ class _Reader:
             _put(self.found.labels, self._owner, text)
         elif parents == ["participant", "nameID"] and name == "name":
             self._name(text)
+        elif parents == ["participant"] and name in ("aor", "name"):  # a draft, before nameID
+            self._aor = text if name == "aor" else self._aor
+            self._name(text if name == "name" else "")
         elif parents in (["participantstreamassoc"], ["participant"]):
             self._associate(name, text)
         elif parents == ["session"] and name == "group-ref":
@@ -193,6 +204,7 @@ class _Reader:
         elif name == "group":
             self.found.groups = _joined(self.found.groups, [self._owner])
         elif name == "participant":
+            self._aor = ""
             _put(self.found.participants, self._owner, ("", ""))
 
     def _name(self, name: str) -> None:
@@ -209,7 +221,7 @@ class _Reader:
 
 
 def _local(name: str) -> str:
-    return name.rpartition(NAMESPACE_END)[2]
+    return name.rpartition(":")[2]
 
 
 def _bounded(text: str) -> str:

@@ -192,3 +192,48 @@ def test_any_bytes_raise_only_value_error(noise: bytes, at: int) -> None:
             siprec.parse(data).told()
         except ValueError:
             continue
+
+
+# What vendors' manuals show, cut to what matters. AudioCodes with Avaya: a prefix never declared.
+AUDIOCODES = """<?xml version="1.0" encoding="UTF-8"?>
+<recording xmlns='urn:ietf:params:xml:ns:recording'><datamode>complete</datamode>
+  <group id="00-3a36c4e3"><associate-time>2010-01-24T01:11:57Z</associate-time></group>
+  <session id="00-d0d71a52"><group-ref>00-3a36c4e3</group-ref>
+    <ac:AvayaUCID xmlns="urn:ietf:params:xml:ns:Avaya">FA080030C4E34B5B9E59</ac:AvayaUCID>
+  </session>
+  <participant id="1056" session="00-d0d71a52"><nameID aor="1056@192.168.241.20"></nameID>
+    <send>00-1CF23A36C4E3</send><recv>00-583A3A36C4E3</recv></participant>
+  <participant id="182052092" session="00-d0d71a52"><nameID aor="182052092@voip.example"></nameID>
+    <send>00-583A3A36C4E3</send><recv>00-1CF23A36C4E3</recv></participant>
+  <stream id="00-1CF23A36C4E3" session="00-d0d71a52"><label>96</label></stream>
+  <stream id="00-583A3A36C4E3" session="00-d0d71a52"><label>97</label></stream>
+</recording>"""
+ORACLE = """<?xml version='1.0' encoding='UTF-8'?>
+<recording xmlns='urn:ietf:params:xml:ns:recording'><dataMode>complete</dataMode>
+  <session id="79b2"><extensiondata xmlns:apkt="http:/acmepacket.com/siprec/extensiondata">
+    <apkt:ucid>00FA0800012CAB553FA9ED;encoding=hex</apkt:ucid></extensiondata></session>
+  <participant id="10ac" session="79b2"><aor>sip:1056@168.192.24.40</aor><name>sipp </name>
+    <send>4a72</send></participant>
+  <participant id="797c" session="79b2"><nameID aor="sip:182052092@192.168.24.60"/>
+    <send>0786</send></participant>
+  <stream id="4a72" session="79b2"><label>96</label><mode>separate</mode></stream>
+  <stream id="0786" session="79b2"><label>97</label><mode>separate</mode></stream>
+</recording>"""
+
+
+@pytest.mark.parametrize("metadata", [AUDIOCODES, ORACLE], ids=["AudioCodes", "Oracle"])
+def test_what_vendors_send_is_understood(wire: Wire, metadata: str) -> None:
+    call = recorded(wire, metadata)
+    assert (call.caller, call.callee) == ("1056", "182052092")
+    assert {stream.ssrc: stream.party for stream in call.streams} == {1: "caller", 2: "callee"}
+
+
+def test_voices_of_whom_nothing_is_told_are_apart_all_the_same(wire: Wire) -> None:
+    """As a gateway sends it: two labelled m= lines, and metadata without a participant."""
+    call = recorded(wire, "<recording><datamode>complete</datamode></recording>")
+    assert {stream.ssrc: stream.party for stream in call.streams} == {1: "caller", 2: "callee"}
+
+
+def test_who_is_told_keeps_his_side_and_the_other_line_takes_the_free_one() -> None:
+    one = RFC_7865.replace("<send>m2</send>", "").replace("<send>m1</send>", "<send>m2</send>")
+    assert siprec.parse(one.encode()).parties(["96", "97"]) == {"96": "callee", "97": "caller"}
