@@ -7,7 +7,7 @@ A stream of party `unknown` takes the side that no known party has: the first su
 next right, further ones left. Source of the order of things: audio/__init__.py.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -23,6 +23,7 @@ from spanvault.audio.order import InTimeOrder
 from spanvault.audio.plain import SILENCE, Samples
 from spanvault.audio.red import Recovery
 from spanvault.audio.relayed import Relayed
+from spanvault.audio.tagged import Tagged
 from spanvault.audio.timeline import LEAP_S, TimeLine
 from spanvault.chunk import TRUNCATED, Chunk
 from spanvault.inclear import within
@@ -142,14 +143,17 @@ class Renderer:
     encrypted: the payloads are not what they seem, and not rendered, but for those of the spans
     in_clear.
     watch: is handed the chunks of video when they are due, and the time line to place them.
+    unexplained: no SDP was heard: what looks like SRTP is not rendered either.
     unread: packets that were heard, by the call's record, and did not come in a chunk.
     """
 
     def __init__(
         self, streams: Sequence[Stream], rate: int, encrypted: bool = False,
         watch: Callable[[Chunk, TimeLine], None] | None = None, in_clear: Sequence[Span] = (),
+        unexplained: bool = False,
     ) -> None:  # fmt: skip
         self.rate, self._watch = rate, watch
+        self._tags: defaultdict[int, Tagged] | None = defaultdict(Tagged) if unexplained else None
         self._media = ("audio",) if watch is None else ("audio", "video")
         self._encrypted, self._in_clear = encrypted, in_clear
         self._streams = {stream.number: stream for stream in streams}
@@ -207,7 +211,7 @@ class Renderer:
         numbers = chunk.frames["payload_type"].tolist()
         # Payload types that mean the same share a decoder, and it must hear them in order.
         codecs = [meaning(stream, number) or unknown(number) for number in numbers]
-        kinds = list(zip(codecs, self._sealed(chunk), strict=True))
+        kinds = list(zip(codecs, self._sealed(chunk, codecs), strict=True))
         lost = self._missing.setdefault(stream.number, Missing()).before(chunk.frames["sequence"])
         for codec, sealed in dict.fromkeys(kinds):
             rows = [row for row, kind in enumerate(kinds) if kind == (codec, sealed)]
@@ -236,8 +240,11 @@ class Renderer:
             self._sides |= sides([*self._streams.values()])
         return self._streams[number]
 
-    def _sealed(self, chunk: Chunk) -> list[bool]:
+    def _sealed(self, chunk: Chunk, codecs: list[Codec]) -> list[bool]:
         """Which packets are encrypted."""
+        tags, number = self._tags, int(chunk.header["stream"])
+        if tags is not None and tags[number].look(chunk.frames, codecs):
+            return [True] * len(codecs)
         if not self._encrypted:
             return [False] * len(chunk.frames)
         sealed: list[bool] = (~within(self._in_clear, chunk.frames["arrival_ns"])).tolist()

@@ -5,7 +5,7 @@ How: spanvault.audio, spanvault.video. Files, folders and messages: sound.py.
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from spanvault import inclear
 from spanvault.audio.encode import write
@@ -17,6 +17,8 @@ from spanvault.commands.output import complain, progress, warn
 from spanvault.messages import Call, MediaKind
 from spanvault.srtcp import Opener
 from spanvault.video.film import Film
+
+UNEXPLAINED: Final = frozenset({"no_signalling", "started_mid_call"})  # flags: SDP is missing
 
 
 def has(call: Call, media: MediaKind) -> bool:
@@ -37,7 +39,8 @@ class Sound:
         watch = self.film.watch if self.film else None
         rate = output_rate(call.streams)
         sealed = encrypted(call)
-        self.renderer = Renderer(call.streams, rate, sealed, watch, inclear.surely(call))
+        clear, unexplained = inclear.surely(call), not UNEXPLAINED.isdisjoint(call.flags)
+        self.renderer = Renderer(call.streams, rate, sealed, watch, clear, unexplained)
         # Digits were counted with the sound, and are kept apart from it.
         self.renderer.unread -= sum(s.packets for s in call.beside if s.media == "events")
         self.heard = has(call, "audio")
