@@ -4,7 +4,7 @@ A capture program may write headers of its own in front of what it heard: which 
 interface, which rule of a firewall it met, how well it was received; or, in place of all headers,
 what Wireshark had made of them.
 Sources: libpcap's LINKTYPE_ list; linux/netfilter/nfnetlink_log.h; Apple's pktap.h; radiotap.org;
-PPI 1.0.10; epan/exported_pdu.h of Wireshark; RFC 2427 (frame relay). What follows:
+PPI 1.0.10; ERF of Endace; epan/exported_pdu.h of Wireshark; RFC 2427 (frame relay). What follows:
 capture.packets.tunnels. Link types that only scapy knows: capture.packets.dissect.
 """
 
@@ -94,6 +94,21 @@ def _nflog(data: memoryview, start: int, end: int) -> Next:
     raise ValueError("NFLOG without a packet")
 
 
+def _erf(data: memoryview, start: int, end: int) -> Next:
+    need(data, start, end, 18, "ERF header")
+    kind, at = data[start + 8], start + 16
+    more = kind & 0x80
+    while more:  # extension headers; each says whether another follows
+        need(data, at, end, 8, "ERF extension header")
+        more, at = data[at] & 0x80, at + 8
+    kind &= 0x7F
+    if kind in (2, 11, 16, 20):  # Ethernet, also coloured: two bytes of padding before it
+        return Next("ethernet", at + 2, end)
+    if kind in (22, 23):
+        return Next("ip", at, end)
+    raise ValueError(f"ERF type {kind} carries neither Ethernet nor IP")
+
+
 def _frame_relay(data: memoryview, start: int, end: int) -> Next:
     """Q.922 address, RFC 2427 §4.1: IP by its NLPID, else SNAP; or Cisco's EtherType."""
     at = start
@@ -144,6 +159,7 @@ def _port(value: memoryview | None) -> int:
 
 
 OF_LINKS: Final[Mapping[Kind, Callable[[memoryview, int, int], Next | Packet]]] = {
+    "erf": _erf,
     "radiotap": _sized("<H", 2, "wifi", "radiotap header"),
     "prism": _sized("<I", 4, "wifi", "Prism header"),
     "avs": _sized("!I", 4, "wifi", "AVS header"),

@@ -8,7 +8,7 @@ Sources: IEEE 802.1Q, 802.1ad, 802.1ah; Cisco VN-Tag and MetaData; RFC 1661, 166
 3378 (EtherIP), 8986 §9.1 (Ethernet in IPv6), 2784, 2890 and 2637 (GRE), 2661 and 3931 (L2TP), 7348
 (VXLAN), draft-smith-vxlan-group-policy, draft-ietf-nvo3-vxlan-gpe, draft-ietf-intarea-gue, 8926
 (GENEVE), 8300 (NSH), 9300 §5.1 (LISP), 4380 (Teredo); 3GPP TS 29.281 (GTP-U);
-draft-foschiano-erspan-03; TZSP as Wireshark reads it; ERF of Endace. IP: capture.packets.inet.
+draft-foschiano-erspan-03; TZSP as Wireshark reads it. IP: capture.packets.inet.
 HEP: capture.packets.hep. Wi-Fi: capture.packets.wireless. Fabrics: capture.packets.fabrics. Link
 types: capture.packets.linktypes. What none of them knows: capture.packets.unread.
 """
@@ -21,7 +21,7 @@ from capture.packets import fabrics, hep, inet, wireless
 from capture.packets.inet import need
 from capture.packets.linktypes import LINK_TYPES, OF_LINKS, follows
 from capture.packets.packet import Next, Packet
-from capture.packets.unread import ETHER_TYPE, LEAST_ETHER_TYPE, PPP, Unread
+from capture.packets.unread import DEPTH, ETHER_TYPE, LEAST_ETHER_TYPE, PPP, Unread
 
 MAX_DEPTH: Final = 16  # headers peeled from one frame; real nests have six or seven
 
@@ -49,6 +49,7 @@ TUNNEL_PORTS: Final[Mapping[int, Kind]] = {
 }  # fmt: skip
 UDP: Final = 17
 GROUP_POLICY: Final = 0x88  # VXLAN's first byte with G besides I; RTP would have eight CSRCs
+SNAP: Final = 0xAAAA  # how LLC begins that leads to an EtherType
 L2TP_3: Final = 0x0003_0000  # RFC 3931 §4.1.2.2
 LARGEST_UDP: Final = 1472  # of payload; more on an ordinary network: the card merged several (GRO)
 
@@ -72,7 +73,7 @@ def peel(data: memoryview, kind: Kind) -> Packet:
         if inner is None:
             return found
         data, at, outer = found.payload, inner, found
-    raise ValueError(f"more than {MAX_DEPTH} headers around one packet")
+    raise Unread(DEPTH, MAX_DEPTH)
 
 
 def layers(data: memoryview, link_type: int) -> list[Kind]:
@@ -215,16 +216,19 @@ def _behind_labels(data: memoryview, at: int, end: int) -> Next:
     A control word begins with 0, but so do most MAC addresses; and some begin with 4 or 6, as IP
     does. The EtherType decides.
     """
-    if data[at] >> 4 == 0 and _ether_type(data, at + 4, end) in ETHER_TYPES:
+    if data[at] >> 4 == 0 and _is_ethernet(data, at + 4, end):
         return Next("ethernet", at + 4, end)
-    if data[at] >> 4 not in (4, 6) or _ether_type(data, at, end) in ETHER_TYPES:
+    if data[at] >> 4 not in (4, 6) or _is_ethernet(data, at, end):
         return Next("ethernet", at, end)
     return Next("ip", at, end)
 
 
-def _ether_type(data: memoryview, at: int, end: int) -> int:
-    """Of an Ethernet header that would begin here; 0 where there is no room for one."""
-    return unpack_from("!H", data, at + 12)[0] if min(end, len(data)) - at >= 14 else 0
+def _is_ethernet(data: memoryview, at: int, end: int) -> bool:
+    """Whether an Ethernet header may begin here: by its EtherType, or by SNAP behind a length."""
+    if min(end, len(data)) - at < 16:
+        return False
+    ether_type, service = unpack_from("!HH", data, at + 12)
+    return ether_type in ETHER_TYPES or (ether_type < LEAST_ETHER_TYPE and service == SNAP)
 
 
 def _gre(data: memoryview, start: int, end: int) -> Next:
@@ -330,7 +334,7 @@ def _l2tp3(data: memoryview, start: int, end: int) -> Next:
     if not any(data[start : start + 4]):
         raise ValueError("L2TPv3 control message")
     for at in range(start + 4, start + 20, 4):
-        if _ether_type(data, at, end) in ETHER_TYPES:
+        if _is_ethernet(data, at, end):
             return Next("ethernet", at, end)
     raise ValueError("L2TPv3 carries no Ethernet that we know")
 
@@ -339,21 +343,6 @@ def _gue(data: memoryview, start: int, end: int) -> Next:
     """Version 0: a protocol number, and as many words of fields as it says."""
     need(data, start, end, 4, "GUE header")
     return Next(IP_PROTOCOLS[data[start + 1]], start + 4 + (data[start] & 0x1F) * 4, end)
-
-
-def _erf(data: memoryview, start: int, end: int) -> Next:
-    need(data, start, end, 18, "ERF header")
-    kind, at = data[start + 8], start + 16
-    more = kind & 0x80
-    while more:  # extension headers; each says whether another follows
-        need(data, at, end, 8, "ERF extension header")
-        more, at = data[at] & 0x80, at + 8
-    kind &= 0x7F
-    if kind in (2, 11, 16, 20):  # Ethernet, also coloured: two bytes of padding before it
-        return Next("ethernet", at + 2, end)
-    if kind in (22, 23):
-        return Next("ip", at, end)
-    raise ValueError(f"ERF type {kind} carries neither Ethernet nor IP")
 
 
 def _hep(data: memoryview, start: int, end: int) -> Packet:
@@ -368,7 +357,6 @@ DECAPSULATORS: Final[Mapping[Kind, Callable[[memoryview, int, int], Next | Packe
     "sll": _ether_type_at(14, 16, "Linux cooked header"),
     "sll2": _ether_type_at(0, 20, "Linux cooked v2 header"),
     "hdlc": _ether_type_at(2, 4, "HDLC header"),
-    "erf": _erf,
     "null": _null,
     "pppoe": _pppoe,
     "ppp": _ppp,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 PREFIX: Final = "unread_"
 ETHER_TYPE, PROTOCOL, LINK_TYPE, PPP = "ethertype", "protocol", "link_type", "ppp"
-SAP, WIFI = "sap", "wifi"
+SAP, WIFI, DEPTH = "sap", "wifi", "depth"
 OTHERS: Final = PREFIX + "others"
 MAX_NAMES: Final = 32  # what is sent at random shall not fill the status
 LEAST_ETHER_TYPE: Final = 0x600  # below it is a length: IEEE 802.3 §3.2.6
@@ -48,6 +48,7 @@ NAMES: Final[Mapping[tuple[str, int], str]] = {
 KINDS: Final = {
     ETHER_TYPE: "EtherType {:#06x}", PROTOCOL: "IP protocol {}", LINK_TYPE: "link type {}",
     PPP: "PPP protocol {:#06x}", SAP: "LLC service {:#04x}", WIFI: "Wi-Fi frames {}",
+    DEPTH: "more than {} headers around one packet",
 }  # fmt: skip
 _QUIET: Final = {
     ETHER_TYPE: QUIET_ETHER_TYPES, PROTOCOL: QUIET_PROTOCOLS, SAP: QUIET_SAPS, PPP: QUIET_PPP

@@ -24,10 +24,12 @@ from capture.packets.tunnels import (
     IP_PROTOCOLS,
     MAX_DEPTH,
     PPP_PROTOCOLS,
+    SNAP,
     TUNNEL_PORTS,
     UDP,
     Kind,
 )
+from capture.packets.unread import LEAST_ETHER_TYPE
 
 Codes = NDArray[np.uint8]  # of kinds of header
 Flags = NDArray[np.bool_]
@@ -301,8 +303,10 @@ def _behind_labels(data: Bytes, at: Offsets, end: Offsets) -> tuple[Codes, Offse
 
 
 def _is_ethernet(data: Bytes, at: Offsets, end: Offsets) -> Flags:
-    found: Flags = (end - at >= 14) & (BY_ETHER_TYPE[_word(data, at + 12)] != LEFT)
-    return found
+    ether_type = _word(data, at + 12)
+    found: Flags = (ether_type < LEAST_ETHER_TYPE) & (_word(data, at + 14) == SNAP)
+    found |= BY_ETHER_TYPE[ether_type] != LEFT
+    return found & (end - at >= 16)
 
 
 _COLUMNS: Final[Mapping[Kind, Callable[[Bytes, Offsets, Offsets], Step]]] = {

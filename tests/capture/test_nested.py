@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.capture.test_rewrapped import almost, forged, recorded, twice
+from tests.support import rarewrapping
 from tests.support.callgen import Frame
 from tests.support.recorded import Line
 from tests.support.wrapping import COPIES, HEAD, WRAPPINGS, wrapped
@@ -28,12 +29,15 @@ OF_FRAMES = [
 OF_IPV4 = ["IPv4 options", "authentication header", "fragments", "fragments, last one first",
            "fragments behind an authentication header", "CAPWAP, cut up",
            "CAPWAP, cut up, last one first"]  # fmt: skip
+OF_FRAMES += [name for name in rarewrapping.OF_FRAMES if name != "ISL"]  # others move its address
 OF_IP = [
     name
     for name in WRAPPINGS
     if name not in (*OF_FRAMES, *OF_IPV4, "HEP2", "five tags", "fragments, each twice")
     and not name.startswith("HEP3") and "fragments of" not in name and " in VXLAN" not in name
 ]  # fmt: skip
+OF_IP += rarewrapping.OF_IP
+ALL = WRAPPINGS | rarewrapping.RARE
 # A tunnel in another adds to the depth, and parts are no frames to be wrapped on their own.
 COPIES_OF_FRAMES = ["both directions", "in another VLAN", "behind a router"]
 
@@ -57,7 +61,7 @@ def nested(draw: st.DataObject, frames: list[Frame]) -> tuple[list[Frame], int]:
     link_type = 1
     for _ in range(draw.draw(st.integers(0, MOST), "wrappings")):
         if link_type == 1:
-            link_type, wrap = WRAPPINGS[draw.draw(st.sampled_from(fitting(frames)), "around it")]
+            link_type, wrap = ALL[draw.draw(st.sampled_from(fitting(frames)), "around it")]
             frames = wrapped(frames, wrap)
     return frames, link_type
 

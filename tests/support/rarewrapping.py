@@ -89,9 +89,7 @@ def _subframe(frame: bytes) -> bytes:
 
 
 OF_FRAMES: dict[str, Wrapping] = {
-    "pseudowire of many": Wrapping(
-        1, _each(lambda f: MACS + b"\x88\x48" + b"\0\x01\x01\x40" + MACS + f[12:])
-    ),
+    "pseudowire of many": Wrapping(1, _each(lambda f: MACS + b"\x88\x48" + b"\0\x01\x01\x40" + f)),
     "tag of old": Wrapping(1, _tag((0x9200, 7), (0x9100, 8))),
     "tags of old in VXLAN": Wrapping(1, then(_tag((0x9200, 7), (0x9100, 8)), _in_udp(4789, VXLAN))),
     "VXLAN at its old port": Wrapping(1, _in_udp(8472, VXLAN)),

@@ -17,6 +17,14 @@ SESSION = b"\x11\0\0\1\0\x40"  # of PPPoE
 QUALITY = b"\x88\x01" + bytes(22)
 
 
+def deep(headers: int) -> bytes:
+    """An IP packet in so many others."""
+    packet = ipv4(udp(b"SIP/2.0"))
+    for _ in range(headers):
+        packet = ipv4(packet, protocol=4)
+    return ethernet(packet)
+
+
 def counted(*frames: bytes, link_type: int = 1, each: int = 1) -> list[Told]:
     """What is said of such frames, by both ways through the decoder."""
     decoder, slow_path = Decoder(), SlowPath()
@@ -39,6 +47,7 @@ def counted(*frames: bytes, link_type: int = 1, each: int = 1) -> list[Told]:
         ("IP protocol 132 (SCTP)", ethernet(ipv6(bytes(60), *SIX, following=132), 0x86DD)),
         ("IP protocol 132 (SCTP)", ethernet(ipv4(ipv4(bytes(60), protocol=132), protocol=4))),
         ("PPP protocol 0x003d (multilink)", ethernet(SESSION + b"\0\x3d" + bytes(62), 0x8864)),
+        ("more than 16 headers around one packet", deep(17)),
         ("LLC service 0x06", ethernet(b"\x06\x06\x13" + bytes(60), 63)),
     ],
 )  # fmt: skip

@@ -152,7 +152,7 @@ def test_more_headers_than_anybody_nests_are_left_alone() -> None:
 def test_what_is_left_to_the_loop_is_no_tunnel_that_carries_much() -> None:
     (left,) = {id(step) for step in STEPS.values() if step is STEPS[CODES["hep"]]}
     in_a_loop = {kind for kind, code in CODES.items() if id(STEPS[code]) == left}
-    only_links = {"sll", "sll2", "hdlc", "null", "erf", *OF_LINKS}
+    only_links = {"sll", "sll2", "hdlc", "null", *OF_LINKS}
     rare = {"gpe", "nsh", "l2tp", "l2tp3", "capwap", "wifi", "typed", "llc", "macsec", "trill",
             "gue", "lisp"}  # fmt: skip
     assert in_a_loop == {"hep", "tzsp"} | only_links | rare
