@@ -34,7 +34,7 @@ from tests.support.rarewrapping import RARE
 from tests.support.wrapping import WRAPPINGS, wrapped
 
 LINKS: Final = sorted(LINK_TYPES)
-MAX_FRAMES: Final = 64
+MAX_FRAMES: Final = 96  # more than wait behind a hole
 
 
 def peel_one(data: bytes) -> None:
@@ -75,16 +75,40 @@ def parted() -> list[bytes]:
     dressed = [bytes([kind]) + joined(frames) for kind, frames in _dressed()]
     fragments = wrapped(call()[:2], WRAPPINGS["fragments of VXLAN of fragments"].wrap)
     moved = [ethernet + joined(frame.data for frame in fragments), ethernet + joined(_tcp())]
-    return [*moved, *dressed]
+    return [*moved, *(ethernet + joined(each) for each in _broken()), *dressed]
 
 
 def _tcp() -> Iterator[bytes]:
     said = b"".join(messages()[:6])
     for at in range(0, len(said), 500):
-        part = said[at : at + 500]
-        head = struct.pack(">HHIIHHHH", 5060, 5060, at, 0, 0x5018, 0, 0, 0)
-        total = struct.pack(">BBHHHBBH", 0x45, 0, 40 + len(part), 0, 0, 64, 6, 0)
-        yield bytes(12) + b"\x08\0" + total + bytes(8) + head + part
+        yield _segment(at, said[at : at + 500])
+
+
+def _broken() -> list[list[bytes]]:
+    """Connections that are not whole.
+
+    A segment that never comes, before more than wait for it; one that comes late, and twice; an
+    end, and another beginning; a WebSocket in small frames, then what is none; a length of
+    nonsense.
+    """
+    said = messages()[0]
+    begun, ahead = said[:60], range(100, 100 + 25 * 70, 25)
+    socket = b"\x81\xfe" + struct.pack(">H", len(said)) + bytes(4) + said
+    parts = b"\x01\x05INVIT\x00\x03E s\xc1\x01x\x80\x0bip:b SIP/2.0\x89\0"
+    return [
+        [_segment(0, begun), *(_segment(at, said[at % 200 :][:25]) for at in ahead)],
+        [_segment(0, begun), _segment(120, said[120:]), *[_segment(60, said[60:120])] * 2],
+        [_segment(0, said), _segment(len(said), b"", 0x04), _segment(0, said), _segment(0, said)],
+        [_segment(0, socket), _segment(len(socket), parts),
+         _segment(len(socket) + len(parts), b"\x7f\xff")],
+        [_segment(0, b"INVITE sip:b SIP/2.0\r\nl: x\r\n\r\n" + said)],
+    ]  # fmt: skip
+
+
+def _segment(at: int, part: bytes, flags: int = 0x18) -> bytes:
+    head = struct.pack(">HHIIHHHH", 5060, 5060, at, 0, 0x5000 | flags, 0, 0, 0)
+    total = struct.pack(">BBHHHBBH", 0x45, 0, 40 + len(part), 0, 0, 64, 6, 0)
+    return bytes(12) + b"\x08\0" + total + bytes(8) + head + part
 
 
 # --- captures -------------------------------------------------------------------------------------

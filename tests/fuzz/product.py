@@ -2,7 +2,8 @@
 
 Several at a time are mutated, recorded by `spanvault replay` into a store of their own, and asked
 for: calls, show, export, verify. Most of the time is what commands and daemons take to start, so
-several cost little more than one. Whatever the network sends, no command and no daemon may stumble:
+several cost little more than one. Those by which the target `capture` reached new code are among
+them. Whatever the network sends, no command and no daemon may stumble:
 an exit code of command.md, no traceback, no "fault of ours". What made one stumble is tried alone,
 and left in tests/fuzz/found.
 """
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz.__main__ import FOUND, add
+from tests.fuzz.__main__ import CORPUS, FOUND, add
 
 ROOT: Final = Path(__file__).parents[2]
 SPANVAULT: Final = Path(sys.executable).with_name("spanvault")
@@ -32,6 +33,7 @@ TOGETHER: Final = 8  # captures of a store
 STUCK_S: Final = 600  # of the clock, for a command: the machine may be busy with others
 MOST_BYTES: Final = 400_000  # of a capture: the first ones of longer ones
 HEAD: Final = 24
+GUIDED: Final = "capture"  # the target whose inputs are captures, too
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -84,10 +86,15 @@ def at_fault(damaged: list[Path], folder: Path) -> list[Path]:
 
 
 def captures(named: list[Path]) -> list[Path]:
-    """Those that were named; else the public ones and the lab's, if they are there, and ours."""
+    """Those that were named; else the public ones and the lab's, if they are there, and ours.
+
+    To ours belongs what the target `capture` keeps since it reached new code: of what runs in other
+    processes nothing tells what is reached.
+    """
     shared = Path(os.environ.get("SPANVAULT_SHARED", ROOT.parent / "shared"))
     found = [*shared.glob("captures/**/*.pcap*"), *shared.glob("lab/cases/*/*.pcap*")]
-    return named or [*sorted(found), ROOT / "tests" / "data" / "sample.pcap"]
+    ours = [ROOT / "tests" / "data" / "sample.pcap", *sorted((CORPUS / GUIDED).glob("*"))]
+    return named or [*sorted(found), *ours]
 
 
 def rounds(known: list[Path], chance: random.Random) -> Iterator[list[Path]]:

@@ -99,15 +99,15 @@ PARSERS: Final[dict[str, tuple[str, ...]]] = {
     "spanvault.rtcp": ("rtcp",),
     "spanvault.rtp": ("whole",),
     "spanvault.rules": ("words",),
-    "spanvault.sandbox": ("answers",),
+    "spanvault.sandbox": ("answers", "decoded"),
     "spanvault.sdes": ("sdes",),
     "spanvault.shares": ("keyfile",),
     "spanvault.slots": ("memories",),
     "spanvault.spool": ("store", "intake"),
     "spanvault.srtp": ("srtp",),
     "spanvault.srtcp": ("srtcp",),
-    "spanvault.token": ("keyfile",),
-    "spanvault.transport": ("words",),
+    "spanvault.token": ("keyfile",),  # its URI; the rest talks to a token, our own
+    "spanvault.transport": ("words",),  # certificates; the rest is sockets, whose bytes are CURVE's
     "spanvault.video.bits": ("pictures",),
     "spanvault.video.nal": ("pictures",),
     "spanvault.video.orientation": ("pictures",),
@@ -133,7 +133,7 @@ PARSERS: Final[dict[str, tuple[str, ...]]] = {
     "storaged.pools.ledgerfile": ("ledger", "reindex"),
     "storaged.integrity.rebuilding": ("reindex",),
     "storaged.format.record": ("rows",),
-    "storaged.integrity.restoring": ("requests",),
+    "storaged.integrity.restoring": ("requests", "restored"),
     "storaged.format.sealing": ("object", "sealed"),
     "storaged.format.walk": ("object", "sealed"),
     "replicator.bundle": ("bundle",),
@@ -156,7 +156,7 @@ LAYERS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "storage": (
         "object", "sealed", "root", "page", "keyfile", "rows", "log", "store", "bundle", "notes",
-        "ledger", "reindex", "replica",
+        "ledger", "reindex", "replica", "restored",
     ),
     "asked": (
         "wire", "config", "requests", "memories", "intake", "words", "answers", "explain",

@@ -25,6 +25,7 @@ from tests.fuzz import (
     frames,
     mutators,
     payloads,
+    restored,
     rewriting,
     signalling,
     stores,
@@ -54,12 +55,12 @@ class Target(NamedTuple):
 
 
 def _wire(data: bytes) -> None:
-    frames = cut(data)
+    parts = cut(data)
     for decode in (
         wire.decode_request, wire.decode_reply, wire.decode_to_ingest, wire.decode_from_ingest,
     ):  # fmt: skip
         with suppress(ValueError):
-            decode(frames)
+            decode(parts)
 
 
 def _media(data: bytes) -> None:
@@ -198,6 +199,7 @@ TARGETS: Final[dict[str, Target]] = {
     "intake": Target(stores.waiting, stores.batches),
     "ledger": Target(stores.entries, stores.ledgers),
     "reindex": Target(stores.reindex, lambda: [bytes(5), bytes([1, 0, 99, 3, 2, 1, 2])], 200),
+    "restored": Target(restored.restore, restored.seeds, 400),
     "words": Target(asked.words, asked.phrases, 1_000),
     "answers": Target(asked.answers, asked.spoken),
     "decoded": Target(asked.decoded, asked.payloads),
