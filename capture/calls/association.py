@@ -147,11 +147,15 @@ class Association:
             for call, binding in self.at(end)
         )  # fmt: skip
 
-    def _rank(self, match: Match, stream: NewStream) -> tuple[bool, int, bool, bool, bool, int]:
+    def _rank(
+        self, match: Match, stream: NewStream
+    ) -> tuple[bool, bool, int, bool, bool, bool, int]:
         """Compares greater the better a match is."""
         named = match.to or match.from_
         return (
-            match.since_ns <= stream.time_ns,  # valid when the stream began
+            # Valid when the stream began: named by then, and not over.
+            match.since_ns <= stream.time_ns,
+            match.call.ended_ns is None or match.call.ended_ns > stream.time_ns,
             match.score,
             # Private addresses are candidates in many calls at once.
             not any(binding.candidate for binding in (match.to, match.from_) if binding),

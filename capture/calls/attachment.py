@@ -291,6 +291,7 @@ class Attachments:
         """Another call names an end of an attached stream: takes it, shares it, or neither."""
         self._tenure.settle(row)
         if row.closed_ns is not None:
+            self._tenure.contest(row, newer)  # its call is over: what comes may be late, or new
             return
         match = next(
             (

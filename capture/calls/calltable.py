@@ -119,7 +119,7 @@ class CallTable:
             return next((call for call in mine if _callee_tags(call) & tags), mine[0])
         last = known[-1]
         if not begins_call(message):
-            return last if len(known) == 1 else None  # tags were damaged on the way
+            return last if len(known) == 1 and not _of_another(last, tags) else None
         if last.dialog.state is State.CHALLENGED:
             # RFC 3261 §22.2 says SHOULD: some phones answer the challenge under a new tag.
             last.caller_tag = message.from_.tag
@@ -225,6 +225,15 @@ def _short(tags: list[str]) -> list[str]:
 
 def _digest(tag: str) -> str:
     return hashlib.blake2b(tag.encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def _of_another(call: LiveCall, tags: set[str]) -> bool:
+    """Whether a message whose From tag is not the call's is of another one under its Call-ID.
+
+    One tag may be damaged on the way. Two are those of a dialog whose INVITE was missed.
+    """
+    known = _callee_tags(call)
+    return not known & tags and "" not in tags and (call.over or bool(known))
 
 
 def _callee_tags(call: LiveCall) -> set[str]:

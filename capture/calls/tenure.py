@@ -115,7 +115,8 @@ class Tenure:
             if new.endpoint == old.endpoint and supersedes(new, old)
         ]
         both = {old.party for _, old in pairs} >= {"caller", "callee"}
-        return [new for new, _ in pairs] if both else []
+        behind = [new for new, _ in pairs if _behind(call, new)]
+        return [new for new, _ in pairs] if both else behind
 
     def _sharing(self, row: Row) -> bool:
         """Whether another call has been heard between the same ends meanwhile."""
@@ -169,3 +170,8 @@ class Tenure:
             for other, binding in self._association.at(end)
             if other is call
         ]
+
+
+def _behind(call: LiveCall, newer: Binding) -> bool:
+    """Whether an end was named anew behind a call's end: then one end tells as much as both."""
+    return call.ended_ns is not None and call.ended_ns <= newer.since_ns

@@ -87,6 +87,13 @@ def test_a_stall_that_is_made_up_for_moves_nothing(stall: int):
     assert placed([*steady(0, 51, 0, 0), *burst]) == [20 * n for n in range(400)]
 
 
+@pytest.mark.parametrize(("late", "moved"), [(300, 0), (450, 0), (600, 600)])
+def test_last_words_that_come_late_are_no_pause_unless_it_is_one(late: int, moved: int):
+    """Nothing behind them tells whether they would have been made up for."""
+    packets = [*steady(0, 100, 0, 0), *steady(100, 20, 2000, 2000 + late)]
+    assert placed(packets)[100:] == [2000 + moved + 20 * n for n in range(20)]
+
+
 @pytest.mark.parametrize("waited", [150, 450, 4000, 600_000])
 def test_a_timestamp_that_stood_still_on_hold_goes_on_at_arrival(waited: int):
     packets = [*steady(0, 50, 0, 0), *steady(50, 150, 1000, 1000 + waited)]

@@ -108,3 +108,15 @@ def test_packets_of_a_wrong_pace_lie_one_behind_the_other() -> None:
     )
     places = np.concatenate([clock.place(first, rest), clock.place(rest)])
     assert set(np.diff(places).tolist()) <= {160}
+
+
+@pytest.mark.parametrize(("came_ms", "ticks"), [
+    (20.4, 160),  # a sender whose clock is slow means 20 ms all the same
+    (19.6, 160),
+    (17.1, 140),  # 17.5, of 2.5 each
+    (21.35, 171),  # none that is usual: as it comes
+])  # fmt: skip
+def test_a_pace_is_that_of_usual_packets_where_it_is_near_one(came_ms: float, ticks: int) -> None:
+    number = np.arange(300)
+    arrival = np.round(number * came_ms * 8).astype(np.int64)
+    assert step(Heard(number, (5 + 0 * number).astype(np.uint32), arrival)) == ticks

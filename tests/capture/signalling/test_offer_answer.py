@@ -120,3 +120,13 @@ def test_protection_counts_where_both_agreed_to_it():
     assert signalled_flags(talk.state) == set()
     talk.say("callee", "INVITE", AUDIO, crypto, status=200)
     assert signalled_flags(talk.state) == {"srtp_sdes"}
+
+
+def test_what_a_fork_offers_and_is_refused_agrees_upon_nothing():
+    """Beside it stands what the INVITE offered, to that fork as to all others."""
+    talk = Talk()
+    talk.say("caller", "INVITE", AUDIO, tag="")
+    secure = "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:" + "QUJD" * 10
+    talk.say("callee", "UPDATE", AUDIO, secure, cseq=7)
+    talk.state.refuse("t", 7)
+    assert signalled_flags(talk.state) == set()
