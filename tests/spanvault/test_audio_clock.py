@@ -101,7 +101,8 @@ def test_a_timestamp_that_stood_still_on_hold_goes_on_at_arrival(waited: int):
 
 
 def test_each_of_two_holds_counts_once():
-    packets = [*steady(0, 50, 0, 0), *steady(50, 150, 1000, 5000), *steady(200, 150, 4000, 11_000)]
+    """Both within a second's packets."""
+    packets = [*steady(0, 60, 0, 0), *steady(60, 20, 1200, 2000), *steady(80, 120, 1600, 3500)]
     assert placed(packets) == [round(arrival) for _, _, arrival in packets]
 
 

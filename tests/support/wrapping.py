@@ -225,7 +225,7 @@ def then(*wraps: Wrap) -> Wrap:
 # --- copies ---------------------------------------------------------------------------------------
 
 
-def _routed(frame: bytes) -> bytes:
+def routed(frame: bytes) -> bytes:
     """The next hop's copy: other MAC addresses, a lower TTL, so another header checksum."""
     packet = bytearray(frame[HEAD:])
     packet[8] -= 1
@@ -415,7 +415,7 @@ COPIES: dict[str, Wrapping] = {
     "of each fragment": Wrapping(1, _cut_up(96, lambda parts: [*parts, *parts])),
     "both directions": Wrapping(1, _copied(lambda frame: frame, 5_000)),
     "in another VLAN": Wrapping(1, _copied(lambda f: f[:12] + b"\x81\0\0\7" + f[12:], 20_000)),
-    "behind a router": Wrapping(1, _copied(_routed, 400_000)),
+    "behind a router": Wrapping(1, _copied(routed, 400_000)),
     "in a tunnel as well": Wrapping(
         1, lambda frame: [frame, *_in_udp(4789, VXLAN)(Frame(frame.time_ns + 9_000, frame.data))]
     ),

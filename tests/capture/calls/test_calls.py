@@ -163,6 +163,18 @@ def test_a_login_that_is_typed_in_is_one_call(wire):
     assert (call.outcome, call.end_reason) == ("failed", "rejected")
 
 
+def test_a_login_just_behind_the_end_of_patience_is_a_call_of_its_own(wire):
+    leg = Leg(wire)
+    leg.invite(ALICE)
+    leg.reply(407)
+    leg.ack()
+    wire.wait(121)
+    leg.cseq = 2
+    leg.answer(ALICE, BOB)
+    leg.bye()
+    assert [call.outcome for call in wire.end()] == ["failed", "answered"]
+
+
 def test_a_login_that_is_never_tried_again_failed(wire):
     leg = Leg(wire)
     leg.invite(ALICE)

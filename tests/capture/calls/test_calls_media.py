@@ -138,6 +138,16 @@ def test_a_stream_with_one_end_of_ours_is_not_stolen_from_the_call_with_both(wir
     assert (len(first.streams), len(second.streams)) == (1, 0)
 
 
+def test_a_stream_that_hangs_by_its_source_alone_is_not_stolen_by_who_names_its_other_end(wire):
+    Leg(wire, "first").answer(ALICE, BOB)
+    wire.rtp(A_TO_B[0], "192.0.2.77:9000")
+    hosts = ("192.0.2.77:5060", "10.0.0.9:5060")
+    Leg(wire, "second", hosts=hosts).answer(sdp("192.0.2.77:9000"), sdp("10.0.0.9:7000"))
+    wire.attached()
+    assert wire.closed == {}
+    assert [len(call.streams) for call in wire.end()] == [1, 0]
+
+
 def test_the_next_call_takes_the_ports_over(wire):
     first, second = Leg(wire, "first"), Leg(wire, "second")
     talk(wire, first)
