@@ -41,7 +41,7 @@ PARTS: Final = [
 ASKED: Final = 200  # searches of a kind
 MAP_BYTES: Final = 64 << 30
 PATIENCE_S: Final = 300.0
-_LOOK_S: Final = 0.02
+_LOOK_S: Final = 0.1  # between searches meanwhile
 
 
 def searches(calls: int, chance: random.Random) -> dict[str, list[m.Search]]:

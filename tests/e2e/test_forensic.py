@@ -21,10 +21,11 @@ from spanvault import messages as m
 from storaged import files
 from storaged.erasing.eraser import Eraser
 from storaged.format import record
+from storaged.format.keypage import ROOT_MAGIC
 from storaged.format.walk import finish
 from storaged.index.rows import time_key
 from storaged.pools.layout import Store
-from tests.support.examiner import Examiner
+from tests.support.examiner import BLOCK, Examiner
 from tests.support.vault import Parts, call_id, make_call, make_media, payload
 
 pytestmark = [
@@ -85,6 +86,8 @@ class Evidence:
         parts.commit([], [make_call(number) for number in (*LONE, *LONE_KEPT)])
         spool.sync()
         self.spooled = lying[0].path.stat().st_size
+        os.sync()
+        self.snapshot = self.image.read_bytes()  # of everything, while the spool holds it, too
         for one in lying:
             spool.delete(one)
         with parts.index.reading() as view:
@@ -100,16 +103,33 @@ class Evidence:
         if self._convert:
             finish(eraser.converter.converting())
         self.unlock = keyfile.load(place / "store/unlock.key")
+        os.sync()
+        self.before_rotation = self.image.read_bytes()
+        parts.keyring.add_ingest_key()
+        parts.keyring.retire_ingest_keys()
         parts.close()
 
     def examiner(self) -> Examiner:
         return Examiner(self.data, self.unlock)
+
+    def with_snapshot(self, now: bytes) -> Examiner:
+        """Who kept a copy of all but the root from before the erasure, and has what is now."""
+        return Examiner(without_roots(self.snapshot) + now, self.unlock)
 
     def plain(self, number: int) -> list[bytes]:
         """What was said, dialled and called."""
         call = make_call(number)
         texts = [call.caller.encode(), call.call_ids[0].encode()]
         return [said(number, second) for second in range(3)] + texts
+
+
+def without_roots(image: bytes) -> bytes:
+    """An image in which no root file is left. Each has one block."""
+    data, at = bytearray(image), image.find(ROOT_MAGIC)
+    while at >= 0:
+        data[at : at + BLOCK] = bytes(BLOCK)
+        at = image.find(ROOT_MAGIC, at + 1)
+    return bytes(data)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +162,33 @@ def test_lone_record_is_gone_from_the_ledger_too(evidence):
         assert call_id(number) + record.MAGIC in evidence.data  # its ciphertext is as it was
         assert examiner.noted(call_id(number)) == examiner.records(call_id(number)) == []
     assert examiner.noted(call_id(ERASED)) == []
+
+
+def test_snapshot_of_everything_but_the_root_opens_no_more_with_all_that_is_left(evidence):
+    """Key pages, objects, index, ledger and spool from before; root and keys of today."""
+    with pytest.raises(AssertionError, match="root"):
+        Examiner(without_roots(evidence.snapshot), evidence.unlock)
+    examiner = evidence.with_snapshot(evidence.data)
+    assert examiner.objects(call_id(ERASED)) == []
+    assert examiner.records(call_id(ERASED)) == []
+    assert examiner.batches(evidence.spooled) == []
+    assert found_by_its_number(examiner, ERASED) == []
+    for number in CALLS:
+        if number != ERASED:
+            assert said(number, 1) in b"".join(examiner.objects(call_id(number)))
+
+
+def test_control_with_its_root_the_snapshot_opens(evidence):
+    examiner = Examiner(evidence.snapshot + evidence.data, evidence.unlock)
+    assert said(ERASED, 1) in b"".join(examiner.objects(call_id(ERASED)))
+    assert len(found_by_its_number(examiner, ERASED)) >= 3
+
+
+def test_control_copy_of_a_spool_opens_until_its_ingest_key_is_destroyed(evidence):
+    """Whoever copies a capture's disk: docs/operating.md says what to do."""
+    examiner = evidence.with_snapshot(evidence.before_rotation)
+    assert examiner.objects(call_id(ERASED)) == []
+    assert any(said(ERASED, 1) in batch for batch in examiner.batches(evidence.spooled))
 
 
 def found_by_its_number(examiner: Examiner, number: int) -> list[tuple[bytes, bytes]]:
