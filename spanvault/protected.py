@@ -10,6 +10,7 @@ FORMAT.md §5.6 specifies both. Source: RFC 9106 (Argon2id), RFC 8017 §7.1 (RSA
 """
 
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -92,12 +93,16 @@ def _words(path: Path) -> list[str] | None:
 def _credential(path: Path, question: str) -> str:
     given = credential(path.with_name(path.name + ".secret"))
     try:
-        return given.read_text(encoding="utf-8").rstrip("\n")
+        # A PIN with a line end at its back would cost one of the few tries that a token gives.
+        secret = given.read_text(encoding="utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError):
         raise ValueError(
             f"{question.rstrip(': ')} is needed. Hand it over as credential {given.name} "
             "(LoadCredentialEncrypted= in a drop-in of the unit)"
         ) from None
+    if not secret:
+        raise ValueError(f"{question.rstrip(': ')} is needed, and credential {given.name} is empty")
+    return secret
 
 
 def _open_passphrase(words: list[str], passphrase: str) -> bytes:
@@ -122,4 +127,5 @@ def _open_passphrase(words: list[str], passphrase: str) -> bytes:
 
 def _derive(passphrase: str, salt: bytes, memory: int, iterations: int, lanes: int) -> bytes:
     kdf = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory)
-    return kdf.derive(passphrase.encode())
+    # What one keyboard sends as a letter and another as a letter and its accent is the same.
+    return kdf.derive(unicodedata.normalize("NFC", passphrase).encode())

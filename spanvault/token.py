@@ -7,6 +7,7 @@ not rest on collisions. Source: RFC 8017 §7.1, PKCS#11 v2.40, RFC 7512 (URIs).
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
@@ -27,6 +28,7 @@ EXAMPLE: Final = "pkcs11:token=NAME;object=KEY?module-path=/usr/lib/softhsm/libs
 # PINs that a token has refused. A token locks itself after some wrong ones, and a daemon that tries
 # one again and again, for each pool and at each rotation, would have it done within a minute.
 _refused: set[tuple[str, str]] = set()
+_turn: Final = threading.Lock()  # one session at a time: a library that begins anew ends the others
 
 
 class Place(NamedTuple):
@@ -64,7 +66,7 @@ def wrap(uri: str, secret: bytes) -> bytes:
     """Encrypt a secret to the token's public key; no PIN is needed. Raises ValueError."""
     place = parse_uri(uri)
     try:
-        with _token(place).open() as session:
+        with _turn, _token(place).open() as session:
             key = session.get_key(ObjectClass.PUBLIC_KEY, KeyType.RSA, label=place.object)
             public = load_der_public_key(encode_rsa_public_key(key))
     except pkcs11.PKCS11Error as error:
@@ -138,24 +140,40 @@ def _session(place: Place, pin: str) -> Iterator[Any]:
         raise _explained(place, error) from None
 
 
-def _opened(place: Place, pin: str, *, writing: bool = False) -> Any:
+@contextlib.contextmanager
+def _opened(place: Place, pin: str, *, writing: bool = False) -> Iterator[Any]:
     """A session of a user. Raises ValueError for a PIN that the token has refused before."""
     if (place.token, pin) in _refused:
         raise ValueError(f"token '{place.token}': the PIN is wrong, and is not tried again")
-    try:
-        return _token(place).open(rw=writing, user_pin=pin)
-    except (pkcs11.PinIncorrect, pkcs11.PinLenRange):
-        _refused.add((place.token, pin))
-        raise
+    with _turn:
+        try:
+            session = _token(place).open(rw=writing, user_pin=pin)
+        except (pkcs11.PinIncorrect, pkcs11.PinLenRange):
+            _refused.add((place.token, pin))
+            raise
+        with session:
+            yield session
 
 
 def _token(place: Place) -> Any:
+    """The token, its library begun anew where it does not find it. Raises ValueError.
+
+    Libraries look for tokens as they begin, and some take none that was away meanwhile.
+    """
     try:
-        return pkcs11.lib(place.module).get_token(token_label=place.token)
-    except pkcs11.NoSuchToken:
-        raise ValueError(f"no token '{place.token}' is there: is it plugged in?") from None
+        library = pkcs11.lib(place.module)
     except (RuntimeError, OSError) as error:
         raise ValueError(f"{place.module} cannot be loaded ({error})") from None
+    try:
+        with contextlib.suppress(pkcs11.PKCS11Error):
+            return library.get_token(token_label=place.token)
+        library.reinitialize()
+        return library.get_token(token_label=place.token)
+    except pkcs11.NoSuchToken:
+        raise ValueError(f"no token '{place.token}' is there: is it plugged in?") from None
+    except pkcs11.PKCS11Error as error:
+        fault = type(error).__name__
+        raise ValueError(f"token '{place.token}': {fault}: is it plugged in?") from None
 
 
 def _explained(place: Place, error: Exception) -> ValueError:

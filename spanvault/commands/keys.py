@@ -4,6 +4,7 @@ Key files: spanvault.keyfile, spanvault.protected. Shares: spanvault.shares. Wha
 it: WIRE.md §6. A private key is held here for as long as the command runs, and is never printed.
 """
 
+import contextlib
 import getpass
 import sys
 from pathlib import Path
@@ -192,8 +193,10 @@ def shares_(
     _refuse_existing(public)
     private = protected.load(key, _ask) if key else _new_key()
     made = shares.split(private, threshold, count)
-    _write_public(public, private)
+    # First: a public half whose shares nobody has would seal a pool for ever.
     sys.stdout.write("\n".join(shares.write(share) for share in made))
+    sys.stdout.flush()
+    _write_public(public, private)
     say(f"Give each share to another person. The key's public half: {public}", "green")
     say("Prove that they work once they are on paper: spanvault keys drill POOL --shares")
 
@@ -238,8 +241,13 @@ def _joined() -> bytes:
         text = _ask_share(f"Share ({len(found)} so far): ")
         try:
             share = shares.parse(text)
-            if found and share[:3] != next(iter(found.values()))[:3]:
-                raise ValueError(f"this share is of set {share.set_name}, the others are not")
+            known = next(iter(found.values()), share)
+            if share[:3] != known[:3]:
+                raise ValueError(
+                    f"this share is of set {share.set_name} ({share.threshold} of {share.total}), "
+                    f"what was typed before is of {known.set_name} ({known.threshold} of "
+                    f"{known.total}). If that was the wrong one: Ctrl-C, and begin anew"
+                )
         except ValueError as error:
             complain(str(error))
             continue
@@ -262,12 +270,12 @@ def _ask_share(question: str) -> str:
 
 def _ask(question: str) -> str:
     """What is typed, unseen; from a pipe, a line of it."""
-    if sys.stdin.isatty():
-        return getpass.getpass(question)
-    line = sys.stdin.readline()
-    if not line:
-        raise CommandFailed(f"{question.strip()} nothing came", "Type it, or pipe it in.", USAGE)
-    return line.rstrip("\n")
+    with contextlib.suppress(EOFError):
+        if sys.stdin.isatty():
+            return getpass.getpass(question)
+        if line := sys.stdin.readline():
+            return line.rstrip("\r\n")
+    raise CommandFailed(f"{question.strip()} nothing came", "Type it, or pipe it in.", USAGE)
 
 
 def _new_passphrase() -> str:

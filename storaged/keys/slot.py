@@ -7,7 +7,6 @@ that is destroyed, no old copy of key files opens any more, whoever has the unlo
 FORMAT.md §5.8. PKCS#11 itself: spanvault.token. When secrets come and go: storaged.keys.keyring.
 """
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -32,7 +31,6 @@ class TokenSlot:
         from spanvault import token  # a library of C, loaded by those alone who need it
 
         self._place, self._pin = token.parse_uri(uri, with_object=False), pin
-        self._calm = threading.Lock()
 
     def make(self, store_id: bytes, tier: int, epoch: int) -> None:
         """A new secret for a root; one that a crash left of the same is replaced. Raises Fault."""
@@ -62,8 +60,7 @@ class TokenSlot:
         except (OSError, UnicodeDecodeError):
             raise Fault("locked", f"{self._pin}: the token's PIN cannot be read", _HINT) from None
         try:
-            with self._calm:
-                return act(pin)
+            return act(pin)
         except ValueError as error:
             raise Fault("locked", str(error), _HINT) from None
 

@@ -63,6 +63,19 @@ def test_daemon_finds_the_passphrase_among_its_credentials(tmp_path, monkeypatch
     assert protected.load(path) == KEY
 
 
+@pytest.mark.parametrize("given", [b"correct horse\r\n", b"\xef\xbb\xbfcorrect horse\n"])
+def test_credential_is_taken_as_any_editor_writes_it(tmp_path, monkeypatch, given):
+    path = written(tmp_path, protected.with_passphrase(KEY, "correct horse"))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "unlock.key.secret").write_bytes(given)
+    assert protected.load(path) == KEY
+
+
+def test_accent_of_another_keyboard_is_the_same_passphrase(tmp_path):
+    path = written(tmp_path, protected.with_passphrase(KEY, "Gr\u00fc\u00dfe an alle"))
+    assert protected.load(path, lambda question: "Gru\u0308\u00dfe an alle") == KEY
+
+
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A SoftHSM token with one RSA key pair; gives its URI."""
@@ -92,6 +105,25 @@ def test_token_opens_with_its_pin_alone(tmp_path, token):
     assert KEY.hex() not in path.read_text()
     with pytest.raises(ValueError, match="token 'vault': the PIN is wrong"):
         protected.load(path, lambda question: "0000")
+
+
+def test_empty_credential_costs_no_try_of_the_pin(tmp_path, token, monkeypatch):
+    path = written(tmp_path, protected.with_token(KEY, token))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "unlock.key.secret").write_text("\n")
+    with pytest.raises(ValueError, match=r"credential unlock.key.secret is empty"):
+        protected.load(path)
+
+
+def test_token_that_was_away_opens_again_without_a_restart(tmp_path, token):
+    path = written(tmp_path, protected.with_token(KEY, token))
+    assert protected.load(path, lambda question: PIN) == KEY
+    tokens = Path(os.environ["SOFTHSM2_CONF"]).parent / "tokens"
+    away = tokens.rename(tmp_path / "away")
+    with pytest.raises(ValueError, match=r"token 'vault': .* is it plugged in"):
+        protected.load(path, lambda question: PIN)
+    away.rename(tokens)
+    assert protected.load(path, lambda question: PIN) == KEY
 
 
 @pytest.mark.parametrize(

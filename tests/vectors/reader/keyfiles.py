@@ -1,5 +1,6 @@
 """Key files of operators: FORMAT.md §5.6."""
 
+import unicodedata
 from collections.abc import Callable
 
 from cryptography.exceptions import InvalidTag
@@ -37,9 +38,8 @@ def _of_passphrase(words: list[str], passphrase: str) -> bytes:
     salt, nonce, sealed = map(bytes.fromhex, words[4:])
     kdf = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory)
     try:
-        opened = AESGCM(kdf.derive(passphrase.encode())).decrypt(
-            nonce, sealed, " ".join(words[:6]).encode()
-        )
+        normal = unicodedata.normalize("NFC", passphrase).encode()
+        opened = AESGCM(kdf.derive(normal)).decrypt(nonce, sealed, " ".join(words[:6]).encode())
     except InvalidTag:
         raise Fault("passphrase") from None
     return _key(opened)
