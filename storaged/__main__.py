@@ -7,6 +7,7 @@ keys (sysexits(3); systemd does not restart on 78).
 """
 
 import argparse
+import faulthandler
 import json
 import sys
 import time
@@ -39,6 +40,7 @@ def main() -> int:
     arguments = parser.parse_args()
     memory.keep_freed(_KEPT_BYTES)
     log = journal.set_up("storaged")
+    faulthandler.enable()  # a page of the index that its disk does not give is SIGBUS
     try:
         settings = config.load(arguments.config, config.StoragedConfig)
         if arguments.task == "reindex":

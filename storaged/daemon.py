@@ -9,7 +9,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import lmdb
@@ -47,6 +48,7 @@ from storaged.scrubbing import Scrubbing
 from storaged.serving import Serving
 
 log = logging.getLogger(__name__)
+_KEPT: Final = ("objects/*/*.svr", "ledger/*.svl")  # in a pool that was in use
 _REINDEX: Final = "spanvault reindex makes the index anew from the recordings."
 _TURN_MS: Final = 500  # the watchdog and the status line want a turn
 _DRAIN_S: Final = 20.0
@@ -280,7 +282,7 @@ def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener,
         if ring and store.store_id != ring.store_id:  # killed while it became a replica's store
             store.write_format(ring.store_id)
         remembered.remember(settings.store, store.store_id)
-        tables = _open_index(store)
+        tables = _open_index(store, elsewhere)
         try:
             if ring:
                 toldkeys.announce(tables, store.keys, ring.names())
@@ -302,12 +304,17 @@ def run(settings: StoragedConfig, life: Lifecycle) -> None:
             daemon.close()
 
 
-def _open_index(store: Store) -> Index:
-    """Open the index. Raises Fault if it is gone though there are recordings, or unreadable."""
+def _open_index(store: Store, elsewhere: Sequence[Path]) -> Index:
+    """Open the index. Raises Fault if it is gone though there are recordings, or unreadable.
+
+    elsewhere: folders of pools that do not lie in the store's.
+    """
     data = store.index / "data.mdb"
-    files_of = ("pools/*/objects/*/*.svr", "pools/*/ledger/*.svl")
+    pools = [*store.folder.glob("pools/*"), *elsewhere]
     try:
-        if not data.exists() and any(any(store.folder.glob(pattern)) for pattern in files_of):
+        # A filesystem may also keep the name and lose the bytes: LMDB would begin anew in it.
+        gone = not data.exists() or not data.stat().st_size
+        if gone and any(any(pool.glob(kind)) for pool in pools for kind in _KEPT):
             raise Fault(
                 "corrupt", f"{data}: the index is missing, and there are recordings", _REINDEX
             )

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import lmdb
+
 from spanvault import disks
 from storaged.faults import Fault
 
@@ -27,6 +29,11 @@ _NO_INODE: Final = (
     "recording resumes by itself."
 )
 _LOOK: Final = "Look at dmesg and at that disk."
+_DAMAGED: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
+_REINDEX: Final = (
+    "The index is damaged: look at dmesg and at that disk; spanvault reindex makes it anew from "
+    "the recordings."
+)
 _ROOM: Final = 64 << 10  # bytes; with less a disk is full
 _WITHIN: Final = ("objects", "ledger")  # a pool's folder is told, not which of its files
 
@@ -42,7 +49,8 @@ def line(error: Exception) -> str:
     if number == errno.ENOSPC and _lacks_inodes(error):
         return f"{_place(error)}{_NO_INODE}"
     cause = os.strerror(number) if number else str(error)
-    return f"{_place(error)}{cause}. {remedy(error, _LOOK)}"
+    otherwise = _REINDEX if isinstance(error, _DAMAGED) else _LOOK
+    return f"{_place(error)}{cause}. {remedy(error, otherwise)}"
 
 
 def remedy(error: Exception, otherwise: str, place: Path | None = None) -> str:

@@ -4,6 +4,8 @@ All writes of a group are one transaction, synced by its commit. What can be ask
 storaged.index.view; changed: storaged.index.writing.
 """
 
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from storaged.index.rows import MULTIPLE, TABLES, R, reserved
 from storaged.index.view import View
 from storaged.index.writing import Writing
 
+log = logging.getLogger(__name__)
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
 
 
@@ -37,6 +40,7 @@ class Index:
             sync=synced,
             mode=0o600,
         )
+        self._reach_its_end()
         self._env.reader_check()
         self._writing = threading.Lock()
         # No transaction may be under way in this process while the map grows: mdb_env_set_mapsize.
@@ -47,6 +51,21 @@ class Index:
             self.tables[name] = self._env.open_db(name, dupsort=True, dupfixed=True)
         with self.reading() as view:
             self.position = view.number(b"position")
+
+    def _reach_its_end(self) -> None:
+        """A file that was cut becomes as long as it was, with zeros. Raises OSError.
+
+        LMDB reads it as memory: what lies behind the end is no error there but SIGBUS, without a
+        word; zeros are MDB_CORRUPTED. Pages at the end may also never have been written: no fault.
+        """
+        there = self._data.stat().st_size
+        whole = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if there < whole:
+            log.warning(
+                "The index is shorter than it was: cut, or its last pages never written",
+                extra={"FILE": str(self._data), "BYTES": there, "WANTED": whole},
+            )
+            os.truncate(self._data, whole)
 
     def sync(self) -> None:
         """Make everything committed durable. Raises lmdb.Error."""

@@ -179,6 +179,10 @@ class Growing:
                     return self._go_on(recording_id, state, reach)
             return self._resume(recording_id, state, committed)
         except FileNotFoundError:
+            if committed:  # a filesystem may lose a name, or the file was removed
+                self._tell(
+                    recording_id, [f"the object is missing, {committed:,} bytes of it count"]
+                )
             return Recording(state.key_id if state else self.take_key(), state)
         except (ValueError, Fault, OSError) as error:
             return self._begun_anew(recording_id, state, error, committed)
@@ -187,7 +191,7 @@ class Growing:
         self, recording_id: bytes, state: State | None, error: Exception, committed: int
     ) -> Recording:
         """In place of one that cannot be gone on with. Raises the error if that may pass."""
-        if isinstance(error, OSError) and error.errno != errno.EIO:
+        if isinstance(error, OSError) and error.errno not in (errno.EIO, errno.EISDIR):
             raise error
         # One object that is damaged, or whose key is, must not stop all others.
         self._set_aside(recording_id, error, committed)
@@ -227,6 +231,8 @@ class Growing:
             kept = committed if size >= committed else 0
             found = walk.resume(data, kept, self._keyring.dek)
         self._tell(recording_id, found.faults)
+        if size < committed:
+            self._tell(recording_id, [f"it was cut: {size:,} of {committed:,} bytes that count"])
         if found.end < size:
             self._pool.cut(recording_id, found.end)
         one = Recording(found.writer.key_id, state, found.writer)

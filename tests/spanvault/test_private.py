@@ -110,11 +110,11 @@ def test_a_stranger_gets_no_answer_in_time(running: PrivateStore, tmp_path: Path
     assert "clients folder" in told.value.hint
 
 
-def test_an_end_without_a_word_is_told_by_its_signal(tmp_path: Path, key: Path):
-    with PrivateStore(tmp_path / "store", key):
-        pass
-    index = tmp_path / "store/index/data.mdb"
-    os.truncate(index, 2 * 4096)  # LMDB maps the file: reading behind its end is SIGBUS
+def test_an_end_without_a_word_is_told_by_its_signal(tmp_path: Path, key: Path, monkeypatch):
+    dies = "import os, signal, sys\nif 'storaged' in sys.orig_argv:\n"
+    dies += "    os.kill(os.getpid(), signal.SIGBUS)\n"
+    (tmp_path / "sitecustomize.py").write_text(dies)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with (
         pytest.raises(StoreUnavailable, match="storaged was ended by SIGBUS"),
         PrivateStore(tmp_path / "store", key),

@@ -33,6 +33,8 @@ def of_lmdb(text: str, path: str = "") -> lmdb.Error:
         (OSError(errno.EIO, "", "relative"), CANNOT + "Input/output error"),
         (of_lmdb("mdb_txn_commit: No space left on device"), "Free space"),
         (of_lmdb("mdb_txn_commit: Input/output error", "/none/index/data.mdb"), "It fails"),
+        (lmdb.CorruptedError("mdb_get: MDB_CORRUPTED"), "index is damaged: look at dmesg and"),
+        (lmdb.CorruptedError("mdb_get: MDB_CORRUPTED"), "spanvault reindex makes it anew"),
         (of_lmdb("mdb_put: something else"), "mdb_put: something else. Look at dmesg"),
         (Fault("locked", "no page", "Restore."), "no page. Restore."),
     ],

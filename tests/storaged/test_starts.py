@@ -110,13 +110,24 @@ def endless_format(rig: Rig) -> None:
     path.write_text(path.read_text().replace('"version": 3', '"version": 1e999'))
 
 
-def missing_index(rig: Rig) -> None:
+def missing_index(rig: Rig, cut: int = 0) -> None:
     rig.start()
     capture = rig.capture()
     capture.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
     assert acknowledged(capture) == [1]
     rig.stop()
-    (rig.store / "index/data.mdb").unlink()
+    index = rig.store / "index/data.mdb"
+    os.truncate(index, cut) if cut else index.unlink()
+
+
+def emptied_index(rig: Rig) -> None:
+    """A filesystem may keep a name and lose the bytes; LMDB would begin anew, keys and all."""
+    missing_index(rig)
+    (rig.store / "index/data.mdb").touch()
+
+
+def cut_index(rig: Rig) -> None:
+    missing_index(rig, cut=2 * 4096)
 
 
 def lost_folder(rig: Rig, name: str) -> None:
@@ -183,6 +194,8 @@ def lost_log(rig: Rig) -> None:
         (store_without_ledgers, 78, "store version 1, this program reads 3. It is from before"),
         (endless_format, 74, "not readable as a store's format"),
         (missing_index, 74, "the index is missing"),
+        (emptied_index, 74, "the index is missing, and there are recordings. spanvault reindex"),
+        (cut_index, 74, "MDB_CORRUPTED: Located page was wrong type). spanvault reindex makes"),
         (lost_pools, 1, "pools/base/objects: the pool cannot be opened (missing, and there are"),
         (unmounted_pool, 1, "missing, and there are recordings). Mount the pool's volume"),
         (lost_format, 74, "format.json is missing, and the store was in use"),

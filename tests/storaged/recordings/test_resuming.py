@@ -216,6 +216,33 @@ def test_an_object_that_cannot_be_read_any_more_is_set_aside_at_its_end(long):
     assert [each.suffix for each in path.parent.iterdir()] == [".damaged"]
 
 
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda path: path.unlink(), "the object is missing, "),
+        (lambda path: os.truncate(path, path.stat().st_size // 2), "it was cut: "),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "wrong magic"),
+        (lambda path: path.write_bytes(b""), "header cut: 0 of 104 bytes"),
+        (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+    ],
+    ids=["no name", "cut", "no blocks", "no bytes", "a folder"],
+)  # fmt: skip
+def test_what_a_filesystem_lost_of_it_is_told_and_the_call_is_recorded_on(
+    parts, caplog, spoil, fault
+):
+    for second in range(5):
+        parts.commit([(ONE, 1, second)])
+    again = parts.again()
+    spoil(again.pool.path(ONE))
+    again.commit([(ONE, 1, 20)])
+    again.writer.read_next()
+    told = [str(record.FAULT) for record in caplog.records if record.levelno == logging.ERROR]
+    assert any(fault in text for text in told), told
+    assert again.commit([], [make_call(1)]).sealed == 1
+    assert (1, 20) in stored(again)
+    assert sealed_well(again)
+
+
 # --- the row --------------------------------------------------------------------------------------
 
 REACHES = st.builds(
