@@ -75,6 +75,7 @@ EXEMPT = {
     "storaged/requests/accesslog.py:sync": LOG,
     "storaged/index/damage.py:clear_file": PAGES,
     "storaged/index/damage.py:note_file": PAGES,
+    "storaged/index/environment.py:_reach_its_end": "zeros behind a file that was cut before",
     "storaged/integrity/keycheck.py:_write_anew": PAGES,
     "storaged/integrity/keymending.py:_put_root_back": "by rootfile.put(), as any new root",
     "storaged/integrity/keymending.py:put_back": PAGES,
@@ -90,7 +91,7 @@ EXEMPT = {
     "storaged/integrity/rebuilding.py:_give_keys": "one transaction and a ledger's entry",
     "storaged/integrity/rebuilding.py:locked": "into an index that does not count yet",
     "storaged/requests/receipts.py:erased": "one transaction, as receipts of copies",
-    "storaged/integrity/recordcheck.py:_put": "one transaction: damaged before it, whole behind it",
+    "storaged/integrity/recordcheck.py:put": "one transaction: damaged before it, whole behind it",
     "storaged/integrity/restoring.py:_check_object": "removes a copy that is not what was sent",
     "storaged/integrity/restoring.py:_erasure": "one transaction and a ledger's entry, as records",
 }
