@@ -16,7 +16,7 @@ import pkcs11
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from pkcs11 import MGF, Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
+from pkcs11 import MGF, Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, TokenFlag
 from pkcs11.util.rsa import encode_rsa_public_key
 
 _OAEP: Final = (Mechanism.SHA_1, MGF.SHA1, None)
@@ -146,8 +146,14 @@ def _opened(place: Place, pin: str, *, writing: bool = False) -> Iterator[Any]:
     if (place.token, pin) in _refused:
         raise ValueError(f"token '{place.token}': the PIN is wrong, and is not tried again")
     with _turn:
+        token = _token(place)
+        if TokenFlag.USER_PIN_FINAL_TRY in token.flags:  # restarts, too, must not use that up
+            raise ValueError(
+                f"token '{place.token}': one more wrong PIN locks it, so none is tried here. Log "
+                "in once with the right one by the token's own tool, then correct the PIN here"
+            )
         try:
-            session = _token(place).open(rw=writing, user_pin=pin)
+            session = token.open(rw=writing, user_pin=pin)
         except (pkcs11.PinIncorrect, pkcs11.PinLenRange):
             _refused.add((place.token, pin))
             raise

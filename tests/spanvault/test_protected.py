@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,6 +114,21 @@ def test_empty_credential_costs_no_try_of_the_pin(tmp_path, token, monkeypatch):
     (tmp_path / "unlock.key.secret").write_text("\n")
     with pytest.raises(ValueError, match=r"credential unlock.key.secret is empty"):
         protected.load(path)
+
+
+def test_last_try_that_a_token_gives_is_left_to_people(tmp_path, token, monkeypatch):
+    """SoftHSM gives any number of tries; what others say before the last is said for it here."""
+    import pkcs11
+
+    from spanvault import token as tokens
+
+    path, found = written(tmp_path, protected.with_token(KEY, token)), tokens._token
+    told = SimpleNamespace(flags=pkcs11.TokenFlag.USER_PIN_FINAL_TRY)  # no way to open it
+    with monkeypatch.context() as patched:
+        patched.setattr(tokens, "_token", lambda place: found(place) and told)
+        with pytest.raises(ValueError, match="one more wrong PIN locks it, so none is tried"):
+            protected.load(path, lambda question: PIN)
+    assert protected.load(path, lambda question: PIN) == KEY
 
 
 def test_token_that_was_away_opens_again_without_a_restart(tmp_path, token):
