@@ -13,10 +13,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from capture import beyond
 from capture.courier import POLL_MS, Courier
 from capture.ids import new_id
 from capture.model import Block
 from capture.recorder import Recorder
+from capture.share import SHARE
 from capture.sources.merging import merged
 from spanvault.config import CaptureConfig
 from spanvault.lifecycle import Lifecycle
@@ -129,6 +131,16 @@ class Replay:
                     "TLS_CONNECTIONS": connections,
                     "BETWEEN": self._recorder.calls.sip_tls.told,
                     "HINT": "Mirror a hop that is plain too.",
+                },
+            )
+        found = beyond.told(counters)
+        if found and sum(each.frames for each in found) >= SHARE * counters["frames"]:
+            self._log.warning(
+                "much of the capture cannot be read: calls may be missing",
+                extra={
+                    "FRAMES": counters["frames"],
+                    "UNREAD": ", ".join(f"{each.frames} of {each.what}" for each in found[:3]),
+                    "HINT": "spanvault explain tells what can be done.",
                 },
             )
 

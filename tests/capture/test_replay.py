@@ -10,8 +10,9 @@ import pytest
 from capture import replay
 from capture.replay import Replay
 from capture.sources.files import in_order
-from tests.support.callgen import SECOND, START_NS, answered, phones, write_pcap
+from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, write_pcap
 from tests.support.capturing import Life
+from tests.support.frames import ethernet, ipv4
 from tests.support.routers import Answering
 
 LOG = logging.getLogger("capture")
@@ -91,6 +92,19 @@ def test_clocks_that_are_far_apart_are_told_of(vault, folder, caplog):
     assert "different times" in told.message
     assert "editcap -t" in told.HINT
     assert 3590 <= told.APART_S <= 3610
+
+
+def test_what_nobody_can_read_is_told_of_where_there_is_much(vault, folder, caplog):
+    frames = call_frames()
+    sealed = [
+        Frame(frame.time_ns, ethernet(ipv4(bytes(range(1, 99)), protocol=50)))
+        for frame in frames[: len(frames) // 3]
+    ]
+    for each, said in ((sealed, True), (sealed[: len(frames) // 8], False)):
+        caplog.clear()
+        assert _replay(vault, files(folder, sorted([*frames, *each])))
+        told = [one.UNREAD for one in caplog.records if "cannot be read" in one.message]
+        assert told == ([f"{len(each)} of IPsec"] if said else [])
 
 
 def test_a_cut_file_gives_what_it_has_and_is_told(vault, folder, caplog):
