@@ -9,6 +9,7 @@ At the end a line a target: CPU time, runs, slowest input, memory when warm and 
 import argparse
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ MEMORY_MB: Final = 1024
 STUCK_S: Final = 1_200  # of the clock, for a loop in C: watch.Alarm hears the others
 KEPT_BYTES: Final = 8_000  # of an input in the repository's corpus, …
 KEPT_FILES: Final = 40  # … and how many of a target: every test run reads them
+MINIMISED: Final = re.compile(r"[0-9a-f]{12}")  # names of inputs that nobody named
 README: Final = HERE / "README.md"
 TABLE: Final = "| target | CPU s | runs | broke |\n|---|--:|--:|--:|\n"
 SUMMED: Final = ("cpu_s", "runs", "broke")
@@ -140,7 +142,11 @@ def tell(sums: list[Path], readme: Path = README) -> None:
 
 
 def minimise(name: str, grown: Path) -> None:
-    """The fewest, shortest inputs that reach what those in `grown` reach, into the repository."""
+    """The fewest, shortest inputs that reach what those in `grown` reach, into the repository.
+
+    Those that were kept so before, and are no more, are dropped; what once broke something, and has
+    a name, stays.
+    """
     with tempfile.TemporaryDirectory() as place:
         least = Path(place, "least")
         for folder in (least, CORPUS / name):
@@ -160,7 +166,11 @@ def minimise(name: str, grown: Path) -> None:
             cwd=HERE.parents[1], stderr=subprocess.DEVNULL, check=True,
         )  # fmt: skip
         kept = sorted(least.iterdir(), key=lambda each: each.stat().st_size)
-        short = [each for each in kept if each.stat().st_size <= KEPT_BYTES][:KEPT_FILES]
+        short = [each for each in kept if each.stat().st_size <= KEPT_BYTES]
+        short = short[:: -(-len(short) // KEPT_FILES) or 1]  # of all sizes: long ones reach far
+        for old in (CORPUS / name).iterdir():
+            if MINIMISED.fullmatch(old.name):
+                old.unlink()
         for each in short:
             shutil.copy(each, CORPUS / name / each.name[:12])
         print(f"{name}: {len(list((grown / name).iterdir()))} → {len(kept)}, kept {len(short)}")
