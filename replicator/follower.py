@@ -163,7 +163,10 @@ class Follower(threading.Thread):
         try:
             erasure = msgspec.msgpack.decode(step.change.data, type=Erasure)
             followed = self._replica.erase(erasure)
-        except ValueError as error:  # no erasure, or an id or a name that no replica can hold
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # no erasure, or an id or a name that no replica can hold
             raise Refused(str(error), "The feed names it; look at storaged's journal.") from error
         if not erasure.moved_to:  # else the aside may be of the copy in the pool it is in now
             self._plan.erased(one.id for one in erasure.recordings)

@@ -81,7 +81,7 @@ class Inventory:
     def _forget(self, change: Change) -> None:
         try:
             erasure = msgspec.msgpack.decode(change.data, type=Erasure)
-        except ValueError:
+        except (ValueError, RecursionError):
             return  # the store it is imported into says so
         for one in erasure.recordings:
             versions = self.objects.pop(one.id, [])

@@ -44,7 +44,7 @@ class Replica:
             return None
         try:
             label = msgspec.json.decode(data, type=Label)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise self._error("read", f"{layout.STORE} is damaged ({error})", DAMAGED) from None
         if label.layout != layout.VERSION:
             cause = f"layout {label.layout}, this program knows {layout.VERSION}"

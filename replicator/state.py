@@ -59,7 +59,7 @@ class StateFolder:
             return msgspec.json.decode(path.read_bytes(), type=Mark)
         except FileNotFoundError:
             return Mark()
-        except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, OSError) as error:
             raise ValueError(
                 f"{path}: cannot be read ({error}). Remove it: "
                 "what the target holds is then compared from the beginning, nothing is lost"

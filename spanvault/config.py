@@ -146,7 +146,7 @@ def load(path: Path, kind: type[C]) -> C:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from None
     try:
         return msgspec.convert(tomllib.loads(text), kind, dec_hook=_path)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise ValueError(_explain(path, text, kind, str(error))) from None

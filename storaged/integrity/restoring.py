@@ -160,7 +160,7 @@ class Restorer:
                 raise ValueError("it is not complete")
             if any(one.pool not in TIERS or one.key_id not in _KEY_IDS for one in erasure.day_keys):
                 raise ValueError("it names a key that cannot be")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Fault("corrupt", f"erasure: {error}", "Restore from another replica.") from None
         with self._index.reading() as view:
             here = any(view.state(one.id) for one in erasure.recordings)

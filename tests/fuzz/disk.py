@@ -347,7 +347,7 @@ def read_notes(data: bytes) -> None:
     layout.recording_id(text), layout.bundle_positions(text)
     with suppress(ValueError):
         certificate.parse(text)
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):  # ours, to sign them
         facts = msgspec.json.decode(data)
         if isinstance(facts, dict):  # signed by whoever wrote it
             certificate.parse(
