@@ -4,7 +4,6 @@ All writes of a group are one transaction, synced by its commit. What can be ask
 storaged.index.view; changed: storaged.index.writing.
 """
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from storaged.index.rows import MULTIPLE, TABLES, R, reserved
 from storaged.index.view import View
 from storaged.index.writing import Writing
 
-log = logging.getLogger(__name__)
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
 
 
@@ -56,15 +54,11 @@ class Index:
         """A file that was cut becomes as long as it was, with zeros. Raises OSError.
 
         LMDB reads it as memory: what lies behind the end is no error there but SIGBUS, without a
-        word; zeros are MDB_CORRUPTED. Pages at the end may also never have been written: no fault.
+        word; zeros are MDB_CORRUPTED. Often the last pages were merely never written: none is read.
         """
         there = self._data.stat().st_size
         whole = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         if there < whole:
-            log.warning(
-                "The index is shorter than it was: cut, or its last pages never written",
-                extra={"FILE": str(self._data), "BYTES": there, "WANTED": whole},
-            )
             os.truncate(self._data, whole)
 
     def sync(self) -> None:

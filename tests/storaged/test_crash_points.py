@@ -75,7 +75,6 @@ EXEMPT = {
     "storaged/requests/accesslog.py:sync": LOG,
     "storaged/index/damage.py:clear_file": PAGES,
     "storaged/index/damage.py:note_file": PAGES,
-    "storaged/index/environment.py:_reach_its_end": "zeros behind a file that was cut before",
     "storaged/integrity/keycheck.py:_write_anew": PAGES,
     "storaged/integrity/keymending.py:_put_root_back": "by rootfile.put(), as any new root",
     "storaged/integrity/keymending.py:put_back": PAGES,

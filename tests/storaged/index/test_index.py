@@ -1,10 +1,12 @@
 """Searching calls: what restricts, in which order, in pages; and the feed."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -275,3 +277,17 @@ class NoRoom:
 
     def set_mapsize(self, _: int) -> None:
         raise MemoryError
+
+
+def test_cut_file_is_an_error_and_no_signal(tmp_path):
+    """LMDB reads it as memory: behind the end of a file that is SIGBUS, which ends the process."""
+    rows = {number.to_bytes(16, "big"): bytes(300) for number in range(500)}
+    index = Index(tmp_path)
+    index.write(lambda writing: [writing.put(b"record", *row) for row in rows.items()])
+    index.close()
+    data = tmp_path / "data.mdb"
+    os.truncate(data, data.stat().st_size // 2)
+    with pytest.raises(lmdb.CorruptedError):  # noqa: PT012 - where it is met hangs on the place
+        cut = Index(tmp_path)
+        with cut.reading() as view:
+            dict(view.cursor(b"record"))
