@@ -9,7 +9,9 @@ FORMAT.md §5.6 specifies both. Source: RFC 9106 (Argon2id), RFC 8017 §7.1 (RSA
 (pkcs11: URIs). What a token does: spanvault.token.
 """
 
+import logging
 import os
+import stat
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from spanvault import keyfile
 from spanvault.config import credential
 
+log = logging.getLogger(__name__)
 Ask = Callable[[str], str]  # a question → what somebody types; not shown
 MEMORY_KIB: Final = 256 << 10  # about a second on one core
 ITERATIONS: Final = 3
@@ -37,6 +40,7 @@ def load(path: Path, ask: Ask | None = None) -> bytes:
     Raises ValueError that names the file, the fault, the remedy.
     """
     words = _words(path)
+    _tell_if_open(credential(path))
     if words is None:
         return keyfile.load(path)
     secret = ask or (lambda question: _credential(path, question))
@@ -88,6 +92,17 @@ def _words(path: Path) -> list[str] | None:
     if rows[0][0].startswith("pkcs11:"):
         return ["pkcs11", *rows[0]]
     return rows[0] if rows[0][0] == "argon2id" else None
+
+
+def _tell_if_open(path: Path) -> None:
+    """It is used all the same: a store that did not start would record nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # keyfile says what is wrong with it
+    if mode & (stat.S_IROTH | stat.S_IWOTH):  # of a group: systemd's credentials show that, too
+        log.warning("The file of a private key is open to everybody",
+                    extra={"FILE": str(path), "REMEDY": f"chmod 600 {path}"})  # fmt: skip
 
 
 def _credential(path: Path, question: str) -> str:

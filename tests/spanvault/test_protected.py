@@ -64,6 +64,18 @@ def test_daemon_finds_the_passphrase_among_its_credentials(tmp_path, monkeypatch
     assert protected.load(path) == KEY
 
 
+def test_key_that_everybody_may_read_is_told_and_used(tmp_path, caplog):
+    path = written(tmp_path, keyfile.text_of(KEY))
+    assert protected.load(path) == KEY
+    assert caplog.records == []
+    path.chmod(0o644)
+    assert protected.load(path) == KEY
+    (told,) = caplog.records
+    assert (told.getMessage(), told.REMEDY) == (
+        "The file of a private key is open to everybody", f"chmod 600 {path}"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("given", [b"correct horse\r\n", b"\xef\xbb\xbfcorrect horse\n"])
 def test_credential_is_taken_as_any_editor_writes_it(tmp_path, monkeypatch, given):
     path = written(tmp_path, protected.with_passphrase(KEY, "correct horse"))
