@@ -22,6 +22,7 @@ from spanvault.payloadtypes import STATIC, is_fec, is_sound, primary
 
 MAX_RELATED: Final = 64
 MAX_KEYS: Final = 64
+MAX_HOPS: Final = 16
 UNANSWERED_NS: Final = 32_000_000_000  # 64·T1: a BYE is sent again so long
 EARLY_MEDIA_NS: Final = 200_000_000  # RTP so much before the answer is no mere race with the 200
 ENCRYPTED: Final = frozenset({"srtp_sdes", "srtp_dtls", "zrtp"})
@@ -97,6 +98,7 @@ class LiveCall(msgspec.Struct, array_like=True):
     keyless: bool = False  # an m= line of its SRTP named no key that can be used
     in_clear: InClear = msgspec.field(default_factory=InClear)
     challenged: list[str] = []  # "CSeq branch" of INVITEs that were to be tried anew
+    hops: dict[str, list[str]] = {}  # how media is encrypted, by the hosts that agreed upon it
 
     @property
     def ended_ns(self) -> int | None:
@@ -121,15 +123,26 @@ class LiveCall(msgspec.Struct, array_like=True):
 
     @property
     def secure(self) -> bool:
-        """Whether its media, and its RTCP with it, was agreed to be encrypted."""
-        return not signalled_flags(self.offer_answer).isdisjoint(("srtp_sdes", "srtp_dtls"))
-
-    def agree(self, at_ns: int, anew: bool) -> None:
-        """Both sides have described their media. anew: they had before, or were not heard to."""
+        """Whether its media, and its RTCP with it, was agreed to be encrypted, if on one hop."""
         flags = signalled_flags(self.offer_answer)
+        return any(self.hops.values()) or not flags.isdisjoint(("srtp_sdes", "srtp_dtls"))
+
+    def agree(self, at_ns: int, anew: bool, hop: str, answered: set[str]) -> None:
+        """Both sides have described their media. anew: they had before, or were not heard to.
+
+        hop: between which hosts.  answered: how it is encrypted there, as the answer says.
+        """
+        flags = signalled_flags(self.offer_answer) | answered
+        if hop in self.hops or len(self.hops) < MAX_HOPS:
+            self.hops[hop] = sorted(answered)
         # For good: what is agreed upon later does not make plain, or heard, what came before.
         self.flags |= flags
-        self.in_clear.agree(not ENCRYPTED.isdisjoint(flags), at_ns if anew else self.started_ns)
+        secure = not ENCRYPTED.isdisjoint(flags)
+        if len(self.hops) > 1 and "zrtp" not in flags:
+            # What keys open is told from what is in the clear on another hop: they authenticate.
+            sealed = self.keyless or any("srtp_dtls" in how for how in self.hops.values())
+            secure = any(self.hops.values()) if sealed else all(self.hops.values())
+        self.in_clear.agree(secure, at_ns if anew else self.started_ns)
 
     @property
     def name(self) -> str:

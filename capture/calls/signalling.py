@@ -17,7 +17,7 @@ from capture.calls.witness import SILENT, Decision, Witness
 from capture.model import Datagram, Endpoint
 from capture.signalling import sdp, siprec
 from capture.signalling.dialog import Event, State, event_of
-from capture.signalling.offer_answer import Change, Side
+from capture.signalling.offer_answer import Change, Side, answered_flags
 from capture.signalling.sip import SipMessage
 from spanvault.messages import MediaKind
 
@@ -183,10 +183,11 @@ class Signalling:
             reoffer=change.reoffer,
             media=change.media,
         )
-        self._flag(call, change, datagram.time_ns)
         for media in change.media:
             call.learn(media.keys)
             call.keyless |= media.accepted and media.crypto and not media.keys
+        self._flag(call, change, datagram)
+        for media in change.media:
             if not self._bind(call, side, tag, media, datagram):
                 self._witness.decided(Decision.NOT_BOUND, call, media=media)
         for media in change.rejected:
@@ -195,9 +196,11 @@ class Signalling:
             for media in call.offer_answer.fax_lines():
                 self._unbind(call, media, datagram.time_ns)
 
-    def _flag(self, call: LiveCall, change: Change, at_ns: int) -> None:
+    def _flag(self, call: LiveCall, change: Change, datagram: Datagram) -> None:
         if change.agreed:
-            call.agree(at_ns, anew=change.reoffer or "started_mid_call" in call.flags)
+            anew = change.reoffer or "started_mid_call" in call.flags
+            hosts = sorted((datagram.source.address.hex(), datagram.destination.address.hex()))
+            call.agree(datagram.time_ns, anew, "-".join(hosts), answered_flags(change))
         # A recording client only ever sends: to its server, sendonly is no hold.
         if change.agreed and change.reoffer and call.siprec is None:
             if call.held != call.offer_answer.held:

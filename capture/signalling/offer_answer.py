@@ -240,6 +240,22 @@ def signalled_flags(state: OfferAnswer) -> set[str]:
     return flags
 
 
+def answered_flags(change: Change) -> set[str]:
+    """What an answer alone says of encryption: it takes up no a=crypto that was not offered.
+
+    So where a proxy's media relay encrypts on one hop only: the offer that we remember may be the
+    other hop's. Source: RFC 4568 §5.1.2, RFC 5763 §5.
+    """
+    lines = [line for line in change.media if line.accepted]
+    if change.role != "answer":
+        return set()
+    found = {
+        "srtp_sdes": any(line.crypto for line in lines),
+        "srtp_dtls": any(line.fingerprint for line in lines),
+    }
+    return {flag for flag, holds in found.items() if holds}
+
+
 def _line_flags(lines: tuple[Media, ...]) -> set[str]:
     """Of one m= line, as both sides wrote it, or the one that was heard."""
     line = lines[0]
