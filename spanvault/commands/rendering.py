@@ -18,6 +18,10 @@ from spanvault.messages import Call, MediaKind
 from spanvault.srtcp import Opener
 from spanvault.video.film import Film
 
+KILLED: Final = (
+    "It was killed before storaged had acknowledged them. Silence is in their place, the rest is "
+    "there, undamaged."
+)
 UNEXPLAINED: Final = frozenset({"no_signalling", "started_mid_call"})  # flags: SDP is missing
 
 
@@ -45,6 +49,7 @@ class Sound:
         self.renderer.unread -= sum(s.packets for s in call.beside if s.media == "events")
         self.heard = has(call, "audio")
         self._pages = Pages(lambda cursor: client.fetch(call.id, cursor))
+        self._restarted = "capture_restarted" in call.flags
         self._srtp, self._in_clear = "srtp_sdes" in call.flags, inclear.perhaps(call)
         self._order: InTimeOrder | None = None
         wanted = ("audio", "video") if film else ("audio",)
@@ -88,9 +93,12 @@ class Sound:
         """What could not be rendered, on stderr; False where something stored was unreadable."""
         for text, times in self.warnings.items():
             warn(f"{text} ({times})")
-        faults = list(self._pages.faults)
-        if self.renderer.unread > 0:
-            faults.append(f"{self.renderer.unread} packets that were heard cannot be read")
+        faults, unread = list(self._pages.faults), self.renderer.unread
+        if unread > 0 and self._restarted and not faults:
+            # Counted in the call table, and still in memory as the capture was killed.
+            complain(f"{unread} packets that were heard were lost with the capture", KILLED)
+        elif unread > 0:
+            faults.append(f"{unread} packets that were heard cannot be read")
         for fault in faults:
             complain(fault, "Silence is in its place, the rest is there. See: spanvault verify")
-        return not faults
+        return not faults and unread <= 0

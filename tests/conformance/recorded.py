@@ -1,29 +1,14 @@
 """A capture recorded the way an operator would: the `spanvault` command, and that only."""
 
 import json
-import os
-import subprocess
-import sys
 import wave
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-SPANVAULT: Final = Path(sys.executable).with_name("spanvault")
-
-
-def spanvault(*arguments: object, home: Path) -> "subprocess.CompletedProcess[str]":
-    """Run the command. home: where it keeps unlock keys."""
-    return subprocess.run(
-        [SPANVAULT, *map(str, arguments)],
-        env={**os.environ, "XDG_DATA_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+from tests.support.command import spanvault
 
 
 class Recorded:

@@ -1,8 +1,5 @@
 """A store of three pools: copied, erased from, and restored with each pool's keys."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from spanvault.client import Client
 from spanvault.messages import Search
 from spanvault.private import PrivateStore, toml
 from spanvault.rules import POOLS
+from tests.support.command import spanvault
 from tests.support.ingest import caller, identity
 
 IN = {"base": [0], "core": [1, 3], "sensitive": [2]}  # made-up calls by pool
@@ -50,14 +48,6 @@ def burnt(make_house, until):
     return house
 
 
-def spanvault(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).parent / "spanvault", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "COLUMNS": "300"},
-    )  # fmt: skip
-
-
 def restored(client: Client) -> set[bytes]:
     return {call.id for call in client.search(Search())}
 
@@ -72,7 +62,7 @@ def test_three_pools_are_copied_erased_from_and_restored_each_with_its_keys(burn
     recovery, own = burnt.etc / "keys/recovery.key", burnt.etc / "keys/sensitive.key"
     new = tmp_path / "new"
     command = ["restore", "--from", burnt.replica, "--store", new, "--recovery-key", recovery]
-    done = spanvault(*command)
+    done = spanvault(*command, columns=300)
     assert done.returncode == 1
     assert "pool sensitive stays locked: its calls are not restored" in done.stderr
     assert "--pool-key sensitive=FILE" in done.stderr
@@ -80,7 +70,7 @@ def test_three_pools_are_copied_erased_from_and_restored_each_with_its_keys(burn
     with PrivateStore(new, recovery) as running:
         assert restored(running.client) == {identity(0), identity(1)}
 
-    done = spanvault(*command, "--pool-key", f"sensitive={own}")
+    done = spanvault(*command, "--pool-key", f"sensitive={own}", columns=300)
     assert (done.returncode, "locked" in done.stderr) == (0, False), done.stderr
     with PrivateStore(new, recovery, {"sensitive": own}) as running:
         assert restored(running.client) == {identity(number) for number in (0, 1, 2)}

@@ -4,19 +4,16 @@ On another machine, with another home. What was erased before stays so, and is p
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spanvault import keyfile
+from tests.support.command import start
 from tests.support.ingest import identity
 
-SPANVAULT = Path(sys.executable).with_name("spanvault")
 GONE, NEXT, KEPT = 1, 2, 3
 
 
@@ -29,11 +26,10 @@ class Machine:
 
     def run(self, *words: object, typed: str = "", code: int = 0) -> str:
         """What the command says on stdout."""
-        done = subprocess.run(
-            [SPANVAULT, *map(str, words)], input=typed, cwd=self.folder,
-            env={**os.environ, "HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder)},
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        mine = {"HOME": str(self.folder)}
+        done = start(
+            *words, home=self.folder, variables=mine, input=typed, cwd=self.folder, text=True
+        )
         assert done.returncode == code, done.stderr
         return done.stdout
 

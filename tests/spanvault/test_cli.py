@@ -6,12 +6,12 @@ import os
 import signal
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
 import wave
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ from tests.support.callgen import (
     sample,
     write_pcap,
 )
+from tests.support.command import SPANVAULT, start
 from tests.support.folders import SAMPLE
 from tests.support.voices import heard
 
-SPANVAULT = Path(sys.executable).with_name("spanvault")
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
@@ -45,17 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(home: Path) -> Run:
-    def run(*arguments: object, **more: Any) -> "subprocess.CompletedProcess[bytes]":
-        return subprocess.run(
-            [SPANVAULT, *map(str, arguments)],
-            env={**os.environ, "XDG_DATA_HOME": str(home), "TZ": "Europe/Berlin", "COLUMNS": "120"},
-            capture_output=True,
-            timeout=120,
-            check=False,
-            **more,
-        )
-
-    return run
+    return partial(start, home=home, variables={"TZ": "Europe/Berlin", "COLUMNS": "120"})
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from spanvault import chunk, wire
 from spanvault import messages as m
 from spanvault.private import toml
-from tests.conformance.recorded import Recorded, spanvault
+from tests.conformance.recorded import Recorded
 from tests.support.callgen import (
     ANSWERED_NS,
     SECOND,
@@ -26,6 +26,7 @@ from tests.support.callgen import (
     udp_frame,
     write_pcap,
 )
+from tests.support.command import spanvault
 from tests.support.digits import dial
 from tests.support.srtpsender import Sender, secure_sdp
 from tests.support.vault import Rig, call_id, make_call, make_media

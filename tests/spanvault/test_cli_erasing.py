@@ -1,17 +1,16 @@
 """Erasing as an operator does it: asked for, carried out, proved; real processes."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import spanvault
 from tests.support.folders import SAMPLE
 
-SPANVAULT = Path(sys.executable).with_name("spanvault")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -19,16 +18,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The command in a folder and a home of its own."""
     folder = tmp_path_factory.mktemp("erasing")
-
-    def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [SPANVAULT, *map(str, arguments)],
-            env={**os.environ, "XDG_DATA_HOME": str(folder), "COLUMNS": "160"},
-            capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
-            cwd=folder,
-        )  # fmt: skip
-
-    return run
+    return partial(spanvault, home=folder, cwd=folder, stdin=subprocess.DEVNULL)
 
 
 def test_a_call_is_erased_and_that_is_proved(run: Run, tmp_path: Path) -> None:

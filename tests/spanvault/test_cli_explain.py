@@ -1,7 +1,6 @@
 """`spanvault explain`: ladders that fit, documents for programs, and words for every fault."""
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,20 +11,14 @@ import pytest
 from spanvault.commands.ladder import ladder
 from spanvault.explained import AGAIN, Explained, Flow, Step
 from spanvault.messages import Call
-from tests.conformance.recorded import SPANVAULT
 from tests.support.callgen import START_NS, answered, phones, sample, write_pcap
+from tests.support.command import start
 from tests.support.folders import SAMPLE
 
 
 def explain(*arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [SPANVAULT, "explain", *map(str, arguments)],
-        env={**os.environ, "TZ": "UTC", "COLUMNS": "100", **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    told = {"TZ": "UTC", "COLUMNS": "100", **variables}
+    return start("explain", *arguments, variables=told, text=True)
 
 
 def test_the_overview_lists_calls_and_what_was_counted() -> None:

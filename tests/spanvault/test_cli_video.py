@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from spanvault.messages import Codec
-from tests.conformance.recorded import spanvault
 from tests.support.callgen import (
     ANSWERED_NS,
     SECOND,
@@ -30,6 +29,7 @@ from tests.support.callgen import (
     udp_frame,
     write_pcap,
 )
+from tests.support.command import spanvault
 from tests.support.pictures import CLOCK, STEP, bar, encoded, packetised, shown, turned
 from tests.support.rtcpforge import sender_report
 from tests.support.voices import likeness

@@ -18,7 +18,8 @@ from spanvault.config import OperatorConfig, ReplicatorConfig, load
 from spanvault.messages import Get, Search, StatusReply
 from spanvault.private import PrivateStore, StoreUnavailable, stop, toml
 from spanvault.transport import make_certificate
-from tests.spanvault.test_cli import SAMPLE, SPANVAULT
+from tests.support.command import start as spanvault
+from tests.support.folders import SAMPLE
 
 
 @pytest.fixture
@@ -165,12 +166,6 @@ def test_settings_are_written_as_the_daemons_read_them(tmp_path: Path):
     settings = load(tmp_path / "replicator.toml", ReplicatorConfig)
     assert settings.state_dir == Path('/odd "name"\\ä')
     assert (settings.retry_s, settings.targets[0].path) == (0.5, Path("/x"))
-
-
-def spanvault(*arguments: object) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(
-        [SPANVAULT, *map(str, arguments)], capture_output=True, timeout=120, check=False
-    )
 
 
 def replicate(store: Path, key: Path, replica: Path) -> None:

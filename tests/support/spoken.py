@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from spanvault.messages import Codec
 from spanvault.payloadtypes import STATIC
-from tests.conformance.recorded import spanvault
 from tests.support.callgen import (
     ANSWERED_NS,
     SECOND,
@@ -27,6 +26,7 @@ from tests.support.callgen import (
     udp_frame,
     write_pcap,
 )
+from tests.support.command import spanvault
 from tests.support.encoded import SECONDS, Spoken, heard_at_8000, said
 from tests.support.voices import likeness
 
