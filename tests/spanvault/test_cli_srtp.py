@@ -35,12 +35,18 @@ ROLLS_OVER = 65_500  # a sequence number that is near its end
 
 
 def spoken(
-    begins_ns: int, speaker: Phone, listener: Phone, senders: list[Sender], headers: bool = False
-) -> Iterator[Frame]:
-    """A voice, 20 ms a packet; the second sender takes over at CHANGE. headers: of all kinds."""
+    begins_ns: int, speaker: Phone, listener: Phone, senders: list[Sender], headers: bool = False,
+    anew: bool = False,
+) -> Iterator[Frame]:  # fmt: skip
+    """A voice, 20 ms a packet; the second sender takes over at CHANGE. headers: of all kinds.
+
+    anew: it has an SSRC, sequence numbers and timestamps of its own.
+    """
     for number, payload in enumerate(payloads(speaker.samples)):
-        sender = senders[min(number // CHANGE, len(senders) - 1)]
-        packet = rtp(ROLLS_OVER + number, 160 * number, speaker.ssrc, payload)
+        turn = min(number // CHANGE, len(senders) - 1)
+        sender, other = senders[turn], turn if anew else 0
+        packet = rtp(ROLLS_OVER + number + 40 * other, 160 * number + (other << 31),
+                     speaker.ssrc + (other << 20), payload)  # fmt: skip
         if headers:
             packet = with_more(packet, number)
         yield udp_frame(
@@ -81,21 +87,20 @@ def with_more(packet: bytes, number: int) -> bytes:
 def secure_call(number: int, name: str, suites: list[str], more: str = "") -> list[Frame]:
     """A call of two phones, each with keys of its own; a re-INVITE for each suite but the first.
 
-    more: what the packets' headers have, "headers" in the clear, or "cryptex".
+    more: what the packets' headers have, "headers" in the clear, or "cryptex"; session parameters
+    in capitals; or how the next key is taken up.
     """
     caller, callee = phones(SECONDS, number)
     start_ns = START_NS + 20 * number * SECOND
     talk_ns = start_ns + ANSWERED_NS
     sides = [(caller, callee), (callee, caller)]
     session = more if more.isupper() else ""
-    senders = [
-        [Sender(suite, cryptex=more == "cryptex", session=session) for suite in suites]
-        for _ in sides
-    ]
+    senders = [followed(suites, session, more) for _ in sides]
+    headers = more in ("headers", "cryptex")
     media = [
         frame
         for (speaker, listener), keys in zip(sides, senders, strict=True)
-        for frame in spoken(talk_ns, speaker, listener, keys, bool(more) and not session)
+        for frame in spoken(talk_ns, speaker, listener, keys, headers, more == ANOTHER)
     ]
     bodies = [
         (secure_sdp(caller, ours), secure_sdp(callee, theirs))
@@ -110,6 +115,19 @@ def secure_call(number: int, name: str, suites: list[str], more: str = "") -> li
     return around(media, start_ns, caller, callee, name, bodies[0], SECONDS + 0.1)
 
 
+def followed(suites: list[str], session: str, more: str) -> list[Sender]:
+    """A sender for each suite, the next after the one before."""
+    senders: list[Sender] = []
+    for number, suite in enumerate(suites, 1):
+        identifier = bytes([0, number]) if more == NAMED else b""
+        after = senders[-1] if senders and more in (COUNTED, NAMED) else None
+        cryptex = more == "cryptex"
+        senders.append(
+            Sender(suite, cryptex=cryptex, session=session, identifier=identifier, after=after)
+        )
+    return senders
+
+
 def reinvite(
     caller: Phone, callee: Phone, name: str, at_ns: int, bodies: Iterable[tuple[str, str]]
 ) -> Iterator[Frame]:
@@ -120,10 +138,17 @@ def reinvite(
         yield words.request(at_ns - 190 * ms, "ACK", 2)
 
 
+COUNTED, ANOTHER, NAMED = "the counter goes on", "another SSRC", "identifiers"
+NEXT = (
+    ("AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32"),
+    ("AES_256_CM_HMAC_SHA1_80", "AES_256_CM_HMAC_SHA1_80"),
+    ("AEAD_AES_256_GCM", "AEAD_AES_128_GCM"),
+)
 CALLS = {
     **{suite: [suite] for suite in SUITES},
     "a new key": ["AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_80"],
     "another suite": ["AES_256_CM_HMAC_SHA1_32", "AEAD_AES_256_GCM"],
+    **{f"{suites[0]} {how}": list(suites) for suites in NEXT for how in (COUNTED, ANOTHER, NAMED)},
     **{f"{suite} headers": [suite] for suite in SUITES},
     **{
         f"{suite} cryptex": [suite]

@@ -24,11 +24,14 @@ class Sender:
     cryptex: what is in their headers is encrypted too, if they have an extension (RFC 9335).
     key: master key with the salt behind it; else random ones.
     session: parameters of the crypto attribute: UNENCRYPTED_SRTP, KDR=n (RFC 4568 §6.3).
+    identifier: of its key, in each packet (MKI, RFC 3711 §3.1).  after: whose rollover counter
+    goes on with this key (RFC 3711 §8.1).
     """
 
     def __init__(
-        self, suite: str, *, cryptex: bool = False, key: bytes = b"", session: str = ""
-    ) -> None:
+        self, suite: str, *, cryptex: bool = False, key: bytes = b"", session: str = "",
+        identifier: bytes = b"", after: "Sender | None" = None,
+    ) -> None:  # fmt: skip
         self.suite, self._cryptex = suite, cryptex
         words = suite.split("_")
         bits = next(int(word) for word in words if word in ("128", "192", "256"))
@@ -42,6 +45,7 @@ class Sender:
             (2 ** int(word[4:]) for word in session.split() if word.startswith("KDR=")), 0
         )
         self._derive_all(0)
+        self._identifier, self._after = identifier, after
         self._rollovers, self._highest = 0, -1
         self._control, self._control_signing = self._derive(3, bits // 8), self._derive(4, 20)
         self._control_salt, self._reports = self._derive(5, len(self.salt)), 0
@@ -50,11 +54,15 @@ class Sender:
     def crypto(self) -> str:
         """The attribute that tells the key."""
         secret = base64.b64encode(self.key + self.salt).decode()
-        return f"a=crypto:1 {self.suite} inline:{secret} {self._parameters}".rstrip()
+        size = len(self._identifier)
+        named = f"|{int.from_bytes(self._identifier)}:{size}" if size else ""
+        return f"a=crypto:1 {self.suite} inline:{secret}{named} {self._parameters}".rstrip()
 
     def seal(self, packet: bytes) -> bytes:
         """An RTP packet as SRTP."""
         sequence = int.from_bytes(packet[2:4], "big")
+        if self._highest < 0 and self._after is not None:
+            self._rollovers, self._highest = self._after._rollovers, self._after._highest
         if sequence < self._highest:
             self._rollovers += 1
         self._highest = sequence
@@ -75,7 +83,9 @@ class Sender:
             )  # fmt: skip
             return head[:FIXED] + sealed[: len(csrcs)] + word + sealed[len(csrcs) :] + tag
         sealed, tag = self._sealed(head, said, lambda body: head + body)
-        return head + sealed + tag
+        if self._gcm:  # RFC 7714 §5.1: behind the tag
+            return head + sealed + tag + self._identifier
+        return head + sealed + self._identifier + tag
 
     def _sealed(
         self, clear: bytes, said: bytes, whole: Callable[[bytes], bytes]
