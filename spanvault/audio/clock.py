@@ -113,7 +113,7 @@ class Clock:
         course = Course(heard, last, self._set_back)
         shift = np.empty(count, np.int64)
         by = 0
-        for start, stop in course.runs(self._jump):
+        for start, stop in course.runs(self._jump, self._pause):
             if start >= count:
                 break
             if begins and start == 0:
@@ -127,6 +127,7 @@ class Clock:
                 before = by
                 if course.position[stop - 1] - course.position[at] >= self._certain:
                     by = self._drifted(course, at, by, floor, roof)
+                    by = self._amid_jitter(course, at, stop, by)
                 shift[at : min(at + PIECE, stop)] = before
                 if by != before:
                     shift[course.turn(max(start, at - PIECE), at, before, by) : at + PIECE] = by
@@ -162,6 +163,16 @@ class Clock:
             return self._whole(course, at, roof)
         return by
 
+    def _amid_jitter(self, course: "Course", at: int, stop: int, by: int) -> int:
+        """Where packets jitter by more than clocks drift apart, neither bound is ever passed."""
+        noise = course.noise(at, stop, self._drift // 2)
+        if not noise:
+            return by
+        middle = (at + stop) // 2
+        low = min(course.low(at, middle), course.low(middle, stop), key=lambda low: abs(low - by))
+        enough = self._drift + 3 * noise // 2
+        return self._whole(course, at, low) if abs(low - by) > enough else by
+
     def _whole(self, course: "Course", at: int, by: int) -> int:
         """`by`, so that the position lies on the grain."""
         position = int(course.position[at])
@@ -181,15 +192,40 @@ class Course:
         self.arrival = heard.arrival + set_back
         self.lag = self.arrival - self.position
 
-    def runs(self, jump: int) -> Iterator[tuple[int, int]]:
-        """Rows from and to, cut where the lag leaps."""
-        cuts = np.flatnonzero(np.abs(np.diff(self.lag)) > jump) + 1
-        yield from pairwise([0, *cuts.tolist(), len(self.lag)])
+    def runs(self, jump: int, pause: int) -> Iterator[tuple[int, int]]:
+        """Rows from and to, cut where the lag leaps: by much, or for good."""
+        leaps = np.abs(np.diff(self.lag))
+        cuts = [0]
+        for row in (np.flatnonzero(leaps > jump) + 1).tolist():
+            if leaps[row - 1] > pause or self._parts(cuts[-1], row, jump):
+                cuts.append(row)
+        yield from pairwise([*cuts, len(self.lag)])
+
+    def _parts(self, start: int, row: int, jump: int) -> bool:
+        """Whether packets from a row on lag by another level than those before, from `start` on."""
+        before, after = self.lag[max(start, row - PIECE) : row], self.lag[row : row + PIECE]
+        if len(after) < PIECE or (start and len(before) < PIECE):
+            return False  # so few tell nothing
+        # Before all of them the lag is none. The first few of a second are often its latest.
+        level = levels(before)[0] if len(before) == PIECE else 0
+        return bool(abs(levels(after)[0] - level) > jump)
 
     def low(self, start: int, stop: int) -> int:
         """The lag of what nothing held up; a fifth of the pieces may have been sent early."""
         level = np.sort(levels(self.lag[start:stop]))
         return int(level[(len(level) - 1) // 5])
+
+    def noise(self, start: int, stop: int, even: int) -> int:
+        """By how much its levels differ: half of what the middle half of them does.
+
+        None if each is nearly (`even`) as the one before: then it came later or earlier for good.
+        """
+        level = levels(self.lag[start:stop])
+        steps = np.sort(np.abs(np.diff(level)))
+        if not len(steps) or steps[len(steps) // 2] <= even:
+            return 0
+        level = np.sort(level)
+        return int(level[(3 * len(level)) // 4] - level[len(level) // 4]) // 2
 
     def nearest(self, start: int, by: int) -> int:
         """How near the lags behind a row come to a value."""

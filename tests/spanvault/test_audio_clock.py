@@ -37,6 +37,19 @@ def placed(packets: Sequence[Packet]) -> list[int]:
     return places
 
 
+def by_arrival(packets: Sequence[Packet]) -> list[int]:
+    """As placed(), in chunks of a second by arrival, as capture cuts them."""
+    clock, places = Clock(8000), dict[int, int]()
+    seconds: dict[int, list[Packet]] = {}
+    for packet in packets:
+        seconds.setdefault(int(packet[2] // 1000), []).append(packet)
+    for second, chunk in sorted(seconds.items()):
+        ahead = [one for later in range(1, 5) for one in seconds.get(second + later, [])]
+        found = clock.place(heard(chunk), heard(sorted(ahead)) if ahead else None) // TICKS
+        places |= dict(zip([one[0] for one in chunk], found.tolist(), strict=True))
+    return [places[number] for number, *_ in packets]
+
+
 def steady(first: int, count: int, timestamp: float, arrival: float) -> list[Packet]:
     return [(first + n, timestamp + 20 * n, arrival + 20 * n) for n in range(count)]
 
@@ -165,6 +178,26 @@ def test_clocks_that_drift_apart_are_kept_within_ten_milliseconds(ppm: int):
     packets = list(zip(range(len(sent)), sent, late.tolist(), strict=True))
     places = np.array(placed(packets))
     assert np.abs(places - true).max() <= 10
+
+
+@pytest.mark.parametrize("ppm", [-300, 300])
+@pytest.mark.parametrize("pauses", [False, True])
+@pytest.mark.parametrize(("jitter", "within"), [("exponential", 25), ("uniform", 45)])
+def test_clocks_that_drift_apart_are_told_from_strong_jitter(ppm, pauses, jitter, within):
+    """50 ms on average, or anything up to 200 ms: packets overtake each other, and leap."""
+    random = np.random.default_rng(4)
+    count = 10 * 60 * 50
+    said = np.ones(count, bool)
+    if pauses:
+        said = np.repeat(random.integers(0, 2, count // 100), 100).astype(bool)
+        said[:100] = True
+    sent = np.flatnonzero(said) * 20.0
+    true = sent * (1 + ppm / 1e6)
+    waits = {"exponential": (50.0,), "uniform": (0.0, 200.0)}
+    late = true + getattr(random, jitter)(*waits[jitter], len(sent))
+    packets = list(zip(range(len(sent)), sent, late.tolist(), strict=True))
+    off = np.array(by_arrival(packets)) - true
+    assert np.abs(off - np.median(off)).max() <= within
 
 
 def test_after_a_long_silence_a_drifted_clock_is_right_at_once():
