@@ -169,6 +169,17 @@ def test_a_clock_set_back_costs_no_sound(step: int):
     assert placed(packets) == [20 * n for n in range(600)]
 
 
+@pytest.mark.parametrize("by", [-60, 60])
+def test_amid_jitter_nothing_moves_before_who_sends_it_does(by: int):
+    random = np.random.default_rng(2)
+    late = random.uniform(0, 20, 900) + by * (np.arange(900) >= 600)
+    packets = [(n, 20 * n, 20 * n + wait) for n, wait in enumerate(late.tolist())]
+    off = np.array(by_arrival(packets)) - 20 * np.arange(900)
+    assert np.ptp(off[:590]) <= 10
+    assert np.ptp(off[700:]) <= 10
+    assert abs(np.median(off[700:]) - np.median(off[:590]) - by) <= 15
+
+
 @pytest.mark.parametrize("ppm", [-300, -100, 100, 300])
 def test_clocks_that_drift_apart_are_kept_within_ten_milliseconds(ppm: int):
     random = np.random.default_rng(ppm + 1000)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from spanvault.sdes import SUITES
-from tests.conformance.recorded import Recorded
+from tests.conformance.recorded import Recorded, spanvault
 from tests.support.callgen import (
     ANSWERED_NS,
     PACKET_NS,
@@ -219,3 +219,7 @@ def test_a_key_that_is_not_the_phones_gives_silence(tmp_path: Path):
     for side in sides(recorded, call):
         assert len(side) > 3.9 * 8000
         assert not side.any()
+    done = spanvault(
+        "export", call["id"], "-o", tmp_path / "x.wav", "--store", tmp_path / "store", home=tmp_path
+    )
+    assert "SRTP packets open with no key that was heard: silence (400)" in done.stderr

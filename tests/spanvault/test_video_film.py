@@ -130,9 +130,13 @@ def test_pictures_that_no_file_can_begin_with_cost_their_own_track(tmp_path: Pat
     assert dict(film.warnings) == {"packets of H264 that FFmpeg makes nothing of: not shown": 1}
 
 
-def test_what_cannot_be_shown_is_named():
-    other = video(0, codec=Codec("H263", CLOCK))
-    assert dict(Film([other]).warnings) == {"packets of video codec H263 cannot be shown": 1}
+@pytest.mark.parametrize("name", ["H261", "H263", "H263-1998", "H263-2000", "AV1", "JPEG"])
+def test_what_cannot_be_shown_is_named(name: str):
+    other = video(0, codec=Codec(name, CLOCK))
+    assert dict(Film([other]).warnings) == {f"packets of video codec {name} cannot be shown": 1}
+
+
+def test_what_is_encrypted_is_not_shown():
     assert "are encrypted" in next(iter(Film([video(0)], encrypted=True).warnings))
 
 
