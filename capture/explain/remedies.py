@@ -1,6 +1,6 @@
 """What an administrator can do: a remedy in words for each flag of a call and each count.
 
-Flags: docs/calls.md. Counts: those of the capture core, by the names it counts under.
+Flags: spanvault.remedies. Counts: those of the capture core, by the names it counts under.
 """
 
 from collections import Counter
@@ -11,23 +11,8 @@ from capture.packets import unread
 from capture.signalling.siptls import SipTls
 from spanvault.explained import Count
 from spanvault.messages import Call
+from spanvault.remedies import of_flags
 
-FLAGS: Final = {
-    "no_media": "Answered without any RTP: is the path of the media mirrored, or only the PBX?",
-    "one_way": "Only one party was heard: is the mirror set to both directions of the port?",
-    "started_mid_call": "The capture began during the call, or its INVITE took another way.",
-    "ambiguous_media": "No SDP was heard and several streams fit: capture the call's beginning.",
-    "sip_cut": "The capture kept only the beginning of messages: tcpdump -s 0.",
-    "sip_tls": "A hop of its signalling is encrypted: mirror a plain hop, too.",
-    "srtp_no_key": "SRTP without a key that can be used: change the phones' SRTP suite.",
-    "srtp_dtls": "The keys never cross the wire (DTLS): record where the PBX terminates it.",
-    "zrtp": "The phones may encrypt end to end (ZRTP): switch it off to record.",
-    "fax": "T.38 is not RTP and not recorded: a fax server keeps faxes.",
-    "hold": "On hold: silence or music on hold is what was sent.",
-    "mirrored_twice": "Every packet came twice: mirror received frames only (rx).",
-    "clock_set": "The capture's clock was set during it: let NTP keep it. Lengths are right.",
-    "capture_loss": "The capture itself lost frames: see `spanvault status`.",
-}
 # By counter: what it counts, and what can be done.
 COUNTS: Final = {
     "sip_unreadable": (
@@ -83,8 +68,7 @@ UNREAD: Final = "If calls are missing: mirror where the same traffic is plain Et
 
 def remedies(call: Call, answers: Mapping[str, str]) -> list[str]:
     """What can be done about what is flagged of a call. answers: by flag, what is known better."""
-    known = {**FLAGS, **answers}
-    return [f"{flag}: {known[flag]}" for flag in call.flags if flag in known]
+    return of_flags(call.flags, answers)
 
 
 def counts(counters: Mapping[str, int], apart: Counter[str], sip_tls: SipTls) -> list[Count]:

@@ -31,6 +31,7 @@ from spanvault.commands.output import (
 from spanvault.commands.rendering import Sound
 from spanvault.commands.times import duration, local_time
 from spanvault.messages import Call, GetReply
+from spanvault.remedies import of_flags
 
 
 def show(
@@ -91,6 +92,7 @@ def _print(reply: GetReply, dialled: Dialled | None) -> None:
         ("outcome", call.outcome + (f" ({call.end_reason})" if call.end_reason else "")),
         ("Call-ID", "\n".join(call.call_ids)),
         ("flags", ", ".join(call.flags) or "–"),
+        *(("note", line) for line in of_flags(call.flags)),
         ("related", "\n".join(f"{one.kind} {one.call_id}" for one in call.related) or "–"),
         *_channels(call),
         *(dialled.rows() or [("digits", "–")] if dialled else []),
