@@ -64,6 +64,9 @@ class Rows(Writing):
     def put(self, table: bytes, key: bytes, value: bytes) -> None:
         self.by_table[table].append((key, value))
 
+    def delete(self, _table: bytes, _key: bytes, _value: bytes = b"") -> None:
+        """There is nothing yet that could go."""
+
     def number(self, _name: bytes) -> int:
         return self._position
 

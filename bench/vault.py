@@ -9,7 +9,7 @@ in the folder for temporary files, and removed. Where that has less than 40 GB f
 made, and the tables say so. Search rows follow an erasure: after the last batch they are waited for
 --rows-s seconds at most (0: not at all); `days_left` says what was left.
 
-    python bench/vault.py [--recordings N] [--folder DIR] [--rows-s 600]
+    python bench/vault.py [--recordings N] [--folder DIR] [--rows-s 120]
                           [--only erase|ingest|open|scrub]
 """
 
@@ -33,7 +33,7 @@ import scrubbing
 MOST: Final = 10_000_000
 FEWER: Final = 1_000_000
 ROOM_BYTES: Final = 40 << 30  # free for ten million
-ROWS_S: Final = 600.0
+ROWS_S: Final = 120.0
 
 Rows = list[dict[str, Any]]
 Tables = dict[str, Rows]
