@@ -304,8 +304,10 @@ def _behind_labels(data: Bytes, at: Offsets, end: Offsets) -> tuple[Codes, Offse
 
 def _is_ethernet(data: Bytes, at: Offsets, end: Offsets) -> Flags:
     ether_type = _word(data, at + 12)
-    found: Flags = (ether_type < LEAST_ETHER_TYPE) & (_word(data, at + 14) == SNAP)
-    found |= BY_ETHER_TYPE[ether_type] != LEFT
+    found: Flags = BY_ETHER_TYPE[ether_type] != LEFT
+    lengths = np.flatnonzero(ether_type < LEAST_ETHER_TYPE)  # of hardly any: LLC lies behind them
+    if len(lengths):
+        found[lengths] |= _word(data, at[lengths] + 14) == SNAP
     return found & (end - at >= 16)
 
 
