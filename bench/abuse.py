@@ -39,8 +39,8 @@ from capture.__main__ import COLLECTED, KEPT_BYTES
 from capture.ids import new_id
 from capture.recorder import Recorder
 from capture.sources.files import blocks
-from spanvault import memory
-from spanvault.config import CaptureConfig
+from spanvault.daemon import memory
+from spanvault.daemon.config import CaptureConfig
 
 RAMP_S = 1
 BEGINS_US = 3_000_000  # all calls talk, and have for a while

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from spanvault import keyfile
+from spanvault.keys import keyfile
 from tests.support.vault import Rig
 
 

@@ -34,8 +34,8 @@ from capture.media.engine import Media
 from capture.model import Attach, StreamTotals
 from capture.packets.decode import Decoder
 from capture.sources.files import blocks
-from spanvault import memory
-from spanvault.config import CaptureConfig
+from spanvault.daemon import memory
+from spanvault.daemon.config import CaptureConfig
 
 SECONDS = 10.0  # of traffic, at least
 START = 3  # of them

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from spanvault import messages as m
 from spanvault import wire
-from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Media
+from spanvault.media.chunk import CHUNK, FRAME, NO_MEDIA, Media
 from tests.support.vault import SECOND, START, Client, Rig, call_id
 
 PACKETS, BYTES = 50, 160  # a second of G.711 in one stream

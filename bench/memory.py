@@ -26,8 +26,8 @@ from capture.__main__ import COLLECTED, KEPT_BYTES
 from capture.ids import new_id
 from capture.recorder import Recorder
 from capture.sources.files import blocks
-from spanvault import memory
-from spanvault.config import CaptureConfig
+from spanvault.daemon import memory
+from spanvault.daemon.config import CaptureConfig
 
 RAMP_S, TALK_S = 3, 7
 FULL_S = 6  # all calls talk, and have for a while

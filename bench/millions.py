@@ -25,8 +25,8 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from spanvault import keyfile
 from spanvault import messages as m
+from spanvault.keys import keyfile
 from storaged import files
 from storaged.format import keypage, record
 from storaged.format.keypage import DEK_BYTES, PAGE_KEY, SLOTS, Name

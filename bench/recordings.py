@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from spanvault import messages as m
-from spanvault.chunk import CHUNK, FRAME, Media
+from spanvault.media.chunk import CHUNK, FRAME, Media
 from storaged.recordings.gathering import Group
 from tests.support.vault import SECOND, START, Parts, make_call, payload
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from spanvault.config import StoragedConfig
+from spanvault.daemon.config import StoragedConfig
 from storaged.integrity.reindexing import reindex
 from storaged.pools.layout import Store
 from tests.support.vault import Parts, call_id, make_call

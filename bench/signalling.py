@@ -25,7 +25,7 @@ from capture.ids import new_id
 from capture.model import Datagram, Endpoint, StreamTotals
 from capture.signalling import sdp, sip
 from capture.signalling.siptls import SipTls
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 
 TALK_S = 3
 SECOND_NS = 1_000_000_000

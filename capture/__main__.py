@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from spanvault import config, journal, memory
-from spanvault.config import CaptureConfig
-from spanvault.lifecycle import Lifecycle
+from spanvault.daemon import config, journal, memory
+from spanvault.daemon.config import CaptureConfig
+from spanvault.daemon.lifecycle import Lifecycle
 
 EX_IOERR, EX_CONFIG = 74, 78  # sysexits.h
 KEPT_BYTES: Final = 256 << 20  # a second of 1 Gbit/s, read, ordered and cut

@@ -23,7 +23,7 @@ from capture.model import Attach, Block, Close, Contest, Datagram, NewStream, Ov
 from capture.packets.decode import Decoded, Decoder
 from capture.packets.slowpath import SlowPath
 from capture.packets.tls import Sighting
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 
 TICK_NS: Final = 1_000_000_000
 

@@ -22,7 +22,7 @@ from capture.media.leaving import Leaving
 from capture.media.streams import GENERATION
 from capture.model import Attach, Close, Datagram, NewStream, Overdue, StreamTotals
 from capture.recorder import Heard
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 
 BEGINNING: Final = 0  # what an ear that has told nothing yet has heard up to
 

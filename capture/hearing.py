@@ -12,7 +12,7 @@ from capture.hostclock import HostClock
 from capture.ids import new_id
 from capture.recorder import Heard, Recorder
 from capture.sources.port import Port
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 
 POLL_MS: Final = 100
 RING_LAG_NS: Final = 300_000_000  # a frame may lie so long in the ring before we see it

@@ -10,15 +10,15 @@ from typing import Any, Final
 from capture import hostclock
 from capture.beyond import Beyond
 from capture.callstate import CallState
-from capture.courier import Courier
+from capture.delivery.courier import Courier
 from capture.hearing import Alone, Hearing
 from capture.lacking import Lacking
 from capture.recorder import Heard
 from capture.share import Share
 from capture.sources.merged import Merged
 from capture.team import Team
-from spanvault.config import CaptureConfig
-from spanvault.lifecycle import Lifecycle
+from spanvault.daemon.config import CaptureConfig
+from spanvault.daemon.lifecycle import Lifecycle
 
 DRAIN_S: Final = 10.0
 LOOK_S: Final = 0.5  # how often it is seen to how the port is, and told of

@@ -3,7 +3,7 @@
 Within a block signalling goes first, then media: every answer of the call table is dated, so a
 stream belongs to the call that was expecting it at the time it was heard. A block of a sparse
 capture may hold hours: it is taken in stretches, so that neither runs far ahead of the other.
-No clock, socket or file here. Who sends what comes out: capture.courier.
+No clock, socket or file here. Who sends what comes out: capture.delivery.courier.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from capture.media.leaving import Leaving
 from capture.model import Attach, Block, Close, Datagram, NewStream
 from capture.packets.decode import RTCP_PER_SECOND, Decoded, Decoder
 from capture.packets.slowpath import FRAMES_PER_SECOND, SlowPath
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.messages import Call
 
 TICK_NS: Final = 1_000_000_000

@@ -14,14 +14,14 @@ from typing import Final, NamedTuple
 import msgspec
 
 from capture import beyond
-from capture.courier import POLL_MS, Courier
+from capture.delivery.courier import POLL_MS, Courier
 from capture.ids import new_id
 from capture.model import Block
 from capture.recorder import Recorder
 from capture.share import SHARE
 from capture.sources.merging import merged
-from spanvault.config import CaptureConfig
-from spanvault.lifecycle import Lifecycle
+from spanvault.daemon.config import CaptureConfig
+from spanvault.daemon.lifecycle import Lifecycle
 
 # Then reading waits for storaged. Two groups of its commits, each of which costs something for
 # every recording; of more than that, the memory costs what it saves.

@@ -28,7 +28,7 @@ from capture.ids import new_id
 from capture.recorder import Heard
 from capture.sources import interface as interfaces
 from capture.worker import Task, Told
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 
 SILENT_S: Final = 20.0
 STOP_S: Final = 10.0

@@ -24,8 +24,9 @@ from capture.ear import TOTALS, TYPES, Ear, Orders, Report, Word
 from capture.hostclock import HostClock
 from capture.media.leaving import Leaving
 from capture.sources.port import Port
-from spanvault import journal, wire
-from spanvault.config import CaptureConfig
+from spanvault import wire
+from spanvault.daemon import journal
+from spanvault.daemon.config import CaptureConfig
 
 EX_IOERR, EX_CONFIG = 74, 78  # sysexits.h
 POLL_MS: Final = 100

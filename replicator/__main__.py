@@ -21,9 +21,9 @@ from replicator.replica import Replica
 from replicator.restore import Restore, Tell
 from replicator.source import Refused, Source, StoreError
 from replicator.targets import Target, TargetError, make_target
-from spanvault import journal
-from spanvault.config import FOLDER, ReplicatorConfig, TargetConfig, load
-from spanvault.lifecycle import Lifecycle
+from spanvault.daemon import journal
+from spanvault.daemon.config import FOLDER, ReplicatorConfig, TargetConfig, load
+from spanvault.daemon.lifecycle import Lifecycle
 from spanvault.logchain import Head
 
 EX_FAILED, EX_USAGE, EX_IOERR, EX_CONFIG = 1, 2, 74, 78  # the latter two: sysexits.h

@@ -1,6 +1,6 @@
 """The replicator as a daemon: a follower for each target, health to storaged, an orderly end.
 
-What each follower does: replicator.follower. Lifecycle under systemd: spanvault.lifecycle.
+What each follower does: replicator.follower. Lifecycle under systemd: spanvault.daemon.lifecycle.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from replicator.follower import Follower
 from replicator.source import Source, Stopped, StoreError
 from replicator.state import StateFolder
 from replicator.targets import check_name, make_target
-from spanvault.config import ReplicatorConfig
-from spanvault.lifecycle import Lifecycle
+from spanvault.daemon.config import ReplicatorConfig
+from spanvault.daemon.lifecycle import Lifecycle
 from spanvault.messages import Health
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,8 @@ from replicator.report import Progress
 from replicator.source import Refused, Source, Stopped, StoreError
 from replicator.state import StateFolder
 from replicator.targets import Space, Target, TargetError
-from spanvault import certificate, disks
+from spanvault import certificate
+from spanvault.daemon import disks
 from spanvault.messages import Erasure, ErasureReceipt, Receipt
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import zmq
 
 from replicator.targets import PART_BYTES
 from spanvault import transport, wire
-from spanvault.config import ReplicatorConfig
+from spanvault.daemon.config import ReplicatorConfig
 from spanvault.messages import (
     Change,
     Done,

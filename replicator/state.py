@@ -16,7 +16,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from replicator.plan import Mark
-from spanvault import disks, durable
+from spanvault.daemon import disks, durable
 from spanvault.messages import Receipt
 
 RECEIPTS: Final = "receipts.jsonl"

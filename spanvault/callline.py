@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from spanvault.chunk import EVENTS
+from spanvault.media.chunk import EVENTS
+from spanvault.media.payloadtypes import is_sound, primary
 from spanvault.messages import Call, Codec, FarEnd, Stream
-from spanvault.payloadtypes import is_sound, primary
 
 # Flags of a call whose payloads cannot be heard as they lie there.
 ENCRYPTED = {"srtp_no_key", "srtp_dtls", "zrtp"}

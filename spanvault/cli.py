@@ -14,7 +14,7 @@ from typing import Final
 
 import typer
 
-from spanvault import __version__, memory
+from spanvault import __version__
 from spanvault.client import RequestFailed
 from spanvault.commands.output import (
     FAILED,
@@ -24,6 +24,7 @@ from spanvault.commands.output import (
     CommandFailed,
     complain,
 )
+from spanvault.daemon import memory
 
 EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 failed, or done in part, or faults were found; 2 wrong usage or "

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import zmq
 
-from spanvault.chunk import NO_MEDIA, Media
-from spanvault.config import OperatorConfig
+from spanvault.daemon.config import OperatorConfig
+from spanvault.media.chunk import NO_MEDIA, Media
 from spanvault.messages import (
     Call,
     Certify,

@@ -1,6 +1,7 @@
 """Read back what a private daemon wrote on its stderr, to tell it to the operator.
 
-Writing these lines: spanvault.journal. Who reads them: the command, for the daemons it started.
+Writing these lines: spanvault.daemon.journal. Who reads them: the command, for the daemons it
+started.
 """
 
 import ast

@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from spanvault import keyfile
-from spanvault.config import FILES
+from spanvault.daemon.config import FILES
+from spanvault.keys import keyfile
 from spanvault.transport import Role, make_certificate
 
 CERTIFICATES: Final[tuple[Role, ...]] = ("storaged", "capture", "replicator", "operator")

@@ -2,7 +2,7 @@
 
 Settings, certificates and sockets live in a private folder under /tmp and are gone afterwards; the
 daemons are the real ones, told apart by nothing. storaged itself refuses a store that is in use.
-The key that unlocks the store: spanvault.keyfile. Running daemons: spanvault.client.
+The key that unlocks the store: spanvault.keys.keyfile. Running daemons: spanvault.client.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spanvault.client import Client, RequestFailed
-from spanvault.config import OperatorConfig
+from spanvault.daemon.config import OperatorConfig
 from spanvault.daemonlog import Said, parse_all
 from spanvault.transport import RIGHTS, Role, make_certificate
 

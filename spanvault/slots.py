@@ -6,7 +6,8 @@ hands to storaged once, over a unix socket beside the ingest endpoint; the batch
 the slot. Only who is let in by CURVE can have a slot read, and only by the memory's random name.
 storaged copies the slot with one pread() and maps nothing: whatever a capture does to its memory
 meanwhile or afterwards, storaged has bytes that do not change, and checks them as any others.
-Rules: WIRE.md §4. Why so: docs/decisions/0010-media-by-memory.md. Who sends: capture.outbox.
+Rules: WIRE.md §4. Why so: docs/decisions/0010-media-by-memory.md. Who sends:
+capture.delivery.outbox.
 """
 
 import fcntl

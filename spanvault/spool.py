@@ -2,7 +2,7 @@
 
 A stolen or compromised capture host yields no past audio: it holds the public half only.
 Source: RFC 9180 (HPKE, base mode; X25519, HKDF-SHA256, AES-256-GCM). Bytes: WIRE.md, "Spool".
-Who keeps the private half: storaged.keys.keyring. Who writes the files: capture.outbox.
+Who keeps the private half: storaged.keys.keyring. Who writes the files: capture.delivery.outbox.
 """
 
 import contextlib

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 import zmq
 import zmq.auth
 
-from spanvault import disks
-from spanvault.config import credential
+from spanvault.daemon import disks
+from spanvault.daemon.config import credential
 
 if TYPE_CHECKING:
     from zmq.auth.thread import ThreadAuthenticator

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, get_args
 import msgspec
 import numpy as np
 
-from spanvault.chunk import CHUNK, FRAME, Media
+from spanvault.media.chunk import CHUNK, FRAME, Media
 from spanvault.messages import FromIngest, Message, Reply, Request, ToIngest
 
 PROTOCOL: Final = b"SPANVAULT/1"

@@ -19,8 +19,8 @@ import lmdb
 import msgspec
 import zmq
 
-from spanvault import config, journal, memory
-from spanvault.lifecycle import Lifecycle
+from spanvault.daemon import config, journal, memory
+from spanvault.daemon.lifecycle import Lifecycle
 from storaged import diskfaults
 from storaged.faults import Fault
 

@@ -2,7 +2,7 @@
 
 Four threads: this one takes batches in, one commits them (storaged.recordings.committer), one
 answers requests (storaged.serving), one looks for damage (storaged.scrubbing). Systemd's side:
-spanvault.lifecycle.
+spanvault.daemon.lifecycle.
 """
 
 import contextlib
@@ -16,9 +16,10 @@ from typing import Any, Final
 import lmdb
 import zmq
 
-from spanvault import memory, rules, transport
-from spanvault.config import StoragedConfig
-from spanvault.lifecycle import Lifecycle
+from spanvault import transport
+from spanvault.daemon import memory, rules
+from spanvault.daemon.config import StoragedConfig
+from spanvault.daemon.lifecycle import Lifecycle
 from spanvault.slots import Memories
 from storaged import diskfaults
 from storaged.erasing.eraser import Eraser

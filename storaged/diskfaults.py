@@ -14,7 +14,7 @@ from typing import Final
 
 import lmdb
 
-from spanvault import disks
+from spanvault.daemon import disks
 from storaged.faults import Fault
 
 REMEDIES: Final = {

@@ -15,7 +15,7 @@ import lmdb
 import zmq
 
 from spanvault import spool, wire
-from spanvault.chunk import Media
+from spanvault.media.chunk import Media
 from spanvault.messages import Acknowledge, Batch, Health, Hello, Refuse, Sealed, Welcome
 from spanvault.slots import Memories
 from spanvault.transport import Clients, Identity

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import lmdb
 
-from spanvault.lifecycle import name_thread
+from spanvault.daemon.lifecycle import name_thread
 from storaged.index.view import View
 from storaged.integrity.scrub import Scrub
 

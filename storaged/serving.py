@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import zmq
 
 from spanvault import wire
-from spanvault.lifecycle import name_thread
+from spanvault.daemon.lifecycle import name_thread
 from spanvault.messages import Check, Erase, Failure, Feed, Fetch, Mend, Move, Search, Verify
 from spanvault.transport import Clients, Identity
 from storaged.format.walk import Steps

@@ -22,8 +22,8 @@ from capture.calls.tenure import Tenure
 from capture.calls.witness import SILENT, Decision, Witness
 from capture.media.events import kinds_of
 from capture.model import Attach, Close, Contest, Endpoint, NewStream, Overdue, StreamTotals
+from spanvault.media.payloadtypes import is_event
 from spanvault.messages import Codec
-from spanvault.payloadtypes import is_event
 
 MAX_ORPHANS: Final = 32_768  # no less than media holds
 

@@ -37,8 +37,8 @@ from capture.model import Attach, Close, Contest, Datagram, NewStream, Overdue, 
 from capture.signalling import sip
 from capture.signalling.sip import SipMessage
 from capture.signalling.siptls import SipTls
-from spanvault import chunk
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import chunk
 from spanvault.messages import Call
 
 SECOND_NS: Final = 1_000_000_000

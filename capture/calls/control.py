@@ -5,7 +5,7 @@ whoever sent it, or else of one that it reports on; of streams without a call it
 claims them (capture.calls.unclaimed), and no stream is opened by RTCP. Encrypted RTCP is kept and
 not read. The round trip is what a listener in the middle can measure: from a sender report that
 passes by to the report that answers it, less what the answerer says it waited.
-Sources: RFC 3550 §6.4, §11, RFC 3711 §3.4. The bytes: spanvault.rtcp. Which stream it is of:
+Sources: RFC 3550 §6.4, §11, RFC 3711 §3.4. The bytes: spanvault.media.rtcp. Which stream it is of:
 capture.calls.attachment.
 """
 
@@ -20,8 +20,8 @@ from capture.calls.livecall import LiveCall
 from capture.calls.rows import Row
 from capture.calls.unclaimed import EARLY_NS, Unclaimed
 from capture.model import Datagram
-from spanvault import chunk, rtcp
-from spanvault.farend import Trips, note, reports
+from spanvault.media import chunk, rtcp
+from spanvault.media.farend import Trips, note, reports
 from spanvault.messages import FarEnd
 
 MOST: Final = 64  # datagrams of one stream between two flushes; feedback for video comes in swarms

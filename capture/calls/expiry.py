@@ -14,7 +14,7 @@ from capture.calls.orphans import LOOK_NS, Orphans
 from capture.calls.witness import Decision, Witness
 from capture.model import StreamTotals
 from capture.signalling.dialog import Event
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 
 SECOND_NS: Final = 1_000_000_000
 REPORT_NS: Final = 60 * SECOND_NS  # a long call's record is renewed so often

@@ -1,7 +1,7 @@
 """When a call's media is in the clear: while both sides agree to it, until keys show on its path.
 
 Fed with what descriptions agree upon (capture.calls.signalling) and with agreements that media
-makes by itself (capture.calls.handshakes). What follows from it: spanvault.inclear.
+makes by itself (capture.calls.handshakes). What follows from it: spanvault.media.inclear.
 """
 
 from typing import Final

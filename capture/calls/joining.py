@@ -16,7 +16,7 @@ from capture.calls.rows import Row, Rows
 from capture.calls.tenure import Tenure
 from capture.calls.witness import Decision, Witness
 from capture.model import NewStream
-from spanvault.chunk import CONTROL, EVENTS
+from spanvault.media.chunk import CONTROL, EVENTS
 
 MAX_STREAMS: Final = 1_024  # of one call; a sender that changes SSRC with each packet gets no more
 

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from capture.calls.association import OTHER, Match
 from capture.calls.livecall import LiveCall
 from capture.model import NewStream
+from spanvault.media.payloadtypes import STATIC, VIDEO_STATIC
 from spanvault.messages import Codec, MediaKind, Stream
-from spanvault.payloadtypes import STATIC, VIDEO_STATIC
 
 
 def add_stream(match: Match, heard: NewStream) -> None:

@@ -16,9 +16,9 @@ from capture.share import SHARE
 from capture.signalling.dialog import Dialog, State
 from capture.signalling.offer_answer import OfferAnswer, signalled_flags
 from capture.signalling.siprec import Metadata
-from spanvault.chunk import CONTROL, EVENTS
+from spanvault.media.chunk import CONTROL, EVENTS
+from spanvault.media.payloadtypes import STATIC, is_fec, is_sound, primary
 from spanvault.messages import Call, Codec, MediaKey, MediaKind, Party, Related, Stream
-from spanvault.payloadtypes import STATIC, is_fec, is_sound, primary
 
 MAX_RELATED: Final = 64
 MAX_KEYS: Final = 64

@@ -17,7 +17,7 @@ from capture.clock import Clock
 from capture.model import Endpoint, NewStream, Overdue, StreamTotals
 from capture.signalling.dialog import Dialog, State
 from capture.signalling.offer_answer import OfferAnswer
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.messages import Stream
 
 SECOND_NS: Final = 1_000_000_000

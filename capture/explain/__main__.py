@@ -19,7 +19,7 @@ from capture.packets.tunnels import layers
 from capture.recorder import Heard, Recorder
 from capture.sources.files import captures, in_order
 from capture.sources.merging import merged
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.explained import Count, Document, Explained, Summary
 
 SAMPLED = 32  # frames of a block whose headers are looked at, for what lies around them

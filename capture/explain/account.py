@@ -21,10 +21,10 @@ from capture.media.engine import Media
 from capture.model import Datagram, Endpoint, NewStream
 from capture.signalling.sip import SipMessage
 from spanvault.callline import main_codec
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.explained import AGAIN, Explained, Flow, Step, Unowned
+from spanvault.media.payloadtypes import STATIC
 from spanvault.messages import Call, Stream
-from spanvault.payloadtypes import STATIC
 
 MAX_STEPS: Final = 700  # of a call, from its beginning; a ladder of more is read by nobody
 MAX_LAST: Final = 300  # and up to its end

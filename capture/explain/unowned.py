@@ -11,7 +11,7 @@ from typing import Final
 from capture.calls.livecall import Binding, LiveCall
 from capture.explain.words import clock
 from capture.model import Endpoint, NewStream
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.messages import Call
 
 MAX_NAMED: Final = 100_000  # endpoints

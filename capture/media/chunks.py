@@ -2,7 +2,7 @@
 
 Portion by portion, so that the columns stay in the processor's cache. Only exact copies are left
 out, and counted. Source: RFC 3550 §6.4.1, A.3. Ordering: capture.media.ordering. Bytes of a chunk:
-spanvault.chunk.
+spanvault.media.chunk.
 """
 
 from collections import Counter
@@ -21,14 +21,14 @@ from capture.media.leaving import Leaving, Part
 from capture.media.ordering import STREAM, Arrivals, Integers, Ordered, memory, order
 from capture.media.streams import WINDOW, StreamTable
 from capture.packets.rtpheader import strip, unwrap
-from spanvault.chunk import CAPTURE_LOSS, CHUNK, FRAME, WHOLE
+from spanvault.media.chunk import CAPTURE_LOSS, CHUNK, FRAME, WHOLE
 
 Span = tuple[int, int]
 
 PORTION: Final = 1 << 14  # packets
 # Of payload. glibc gives more than 32 MiB back to the system as soon as it is freed, and a page
-# that comes anew costs as much as the copy into it (spanvault.memory). Two are there at once: the
-# one that is made, and the one before it.
+# that comes anew costs as much as the copy into it (spanvault.daemon.memory). Two are there at
+# once: the one that is made, and the one before it.
 PART_BYTES: Final = 2 << 20
 FRAME_BYTES: Final = np.dtype(f"V{FRAME.itemsize}")  # what a held row begins with
 

@@ -42,7 +42,7 @@ from capture.model import (
     Packets,
     StreamTotals,
 )
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 
 SECOND: Final = 1_000_000_000
 HOLD_NS: Final = SECOND // 2  # a full second stays so long: signalling is heard before it leaves

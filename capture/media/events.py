@@ -5,7 +5,7 @@ it, and set apart when chunks are cut. Which payload types they have, signalling
 the stream. What nobody explains is judged by its looks: whoever may hear should rather miss a
 packet that no codec could have played than be given a digit.
 Sources: RFC 4733 §2.3 (payload), §5 (within RED); RFC 2198 §3 (RED's headers). What events mean:
-spanvault.digits. Cutting: capture.media.chunks.
+spanvault.media.digits. Cutting: capture.media.chunks.
 """
 
 from collections.abc import Container, Mapping
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.media.streams import StreamTable
-from spanvault import chunk
+from spanvault.media import chunk
+from spanvault.media.payloadtypes import STATIC, is_event, is_red
 from spanvault.messages import Codec
-from spanvault.payloadtypes import STATIC, is_event, is_red
 
 SOUND, EVENT, UNSURE, REDUNDANT = range(4)  # what a payload type may carry
 EVENT_BYTES: Final = 4

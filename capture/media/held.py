@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from capture.media.arena import WIDTH, WIDTH_BITS, Arena, Slabs
 from capture.model import Packets
 from capture.packets.columns import gather
-from spanvault.chunk import FRAME, MARKER, TRUNCATED, WHOLE
+from spanvault.media.chunk import FRAME, MARKER, TRUNCATED, WHOLE
 
 # Packets that there is room for at once, 4 s of 1 Gbit/s: untouched pages cost nothing, growing
 # copies, and leaves holes behind.

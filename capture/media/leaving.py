@@ -3,7 +3,7 @@
 A second of all calls leaves at once. Its payloads are copied out part by part as each is asked for:
 a part that is sent before the next is asked for is all the memory that leaving takes, and lies in
 the processor's cache yet. What was held stays until the last part has gone.
-Who cuts: capture.media.chunks. Who sends: capture.courier.
+Who cuts: capture.media.chunks. Who sends: capture.delivery.courier.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from capture.media.arena import Slabs
 from capture.packets.columns import gather, scatter
-from spanvault.chunk import Media
+from spanvault.media.chunk import Media
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from capture.media.held import NOBODY, Batch, Held, store
 from capture.media.probation import watch
 from capture.media.streams import UNATTACHED, StreamTable
 from capture.model import NewStream, Overdue
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 
 SECOND: Final = 1_000_000_000
 ASK_NS: Final = 5 * SECOND  # so long before it goes: the answer may take a moment

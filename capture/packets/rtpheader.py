@@ -4,7 +4,7 @@ A packet whose header is more than its twelve bytes is held whole, with chunk.WH
 were it encrypted, nobody could open it without all of its header. Where it surely is not, the
 payload alone leaves. No loop over packets.
 Sources: RFC 3550 §5.1, §5.3.1; RFC 3711 §3.1 (what is authenticated). One packet at a time, for
-who reads a recording: spanvault.rtp.
+who reads a recording: spanvault.media.rtp.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from capture.packets.columns import rows
-from spanvault.chunk import TRUNCATED, WHOLE
+from spanvault.media.chunk import TRUNCATED, WHOLE
 
 FIXED: Final = 12  # bytes of a header without CSRCs and extension
 PADDING, EXTENSION, CSRC_COUNT = 0x20, 0x10, 0x0F  # of the first byte

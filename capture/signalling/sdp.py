@@ -14,9 +14,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from spanvault import sdes
+from spanvault.media import sdes
+from spanvault.media.payloadtypes import STATIC
 from spanvault.messages import Codec, MediaKey
-from spanvault.payloadtypes import STATIC
 
 MAX_SIZE: Final = 64 << 10
 MAX_MEDIA: Final = 32

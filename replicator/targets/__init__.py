@@ -13,7 +13,7 @@ from replicator.targets.base import (
     check_name,
 )
 from replicator.targets.directory import DirectoryTarget
-from spanvault.config import TargetConfig
+from spanvault.daemon.config import TargetConfig
 
 __all__ = [
     "KINDS", "PART_BYTES", "Entry", "Missing", "Space", "Target", "TargetError", "check_name",

@@ -21,8 +21,8 @@ from replicator.targets.base import (
     TargetError,
     check_name,
 )
-from spanvault import durable
 from spanvault.certificate import OVERWRITTEN
+from spanvault.daemon import durable
 
 OLD: Final = ".old"  # of a file that is supplanted, among those on their way
 TEMPORARY: Final = ".part"  # a folder for files on their way; the leading dot is no valid name

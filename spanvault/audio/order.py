@@ -10,11 +10,11 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from spanvault import rtp
-from spanvault.chunk import CONTROL, EVENTS, Chunk
 from spanvault.client import Page
+from spanvault.media import rtp
+from spanvault.media.chunk import CONTROL, EVENTS, Chunk
+from spanvault.media.srtp import Opening
 from spanvault.messages import MediaKey, Span
-from spanvault.srtp import Opening
 
 KEEP_BYTES: Final = 64 << 20
 SET_BACK_NS: Final = 100_000_000

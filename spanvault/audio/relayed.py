@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from spanvault.chunk import Chunk
+from spanvault.media.chunk import Chunk
 from spanvault.messages import Stream
 
 SECOND: Final = 1_000_000_000

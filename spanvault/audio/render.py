@@ -25,10 +25,10 @@ from spanvault.audio.red import Recovery
 from spanvault.audio.relayed import Relayed
 from spanvault.audio.tagged import Tagged
 from spanvault.audio.timeline import LEAP_S, TimeLine
-from spanvault.chunk import TRUNCATED, Chunk
-from spanvault.inclear import within
+from spanvault.media.chunk import TRUNCATED, Chunk
+from spanvault.media.inclear import within
+from spanvault.media.payloadtypes import is_red, is_sound, meaning, primary
 from spanvault.messages import Codec, Span, Stream
-from spanvault.payloadtypes import is_red, is_sound, meaning, primary
 
 Block = NDArray[np.int16]  # [n, 2]: caller, callee
 LEFT, RIGHT = 0, 1

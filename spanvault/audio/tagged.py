@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from spanvault.chunk import TRUNCATED, WHOLE
+from spanvault.media.chunk import TRUNCATED, WHOLE
 from spanvault.messages import Codec
 
 # Bytes for each tick of the RTP clock, of codecs that have a fixed rate.

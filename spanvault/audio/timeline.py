@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spanvault.audio.clock import Clock
 from spanvault.audio.pace import Heard
-from spanvault.chunk import Chunk
+from spanvault.media.chunk import Chunk
 
 SECOND: Final = 1_000_000_000
 AHEAD_NS: Final = 5 * SECOND

@@ -10,10 +10,10 @@ from typing import Annotated, Final
 
 import typer
 
-from spanvault import unlock
 from spanvault.client import Client, RequestFailed
 from spanvault.commands.output import UNAVAILABLE, USAGE, CommandFailed, say
-from spanvault.config import FOLDER, OperatorConfig, load
+from spanvault.daemon.config import FOLDER, OperatorConfig, load
+from spanvault.keys import unlock
 from spanvault.messages import Call, Search
 from spanvault.private import PrivateStore, StoreUnavailable
 

@@ -28,7 +28,7 @@ from spanvault.commands.output import (
     progress,
     say,
 )
-from spanvault.config import FILES, FOLDER, load
+from spanvault.daemon.config import FILES, FOLDER, load
 from spanvault.messages import CheckReply
 
 _REMEDY: Final = {

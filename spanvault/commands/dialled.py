@@ -2,21 +2,21 @@
 
 Fetched apart from the sound, under a right of its own (WIRE.md §2). Keys that were sent within RED
 are in its blocks, and again in those of later packets (RFC 4733 §5, RFC 2198 §3). What the packets
-mean: spanvault.digits.
+mean: spanvault.media.digits.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spanvault import inclear, rtp
 from spanvault.audio import red
 from spanvault.callline import iso_utc
-from spanvault.chunk import EVENTS, MARKER, Chunk
 from spanvault.client import Client
-from spanvault.digits import TICKS, Event, Heard, decode
+from spanvault.media import inclear, rtp
+from spanvault.media.chunk import EVENTS, MARKER, Chunk
+from spanvault.media.digits import TICKS, Event, Heard, decode
+from spanvault.media.payloadtypes import is_event, is_red
+from spanvault.media.srtp import Opening
 from spanvault.messages import Call, Codec, MediaKey, Stream
-from spanvault.payloadtypes import is_event, is_red
-from spanvault.srtp import Opening
 
 CLOCK_RATE = 8000
 SECOND = 1_000_000_000

@@ -1,12 +1,12 @@
 """What RTCP says of an encrypted call's far ends: `spanvault show --far-end`.
 
 The capture keeps encrypted RTCP as heard and reads none of it. It is fetched with the recording,
-as whoever may hear it may do, and opened here. How: spanvault.farend.
+as whoever may hear it may do, and opened here. How: spanvault.media.farend.
 """
 
-from spanvault.chunk import Chunk
 from spanvault.client import Client
-from spanvault.farend import FarEnds
+from spanvault.media.chunk import Chunk
+from spanvault.media.farend import FarEnds
 from spanvault.messages import Call, MediaKey
 
 

@@ -7,7 +7,7 @@ import typer
 
 from spanvault import init as installation
 from spanvault.commands.output import CommandFailed, say
-from spanvault.config import FOLDER
+from spanvault.daemon.config import FOLDER
 
 
 def init(

@@ -1,7 +1,8 @@
 """`spanvault keys`: who can open which pool, and the shares on paper that can.
 
-Key files: spanvault.keyfile, spanvault.protected. Shares: spanvault.shares. What storaged does with
-it: WIRE.md §6. A private key is held here for as long as the command runs, and is never printed.
+Key files: spanvault.keys.keyfile, spanvault.keys.protected. Shares: spanvault.keys.shares. What
+storaged does with it: WIRE.md §6. A private key is held here for as long as the command runs, and
+is never printed.
 """
 
 import contextlib
@@ -13,7 +14,6 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from spanvault import keyfile, protected, shares
 from spanvault.commands.access import (
     CONFIG,
     ConfigOption,
@@ -31,8 +31,9 @@ from spanvault.commands.output import (
     people,
     say,
 )
+from spanvault.daemon.rules import POOLS
+from spanvault.keys import keyfile, protected, shares
 from spanvault.messages import Lock, PoolKeys, Recipients, Rotate, Unlock
-from spanvault.rules import POOLS
 from spanvault.spool import key_id
 
 keys: Final = typer.Typer(

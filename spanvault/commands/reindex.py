@@ -14,11 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from spanvault import unlock
 from spanvault.commands.access import PoolKeysOption, UnlockOption
 from spanvault.commands.output import FAILED, UNAVAILABLE, CommandFailed, complain, progress, say
-from spanvault.config import FOLDER
+from spanvault.daemon.config import FOLDER
 from spanvault.daemonlog import parse_all
+from spanvault.keys import unlock
 from spanvault.private import toml
 
 

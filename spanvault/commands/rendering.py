@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO, Final
 
-from spanvault import inclear
 from spanvault.audio.encode import write
 from spanvault.audio.order import InTimeOrder, Pages
 from spanvault.audio.render import Block, Renderer, output_rate
 from spanvault.callline import encrypted
 from spanvault.client import Client
 from spanvault.commands.output import complain, progress, warn
+from spanvault.media import inclear
+from spanvault.media.srtcp import Opener
 from spanvault.messages import Call, MediaKind
-from spanvault.srtcp import Opener
 from spanvault.video.film import Film
 
 KILLED: Final = (

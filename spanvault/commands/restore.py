@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from spanvault import keyfile, unlock
 from spanvault.commands.access import NeededStore, PoolKeysOption, UnlockOption
 from spanvault.commands.output import (
     FAILED,
@@ -23,9 +22,10 @@ from spanvault.commands.output import (
     progress,
     say,
 )
-from spanvault.config import FOLDER, ReplicatorConfig, TargetConfig, load
+from spanvault.daemon.config import FOLDER, ReplicatorConfig, TargetConfig, load
+from spanvault.daemon.rules import POOLS
+from spanvault.keys import keyfile, unlock
 from spanvault.private import PrivateStore, StoreUnavailable
-from spanvault.rules import POOLS
 
 
 def restore(

@@ -40,8 +40,8 @@ class Stream(msgspec.Struct):
     """One RTP stream of a call: one SSRC from one source to one destination.
 
     Its telephone events and its RTCP are kept as streams of their own beside it (Call.beside),
-    numbered spanvault.chunk.EVENTS or CONTROL above it. Packets of events count here, too: they
-    share the sequence numbers.
+    numbered spanvault.media.chunk.EVENTS or CONTROL above it. Packets of events count here, too:
+    they share the sequence numbers.
     """
 
     number: int
@@ -68,7 +68,7 @@ class Stream(msgspec.Struct):
 
 
 class MediaKey(msgspec.Struct, frozen=True):
-    """An SRTP master key and salt as SDP told it (RFC 4568), for a suite of spanvault.sdes."""
+    """An SRTP master key and salt as SDP told it (RFC 4568), for a suite of media.sdes."""
 
     suite: str
     key: bytes  # and salt behind it

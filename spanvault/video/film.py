@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from spanvault.audio.sending import Ahead
 from spanvault.audio.timeline import TimeLine
-from spanvault.chunk import MARKER, TRUNCATED, Chunk
+from spanvault.media.chunk import MARKER, TRUNCATED, Chunk
+from spanvault.media.payloadtypes import meaning
 from spanvault.messages import Codec, Stream
-from spanvault.payloadtypes import meaning
 from spanvault.sandbox import Sandbox
 from spanvault.video.lipsync import LipSync
 from spanvault.video.orientation import Orientation

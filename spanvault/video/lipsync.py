@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spanvault import rtcp
 from spanvault.audio.sending import Sending
-from spanvault.chunk import CONTROL, Chunk
+from spanvault.media import rtcp
+from spanvault.media.chunk import CONTROL, Chunk
+from spanvault.media.payloadtypes import meaning
 from spanvault.messages import Stream
-from spanvault.payloadtypes import meaning
 
 AROUND_NS: Final = 2_000_000_000  # packets so near to a report are looked at
 QUICK: Final = 20  # percent of them are taken to have waited for nothing

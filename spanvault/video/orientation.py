@@ -8,8 +8,8 @@ Sources: 3GPP TS 26.114 §7.4.5 (the byte), RFC 8285 §4.2, §4.3 (header extens
 from collections import Counter
 from typing import NamedTuple
 
-from spanvault.chunk import WHOLE, Chunk
-from spanvault.rtp import CSRC_COUNT, EXTENSION, FIXED
+from spanvault.media.chunk import WHOLE, Chunk
+from spanvault.media.rtp import CSRC_COUNT, EXTENSION, FIXED
 
 ONE_BYTE, TWO_BYTES = 0xBEDE, 0x1000  # what an extension begins with; the latter's low bits are any
 PADDING, STOP = 0, 15  # ids

@@ -11,7 +11,7 @@ from concurrent import futures
 from functools import partial
 from typing import Final
 
-from spanvault.lifecycle import name_thread
+from spanvault.daemon.lifecycle import name_thread
 from storaged.format.walk import Steps
 
 Paced = Generator[float | None, None, None]  # steps; how many seconds each is to be followed by

@@ -19,8 +19,8 @@ from typing import Any, Final, NamedTuple
 import lmdb
 import msgspec
 
+from spanvault.daemon.rules import POOLS
 from spanvault.messages import Erasure, RekeyedPage
-from spanvault.rules import POOLS
 from storaged.erasing.beside import Beside, Paced
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS

@@ -19,8 +19,8 @@ import lmdb
 import numpy as np
 
 from spanvault import messages as m
-from spanvault.chunk import CHUNK, FRAME, Chunk, Media
-from spanvault.rules import POOLS
+from spanvault.daemon.rules import POOLS
+from spanvault.media.chunk import CHUNK, FRAME, Chunk, Media
 from storaged.erasing.doomed import Doomed, look_at
 from storaged.erasing.eraser import MAX_REASON, STORAGED, Eraser
 from storaged.faults import Fault

@@ -8,7 +8,7 @@ storaged.erasing.retention.
 
 from typing import Final, NamedTuple
 
-from spanvault.config import PoolConfig
+from spanvault.daemon.config import PoolConfig
 
 DAY_NS: Final = 86_400 * 1_000_000_000
 UNFINISHED_NS: Final = 7 * DAY_NS  # a call whose end never came is let go so much later

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from spanvault.keyfile import public_of
+from spanvault.keys.keyfile import public_of
 from spanvault.spool import SUITE
 
 ROOT_MAGIC: Final = b"SVRROOT1"

@@ -60,7 +60,7 @@ assert ENTRY.itemsize == 32
 class Header(NamedTuple):
     """The head of one segment, as it lies in the clear. salt: 16 bytes, commit: 32."""
 
-    tier: int  # the pool's number: spanvault.rules.TIERS
+    tier: int  # the pool's number: spanvault.daemon.rules.TIERS
     segment: int  # 0, 1, 2 … within the object
     recording_id: bytes
     key_id: int

@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from spanvault import chunk
-from spanvault.chunk import Chunk
+from spanvault.media import chunk
+from spanvault.media.chunk import Chunk
 from storaged.format.sealing import (
     EVENTS,
     FRAME_HEAD_BYTES,

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from spanvault.chunk import Media
+from spanvault.media.chunk import Media
 from spanvault.messages import Batch, Call, Stream
 from storaged.index.environment import Index
 from storaged.index.rows import FINAL, State, day_of

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from spanvault.daemon.rules import TIERS
 from spanvault.messages import Change, DayKey, Erasure, ErasureReceipt
-from spanvault.rules import TIERS
 from storaged.format import ledger
 from storaged.format.ledger import Entry
 from storaged.index import labels

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from spanvault import messages as m
-from spanvault.rules import POOLS
+from spanvault.daemon.rules import POOLS
 from storaged import files
 from storaged.faults import Fault
 from storaged.format.walk import Steps

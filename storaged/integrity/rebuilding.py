@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
-from spanvault.chunk import CHUNK, FRAME, Media
+from spanvault.media.chunk import CHUNK, FRAME, Media
 from spanvault.messages import Call
 from storaged.faults import Fault
 from storaged.format import ledger, record, seeking, walk

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from spanvault import messages as m
-from spanvault.rules import POOLS
+from spanvault.daemon.rules import POOLS
 from storaged.faults import Fault
 from storaged.index import damage
 from storaged.index.environment import Index

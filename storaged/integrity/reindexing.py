@@ -18,8 +18,8 @@ from typing import Final
 
 import lmdb
 
-from spanvault.config import PoolConfig, StoragedConfig
-from spanvault.rules import POOLS, TIERS
+from spanvault.daemon.config import PoolConfig, StoragedConfig
+from spanvault.daemon.rules import POOLS, TIERS
 from storaged import files
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS

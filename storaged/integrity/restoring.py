@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
+from spanvault.daemon.rules import TIERS
 from spanvault.messages import Call, Change, Erasure, Import
-from spanvault.rules import TIERS
 from storaged import files
 from storaged.faults import Fault
 from storaged.format import ledger, record

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from spanvault.rules import POOLS
+from spanvault.daemon.rules import POOLS
 from storaged import files
 from storaged.faults import Fault
 

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from spanvault import keyfile, spool
+from spanvault import spool
+from spanvault.keys import keyfile
 from storaged.faults import Fault
 from storaged.format import keypage, ledger
 from storaged.format.keypage import (

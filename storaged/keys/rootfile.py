@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from spanvault import disks
 from spanvault.certificate import OVERWRITTEN
+from spanvault.daemon import disks
 from storaged import files
 from storaged.faults import Fault
 from storaged.format import keypage

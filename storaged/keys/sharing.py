@@ -2,13 +2,13 @@
 
 They are kept in memory alone, for an hour, until enough are there to unlock the pool; a restart
 forgets them, and each reply tells which ones are there. A share of a key that the pool is not
-sealed to is refused at once. Shares themselves: spanvault.shares. Requests: WIRE.md §6. Pure.
+sealed to is refused at once. Shares themselves: spanvault.keys.shares. Requests: WIRE.md §6. Pure.
 """
 
 from typing import Final, NamedTuple
 
-from spanvault import shares
-from spanvault.shares import Share
+from spanvault.keys import shares
+from spanvault.keys.shares import Share
 from storaged.faults import Fault
 
 HOLD_NS: Final = 3600 * 10**9  # from the first of a set

@@ -4,14 +4,15 @@ Without one a root is erased by overwriting its file, which flash and copy-on-wr
 outlive. With one, what the root's envelopes hold is only a share: the root key is its HMAC under a
 secret that the token made, keeps, and never gives away. Each root key has a secret of its own. Once
 that is destroyed, no old copy of key files opens any more, whoever has the unlock key.
-FORMAT.md §5.8. PKCS#11 itself: spanvault.token. When secrets come and go: storaged.keys.keyring.
+FORMAT.md §5.8. PKCS#11 itself: spanvault.keys.token. When secrets come and go:
+storaged.keys.keyring.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from spanvault.config import credential
+from spanvault.daemon.config import credential
 from storaged.faults import Fault
 
 GRADE: Final = "hsm: the key of the old root was destroyed in its token"
@@ -28,27 +29,27 @@ class TokenSlot:
 
     def __init__(self, uri: str, pin: Path) -> None:
         """Raises ValueError: no such URI."""
-        from spanvault import token  # a library of C, loaded by those alone who need it
+        from spanvault.keys import token
 
         self._place, self._pin = token.parse_uri(uri, with_object=False), pin
 
     def make(self, store_id: bytes, tier: int, epoch: int) -> None:
         """A new secret for a root; one that a crash left of the same is replaced. Raises Fault."""
-        from spanvault import token
+        from spanvault.keys import token
 
         label = _label(store_id, tier, epoch)
         self._do(lambda pin: token.make_secret(self._place, pin, label))
 
     def root_key(self, store_id: bytes, tier: int, epoch: int, share: bytes) -> bytes:
         """The root key of a share, 32 bytes. Raises Fault: no such secret, or the token is away."""
-        from spanvault import token
+        from spanvault.keys import token
 
         label = _label(store_id, tier, epoch)
         return self._do(lambda pin: token.hmac_sha256(self._place, pin, label, share))
 
     def keep_only(self, store_id: bytes, tier: int, epoch: int) -> None:
         """Destroy the secrets of all other roots of a pool. Raises Fault."""
-        from spanvault import token
+        from spanvault.keys import token
 
         prefix, kept = _label(store_id, tier), _label(store_id, tier, epoch)
         self._do(lambda pin: token.destroy_secrets(self._place, pin, prefix, kept))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spanvault import spool, wire
-from spanvault.chunk import NO_MEDIA, Media
+from spanvault.media.chunk import NO_MEDIA, Media
 from spanvault.messages import Batch, Call
 from storaged import files
 

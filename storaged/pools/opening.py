@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from spanvault import keyfile, protected
-from spanvault.config import PoolConfig, StoragedConfig
-from spanvault.rules import POOLS, TIERS
+from spanvault.daemon.config import PoolConfig, StoragedConfig
+from spanvault.daemon.rules import POOLS, TIERS
+from spanvault.keys import keyfile, protected
 from storaged import diskfaults
 from storaged.faults import Fault
 from storaged.index import rows, toldkeys

@@ -12,7 +12,7 @@ import logging
 import os
 from pathlib import Path
 
-from spanvault import durable
+from spanvault.daemon import durable
 from storaged.faults import Fault
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from spanvault.rules import POOLS, TIERS
+from spanvault.daemon.rules import POOLS, TIERS
 from storaged.faults import Fault
 from storaged.format import keypage
 from storaged.format.ledger import Entry, Place

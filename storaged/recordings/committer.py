@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import lmdb
 
-from spanvault.lifecycle import name_thread
+from spanvault.daemon.lifecycle import name_thread
 from storaged.diskfaults import explain
 from storaged.faults import Fault
 from storaged.recordings.gathering import Group

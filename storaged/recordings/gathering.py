@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spanvault import wire
-from spanvault.chunk import CHUNK, CONTROL, FRAME, Media
+from spanvault.media.chunk import CHUNK, CONTROL, FRAME, Media
 from spanvault.messages import Batch, Call, Codec, Sealed, Stream
 from storaged.format import record
 from storaged.format.sealing import LAST_MAX

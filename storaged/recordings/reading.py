@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
-from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Chunk, Media
+from spanvault.media.chunk import CHUNK, FRAME, NO_MEDIA, Chunk, Media
 from spanvault.messages import Call, VerifyReply
 from storaged.faults import Fault
 from storaged.format import seeking, walk

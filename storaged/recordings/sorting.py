@@ -3,7 +3,7 @@
 A call's pool is decided once, by the rules, on the first record that comes of it; media without any
 record enters the default pool. A pool that is locked, or whose own disk takes nothing, gets its
 part through its intake: sealed, synced, acknowledged, and made recordings of as soon as it can.
-Committing to one pool: storaged.recordings.writer. Rules: spanvault.rules.
+Committing to one pool: storaged.recordings.writer. Rules: spanvault.daemon.rules.
 """
 
 import logging
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from spanvault.chunk import Media
+from spanvault.daemon.rules import TIERS
+from spanvault.media.chunk import Media
 from spanvault.messages import Batch, Call
-from spanvault.rules import TIERS
 from storaged.diskfaults import line
 from storaged.format import ledger, record
 from storaged.format.ledger import Entry, Placed

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import lmdb
 
-from spanvault import chunk
+from spanvault.media import chunk
 from spanvault.messages import Call
 from storaged.faults import Fault
 from storaged.format import record

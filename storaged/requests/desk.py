@@ -16,7 +16,7 @@ import msgspec
 
 from spanvault import messages as m
 from spanvault import wire
-from spanvault.chunk import Media
+from spanvault.media.chunk import Media
 from spanvault.transport import Identity
 from storaged.diskfaults import explain
 from storaged.erasing import certifying

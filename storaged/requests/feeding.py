@@ -7,7 +7,7 @@ storaged.integrity.mending. Protocol: WIRE.md §6.
 from typing import Final
 
 from spanvault import messages as m
-from spanvault.rules import POOLS
+from spanvault.daemon.rules import POOLS
 from spanvault.transport import Identity
 from storaged.faults import Fault
 from storaged.index import damage, erasures

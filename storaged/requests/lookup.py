@@ -8,8 +8,8 @@ import logging
 import msgspec
 
 from spanvault import messages as m
-from spanvault.chunk import Media
-from spanvault.rules import POOLS
+from spanvault.daemon.rules import POOLS
+from spanvault.media.chunk import Media
 from storaged.erasing import certifying
 from storaged.faults import Fault
 from storaged.format import record

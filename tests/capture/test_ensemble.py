@@ -15,8 +15,8 @@ from capture.ensemble import Ensemble
 from capture.model import Block
 from capture.recorder import Heard, Recorder
 from capture.worker import Told
-from spanvault.chunk import Chunk
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media.chunk import Chunk
 from spanvault.messages import Call
 from tests.support.callgen import SECOND, START_NS, Frame, answered, busy, phones
 from tests.support.frames import block

@@ -15,7 +15,7 @@ import pytest
 
 from capture.model import Block
 from capture.recorder import Heard, Recorder
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from tests.support.callgen import SECOND, START_NS, Frame, answered, phones, rtp, udp_frame
 from tests.support.frames import ethernet, ipv4
 from tests.support.rtcpforge import Block as ReportBlock

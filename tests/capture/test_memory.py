@@ -17,7 +17,7 @@ import pytest
 from capture.calls import calltable
 from capture.recorder import Recorder
 from capture.signalling import siptls
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from tests.fuzz.dialogs import Story
 from tests.support.callgen import SECOND, Frame
 from tests.support.frames import block

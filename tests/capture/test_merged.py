@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from capture import courier
+from capture.delivery import courier
 from capture.live import Live
 from capture.sources import merged
 from capture.sources.merged import Merged

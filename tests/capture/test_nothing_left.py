@@ -17,7 +17,7 @@ from capture.model import Block
 from capture.packets.fragments import MAX_DATAGRAMS
 from capture.recorder import Heard, Recorder
 from capture.signalling.siptls import MAX_SPEAKERS
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from tests.support.callgen import (
     ANSWERED_NS,
     SECOND,

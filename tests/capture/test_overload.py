@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from bench.injector import ends, numbers
-from spanvault.chunk import CAPTURE_LOSS
 from spanvault.client import Client
+from spanvault.media.chunk import CAPTURE_LOSS
 from spanvault.messages import Call, Search
 from tests.support.appliance import Appliance
 from tests.support.callgen import Dialogue, Phone, sdp

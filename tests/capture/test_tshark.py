@@ -12,7 +12,7 @@ from capture.packets.decode import Decoder
 from capture.packets.slowpath import SlowPath
 from capture.signalling.sip import parse
 from capture.sources.files import blocks
-from spanvault.rtp import header_length, without_padding
+from spanvault.media.rtp import header_length, without_padding
 from tests.support.callgen import START_NS, answered, phones, udp_frame, write_pcap
 from tests.support.folders import SAMPLE, SHARED
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pytest
 
 from capture.model import StreamTotals
-from spanvault import rtcp
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import rtcp
 from spanvault.messages import Call, Stream
 from tests.support.callgen import START_NS, answered, phones, write_pcap
 from tests.support.folders import SAMPLE, SHARED

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from capture.spool import Spool
-from spanvault import keyfile, wire
+from capture.delivery.spool import Spool
 from spanvault import messages as m
+from spanvault import wire
+from spanvault.keys import keyfile
 from storaged import files
 from storaged.erasing.eraser import Eraser
 from storaged.format import record
@@ -237,7 +238,7 @@ def test_control_without_the_destruction_the_call_is_heard(tmp_path, monkeypatch
             (folder / name).unlink(missing_ok=True)
 
     monkeypatch.setattr(files, "destroy", only_removed)
-    monkeypatch.setattr("capture.spool.shred", Path.unlink)
+    monkeypatch.setattr("capture.delivery.spool.shred", Path.unlink)
     careless = Evidence(tmp_path, convert=False)
     examiner = careless.examiner()
     assert careless.dek in examiner.secrets

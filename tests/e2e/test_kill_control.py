@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spanvault.chunk import Chunk, Media
 from spanvault.client import Page
+from spanvault.media.chunk import Chunk, Media
 from spanvault.messages import Call, Stream
 from tests.support import hasty_storaged
 from tests.support.appliance import Appliance

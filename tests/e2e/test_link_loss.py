@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from spanvault.chunk import CAPTURE_LOSS
 from spanvault.client import Client
+from spanvault.media.chunk import CAPTURE_LOSS
 from spanvault.messages import Call, Search
 from tests.support.appliance import Appliance
 from tests.support.callgen import Frame, answered, phones

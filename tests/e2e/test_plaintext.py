@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spanvault import keyfile
+from spanvault.keys import keyfile
 from spanvault.transport import load_certificate
 from storaged.keys.keyring import Keyring
 from tests.support import callgen

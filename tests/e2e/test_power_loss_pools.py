@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import pytest
 
-from spanvault import keyfile
 from spanvault import messages as m
+from spanvault.keys import keyfile
 from storaged.faults import Fault
 from storaged.format.sealing import HEADER_BYTES, Header
 from storaged.keys.keyring import Keyring

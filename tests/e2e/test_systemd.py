@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from spanvault.client import Client
-from spanvault.config import OperatorConfig
+from spanvault.daemon.config import OperatorConfig
 from spanvault.messages import Call, Search
 from tests.support.container import PREFIX, Container
 from tests.support.lab import Lab

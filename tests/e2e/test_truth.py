@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from spanvault import keyfile
-from spanvault.chunk import EVENTS, MARKER, Chunk
 from spanvault.client import Client
+from spanvault.keys import keyfile
+from spanvault.media.chunk import EVENTS, MARKER, Chunk
 from spanvault.messages import Call, Search, Stream
 from spanvault.private import PrivateStore
 from tests.support import impaired

@@ -15,19 +15,12 @@ from typing import Any, Final
 
 import msgspec
 
-from spanvault import (
-    daemonlog,
-    keyfile,
-    rules,
-    sandbox,
-    shares,
-    slots,
-    transport,
-    wire,
-)  # fmt: skip
+from spanvault import daemonlog, sandbox, slots, transport, wire
 from spanvault import messages as m
 from spanvault.audio import codecs, decoding
 from spanvault.commands import times
+from spanvault.daemon import rules
+from spanvault.keys import keyfile, shares
 from spanvault.transport import Identity
 from tests.fuzz.choices import Choices, cut, joined
 from tests.fuzz.folders import PLACE, folder

@@ -9,8 +9,8 @@ from itertools import count
 from typing import Final
 
 from capture.recorder import Heard, Recorder
-from spanvault import chunk
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import chunk
 from spanvault.messages import Call
 from tests.fuzz.choices import Choices
 from tests.support.callgen import START_NS, Frame, rtp, udp_frame

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from replicator import bundle, inventory, layout
 from replicator.state import StateFolder
-from spanvault import certificate, keyfile, logchain, protected, shares, spool, token, unlock, wire
+from spanvault import certificate, logchain, spool, wire
+from spanvault.keys import keyfile, protected, shares, token, unlock
 from spanvault.messages import Batch, Erasure
 from storaged.faults import Fault
 from storaged.format import keypage, record, seeking, walk

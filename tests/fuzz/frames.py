@@ -23,8 +23,8 @@ from capture.packets.slowpath import SlowPath
 from capture.packets.tunnels import LINK_TYPES, peel
 from capture.recorder import Recorder
 from capture.sources import files
-from spanvault import chunk
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import chunk
 from tests.fuzz.capturefiles import call
 from tests.fuzz.choices import cut, joined
 from tests.fuzz.signalling import messages

@@ -7,11 +7,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from spanvault import payloadtypes, rtp, srtcp, srtp
 from spanvault.audio import aac, amr, codecs, framing, mpeg, timeline
-from spanvault.chunk import CHUNK, FRAME, MARKER, TRUNCATED, WHOLE, Chunk
+from spanvault.media import payloadtypes, rtp, srtcp, srtp
+from spanvault.media.chunk import CHUNK, FRAME, MARKER, TRUNCATED, WHOLE, Chunk
+from spanvault.media.sdes import SUITES, parse
 from spanvault.messages import Codec, MediaKey
-from spanvault.sdes import SUITES, parse
 from spanvault.video.orientation import extension
 from spanvault.video.units import KINDS, Assembler, Packet
 from tests.fuzz.choices import Choices, cut, joined

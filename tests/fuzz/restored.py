@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from spanvault import keyfile, wire
 from spanvault import messages as m
+from spanvault import wire
+from spanvault.keys import keyfile
 from tests.fuzz.choices import Choices
 from tests.fuzz.folders import folder
 from tests.support.vault import Parts, call_id, make_call

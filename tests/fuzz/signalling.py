@@ -11,9 +11,9 @@ from typing import Final
 from capture.packets import websocket
 from capture.recorder import Recorder
 from capture.signalling import sdp, sip, siprec
-from spanvault import sdes
 from spanvault.audio import codecs
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import sdes
 from tests.fuzz import mutators
 from tests.fuzz.capturefiles import call
 from tests.fuzz.choices import cut, joined

@@ -15,8 +15,9 @@ from replicator.inventory import Inventory
 from replicator.replica import Replica
 from replicator.targets import TargetError
 from replicator.targets.directory import DirectoryTarget
-from spanvault import keyfile, spool, wire
 from spanvault import messages as m
+from spanvault import spool, wire
+from spanvault.keys import keyfile
 from storaged.format import ledger
 from storaged.index.environment import Index
 from storaged.integrity.rebuilding import Rebuilder, Report

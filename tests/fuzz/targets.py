@@ -13,9 +13,11 @@ from capture.packets import hep
 from capture.packets.offload import segments
 from capture.recorder import Recorder
 from capture.sources import files
-from spanvault import chunk, config, digits, rtcp, wire
+from spanvault import wire
 from spanvault.audio import red
-from spanvault.config import CaptureConfig
+from spanvault.daemon import config
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import chunk, digits, rtcp
 from spanvault.messages import Hello, Status, StatusReply, Welcome
 from tests.fuzz import (
     asked,

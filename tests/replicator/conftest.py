@@ -13,7 +13,7 @@ import pytest
 
 from replicator import bundle, layout
 from spanvault.client import Client
-from spanvault.config import OperatorConfig, load
+from spanvault.daemon.config import OperatorConfig, load
 from spanvault.messages import GetReply
 from spanvault.private import toml
 from tests.support.appliance import Appliance

@@ -6,8 +6,9 @@ import pytest
 from replicator import bundle, layout
 from replicator.replica import Replica
 from replicator.targets.directory import DirectoryTarget
-from spanvault import certificate, keyfile
+from spanvault import certificate
 from spanvault.client import RequestFailed
+from spanvault.keys import keyfile
 from spanvault.messages import Change, Erasure, RekeyedPage, Search
 from storaged.keys import keyring
 from storaged.keys.keyring import Keyring

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from spanvault import certificate, keyfile
+from spanvault import certificate
 from spanvault.client import Client
+from spanvault.daemon.rules import POOLS
+from spanvault.keys import keyfile
 from spanvault.messages import Search
 from spanvault.private import PrivateStore, toml
-from spanvault.rules import POOLS
 from tests.support.command import spanvault
 from tests.support.ingest import caller, identity
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from replicator.targets.directory import DirectoryTarget
-from spanvault import durable
+from spanvault.daemon import durable
 from tests.support.fusedisk import Disk
 from tests.support.powercut import SECTOR, Cut, Log, mounted
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from spanvault import keyfile
+from spanvault.keys import keyfile
 from tests.support.command import start
 from tests.support.ingest import identity
 

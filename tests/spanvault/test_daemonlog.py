@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spanvault.daemon.journal import StderrHandler
 from spanvault.daemonlog import Said, parse, parse_all
-from spanvault.journal import StderrHandler
 
 
 def written(level: int, message: str, **fields: object) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from spanvault import config, init, keyfile
+from spanvault import init
+from spanvault.daemon import config
+from spanvault.keys import keyfile
 from spanvault.transport import Clients, load_certificate
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from spanvault import keyfile
 from spanvault.client import Client, RequestFailed, refuse_dead_socket
-from spanvault.config import OperatorConfig, ReplicatorConfig, load
+from spanvault.daemon.config import OperatorConfig, ReplicatorConfig, load
+from spanvault.keys import keyfile
 from spanvault.messages import Get, Search, StatusReply
 from spanvault.private import PrivateStore, StoreUnavailable, stop, toml
 from spanvault.transport import make_certificate

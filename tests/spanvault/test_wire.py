@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spanvault import messages, wire
-from spanvault.chunk import CHUNK, FRAME, NO_MEDIA
+from spanvault.media.chunk import CHUNK, FRAME, NO_MEDIA
 from spanvault.messages import (
     Acknowledge,
     Batch,
@@ -24,7 +24,7 @@ from spanvault.messages import (
     SearchReply,
     Stream,
 )
-from tests.spanvault.test_chunk import ONE, TWO, media
+from tests.spanvault.media.test_chunk import ONE, TWO, media
 
 CALL = Call(
     b"\x01" * 16, "c", ["a@b"], "100", "200", 5,

@@ -64,8 +64,8 @@ ERASURE = [
 LOG = "test_accesslog.py cuts and changes it at every byte, test_power_loss.py tears it"
 PAGES = "a copy of a page goes by files.replace(), as pages do: test_keymending.py"
 EXEMPT = {
-    "capture/link.py:_keep_key": "a public key: what is not whole is not taken, and told anew",
-    "capture/spool.py:probe": "an empty file that the next start removes",
+    "capture/delivery/link.py:_keep_key": "a public key: not taken unless whole, and told anew",
+    "capture/delivery/spool.py:probe": "an empty file that the next start removes",
     "replicator/targets/directory.py:_forget": "of a put that failed: prepare() does it, too",
     "storaged/requests/accesslog.py:_cut_back": LOG,
     "storaged/requests/accesslog.py:_open": LOG,

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from spanvault import keyfile, spool, wire
 from spanvault import messages as m
+from spanvault import spool, wire
+from spanvault.keys import keyfile
 from storaged import serving
 from tests.support.vault import (
     Client,

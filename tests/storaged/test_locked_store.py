@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from spanvault import keyfile, spool, wire
 from spanvault import messages as m
+from spanvault import spool, wire
+from spanvault.keys import keyfile
 from spanvault.messages import Message
 from storaged.keys.intakekeys import parse, serialize
 from tests.support.vault import Client, Rig, call_id, chunk_keys, make_call, make_media

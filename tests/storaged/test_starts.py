@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from spanvault import keyfile
 from spanvault import messages as m
+from spanvault.keys import keyfile
 from storaged.keys.keyring import Keyring
 from tests.support.vault import (
     Rig,

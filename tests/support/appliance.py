@@ -18,7 +18,7 @@ from typing import Any
 
 from spanvault import init
 from spanvault.client import Client
-from spanvault.config import OperatorConfig, load
+from spanvault.daemon.config import OperatorConfig, load
 from spanvault.private import toml
 
 START_S = 30.0

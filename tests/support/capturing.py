@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from spanvault import wire
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.messages import Call, Fetch, Search
 from tests.support.vault import Rig
 

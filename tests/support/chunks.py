@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from spanvault.chunk import CHUNK, FRAME, Chunk
+from spanvault.media.chunk import CHUNK, FRAME, Chunk
 from spanvault.messages import Codec, Stream
 
 START_NS: Final = 1_795_000_000_000_000_000

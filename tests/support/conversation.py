@@ -10,7 +10,7 @@ from typing import Any
 
 from capture.calls.calls import Calls
 from capture.model import Attach, Close, Datagram, Endpoint, NewStream, StreamTotals
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.messages import Call, Stream
 
 START_NS = 1_795_000_000_000_000_000

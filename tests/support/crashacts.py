@@ -14,12 +14,13 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from capture.callstate import CallState
-from capture.spool import Spool
+from capture.delivery.spool import Spool
 from replicator.plan import Mark
 from replicator.state import StateFolder
 from replicator.targets.directory import DirectoryTarget
-from spanvault import init, keyfile, spool, transport, unlock, wire
+from spanvault import init, spool, transport, wire
 from spanvault import messages as m
+from spanvault.keys import keyfile, unlock
 from tests.support.vault import call_id, make_media
 
 Note = Callable[[str], None]

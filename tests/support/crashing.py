@@ -17,7 +17,7 @@ import zmq
 
 from spanvault import messages as m
 from spanvault import wire
-from spanvault.chunk import NO_MEDIA
+from spanvault.media.chunk import NO_MEDIA
 from tests.support.crashacts import ACTS
 from tests.support.forked import Forked
 from tests.support.kept import (

@@ -9,8 +9,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from spanvault import keyfile
 from spanvault import messages as m
+from spanvault.keys import keyfile
 from tests.support.crashing import Sender
 from tests.support.forked import Forked
 from tests.support.loads import Load, Sent

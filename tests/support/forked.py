@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from spanvault import keyfile
 from spanvault import messages as m
+from spanvault.keys import keyfile
 from tests.support.vault import Rig
 
 

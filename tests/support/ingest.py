@@ -12,8 +12,8 @@ import numpy as np
 import zmq
 
 from spanvault import wire
-from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Media
-from spanvault.config import CaptureConfig, load
+from spanvault.daemon.config import CaptureConfig, load
+from spanvault.media.chunk import CHUNK, FRAME, NO_MEDIA, Media
 from spanvault.messages import Acknowledge, Batch, Call, Codec, Stream
 from spanvault.transport import connect, load_certificate
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from capture.media.engine import Media
 from capture.media.leaving import Leaving
 from capture.model import Attach, Close, NewStream
-from spanvault.chunk import Media as Chunks
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media.chunk import Media as Chunks
 from tests.support.frames import EPOCH, SECOND
 from tests.support.rtpstreams import Sent, Truth, endpoints, packets
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from capture.aside import Aside
-from capture.outbox import Outbox
-from capture.spool import Spool
-from spanvault.chunk import CHUNK, FRAME, Media
+from capture.delivery.aside import Aside
+from capture.delivery.outbox import Outbox
+from capture.delivery.spool import Spool
+from spanvault.media.chunk import CHUNK, FRAME, Media
 from spanvault.messages import Call
 from spanvault.slots import Slots
 

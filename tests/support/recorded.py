@@ -11,9 +11,9 @@ import numpy as np
 
 from capture.recorder import Heard, Recorder
 from capture.sources import files
-from spanvault import digits
-from spanvault.chunk import EVENTS, MARKER, TRUNCATED, Chunk
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import digits
+from spanvault.media.chunk import EVENTS, MARKER, TRUNCATED, Chunk
 from spanvault.messages import Call
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import zmq
 
 from spanvault import transport, wire
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.messages import Acknowledge, Batch, Hello, Refuse, Welcome
 
 

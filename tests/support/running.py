@@ -6,8 +6,8 @@ from typing import Any
 
 from capture.recorder import Heard, Recorder
 from capture.sources import files
-from spanvault.chunk import Chunk
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media.chunk import Chunk
 from spanvault.messages import Call
 from tests.support.callgen import SECOND, Frame, write_pcap
 from tests.support.frames import block

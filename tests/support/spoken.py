@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from spanvault.media.payloadtypes import STATIC
 from spanvault.messages import Codec
-from spanvault.payloadtypes import STATIC
 from tests.support.callgen import (
     ANSWERED_NS,
     SECOND,

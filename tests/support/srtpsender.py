@@ -1,7 +1,7 @@
 """A phone's side of SRTP: packets sealed as RFC 3711, 6188, 7714, 9335 say, for every SDES suite.
 
-Written from the RFCs, apart from spanvault.srtp, so that each is the other's check; sessions of
-libsrtp are used for nothing here. An SDP of RTP/SAVP and its a=crypto (RFC 4568).
+Written from the RFCs, apart from spanvault.media.srtp, so that each is the other's check; sessions
+of libsrtp are used for nothing here. An SDP of RTP/SAVP and its a=crypto (RFC 4568).
 """
 
 import base64

@@ -7,8 +7,8 @@ from capture.model import Attach, Datagram, NewStream, StreamTotals
 from capture.packets.decode import Decoded, Decoder
 from capture.packets.slowpath import SlowPath
 from capture.sources.files import blocks
-from spanvault import chunk
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import chunk
 
 
 def check(parts: list[chunk.Media]) -> None:

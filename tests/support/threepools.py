@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from spanvault import keyfile, wire
 from spanvault import messages as m
+from spanvault import wire
+from spanvault.keys import keyfile
 from tests.support.forked import Forked
 from tests.support.kept import lost, not_clean, stored
 from tests.support.loads import Load, Sent

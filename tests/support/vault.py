@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import zmq
 
-from spanvault import keyfile, transport, wire
 from spanvault import messages as m
-from spanvault.chunk import CHUNK, FRAME, NO_MEDIA, Media
-from spanvault.config import StoragedConfig
-from spanvault.rules import TIERS
+from spanvault import transport, wire
+from spanvault.daemon.config import StoragedConfig
+from spanvault.daemon.rules import TIERS
+from spanvault.keys import keyfile
+from spanvault.media.chunk import CHUNK, FRAME, NO_MEDIA, Media
 from storaged.index.environment import Index
 from storaged.keys import keyring as keys
 from storaged.keys.intakekeys import IntakeKeys

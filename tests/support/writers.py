@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 REPOSITORY: Final = Path(__file__).parents[2]
 # What keeps something that must outlive a crash.
 FOLDERS: Final = (
-    "storaged", "replicator", "capture/spool.py", "capture/callstate.py", "capture/link.py",
-    "spanvault/init.py", "spanvault/keyfile.py", "spanvault/unlock.py", "spanvault/spool.py",
+    "storaged", "replicator", "capture/delivery", "capture/callstate.py", "spanvault/init.py",
+    "spanvault/keys", "spanvault/spool.py",
 )  # fmt: skip
 _ANYWHERE: Final = {
     "rename", "unlink", "mkdir", "rmdir", "hardlink_to", "write_bytes", "write_text", "touch",

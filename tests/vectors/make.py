@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from spanvault import chunk
+from spanvault.media import chunk
 from storaged.format import ledger, record, walk
 from storaged.format.ledger import Entry, Seal
 from storaged.format.sealing import DATA, EVENTS, ObjectWriter

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-from spanvault import certificate, keyfile, logchain, protected, shares, spool, wire
+from spanvault import certificate, logchain, spool, wire
+from spanvault.keys import keyfile, protected, shares
 from spanvault.logchain import HEAD, Head
 from spanvault.messages import Batch, ErasureReceipt
 from storaged.format import keypage

@@ -17,7 +17,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from spanvault import certificate, keyfile, logchain, protected, shares, spool, token
+from spanvault import certificate, logchain, spool
+from spanvault.keys import keyfile, protected, shares, token
 from spanvault.logchain import Head
 from storaged import faults
 from storaged.format import keypage, ledger, record

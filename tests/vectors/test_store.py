@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from spanvault import keyfile
 from spanvault import messages as m
-from spanvault.chunk import NO_MEDIA
+from spanvault.keys import keyfile
+from spanvault.media.chunk import NO_MEDIA
 from tests.support.vault import Rig, acknowledged, call_id, chunk_keys, make_call, make_media
 from tests.vectors.reader import Fault, signed
 from tests.vectors.reader.store import Store

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from spanvault import srtp
+from spanvault.media import srtp
 from spanvault.messages import MediaKey
 from storaged.format import ledger, record, walk
 from storaged.format.sealing import LAST

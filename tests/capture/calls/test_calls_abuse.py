@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from capture.calls import calltable
 from capture.calls.calls import Calls
 from capture.model import Datagram
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.messages import Call
 from tests.support.conversation import (
     A_TO_B,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.calls.calls import Calls
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from tests.support.conversation import A_TO_B, B_TO_A, BOB, NOTHING, Leg, Wire, sounds, talk
 
 # What a capture saved before calls knew ICE's candidates, and keys that are only half of use: one

@@ -3,7 +3,7 @@
 import pytest
 
 from capture.model import Datagram
-from spanvault.chunk import CONTROL
+from spanvault.media.chunk import CONTROL
 from spanvault.messages import FarEnd
 from tests.support.conversation import A_TO_B, ALICE, B_TO_A, BOB, SECOND, Leg, Wire, endpoint, sdp
 from tests.support.rtcpforge import (

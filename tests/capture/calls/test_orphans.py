@@ -6,7 +6,7 @@ import pytest
 
 from capture.calls.calls import Calls
 from capture.media.engine import NO_TOTALS
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from spanvault.messages import Call, Related
 from storaged.recordings.reading import sources_of
 from tests.support.callgen import SECOND, START_NS, phones, udp_frame

@@ -9,7 +9,7 @@ from capture.model import Datagram
 from capture.recorder import Recorder
 from capture.signalling.sip import SipMessage
 from capture.sources import files
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from tests.support.folders import SAMPLE
 
 

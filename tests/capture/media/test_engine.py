@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from capture.media import engine
 from capture.model import Attach, Block, NewStream
-from spanvault.chunk import CAPTURE_LOSS
+from spanvault.media.chunk import CAPTURE_LOSS
 from tests.support.frames import EPOCH, SECOND
 from tests.support.mediatalk import RECORDING, Conversation, between
 from tests.support.rtpstreams import (

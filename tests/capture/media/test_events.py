@@ -12,9 +12,9 @@ from capture.media.engine import Media
 from capture.media.events import EVENT, REDUNDANT, SOUND, UNSURE, kinds_of
 from capture.model import Attach
 from capture.recorder import Recorder
-from spanvault import digits
-from spanvault.chunk import EVENTS, Chunk
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import digits
+from spanvault.media.chunk import EVENTS, Chunk
 from spanvault.messages import Call, Codec
 from tests.support.callgen import ANSWERED_NS, START_NS, Frame, around, phones, sdp, talk
 from tests.support.conversation import A_TO_B, ALICE, BOB, Leg, Wire

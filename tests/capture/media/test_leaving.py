@@ -3,7 +3,7 @@
 from capture.media.arena import SLAB, Arena, Slabs
 from capture.media.engine import Media
 from capture.model import Attach
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
 from tests.support.rtpstreams import Sent, endpoints, packets, steady
 
 

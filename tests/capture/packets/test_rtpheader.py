@@ -10,9 +10,9 @@ from capture.media.events import UNSURE
 from capture.model import Attach
 from capture.packets import rtpheader
 from capture.packets.decode import Decoder
-from spanvault import rtp as reading
-from spanvault.chunk import EVENTS, FRAME, TRUNCATED, WHOLE, Chunk
-from spanvault.config import CaptureConfig
+from spanvault.daemon.config import CaptureConfig
+from spanvault.media import rtp as reading
+from spanvault.media.chunk import EVENTS, FRAME, TRUNCATED, WHOLE, Chunk
 from tests.support.frames import block, ethernet, ipv4, rtp, udp
 
 VOICE = b"a voice of 20 ms"

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from spanvault import certificate, chunk, spool, wire
+from spanvault import certificate, spool, wire
 from spanvault import messages as m
+from spanvault.media import chunk
 from spanvault.transport import Identity
 from storaged import files
 from storaged.erasing.eraser import Eraser

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from spanvault import keyfile
 from spanvault import messages as m
-from spanvault.chunk import NO_MEDIA
-from spanvault.rules import POOLS, TIERS
+from spanvault.daemon.rules import POOLS, TIERS
+from spanvault.keys import keyfile
+from spanvault.media.chunk import NO_MEDIA
 from storaged.erasing.eraser import Eraser
 from storaged.faults import Fault
 from storaged.index import erasures

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from spanvault import chunk
 from spanvault import messages as m
+from spanvault.media import chunk
 from storaged import files
 from storaged.format.walk import finish
 from storaged.index import erasures

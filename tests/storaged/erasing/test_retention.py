@@ -10,7 +10,7 @@ import pytest
 
 from spanvault import messages as m
 from spanvault import wire
-from spanvault.config import PoolConfig
+from spanvault.daemon.config import PoolConfig
 from storaged.erasing.retention import BATCH
 from storaged.erasing.terms import DAY_NS, Terms
 from storaged.format.walk import finish

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spanvault.config import PoolConfig
+from spanvault.daemon.config import PoolConfig
 from storaged.erasing.terms import DAY_NS, ClockGuard, Terms
 
 HOUR_NS = DAY_NS // 24

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spanvault import chunk
+from spanvault.media import chunk
 from storaged.format import walk
 from storaged.format.sealing import (
     DATA,

@@ -7,7 +7,7 @@ import pytest
 
 from spanvault import messages as m
 from spanvault import spool, transport, wire
-from spanvault.chunk import NO_MEDIA
+from spanvault.media.chunk import NO_MEDIA
 from storaged.index.binding import APART, Binding
 from storaged.index.rows import FINAL
 from storaged.recordings.gathering import Group

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import lmdb
 import pytest
 
-from spanvault import keyfile, wire
 from spanvault import messages as m
-from spanvault.chunk import NO_MEDIA
-from spanvault.config import StoragedConfig
+from spanvault import wire
+from spanvault.daemon.config import StoragedConfig
+from spanvault.keys import keyfile
+from spanvault.media.chunk import NO_MEDIA
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
 from storaged.index import labels

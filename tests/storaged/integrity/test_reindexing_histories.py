@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spanvault import messages as m
-from spanvault.chunk import EVENTS
-from spanvault.config import StoragedConfig
+from spanvault.daemon.config import StoragedConfig
+from spanvault.media.chunk import EVENTS
 from storaged.erasing.converting import Converter
 from storaged.erasing.eraser import Eraser
 from storaged.faults import Fault

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from spanvault import messages as m
-from spanvault.rules import TIERS
+from spanvault.daemon.rules import TIERS
 from storaged.index.binding import Binding
 from storaged.recordings.gathering import Group
 from storaged.recordings.sorting import Sorter

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanvault import keyfile
 from spanvault.certificate import OVERWRITTEN
+from spanvault.keys import keyfile
 from storaged import files
 from storaged.faults import Fault
 from storaged.format import keypage

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spanvault import keyfile, shares
+from spanvault.keys import keyfile, shares
 from storaged.faults import Fault
 from storaged.keys.sharing import HOLD_NS, Given, Shareholders
 

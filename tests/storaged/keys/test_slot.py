@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pkcs11 import Attribute, ObjectClass
 
-from spanvault import certificate, keyfile
+from spanvault import certificate
 from spanvault import messages as m
+from spanvault.keys import keyfile
 from storaged.faults import Fault
 from storaged.format import keypage
 from storaged.keys import rootfile

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spanvault import keyfile
+from spanvault.keys import keyfile
 from storaged.pools.intake import Intake
 from tests.support.vault import make_call
 

@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from spanvault import messages as m
-from spanvault.chunk import NO_MEDIA
+from spanvault.media.chunk import NO_MEDIA
 from storaged.faults import Fault
 from storaged.recordings import committer
 from storaged.recordings.committer import Committer

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanvault import chunk, wire
 from spanvault import messages as m
-from spanvault.chunk import NO_MEDIA, Media
+from spanvault import wire
+from spanvault.media import chunk
+from spanvault.media.chunk import NO_MEDIA, Media
 from storaged.recordings.gathering import Gathered, Group, Have
 from tests.support.vault import SECOND, START, call_id, make_call, make_media
 

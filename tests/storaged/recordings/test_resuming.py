@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanvault.chunk import EVENTS
+from spanvault.media.chunk import EVENTS
 from storaged.format.sealing import ObjectWriter
 from storaged.index.environment import Index
 from storaged.index.rows import Reach

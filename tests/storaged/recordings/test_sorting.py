@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from spanvault import keyfile
 from spanvault import messages as m
-from spanvault.chunk import NO_MEDIA
+from spanvault.keys import keyfile
+from spanvault.media.chunk import NO_MEDIA
 from storaged.faults import Fault
 from storaged.index.binding import Binding
 from storaged.keys import keyring

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from replicator.replica import Replica
 from replicator.targets import make_target
-from spanvault import cli, keyfile, logchain
+from spanvault import cli, logchain
 from spanvault import messages as m
-from spanvault.config import TargetConfig
+from spanvault.daemon.config import TargetConfig
+from spanvault.keys import keyfile
 from spanvault.logchain import FIRST, Head
 from storaged.requests import accesslog, policy, witness
 from storaged.requests.accesslog import ROOM, AccessLog

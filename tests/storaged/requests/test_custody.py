@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from spanvault import keyfile, spool
 from spanvault import messages as m
+from spanvault import spool
 from spanvault.cli import application
+from spanvault.keys import keyfile
 from spanvault.spool import key_id
 from storaged.faults import Fault
 from storaged.keys.keyring import Keyring

@@ -4,8 +4,9 @@ from typing import Any, get_args
 
 import pytest
 
-from spanvault import chunk, wire
 from spanvault import messages as m
+from spanvault import wire
+from spanvault.media import chunk
 from spanvault.transport import Identity
 from storaged.requests import policy
 from tests.support.desk import Counter

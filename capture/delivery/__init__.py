@@ -1,0 +1,1 @@
+"""Batches to storaged: kept until acknowledged, in memory, then sealed on disk."""

@@ -1,0 +1,1 @@
+"""What each daemon lives by: settings, journal, systemd, small files, disks that fail."""

@@ -1,0 +1,1 @@
+"""Key files: made, protected, shared out on paper, found."""

@@ -1,0 +1,1 @@
+"""What was heard, as bytes and as what they say: chunks, RTP, RTCP, digits, SRTP."""

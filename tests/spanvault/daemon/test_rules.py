@@ -1,0 +1,136 @@
+"""Which pool a call enters: each condition, their order, and what is no rule at all."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spanvault.daemon.config import StoragedConfig, load
+from spanvault.daemon.rules import DAYS, Rule, hours, place
+from tests.support.vault import make_call
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def fits(call: dict[str, Any] | None = None, **rule: Any) -> bool:
+    return Rule("core", **rule).fits(make_call(1, **(call or {})))
+
+
+@pytest.mark.parametrize(
+    ("number", "fitting"),
+    [
+        ("+49300000001", True),
+        ("+49 (30) 000-0001", True),
+        ("+4930*", True),
+        ("+493012345678", True),  # the callee
+        ("+4931*", False),
+        ("+4930000000", False),
+        ("0300000001", False),
+    ],
+)
+def test_number_is_either_partys_exact_or_its_beginning(number, fitting):
+    assert fits(number=[number]) is fitting
+
+
+def test_name_is_matched_in_any_case():
+    assert fits({"caller": "Alice.B"}, number=["alice.b"])
+
+
+def test_did_is_what_was_dialled_not_who_called():
+    assert fits(did=["+493012345678"])
+    assert fits({"callee": "reception", "dialled": "+493099"}, did=["+493099"])
+    assert not fits({"caller": "+493099"}, did=["+493099"])
+
+
+def test_trunk_is_an_address_or_network_of_either_end():
+    ends = {"hosts": ["192.0.2.10", "2001:db8::5"]}
+    for network in ("192.0.2.10", "192.0.2.0/24", "2001:db8::/32"):
+        assert fits(ends, trunk=[network])
+    assert not fits(ends, trunk=["198.51.100.0/24"])
+    assert not fits({"hosts": ["nonsense"]}, trunk=["0.0.0.0/0"])
+    assert not fits(trunk=["0.0.0.0/0"])
+
+
+def test_header_is_a_pattern_in_any_case_and_must_be_there():
+    kept = {"headers": {"x-class": ["Legal-7", "x"]}}
+    assert fits(kept, header={"X-Class": "legal-?"})
+    assert not fits(kept, header={"X-Class": "legal"})
+    assert not fits(header={"X-Class": "*"})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "moment", "fitting"),
+    [
+        ("mon-fri 08:00-18:00", (2026, 11, 20, 8, 0), True),  # a Friday
+        ("mon-fri 08:00-18:00", (2026, 11, 20, 18, 0), False),
+        ("mon-fri 08:00-18:00", (2026, 11, 21, 12, 0), False),
+        ("sat,sun 00:00-24:00", (2026, 11, 22, 23, 59), True),
+        ("fri 22:00-06:00", (2026, 11, 21, 5, 59), True),  # into the next day
+        ("fri 22:00-06:00", (2026, 11, 20, 5, 59), False),
+        ("sat-mon 10:00-11:00", (2026, 11, 23, 10, 30), True),  # over the end of the week
+    ],
+)
+def test_schedule_is_local_time_when_the_call_began(schedule, moment, fitting):
+    started_ns = int(datetime(*moment, tzinfo=BERLIN).timestamp()) * 1_000_000_000
+    assert (
+        fits({"started_ns": started_ns}, schedule=[schedule], timezone="Europe/Berlin") is fitting
+    )
+
+
+def test_all_conditions_of_a_rule_must_hold():
+    both = {"number": ["+4930*"], "header": {"x-class": "*"}}
+    assert not fits(**both)
+    assert fits({"headers": {"x-class": ["a"]}}, **both)
+
+
+def test_first_rule_that_fits_decides_and_else_the_default():
+    rules = [Rule("sensitive", number=["+49300000001"]), Rule("core", number=["+4930*"])]
+    assert place(make_call(1), rules, "base") == "sensitive"
+    assert place(make_call(2), rules, "base") == "core"
+    assert place(make_call(2, caller="x", callee="y"), rules, "base") == "base"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("", "a rule without a condition"),
+        ('number = ["+49*30"]', "'+49*30' is no number"),
+        ('number = ["*"]', "'*' is no number"),
+        ('trunk = ["10.0.0.0/33"]', "'10.0.0.0/33' is no address and no network"),
+        ('schedule = ["workdays 8-18"]', "is no schedule"),
+        ('schedule = ["mon 24:30-25:00"]', "is no schedule"),
+        ('schedule = ["mon 08:00-24:01"]', "names an hour that no day has"),
+        ('schedule = ["mox 08:00-18:00"]', "names no day"),
+        ('number = ["1"]\ntimezone = "Mars/Olympus"', "is no time zone"),
+        ('numbers = ["1"]', "unknown key 'numbers'"),
+    ],
+)
+def test_a_wrong_rule_is_told_with_the_line_it_stands_in(tmp_path: Path, row: str, said: str):
+    path = tmp_path / "storaged.toml"
+    path.write_text(
+        '[pools.core]\n\n[[rules]]\npool = "core"\nnumber = ["+49*"]\n\n'
+        f'[[rules]]\npool = "core"\n{row}\n'
+    )
+    with pytest.raises(ValueError, match=r"storaged\.toml:[79]: ") as caught:
+        load(path, StoragedConfig)
+    assert said in str(caught.value)
+
+
+def test_a_rule_for_a_pool_that_is_not_set_up(tmp_path: Path):
+    path = tmp_path / "storaged.toml"
+    path.write_text('[[rules]]\npool = "sensitive"\nnumber = ["1"]\n')
+    with pytest.raises(ValueError, match=r"toml:2: pool 'sensitive' has rules and no \[pools"):
+        load(path, StoragedConfig)
+
+
+@given(st.text(max_size=30), st.sampled_from(DAYS))
+def test_arbitrary_schedules_raise_only_value_error(text, day):
+    for row in (text, f"{day} {text}", f"{day}-{text}"):
+        try:
+            hours(row)
+        except ValueError:
+            continue
