@@ -7,8 +7,8 @@ SHELL := /bin/bash
 PREFIX ?= /opt/spanvault
 LIBDIR ?= /usr/local/lib
 
-# To build what has no wheel for this machine; then what demo and tests place calls with.
-PACKAGES := python3 python3-venv python3-dev gcc \
+# To build systemd-python, which has no wheel; then what demo and tests place calls with.
+PACKAGES := python3 python3-venv python3-dev gcc pkg-config libsystemd-dev \
 	iproute2 ethtool sip-tester softhsm2 tshark tcpdump ffmpeg systemd systemd-container
 
 # Debian's own Python where it will do: the daemons run as users who cannot look into /root.

@@ -1,6 +1,7 @@
 """`spanvault status`: how the store and the daemons are.
 
-Each daemon says in one line what is wrong and what to do; one that says nothing is told of here.
+Each daemon says in one line what is wrong and what to do; one that says nothing is told of here,
+with what it last said in the journal (lastwords.py).
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from rich import filesize
 from rich.table import Table
 from rich.text import Text
 
+from spanvault.client import RequestFailed
 from spanvault.commands.access import (
     CONFIG,
     ConfigOption,
@@ -18,10 +20,12 @@ from spanvault.commands.access import (
     UnlockOption,
     reach,
 )
+from spanvault.commands.lastwords import last_words
 from spanvault.commands.output import document, fields_table, people, say
 from spanvault.messages import StatusReply
 
 SILENT_S: Final = 15.0  # daemons speak every two
+LAST: Final = "last error in the journal"
 STOPPED: Final = "stopped"  # what a capture says last
 NO_CAPTURE: Final = (
     "No capture has reported since storaged started: systemctl start spanvault-capture@INTERFACE"
@@ -35,8 +39,14 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """How the store and the daemons are."""
-    with reach(store, unlock_key, config) as client:
-        reply = client.status()
+    try:
+        with reach(store, unlock_key, config) as client:
+            reply = client.status()
+    except RequestFailed as error:
+        words = last_words("spanvault-storaged") if store is None else None
+        if error.code != "unavailable" or words is None:
+            raise
+        raise RequestFailed(error.code, error.error, f"{error.hint}\n{LAST}: {words}") from None
     if json:
         document(_status_document(reply))
         return
@@ -44,7 +54,8 @@ def status(
     rows = [("store", reply.store_id), ("state", reply.state)]
     console.print(fields_table([*rows, *_pairs(reply.fields)]))
     for daemon in reply.daemons:
-        console.print(daemon_table(daemon))
+        gone = store is None and is_silent(daemon)
+        console.print(daemon_table(daemon, last_words(_unit(daemon)) if gone else None))
     if store is None and not any(_name(daemon).startswith("capture") for daemon in reply.daemons):
         say(NO_CAPTURE, "yellow")
 
@@ -85,13 +96,18 @@ def _shown(name: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def daemon_table(health: dict[str, Any]) -> Table:
-    """What a daemon said last (its Health, and age_s), or that it says nothing any more."""
+def daemon_table(health: dict[str, Any], words: str | None = None) -> Table:
+    """What a daemon said last (its Health, and age_s), or that it says nothing any more.
+
+    words: of one that says nothing, its last error in the journal.
+    """
     silent = is_silent(health)
     title = Text(f"\n{_name(health)}", style="bold red" if silent else "bold")
     fields = {key: value for key, value in health.items() if key not in ("daemon", "fields")}
     if silent:
         fields["state"] = _of_silence(health)
+    if words is not None:
+        fields[LAST] = words
     counts = health.get("fields", {})
     inner = {key: value for key, value in counts.items() if isinstance(value, dict)}
     plain = {key: value for key, value in counts.items() if key not in inner}
@@ -104,6 +120,11 @@ def _name(health: dict[str, Any]) -> str:
     return str(health.get("daemon", "?"))
 
 
+def _unit(health: dict[str, Any]) -> str:
+    interface = health.get("fields", {}).get("interface")
+    return f"spanvault-capture@{interface}" if interface else f"spanvault-{_name(health)}"
+
+
 def is_silent(health: dict[str, Any]) -> bool:
     """Whether what it said last is no longer how it is."""
     return health.get("age_s", 0) > SILENT_S or health.get("state") == STOPPED
@@ -111,8 +132,7 @@ def is_silent(health: dict[str, Any]) -> bool:
 
 def _of_silence(health: dict[str, Any]) -> str:
     """That it says nothing, and how to go after it."""
-    interface = health.get("fields", {}).get("interface")
-    unit = f"spanvault-capture@{interface}" if interface else f"spanvault-{_name(health)}"
+    unit = _unit(health)
     if health.get("state") == STOPPED:
         return f"STOPPED {health['age_s']:.0f} s ago: systemctl start {unit}"
     return (

@@ -248,6 +248,9 @@ def test_a_fault_in_the_settings_is_told_once_and_not_tried_for_ever(machine):
     assert properties(machine, STORAGED)["ExecMainStatus"] == "78"
     said = machine.run("journalctl", "-u", STORAGED, "-n", "30", "--no-pager", "-o", "export")
     assert "unknown key 'comit_interval_s'" in said
+    answer = machine.run("bash", "-c", f"{COMMAND} status 2>&1", check=False)
+    assert "last error in the journal" in answer
+    assert "unknown key 'comit_interval_s'" in answer
     settings.write_text(good)
     machine.run("systemctl", "restart", STORAGED)
 
