@@ -1,4 +1,4 @@
-"""The last error of a unit, as `spanvault status` shows it: tests/e2e/test_systemd.py has a real one."""
+"""The last error of a unit, in `spanvault status`. A real one: tests/e2e/test_systemd.py."""
 
 from datetime import datetime
 
