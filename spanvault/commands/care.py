@@ -28,7 +28,8 @@ from spanvault.commands.output import (
     progress,
     say,
 )
-from spanvault.daemon.config import FILES, FOLDER, load
+from spanvault.daemon.config import FILES, FOLDER, StoragedConfig, load
+from spanvault.keys import keyfile
 from spanvault.messages import CheckReply
 
 _REMEDY: Final = {
@@ -96,11 +97,27 @@ def check(
 
 def _sound(path: Path) -> bool:
     try:
-        load(path, FILES[path.name])
+        settings = load(path, FILES[path.name])
     except ValueError as error:
         complain(str(error))
         return False
-    return True
+    return not isinstance(settings, StoragedConfig) or _finds_public_keys(path, settings)
+
+
+def _finds_public_keys(path: Path, settings: StoragedConfig) -> bool:
+    """Whether the keys that a new pool will be sealed to are there: without them it is not made."""
+    named = {f"pools.{name}.recipients": one.recipients for name, one in settings.pools.items()}
+    if settings.recovery_public is not None:
+        named["recovery_public"] = [settings.recovery_public]
+    sound = True
+    for setting, paths in named.items():
+        for one in paths:
+            try:
+                keyfile.load(one)
+            except ValueError as error:
+                complain(f"{path}: {setting}: {error}")
+                sound = False
+    return sound
 
 
 def _recordings(client: Client, ids: list[str]) -> Iterator[bytes]:

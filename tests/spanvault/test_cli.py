@@ -322,6 +322,17 @@ def test_check_names_file_and_line(run: Run, tmp_path: Path):
     assert run("check", tmp_path).returncode == 0
 
 
+def test_check_names_a_public_key_that_is_not_there(run: Run, tmp_path: Path):
+    away = tmp_path / "away.public"
+    (tmp_path / "storaged.toml").write_text(f"[pools.core]\nrecipients = ['{away}']\n")
+    done = run("check", tmp_path)
+    assert done.returncode == 2
+    assert b"pools.core.recipients: " in done.stderr
+    assert f"{away}: key file cannot be read".encode() in done.stderr
+    away.write_text("ab" * 32)
+    assert run("check", tmp_path).returncode == 0
+
+
 def test_init_then_check(run: Run, tmp_path: Path):
     assert run("init", "--folder", tmp_path / "etc").returncode == 0
     assert run("check", tmp_path / "etc").returncode == 0
