@@ -28,7 +28,15 @@ from capture.packets.tunnels import (
     LARGEST_UDP,
     TUNNEL_PORTS,
 )
-from capture.packets.unwrap import BY_ETHER_TYPE, HEP3, MAY_CARRY, fills, unwrap
+from capture.packets.unwrap import (
+    BY_ETHER_TYPE,
+    LEFT,
+    MAY_CARRY,
+    fills,
+    on_any_port,
+    unwrap,
+    worth_asking,
+)
 
 # Link type: bytes before the IP header, and where the EtherType lies (None: the IP version tells).
 LINKS: Final[dict[int, tuple[int, int | None]]] = {
@@ -72,8 +80,6 @@ def _among(numbers: Iterable[int], size: int = 1 << 16) -> Flags:
     return table
 
 
-# Of a payload's first byte, where that may be an IP header's; RTP's version is another.
-IP_BITS, IP_VERSION = np.frombuffer(b"\xc0\0\0\0\x40\0\0\0", np.uint32)
 TAGGED: Final = _among(TAGS)
 TUNNEL, SEALED = 1, 2  # what datagrams to a port may be
 NOTED_PORTS: Final = _among(TUNNEL_PORTS) * np.uint8(TUNNEL) | _among(opaque.PORTS) * np.uint8(
@@ -136,26 +142,30 @@ class Network:
         return datagrams, plain, refused
 
     def _leave_tunnels(self, datagrams: Datagrams, plain: Flags) -> None:
-        """Not plain is what goes to a tunnel's port and does not begin as RTP does; and HEP 3."""
+        """Not plain is what goes to a tunnel's port and does not begin as RTP does.
+
+        Nor what is a tunnel wherever it goes.
+        """
         port = datagrams.header.view(HEADER)["destination_port"]
         noted = np.flatnonzero(NOTED_PORTS[port])
         if len(noted):
             carries = NOTED_PORTS[port[noted]]
             first = rows(datagrams.data, datagrams.start[noted], 1).view(np.uint8)
             tunnel = (first >> 6 != 2) | (first == GROUP_POLICY)
-            start, end = datagrams.start[noted], datagrams.end[noted]
-            tunnel |= fills(datagrams.data, start + LISP_HEADER, end)
+            if not tunnel.all():
+                looks = np.flatnonzero(~tunnel)  # like RTP, but LISP may too
+                within = datagrams.start[noted[looks]] + LISP_HEADER
+                tunnel[looks] = fills(datagrams.data, within, datagrams.end[noted[looks]])
             tunnel &= carries & TUNNEL != 0
             if (carries & SEALED).any():
                 which = np.flatnonzero((carries & SEALED != 0) & plain[noted])
                 tunnel[which[self._sealed(datagrams, noted[which])]] = False
             plain[noted[tunnel]] = False
-        words = datagrams.header.view(np.uint32).reshape(-1, ROW // 4)
-        begins = np.ascontiguousarray(words[:, AHEAD // 4])
-        plain &= begins != HEP3
-        ip = np.flatnonzero((begins & IP_BITS == IP_VERSION) & plain)
-        if len(ip):  # on any port: FOU, Teredo
-            plain[ip] = ~fills(datagrams.data, datagrams.start[ip], datagrams.end[ip])
+        first = datagrams.header.view(np.uint8).reshape(-1, ROW)[:, AHEAD]
+        which = worth_asking(first)
+        if len(which):
+            start, end = datagrams.start[which], datagrams.end[which]
+            plain[which] &= on_any_port(datagrams.data, start, end) == LEFT
 
     def _sealed(self, datagrams: Datagrams, row: NDArray[np.int64]) -> Flags:
         """Which of these datagrams are encrypted packets, which are counted."""
@@ -203,17 +213,21 @@ class Network:
         each: how many frames one that cannot be read stands for.
         """
         four, six = kind == IPV4, kind == IPV6
+        ip = four | six
         sealed = opaque.count_frames(kind, header, self.counters, each)
         known: Flags = four & SLOW_PROTOCOLS[header["protocol"]]
         known |= six & SLOW_NEXT_HEADERS[header["next"]]
         odd: Flags = SLOW_ETHERTYPES[kind] | _llc(kind, header)
         odd &= ~sealed
-        other, strange = (four | six) & ~known, ~(four | six | odd)
-        self.counters["other_ip"] += each * int(np.count_nonzero(other))
-        self.counters["not_ip"] += each * int(np.count_nonzero(strange))
-        self.counters["sampled_out"] += (each - 1) * int(np.count_nonzero(other | strange))
-        protocol = np.where(four, header["protocol"], header["next"])[other]
-        unread.count_frames(kind[strange], protocol, self.counters, each)
+        other, strange = np.flatnonzero(ip & ~known), np.flatnonzero(~(ip | odd))
+        self.counters["other_ip"] += each * len(other)
+        self.counters["not_ip"] += each * len(strange)
+        self.counters["sampled_out"] += (each - 1) * (len(other) + len(strange))
+        if len(strange):
+            unread.count_numbers(unread.ETHER_TYPE, kind[strange], self.counters, each)
+        if len(other):
+            protocol = np.where(four, header["protocol"], header["next"])[other]
+            unread.count_numbers(unread.PROTOCOL, protocol, self.counters, each)
         known |= odd
         return known
 

@@ -53,6 +53,10 @@ KINDS: Final = {
 _QUIET: Final = {
     ETHER_TYPE: QUIET_ETHER_TYPES, PROTOCOL: QUIET_PROTOCOLS, SAP: QUIET_SAPS, PPP: QUIET_PPP
 }  # fmt: skip
+_NO_NEWS: Final = {ETHER_TYPE: np.zeros(1 << 16, np.bool_), PROTOCOL: np.zeros(256, np.bool_)}
+for _kind, _table in _NO_NEWS.items():
+    _table[list(_QUIET[_kind])] = True
+_NO_NEWS[ETHER_TYPE][:LEAST_ETHER_TYPE] = True  # LLC: spanning tree and its like
 
 
 class Unread(ValueError):
@@ -75,19 +79,17 @@ class Told(NamedTuple):
     frames: int
 
 
-def count_frames(
-    ether_type: NDArray[Any], protocol: NDArray[Any], counters: Counter[str], each: int
-) -> None:
+def count_numbers(kind: str, found: NDArray[Any], counters: Counter[str], each: int) -> None:
     """Of frames that nobody can do anything with.
 
-    ether_type: [n], of those that are no IP.  protocol: uint8[m], of those that are.
+    kind: ETHER_TYPE of what is no IP, PROTOCOL of what is.  found: [n], of that kind.
     each: how many frames one of them stands for.
     """
-    ether_type = ether_type[ether_type >= LEAST_ETHER_TYPE]  # LLC: spanning tree and its like
-    for kind, numbers in ((ETHER_TYPE, ether_type), (PROTOCOL, protocol)):
-        for number, count in zip(*np.unique(numbers, return_counts=True), strict=True):
-            if int(number) not in _QUIET[kind]:
-                _add(counters, kind, int(number), int(count) * each)
+    loud = found[~_NO_NEWS[kind][found]]
+    if not len(loud):  # most often, and sorting even nothing takes its time
+        return
+    for number, count in zip(*np.unique(loud, return_counts=True), strict=True):
+        _add(counters, kind, int(number), int(count) * each)
 
 
 def told(counters: Mapping[str, int]) -> list[Told]:
@@ -110,6 +112,11 @@ def _words(name: str) -> str:
 
 def _add(counters: Counter[str], kind: str, number: int, count: int) -> None:
     name = f"{PREFIX}{kind}_{number}"
-    if name not in counters and sum(key.startswith(PREFIX) for key in counters) >= MAX_NAMES:
-        name = OTHERS
-    counters[name] += count
+    counters[name if name in counters or _has_room(counters) else OTHERS] += count
+
+
+def _has_room(counters: Counter[str]) -> bool:
+    """Whether one name more may be counted. A flood of random numbers asks for each of them."""
+    if OTHERS in counters:
+        return False
+    return sum(key.startswith(PREFIX) for key in counters) < MAX_NAMES

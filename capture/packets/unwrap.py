@@ -74,6 +74,17 @@ V4: Final = np.dtype(
 V6: Final = np.dtype(
     {"names": ["payload", "next"], "formats": [">u2", "u1"], "offsets": [4, 6], "itemsize": 40}
 )
+BEGINNING: Final = np.dtype(  # of either
+    {
+        "names": ["version", "total", "payload"],
+        "formats": ["u1", ">u2", ">u2"],
+        "offsets": [0, 2, 4],
+        "itemsize": 6,
+    }
+)
+VERSION, VERSION_1 = 0xC0, 0x40  # RTP's version bits; of IP and of "HEP3" these are 1
+BEGINNINGS: Final = np.zeros(256, np.bool_)  # first bytes of either
+BEGINNINGS[[0x45, *range(0x60, 0x70), hep.MAGIC[0]]] = True
 
 
 def unwrap(
@@ -183,22 +194,45 @@ def _in_udp(data: Bytes, at: Offsets, end: Offsets) -> Codes:
     """The tunnels that these datagrams are, LEFT for none. An RTP stream may use such a port."""
     kind = BY_PORT[_word(data, at + 2)]
     tunnel = np.flatnonzero(kind != LEFT)
-    first = rows(data, at[tunnel] + 8, 4).view(np.uint8).reshape(-1, 4)
-    for code in np.unique(kind[tunnel]).tolist():
-        mine = kind[tunnel] == code
-        kind[tunnel[mine & ~SIGNS[code](first)]] = LEFT
+    if len(tunnel):
+        first = rows(data, at[tunnel] + 8, 4).view(np.uint8).reshape(-1, 4)
+        carrier = kind[tunnel]
+        for code in np.flatnonzero(np.bincount(carrier)).tolist():
+            kind[tunnel[(carrier == code) & ~SIGNS[code](first)]] = LEFT
     left = np.flatnonzero(kind == LEFT)
-    begins = rows(data, at[left] + 8, 4).view(np.uint32).reshape(-1)
-    kind[left[begins == HEP3]] = CODES["hep"]
-    kind[left[fills(data, at[left] + 8, end[left])]] = IP
+    if len(left):
+        kind[left] = on_any_port(data, at[left] + 8, end[left])
     return kind
+
+
+def on_any_port(data: Bytes, start: Offsets, end: Offsets) -> Codes:
+    """The tunnels that these payloads are by what is in them, LEFT for none: FOU, Teredo, HEP 3."""
+    kind = _codes(LEFT, start)
+    which = worth_asking(_byte(data, start))
+    if len(which):
+        start, end = start[which], end[which]
+        kind[which[fills(data, start, end)]] = IP
+        begins = rows(data, start, 4).view(np.uint32)
+        kind[which[begins == HEP3]] = CODES["hep"]
+    return kind
+
+
+def worth_asking(first: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Those of all payloads that on_any_port may know, by their first bytes: uint8[n].
+
+    RTP is told apart by what costs next to nothing; SIP does not begin so either.
+    """
+    found = np.flatnonzero(first & VERSION == VERSION_1)
+    chosen: NDArray[np.int64] = found[BEGINNINGS[first[found]]] if len(found) else found
+    return chosen
 
 
 def fills(data: Bytes, start: Offsets, end: Offsets) -> Flags:
     """Which of these are IP packets that end to the byte where the data does."""
-    first, size = _byte(data, start), end - start
-    found: Flags = (first == 0x45) & (_word(data, start + 2) == size)
-    found |= (first >> 4 == 6) & (_word(data, start + 4) == size - 40)
+    header, size = fields(data, start, BEGINNING), end - start
+    first = header["version"]
+    found: Flags = (first == 0x45) & (header["total"] == size)
+    found |= (first >> 4 == 6) & (header["payload"] == size - 40)
     return found & (size >= 28)
 
 

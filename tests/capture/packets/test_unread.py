@@ -101,6 +101,6 @@ def test_a_sampled_frame_stands_for_many() -> None:
 def test_what_is_sent_at_random_takes_no_more_names_than_fit() -> None:
     counters: Counter[str] = Counter()
     kinds = np.arange(0x9900, 0x9A00, dtype=np.uint16)
-    unread.count_frames(kinds, np.empty(0, np.uint8), counters, 1)
+    unread.count_numbers(unread.ETHER_TYPE, kinds, counters, 1)
     assert len(counters) == unread.MAX_NAMES + 1
     assert unread.told(counters)[0] == Told("other kinds", 256 - unread.MAX_NAMES)
