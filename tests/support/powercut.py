@@ -64,7 +64,7 @@ class Log:
 
     def cuts(self, chance: random.Random, count: int, since: int, until: int) -> list[Cut]:
         """Moments to try, in order of time."""
-        moments = sorted(chance.randrange(since, until) for _ in range(count))
+        moments = sorted(chance.randint(since, until) for _ in range(count))
         return [
             Cut(at, chance.choice((0.0, 0.5, 0.9)), chance.choice((SECTOR, _PAGE, 1 << 20)))
             for at in moments
