@@ -11,10 +11,12 @@ from typing import Final
 
 from spanvault.messages import Call
 
-PATIENCE_S: Final = 20.0  # a port is given so long before anything is missed on it
+PATIENCE_S: Final = 20.0  # a port is given so long before a frame is missed on it, …
+SIGNALLING_S: Final = 600.0  # … and SIP: phones of a quiet night say something so often
 QUIET_S: Final = 300.0  # without one frame; a switch port speaks by itself: STP, LLDP, ARP
 LEAST_RTP: Final = 500  # packets: fewer may be anything
 CALLS: Final = 20  # answered ones, the latest, of which a share is told
+LEAST_CALLS: Final = 5  # one call that is an announcement is no fault of a mirror
 SHARE: Final = 0.5
 FLAGS: Final = {
     "no_media": "without any RTP: mirror the path of the media, too, as past the PBX",
@@ -49,7 +51,8 @@ class Lacking:
             self._frames, self._moved_s = frames, now_s
         if now_s - self._since_s < PATIENCE_S:
             return ""
-        kinds = "" if secure else self._of_kinds(counters)
+        early = now_s - self._since_s < SIGNALLING_S
+        kinds = "" if secure or early else self._of_kinds(counters)
         return self._of_frames(now_s) or kinds or self._of_calls()
 
     def _of_frames(self, now_s: float) -> str:
@@ -78,7 +81,7 @@ class Lacking:
     def _of_calls(self) -> str:
         for flag, remedy in FLAGS.items():
             count = sum(flag in flags for flags in self._flags)
-            if count and count >= SHARE * len(self._flags):
+            if len(self._flags) >= LEAST_CALLS and count >= SHARE * len(self._flags):
                 return f"{count} of the last {len(self._flags)} answered calls {remedy}"
         return ""
 

@@ -4,7 +4,8 @@ A media relay beside a SIP proxy (rtpengine, RTPproxy) changes addresses and not
 both its sides are mirrored, a call has each packet twice, as two streams of one SSRC between other
 ends. Both are kept as heard; rendered is the fuller one, and of the other only what that lacks.
 Nothing is taken for a copy but a packet of the same SSRC, timestamp and payload, so that phones
-that play one file, or a relay that transcodes, lose nothing.
+that play one file, or a relay that transcodes, lose nothing. Packets of one hop are put among those
+of another only once many have proved to be the same: gateways that all have SSRC 0 begin alike.
 Source: RFC 3550 §7.1 (translators leave SSRC, sequence number and timestamp as they are). Copies
 within one stream: docs/decisions/0006. Relays that make two calls of one: capture.calls.forwarded.
 """
@@ -12,11 +13,13 @@ within one stream: docs/decisions/0006. Relays that make two calls of one: captu
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from typing import Final
 
 import numpy as np
 
+from spanvault.audio import codecs
 from spanvault.media.chunk import Chunk
 from spanvault.messages import Stream
 
@@ -24,7 +27,25 @@ SECOND: Final = 1_000_000_000
 HELD_NS: Final = 2 * SECOND  # the same second of another hop has come by then
 KNOWN_NS: Final = 5 * SECOND
 
+PROOF: Final = 25  # packets that are the same, none like the one before: half a second of speech
+
 Key = tuple[int, bytes]  # RTP timestamp, payload
+
+
+@dataclass(slots=True)
+class Lead:
+    """By how much the first hop's numbers are ahead of another's, and what bears that out."""
+
+    by: int = 0
+    seen: int = 0
+    last: bytes = b""
+
+    def note(self, by: int, payload: bytes) -> None:
+        """One packet that both have."""
+        if by != self.by:
+            self.by, self.seen = by, 0
+        self.seen += payload != self.last  # silence, or a tone, bears out nothing
+        self.last = payload
 
 
 @dataclass(slots=True)
@@ -33,21 +54,24 @@ class Voice:
 
     hops: list[Stream]
     said: dict[Key, tuple[int, int]] = field(default_factory=dict)  # hop and number
-    ahead: dict[int, int] = field(default_factory=dict)  # of a hop's numbers the first one's are
+    leads: defaultdict[int, Lead] = field(default_factory=lambda: defaultdict(Lead))  # by hop
 
     def hear(self, rank: int, keys: list[Key], sequence: list[int]) -> None:
         """Note what a hop says. rank: its place among them."""
         for key, number in zip(keys, sequence, strict=True):
             before = self.said.setdefault(key, (rank, number))
             if before[0] == 0 < rank:
-                self.ahead[rank] = before[1] - number
+                self.leads[rank].note(before[1] - number, key[1])
             elif rank == 0 < before[0]:
-                self.ahead[before[0]] = number - before[1]
+                self.leads[before[0]].note(number - before[1], key[1])
             if rank < before[0]:
                 self.said[key] = rank, number
 
     def left(self, rank: int, chunk: Chunk) -> Chunk | None:
-        """What no better hop has said, in the place where the first one lacks it."""
+        """What no better hop has said, in the place where the first one lacks it if that is known.
+
+        A decoder with a memory would take it for what comes next: it has its own, then.
+        """
         fresh = [
             row for row, key in enumerate(_keys(chunk)) if self.said.get(key, (rank,))[0] == rank
         ]
@@ -56,11 +80,17 @@ class Voice:
         payloads = list(chunk.payloads())
         header, frames = chunk.header.copy(), chunk.frames[np.array(fresh)]
         kinds = set(frames["payload_type"].tolist())
-        first, ours = self.hops[0].codecs, self.hops[rank].codecs
-        if rank in self.ahead and all(first.get(kind) == ours.get(kind) for kind in kinds):
+        lead = self.leads[rank]
+        if lead.seen >= PROOF and all(map(partial(self._may_join, rank), kinds)):
             header["stream"] = self.hops[0].number
-            frames["sequence"] += np.array(self.ahead[rank]).astype(np.uint32)
+            frames["sequence"] += np.array(lead.by).astype(np.uint32)
         return Chunk(header, frames, memoryview(b"".join(payloads[row] for row in fresh)))
+
+    def _may_join(self, rank: int, payload_type: int) -> bool:
+        ours = self.hops[rank].codecs.get(payload_type)
+        if ours is None or ours != self.hops[0].codecs.get(payload_type):
+            return False
+        return not codecs.refusal(ours) and not codecs.is_foreign(ours)
 
 
 class Relayed:
@@ -126,7 +156,8 @@ def _on_hops(streams: Sequence[Stream]) -> Iterator[Voice]:
 
 def _beside(one: Stream, other: Stream) -> bool:
     together = one.first_ns <= other.last_ns and other.first_ns <= one.last_ns
-    return together and (one.source, one.destination) != (other.source, other.destination)
+    there, back = (other.source, other.destination), (other.destination, other.source)
+    return together and (one.source, one.destination) not in (there, back)
 
 
 def _keys(chunk: Chunk) -> list[Key]:

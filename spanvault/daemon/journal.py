@@ -72,6 +72,12 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record. A journal that cannot be reached never stops a daemon."""
+        try:
+            self._journald.send(self._line(record))
+        except Exception:  # logging's own rule: what is said must not stop who says it
+            self.handleError(record)
+
+    def _line(self, record: logging.LogRecord) -> dict[str, str]:
         fields = {key: str(value) for key, value in fields_of(record).items()}
         if record.exc_info:
             fields["TRACEBACK"] = "".join(traceback.format_exception(*record.exc_info))
@@ -88,7 +94,7 @@ class JournalHandler(logging.Handler):
             "CODE_LINE": str(record.lineno),
             "CODE_FUNC": record.funcName or "",
         }
-        self._journald.send({**fields, **own})
+        return {**fields, **own}
 
 
 class StderrHandler(logging.StreamHandler[Any]):

@@ -72,7 +72,7 @@ def serialize(fields: Mapping[str, str]) -> bytes:
 
 
 def _field(name: str, value: str) -> bytes:
-    data = value.encode("utf-8", "surrogateescape")[:_MOST]
+    data = value.encode("utf-8", "backslashreplace")[:_MOST]
     if b"\n" in data:
         return name.encode() + b"\n" + _LENGTH.pack(len(data)) + data + b"\n"
     return name.encode() + b"=" + data + b"\n"

@@ -143,9 +143,9 @@ def _session(place: Place, pin: str) -> Iterator[Any]:
 @contextlib.contextmanager
 def _opened(place: Place, pin: str, *, writing: bool = False) -> Iterator[Any]:
     """A session of a user. Raises ValueError for a PIN that the token has refused before."""
-    if (place.token, pin) in _refused:
-        raise ValueError(f"token '{place.token}': the PIN is wrong, and is not tried again")
     with _turn:
+        if (place.token, pin) in _refused:
+            raise ValueError(f"token '{place.token}': the PIN is wrong, and is not tried again")
         token = _token(place)
         if TokenFlag.USER_PIN_FINAL_TRY in token.flags:  # restarts, too, must not use that up
             raise ValueError(

@@ -61,6 +61,28 @@ def test_phones_of_one_ssrc_that_say_different_things_are_all_heard():
     assert (heard(steady(VOICE), other)[:, 0] == np.clip(alone, -32768, 32767)).all()
 
 
+def test_gateways_of_one_ssrc_that_begin_alike_keep_their_own_voices():
+    """The same silence from timestamp 0, and then each its party's words."""
+    silence = [b"\xd5" * 160] * 60
+    one, other = steady([*silence, *VOICE]), steady([*silence, *VOICE[::-1]])
+    chunks = [*seconds(one, 0), *seconds(other, 1)]
+    relayed = Relayed([hop(0, one), hop(1, other)])
+    in_order = sorted(chunks, key=lambda each: int(each.header["start_ns"]))
+    kept = [each for chunk in in_order for each in relayed.receive(chunk)]
+    kept += relayed.finish()
+    frames = {0: 0, 1: 0}
+    for chunk in kept:
+        frames[int(chunk.header["stream"])] += len(chunk.frames)
+    assert frames == {0: len(one), 1: len(other) - len(silence)}
+
+
+def test_what_two_parties_say_to_each_other_is_not_one_voice():
+    there, back = hop(0, RELAYED, "unknown"), hop(1, RELAYED, "unknown")
+    there = msgspec.structs.replace(there, source="a:1", destination="b:2")
+    back = msgspec.structs.replace(back, source="b:2", destination="a:1")
+    assert next(Relayed([there, back]).receive(next(iter(seconds(RELAYED, 0))))) is not None
+
+
 def test_a_voice_that_moves_on_one_side_alone():
     """The relay goes on to the one party as the other one changes its port."""
     before, after = steady(VOICE)[:60], steady(VOICE)[60:]
