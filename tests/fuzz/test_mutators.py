@@ -11,6 +11,7 @@ from capture.signalling import sip
 from tests.fuzz.capturefiles import captures
 from tests.fuzz.choices import cut, joined
 from tests.fuzz.mutators import HEADERS, description, message, parts
+from tests.fuzz.product import damaged
 from tests.fuzz.rewriting import capture, frame, layout, mended, opened
 from tests.fuzz.signalling import descriptions, messages
 from tests.fuzz.targets import TARGETS
@@ -109,3 +110,10 @@ def test_parts_change_one_at_a_time():
         made = parts(head=1)(b"x" + joined(kept), chance, worse)
         assert made[:1] in b"x?!"
         assert len(set(cut(made[1:])) ^ set(kept)) <= 2
+
+
+def test_a_capture_of_any_length_can_be_damaged():
+    """What was guided by coverage may be no more than a header, or a part of one."""
+    for seed in range(300):
+        chance = random.Random(seed)
+        damaged(chance.randbytes(chance.choice((0, 3, 24, 25, 60))), chance)
