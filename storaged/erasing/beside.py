@@ -29,15 +29,17 @@ class Beside:
         self._thread = futures.ThreadPoolExecutor(1, initializer=partial(name_thread, NAME))
 
     def taking(self, steps: Steps[None], check: Callable[[], None]) -> Paced:
-        """Take all steps. check: called before each; what it raises ends it. Raises what they do.
+        """Take all steps. Raises what they do.
 
+        check: called before each, and at each look while it has to wait; what it raises ends it.
         A step under way is waited for whoever gives this up, so that nothing is written after.
         """
         more = True
         while more:
+            check()
             while self._late():
                 yield _LATE_S
-            check()
+                check()  # a pool that is to be locked does not wait for a disk
             step = self._thread.submit(_step, steps)
             try:
                 while not futures.wait([step], _LOOK_S).done:

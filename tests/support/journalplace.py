@@ -31,11 +31,16 @@ class Place:
     def read(self) -> list[dict[str, str]]:
         """The lines that wait there."""
         found = []
-        while True:
-            try:
-                found.append(_parse(self._socket.recv(1 << 20)))
-            except BlockingIOError:
-                return found
+        while one := self.read_one():
+            found += one
+        return found
+
+    def read_one(self) -> list[dict[str, str]]:
+        """The line that has waited longest, if there is one."""
+        try:
+            return [_parse(self._socket.recv(1 << 20))]
+        except BlockingIOError:
+            return []
 
 
 def _parse(data: bytes) -> dict[str, str]:

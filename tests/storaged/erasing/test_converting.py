@@ -5,6 +5,7 @@ What is written down: FORMAT.md §12.
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import lmdb
@@ -262,6 +263,23 @@ def test_waits_while_recording_waits_for_the_disk(counter):
     assert labelled(counter) == before
     late[0] = False
     finish(under_way)
+    assert facts(counter, ONE)["gone_at"] is not None
+
+
+def test_pool_that_is_locked_is_not_waited_with_until_the_disk_is_quick_again(counter):
+    erase(counter, 1)
+    converter = counter.eraser.converter
+    late = [False]
+    converter.late = lambda: late[0]
+    under_way = counter.desk.converting()
+    next(under_way)
+    late[0] = True
+    assert next(under_way)
+    (base,) = counter.parts.vaults
+    ring, base._ring = base._ring, None
+    assert len(list(islice(under_way, 5))) < 5
+    base._ring, late[0], converter._not_before_ns = ring, False, 0
+    counter.convert()
     assert facts(counter, ONE)["gone_at"] is not None
 
 
