@@ -49,7 +49,6 @@ from storaged.scrubbing import Scrubbing
 from storaged.serving import Serving
 
 log = logging.getLogger(__name__)
-_KEPT: Final = ("objects/*/*.svr", "ledger/*.svl")  # in a pool that was in use
 _REINDEX: Final = "spanvault reindex makes the index anew from the recordings."
 _TURN_MS: Final = 500  # the watchdog and the status line want a turn
 _DRAIN_S: Final = 20.0
@@ -306,19 +305,19 @@ def run(settings: StoragedConfig, life: Lifecycle) -> None:
 
 
 def _open_index(store: Store, elsewhere: Sequence[Path]) -> Index:
-    """Open the index. Raises Fault if it is gone though there are recordings, or unreadable.
+    """Open the index. Raises Fault if it is gone though the store was in use, or unreadable.
 
     elsewhere: folders of pools that do not lie in the store's.
     """
     data = store.index / "data.mdb"
-    pools = [*store.folder.glob("pools/*"), *elsewhere]
     try:
         # A filesystem may also keep the name and lose the bytes: LMDB would begin anew in it.
         gone = not data.exists() or not data.stat().st_size
-        if gone and any(any(pool.glob(kind)) for pool in pools for kind in _KEPT):
+        if gone and (used := store.used(elsewhere)):
             raise Fault(
-                "corrupt", f"{data}: the index is missing, and there are recordings", _REINDEX
-            )
+                "corrupt", f"{data}: the index is missing, and the store was in use ({used})",
+                _mounting(elsewhere) + _REINDEX,
+            )  # fmt: skip
         reindexing.clear_replaced(store.index)
         return Index(store.index)
     except (lmdb.Error, OSError) as error:
@@ -327,6 +326,12 @@ def _open_index(store: Store, elsewhere: Sequence[Path]) -> Index:
             f"{store.index}: the index cannot be opened ({error})",
             diskfaults.remedy(error, _REINDEX, store.index),
         ) from None
+
+
+def _mounting(elsewhere: Sequence[Path]) -> str:
+    """What must be there before an index is made anew: it takes in what the pools hold."""
+    lost = [str(pool) for pool in elsewhere if not (pool / "objects").is_dir()]
+    return f"Mount {', '.join(lost)} first, nothing is there; then: " if lost else ""
 
 
 def _open_access_log(store: Store, tables: Index) -> AccessLog:

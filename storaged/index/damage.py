@@ -143,13 +143,29 @@ def note_file(
         log.error(kind.damaged, extra={kind.field: name, "FAULT": fault, "REMEDY": kind.remedy})
 
 
-def clear_file(index: Index, kind: Files, name: str) -> None:
-    """A file was found whole, or is needed no more. Raises lmdb.Error, OSError."""
+def clear_file(
+    index: Index, kind: Files, name: str, announced: tuple[bytes, bytes] | None = None,
+    stands: Callable[[View], bool] = lambda _: True,
+) -> None:  # fmt: skip
+    """A file was found whole, or is needed no more. Raises lmdb.Error, OSError.
+
+    announced: the change (kind, what) that replicas were not fed while it was damaged: they are
+    told of it again in the same transaction. stands: whether it still is what was read.
+    """
     with index.reading() as view:
         if files_known(view, kind, name) is None:
             return
-    index.write(lambda writing: writing.delete(kind.table, name.encode()))
-    log.info(kind.whole, extra={kind.field: name})
+
+    def remove(writing: Writing) -> bool:
+        if files_known(writing, kind, name) is None or not stands(writing):
+            return False
+        writing.delete(kind.table, name.encode())
+        if announced is not None:
+            writing.announce(*announced)
+        return True
+
+    if index.write(remove):
+        log.info(kind.whole, extra={kind.field: name})
 
 
 def files_known(view: View, kind: Files, name: str) -> Damage | None:

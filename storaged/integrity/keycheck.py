@@ -66,7 +66,8 @@ class KeyCheck:
         self.checked.append(name)
         size, fault = _look_at(vault, own)
         if fault is None:
-            damage.clear_file(self._index, damage.KEYS, name)
+            changed = (KEYS_CHANGED, name.encode())
+            damage.clear_file(self._index, damage.KEYS, name, changed)
             if own == ROOT:
                 toldkeys.announce(self._index, vault.keys, [name])
         elif own == ROOT and ring is not None:

@@ -53,7 +53,7 @@ class Looked(NamedTuple):
     checked: int
     size: int
     wrong: list[Record]
-    sound: list[bytes]
+    sound: list[Record]
     at: bytes | None
 
 
@@ -90,7 +90,10 @@ class RecordCheck:
             yield looked.size
             mended = (yield from self._mending(looked.wrong)) if looked.wrong else set()
             for one in looked.sound:
-                damage.clear_file(self._index, damage.RECORDS, one.hex())
+                damage.clear_file(
+                    self._index, damage.RECORDS, one.id.hex(), (tables.RECORD_CHANGED, one.id),
+                    one.stands,
+                )  # fmt: skip
             damaged = {one.id: one.fault for one in looked.wrong if one.id not in mended}
             found = Found(found.checked + looked.checked, [*found.mended, *sorted(mended)],
                           found.damaged | damaged, looked.at)  # fmt: skip
@@ -107,7 +110,7 @@ class RecordCheck:
 
     def _look(self, after: bytes, until: bytes, rows: int) -> Looked:
         """Look at the records of some calls."""
-        checked, size, wrong, sound, at = 0, 0, list[Record](), list[bytes](), after
+        checked, size, wrong, sound, at = 0, 0, list[Record](), list[Record](), after
         with self._index.reading() as view:
             known = view.count(damage.RECORDS.table) > 0
             cursor = view.cursor(b"state")
@@ -122,7 +125,7 @@ class RecordCheck:
                 if fault:
                     wrong.append(Record(at, state, sealed, fault))
                 elif fault == "" and known:
-                    sound.append(at)
+                    sound.append(Record(at, state, sealed, ""))
                 more = cursor.next()
         return Looked(checked, size, wrong, sound, at)
 

@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ _OURS: Final = {
 _USED: Final = (
     "keys/page-*", "keys/*/root", "intake/*/*.sealed", "pools/*/objects/*/*", "pools/*/ledger/*",
 )  # fmt: skip
+_RECORDED: Final = ("objects/*/*", "ledger/*")  # the same in a pool's folder elsewhere
 
 
 class Store:
@@ -64,6 +65,15 @@ class Store:
     def pool(self, name: str) -> Path:
         """A pool's folder, unless the settings name another."""
         return self.folder / "pools" / name
+
+    def used(self, pools: Iterable[Path] = ()) -> Path | None:
+        """Something that tells that the store was in use, its keys too; None: nothing does.
+
+        pools: folders of pools that lie elsewhere. They may be empty because they are not mounted.
+        """
+        own = (found for kind in _USED for found in self.folder.glob(kind))
+        others = (found for pool in pools for kind in _RECORDED for found in pool.glob(kind))
+        return next(own, None) or next(others, None)
 
     def open(
         self, recipients: Callable[[], Sequence[bytes]], pools: Sequence[Path] = (), *,
@@ -127,15 +137,14 @@ class Store:
 
     def _check_unused(self, pools: Sequence[Path]) -> None:
         """A creation that was interrupted has recorded nothing; else its keys must stay."""
-        used = [found for kind in _USED for found in self.folder.glob(kind)]
-        if used:
+        if used := self.used():
             raise Fault(
                 "corrupt",
-                f"{self.folder}: format.json is missing, and the store was in use ({used[0]})",
+                f"{self.folder}: format.json is missing, and the store was in use ({used})",
                 "Restore format.json from a backup; no new store is made over this one's keys.",
             )
         for pool in pools:
-            if any(pool.glob("objects/*/*")) or any(pool.glob("ledger/*")):
+            if any(any(pool.glob(kind)) for kind in _RECORDED):
                 raise Fault(
                     "unavailable",
                     f"{self.folder}: there is no store, and the pool {pool} is one's",

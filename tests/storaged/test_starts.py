@@ -126,6 +126,14 @@ def emptied_index(rig: Rig) -> None:
     (rig.store / "index/data.mdb").touch()
 
 
+def missing_index_of_unmounted_pools(rig: Rig) -> None:
+    """Only the keys in the store's own folder tell that anything was ever recorded."""
+    base_elsewhere(rig)
+    (rig.store / "index/data.mdb").unlink()
+    (rig.folder / "base").rename(rig.folder / "volume")
+    (rig.folder / "base").mkdir()
+
+
 def cut_index(rig: Rig) -> None:
     missing_index(rig, cut=2 * 4096)
 
@@ -193,8 +201,9 @@ def lost_log(rig: Rig) -> None:
         ),
         (store_without_ledgers, 78, "store version 1, this program reads 3. It is from before"),
         (endless_format, 74, "not readable as a store's format"),
-        (missing_index, 74, "the index is missing"),
-        (emptied_index, 74, "the index is missing, and there are recordings. spanvault reindex"),
+        (missing_index, 74, "the index is missing, and the store was in use"),
+        (emptied_index, 74, "keys/page-000000.0). spanvault reindex makes the index anew"),
+        (missing_index_of_unmounted_pools, 74, "/base first, nothing is there; then: spanvault re"),
         (cut_index, 74, "MDB_CORRUPTED: Located page was wrong type). spanvault reindex makes"),
         (lost_pools, 1, "pools/base/objects: the pool cannot be opened (missing, and there are"),
         (unmounted_pool, 1, "missing, and there are recordings). Mount the pool's volume"),
@@ -247,6 +256,22 @@ def test_what_it_refused_to_start_on_is_as_it_was(rig):
     assert rig.run_to_end()[0] == 74
     assert (rig.store / "keys/root").read_bytes() == keys
     path.write_text(text)
+    rig.start()
+    assert fetch(rig.client("operator"), ONE) == [(1, 0)]
+
+
+def test_index_is_not_begun_anew_while_pools_are_not_mounted(rig):
+    """Nor made anew: both would hand out keys again, and know of no call."""
+    missing_index_of_unmounted_pools(rig)
+    kept = {path: path.read_bytes() for path in rig.store.glob("keys/*")}
+    assert rig.run_to_end()[0] == 74
+    assert rig.reindex() == 1
+    assert not (rig.store / "index/data.mdb").exists()
+    assert list((rig.folder / "base").iterdir()) == []
+    assert {path: path.read_bytes() for path in rig.store.glob("keys/*")} == kept
+    (rig.folder / "base").rmdir()
+    (rig.folder / "volume").rename(rig.folder / "base")
+    assert rig.reindex() == 0
     rig.start()
     assert fetch(rig.client("operator"), ONE) == [(1, 0)]
 

@@ -177,6 +177,17 @@ def test_damaged_page_never_reaches_a_replica_whose_sound_copy_it_would_replace(
     assert set(fed()) == {PAGE, "root"}
 
 
+def test_page_that_is_sound_again_by_itself_reaches_the_replica(keys):
+    """Put there by hand, or a cable held: it was passed over while it was damaged."""
+    keys.flip()
+    assert keys.check() == [PAGE]
+    position = keys.ask(m.Feed(0), who=REPLICATOR).position
+    (keys.folder / PAGE).write_bytes(keys.sound[PAGE])
+    assert keys.check() == []
+    (change,) = keys.ask(m.Feed(position), who=REPLICATOR).changes
+    assert (change.name, change.data) == (PAGE, keys.sound[PAGE])
+
+
 def test_damaged_root_is_written_anew_from_memory_never_from_a_copy(keys, caplog):
     keys.flip("root", at=100)
     assert keys.feed() == []

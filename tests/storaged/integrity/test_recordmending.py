@@ -115,6 +115,19 @@ def test_damaged_record_is_not_fed_to_a_replica_whose_copy_is_sound(lost):
                           if change.kind == "record"}  # fmt: skip
 
 
+def test_replica_is_fed_a_record_that_is_sound_again_by_itself(lost):
+    """It was passed over while it was damaged: what is not announced again never gets there."""
+    lost.flip(SILENT)
+    lost.check()
+    position = lost.ask(m.Feed(0)).position
+    lost.put(SILENT, lost.sound)
+    lost.check()
+    (change,) = lost.ask(m.Feed(position)).changes
+    assert (change.kind, change.id, change.data) == ("record", SILENT, lost.sound)
+    lost.check()
+    assert lost.ask(m.Feed(change.position)).changes == []
+
+
 def test_rolling_check_tells_of_it_once_and_forgets_what_is_whole(lost, caplog):
     lost.flip(SILENT)
     checked = Checked(lost.parts)
