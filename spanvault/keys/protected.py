@@ -129,6 +129,8 @@ def _open_passphrase(words: list[str], passphrase: str) -> bytes:
     for value, allowed in zip((memory, iterations, lanes), _BOUNDS, strict=True):
         if value not in allowed:
             raise ValueError("the key file's Argon2id parameters are out of bounds")
+    if memory < 8 * lanes:  # RFC 9106 §3.1
+        raise ValueError("the key file's Argon2id parameters are out of bounds")
     salt, nonce, sealed = (bytes.fromhex(word) for word in words[4:])
     key = _derive(passphrase, salt, memory, iterations, lanes)
     try:
@@ -143,4 +145,7 @@ def _open_passphrase(words: list[str], passphrase: str) -> bytes:
 def _derive(passphrase: str, salt: bytes, memory: int, iterations: int, lanes: int) -> bytes:
     kdf = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory)
     # What one keyboard sends as a letter and another as a letter and its accent is the same.
-    return kdf.derive(unicodedata.normalize("NFC", passphrase).encode())
+    try:
+        return kdf.derive(unicodedata.normalize("NFC", passphrase).encode())
+    except MemoryError:
+        raise ValueError(f"{memory:,} KiB of memory are needed, and are not there") from None

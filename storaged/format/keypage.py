@@ -150,8 +150,8 @@ def seal_page(
 
 def open_page(data: bytes, page: int, generation: int, store_id: bytes, key: bytes) -> bytes:
     """The DEKs of a page. Raises ValueError if the file is damaged, or another page's."""
-    if len(data) < _PAGE.size + _NONCE:
-        raise ValueError("key page cut")
+    if len(data) < PAGE_BYTES:
+        raise ValueError(f"key page cut: {len(data):,} of {PAGE_BYTES:,} bytes")
     magic, number, age, _, _ = _PAGE.unpack_from(data)
     if magic != PAGE_MAGIC:
         raise ValueError("not a key page: wrong magic")
@@ -162,7 +162,7 @@ def open_page(data: bytes, page: int, generation: int, store_id: bytes, key: byt
         deks = AESGCM(key).decrypt(body[:_NONCE], body[_NONCE:], data[: _PAGE.size] + store_id)
     except InvalidTag:
         raise ValueError(f"key page {page} does not authenticate") from None
-    if len(deks) != SLOTS * DEK_BYTES:
+    if len(deks) != SLOTS * DEK_BYTES:  # whoever sealed more was none of ours
         raise ValueError(f"key page {page} holds {len(deks)} bytes of keys")
     return deks
 

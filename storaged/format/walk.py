@@ -270,7 +270,7 @@ def checking(data: Bytes, find_key: FindKey) -> Steps[Checked]:
     """check() in steps of some milliseconds, in one pass: a frame is opened where it is met."""
     walker = _Walker(data)
     opener = Opener(data, walker, find_key)
-    faults: list[str] = []
+    faults, times = list[str](), dict[int, tuple[int, int]]()
     work = frames = 0
     while walker.step():
         work += _STEP_COST
@@ -278,7 +278,7 @@ def checking(data: Bytes, find_key: FindKey) -> Steps[Checked]:
             frames, place = frames + 1, walker.places[-1]
             work += place.end - place.offset
             try:
-                _check_frame(opener.open(place), walker, place)
+                _check_frame(opener.open(place), walker, place, times)
             except ValueError as error:
                 faults.append(str(error))
         if work >= STEP:
@@ -288,26 +288,43 @@ def checking(data: Bytes, find_key: FindKey) -> Steps[Checked]:
     return Checked(layout, (layout.faults + faults)[:_MAX_FAULTS])
 
 
-def _check_frame(plain: bytes, walker: "_Walker", place: Place) -> None:
-    """Raise ValueError unless a frame holds what one of its kind must."""
+def _check_frame(
+    plain: bytes, walker: "_Walker", place: Place, times: dict[int, tuple[int, int]]
+) -> None:
+    """Raise ValueError unless a frame holds what one of its kind must.
+
+    times: by offset, the earliest and the latest chunk start of each frame that opened, in ns.
+    """
     if place.flag == LAST:
-        return _check_trailer(Trailer.parse(plain), walker, place)
+        return _check_trailer(Trailer.parse(plain), walker, place, times)
+    starts = []
     for piece in chunks_of(plain, walker.headers[0][1].recording_id):
         if is_events(piece) != (place.flag == EVENTS):
             raise ValueError(f"frame {place.sequence}: digits and sound in one place")
+        starts.append(int(piece.header["start_ns"]))
+    if starts:
+        times[place.offset] = min(starts), max(starts)
     return None
 
 
-def _check_trailer(trailer: Trailer, walker: "_Walker", place: Place) -> None:
+def _check_trailer(
+    trailer: Trailer, walker: "_Walker", place: Place, times: dict[int, tuple[int, int]]
+) -> None:
     """Raise ValueError unless a trailer's table is that of the frames before it."""
-    offsets = [
-        other.offset
+    frames = [
+        (other.offset, walker.headers[other.segment][1].segment, other.sequence)
         for other in walker.places
         if other.flag != LAST and other.offset < place.offset
     ]
     segments = [offset for offset, _ in walker.headers if offset < place.offset]
-    if trailer.segments != segments or trailer.entries["offset"].tolist() != offsets:
+    listed = trailer.entries.tolist()
+    if trailer.segments != segments or [row[:3] for row in listed] != frames:
         raise ValueError(f"the trailer at byte {place.offset} does not list the frames before it")
+    for offset, _, _, *told in listed:
+        if tuple(told) != times.get(offset, tuple(told)):
+            raise ValueError(
+                f"the trailer at byte {place.offset} tells other times of the frame at {offset}"
+            )
 
 
 class Resumed(NamedTuple):

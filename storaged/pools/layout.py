@@ -94,7 +94,9 @@ class Store:
                     "Name the folder of a store (it holds format.json).",
                 )  # fmt: skip
             names = {path.name for path in self.folder.iterdir()}
-            if self.format_file.name not in names:
+            if self.format_file.name in names:
+                self._check_format(oldest)  # before anything is written: the lock is, too
+            else:
                 self._check_ours(names)
             self._take_lock()
             if not self.format_file.exists():

@@ -36,7 +36,7 @@ from storaged.recordings import resuming
 from storaged.recordings.gathering import Group
 from storaged.requests import accesslog
 from tests.fuzz.choices import cut, joined
-from tests.support.vault import START, Parts, call_id, make_call, make_media
+from tests.support.vault import START, Parts, at, call_id, make_call, make_media
 
 KEY: Final = bytes(range(32))
 STORE: Final = bytes(16)
@@ -102,7 +102,7 @@ def whole_object(*, ended: bool) -> bytes:
     for second in range(3):
         media = make_media([(call_id(1), 0, second)])
         plain = [media.table.tobytes() + media.frames.tobytes() + bytes(media.payload)]
-        made += writer.data(plain, int(media.table["start_ns"][0]), 0)
+        made += writer.data(plain, *at(second))
     return made + (writer.last(b"") if ended else b"")
 
 

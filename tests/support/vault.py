@@ -43,6 +43,11 @@ def call_id(number: int) -> bytes:
     return hashlib.sha256(f"call {number}".encode()).digest()[:16]
 
 
+def at(second: int) -> tuple[int, int]:
+    """Earliest and latest start of the chunks of a frame that has those of this second alone."""
+    return START + second * SECOND, START + second * SECOND
+
+
 def payload(recording: bytes, stream: int, second: int, size: int) -> bytes:
     """Bytes that only this chunk has."""
     number = stream.to_bytes(1 + (stream > 255))

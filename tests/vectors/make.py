@@ -21,7 +21,7 @@ from tests.support.chunks import Packet
 from tests.support.chunks import chunk as chunk_of
 from tests.support.frames import rtp
 from tests.support.srtpsender import Sender
-from tests.support.vault import START, call_id, make_call, make_media
+from tests.support.vault import START, at, call_id, make_call, make_media
 from tests.vectors.makebodies import bodies
 
 HERE: Final = Path(__file__).parent
@@ -43,18 +43,18 @@ def segment(writer: ObjectWriter, salt: int, seconds: range, *, sealed: bool,
             recording: bytes = RECORDING) -> bytes:  # fmt: skip
     """A segment of one chunk a frame."""
     parts = [writer.begin(DEK, START, bytes((salt,)) * 16)]
-    parts += [writer.data(packed(recording, n), START + n, START + n) for n in seconds]
+    parts += [writer.data(packed(recording, n), *at(n)) for n in seconds]
     if sealed:
         parts.append(writer.last(b"\x80"))
     return b"".join(parts)
 
 
-def dialled(flag: int) -> bytes:
-    """A second of sound, then one of telephone events in a frame of this flag."""
+def dialled(flag: int, stream: int = chunk.EVENTS + 1) -> bytes:
+    """A second of sound, then one of telephone events, or another, in a frame of this flag."""
     writer = ObjectWriter(RECORDING, KEY_ID, 0)
     begun = segment(writer, 1, range(1), sealed=False)
-    events = packed(RECORDING, 1, chunk.EVENTS + 1)
-    return begun + writer.data(events, START + 1, START + 1, flag) + writer.last(b"\x80")
+    second = packed(RECORDING, 1, stream)
+    return begun + writer.data(second, *at(1), flag) + writer.last(b"\x80")
 
 
 def srtp() -> chunk.Chunk:
@@ -72,6 +72,7 @@ def srtp() -> chunk.Chunk:
         packets.append(Packet(0, number, 160 * number, kept, 8, flags))
     made = chunk_of(packets, 1)
     made.header["recording_id"], made.header["ssrc"] = np.void(RECORDING), SSRC
+    made.header["start_ns"] = START
     return made
 
 
@@ -140,16 +141,62 @@ def faults() -> dict[str, tuple[str, bytes]]:
     made["segment left out"] = "segment", segment(ObjectWriter(RECORDING, KEY_ID, 0), 1, range(2),
                                                   sealed=False) + _third()  # fmt: skip
     made["another recording's segment"] = "other recording", flipped(second + 16)(two)
+    made["a segment of another key"] = "other recording", flipped(second + 32)(two)
+    earlier = walk.walk(two).places[2].end
+    made["locator of the segment before"] = "locator", two[:-32] + two[earlier : earlier + 32]
     made["another recording's chunk"] = (
         "chunk",
         segment(stranger, 1, range(1), sealed=True, recording=call_id(2)),
     )
     made["telephone events among the sound"] = "chunk", dialled(DATA)
-    forgetful = ObjectWriter(RECORDING, KEY_ID, 0)
-    begun = segment(forgetful, 1, range(2), sealed=False)
-    forgetful.entries = forgetful.entries[:32]
-    made["trailer lists too little"] = "trailer", begun + forgetful.last(b"")
+    made["sound among the telephone events"] = "chunk", dialled(EVENTS, 2)
+    made["a length that leads over the next header"] = "structure", _leading_on()
+    made["a frame behind the locator"] = "structure", _unasked()
+    for name, change in LIES.items():
+        liar = ObjectWriter(RECORDING, KEY_ID, 0)
+        begun = segment(liar, 1, range(1), sealed=True) + segment(
+            liar, 2, range(1, 3), sealed=False
+        )
+        change(liar)
+        made[name] = "trailer", begun + liar.last(b"")
     return made
+
+
+def _leading_on() -> bytes:
+    """A segment whose second and last frame says that it is longer than the next one."""
+    writer = ObjectWriter(RECORDING, KEY_ID, 0)
+    begun = segment(writer, 1, range(2), sealed=False)
+    length = int.from_bytes(writer.entries[32:40], "little") + 2
+    return flipped(length)(begun + segment(writer, 2, range(2, 3), sealed=True))
+
+
+def _unasked() -> bytes:
+    """A frame of the next sequence, whole, in a segment that has ended."""
+    writer = ObjectWriter(RECORDING, KEY_ID, 0)
+    begun, key = segment(writer, 1, range(1), sealed=False), writer._key
+    assert key is not None
+    ended = begun + writer.last(b"\x80")
+    return ended + key.seal(writer.sequence, DATA, b"".join(packed(RECORDING, 1)))
+
+
+def _saying(field: int, change: int) -> Callable[[ObjectWriter], None]:
+    """Say something else of the last frame. field: of its row, by the byte where it begins."""
+
+    def say(writer: ObjectWriter) -> None:
+        writer.entries[64 + field] ^= change
+
+    return say
+
+
+# Of two segments with frames 0; 0, 1: what their trailer says.
+LIES: Final[dict[str, Callable[[ObjectWriter], None]]] = {
+    "trailer lists too little": lambda writer: writer.entries.__delitem__(slice(32, 64)),
+    "trailer lists another header": lambda writer: writer.segments.__setitem__(0, 104),
+    "trailer lists another segment": _saying(8, 1),
+    "trailer lists another sequence": _saying(12, 2),
+    "trailer says that a frame begins at another time": _saying(20, 1),
+    "trailer says that a frame ends at another time": _saying(28, 1),
+}
 
 
 def _third() -> bytes:

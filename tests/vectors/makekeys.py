@@ -46,12 +46,12 @@ def hmac_of(secret: bytes) -> Callable[[bytes, int, int, bytes], bytes]:
     return lambda store, tier, epoch, share: hmac.digest(secret, share, "sha256")
 
 
-def root(share: bytes | None = None) -> bytes:
-    """A root sealed to two keys. share: of which a token makes its key."""
+def root(share: bytes | None = None, *more: bytes) -> bytes:
+    """A root sealed to two keys, and more. share: of which a token makes its key."""
     secrets = {Name(keypage.PAGE_KEY, PAGE, GENERATION): PAGE_KEY,
                Name(keypage.INDEX_KEY, 0): b"i" * 32}  # fmt: skip
     key = hmac_of(TOKEN_SECRET)(STORE_ID, 2, 3, share) if share else ROOT_KEY
-    recipients = [keyfile.public_of(UNLOCK), keyfile.public_of(b"v" * 32)]
+    recipients = [keyfile.public_of(one) for one in (UNLOCK, b"v" * 32, *more)]
     nonces = [os.urandom(12) for _ in secrets]
     tier = 2 if share else 0
     return keypage.serialize_root(STORE_ID, 3, tier, key, recipients, secrets, nonces, share)
@@ -61,6 +61,18 @@ def of_slot(number: int) -> bytes:
     """A root of another way to keep its key."""
     with mock.patch.object(keypage, "TOKEN", number):
         return root(b"h" * 32)
+
+
+def of_slot_in_file(number: int) -> bytes:
+    """The same, with the root key itself in its envelopes."""
+    with mock.patch.object(keypage, "FILE", number):
+        return root()
+
+
+def of_kind_to_come() -> bytes:
+    """A root with a third envelope, to the first one's key, that is none of ours."""
+    data, third = root(None, UNLOCK), 32 + 2 * (36 + 80)
+    return again(flipped(third + 80)(flipped(third, 8)(data)))
 
 
 def again(data: bytes) -> bytes:
@@ -75,11 +87,13 @@ def roots() -> Rows:
         ("whole", "", data, UNLOCK),
         ("opened with the other key", "", data, b"v" * 32),
         ("an envelope of a kind to come", "", again(flipped(32, 8)(data)), b"v" * 32),
+        ("an envelope of a kind to come to the same key", "", of_kind_to_come(), UNLOCK),
         ("in a token", "", kept, UNLOCK),
         ("in a token, its secret another", "secret", kept, UNLOCK),
         ("in a token, its secret destroyed", "token", kept, UNLOCK),
         ("in a token that is not at hand", "slot", kept, UNLOCK),
         ("of a slot to come", "slot", of_slot(2), UNLOCK),
+        ("of a slot to come, its key in the file", "slot", of_slot_in_file(2), UNLOCK),
         ("shorter than a root", "cut", data[:40], UNLOCK),
         ("another file", "magic", b"SVRROOT9" + data[8:], UNLOCK),
         ("byte changed", "digest", flipped(100)(data), UNLOCK),
@@ -90,6 +104,7 @@ def roots() -> Rows:
         ("wrapped secret changed", "secret", again(flipped(len(data) - 40)(data)), UNLOCK),
         ("kind of a secret changed", "secret", again(flipped(len(data) - 100, 4)(data)), UNLOCK),
         ("a secret left out", "secrets", again(data[:-100] + data[-32:]), UNLOCK),
+        ("a secret more than counted", "secrets", again(flipped(len(data) - 172, 3)(data)), UNLOCK),
     ]
     tokens = {"in a token": TOKEN_SECRET, "in a token, its secret another": b"z" * 32}
     rows: Rows = [
@@ -105,11 +120,11 @@ def roots() -> Rows:
     return rows
 
 
-def page() -> bytes:
+def page(number: int = PAGE, generation: int = GENERATION) -> bytes:
     """DEK n is the SHA-256 of n as u32; that in slot 7 was destroyed."""
     deks = b"".join(hashlib.sha256(struct.pack("<I", n)).digest() for n in range(keypage.SLOTS))
     deks = deks[: 7 * 32] + bytes(32) + deks[8 * 32 :]
-    return keypage.seal_page(PAGE, GENERATION, 0, STORE_ID, deks, PAGE_KEY, b"n" * 12)
+    return keypage.seal_page(number, generation, 0, STORE_ID, deks, PAGE_KEY, b"n" * 12)
 
 
 def pages() -> Rows:
@@ -119,6 +134,12 @@ def pages() -> Rows:
         {"name": "another file", "error": "magic", "at": 7, "xor": 1},
         {"name": "number changed", "error": "other page", "at": 8, "xor": 1},
         {"name": "generation of before", "error": "other page", "at": 12, "xor": 3},
+        {
+            "name": "sealed as another page",
+            "error": "other page",
+            "sealed_as": [PAGE + 1, GENERATION],
+        },
+        {"name": "sealed as of before", "error": "other page", "sealed_as": [PAGE, GENERATION - 1]},
         {"name": "tier changed", "error": "page", "at": 14, "xor": 1},
         {"name": "nonce changed", "error": "page", "at": 16, "xor": 1},
         {"name": "ciphertext changed", "error": "page", "at": 5000, "xor": 1},
@@ -127,7 +148,11 @@ def pages() -> Rows:
     ]
     about = {"page": PAGE, "generation": GENERATION, "page_key": PAGE_KEY.hex(),
              "nonce": (b"n" * 12).hex(), "sha256": hashlib.sha256(page()).hexdigest()}  # fmt: skip
-    return [row | about for row in rows]
+    made = [row | about for row in rows]
+    for row in made:
+        if "sealed_as" in row:
+            row["sha256"] = hashlib.sha256(page(*row["sealed_as"])).hexdigest()
+    return made
 
 
 def intakes() -> Rows:
@@ -185,6 +210,15 @@ def batches() -> Rows:
     ]
 
 
+# Memory, iterations and lanes, one of them just out of bounds.
+BOUNDS: Final = {
+    "more memory than is allowed": ("4194305", "1", "1"), "too little memory": ("7", "1", "1"),
+    "too little memory for its lanes": ("31", "1", "4"),
+    "no iterations": ("8", "0", "1"), "too many iterations": ("8", "65", "1"),
+    "no lanes": ("8", "1", "0"), "too many lanes": ("520", "1", "65"),
+}  # fmt: skip
+
+
 def keyfiles() -> Rows:
     """Key files; a token's RSA key is given so that anybody can be the token."""
     token = rsa.generate_private_key(65537, 2048)
@@ -207,6 +241,8 @@ def keyfiles() -> Rows:
         ("salt changed", "passphrase",
          " ".join([*words[:4], flipped(0)(bytes.fromhex(words[4])).hex(), *words[5:]])),
         ("all memory there is", "parameters", " ".join([words[0], "99999999", *words[2:]])),
+        *((name, "parameters", " ".join(["argon2id", *three, *words[4:]]))
+          for name, three in BOUNDS.items()),
         ("sealed to another token's key", "token", f"{URI} {flipped(9)(wrapped).hex()}"),
     ]  # fmt: skip
     rows: Rows = [
@@ -225,9 +261,11 @@ def papers() -> Rows:
     third = shares.parse(two)
     forged = shares.write(third._replace(share=flipped(5)(third.share)))
     typed = two.lower().replace("0", "o").replace("1", "l").replace("  ", "-")
+    capitals = two.replace("0", "O").replace("1", "I")
     number = two.splitlines()[1][:1]
     cases = [
         ("any two", "", [one, two]), ("as somebody types", "", [one, typed]),
+        ("as somebody else types", "", [one, capitals]),
         ("one letter wrong", "check", [one, two.replace(number, "Z" if number != "Z" else "Y", 2)]),
         ("a letter left out", "letters", [one, two.rstrip()[:-1]]),
         ("one alone", "few", [one]), ("the same twice", "few", [one, one]),

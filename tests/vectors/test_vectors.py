@@ -37,12 +37,12 @@ WORDS = {
     "reserved": "reserved header bytes",
     "commitment": "key commitment does not match",
     "frame": "does not authenticate",
-    "structure": "flag 64 is unknown|is impossible|behind the last frame",
+    "structure": "flag 64 is unknown|is impossible|behind the last frame|reaches beyond the end",
     "locator": "points elsewhere|no locator",
     "segment": "segment 2 at byte",
     "other recording": "belongs to another recording",
     "chunk": "chunk of another recording|digits and sound in one place",
-    "trailer": "does not list the frames",
+    "trailer": "does not list the frames|tells other times",
 }
 
 

@@ -27,7 +27,7 @@ from storaged.format.sealing import (
     Trailer,
     parse_frame_head,
 )
-from tests.support.vault import START, call_id, make_media
+from tests.support.vault import START, at, call_id, make_media
 
 RECORDING = call_id(1)
 DEK = bytes(range(32))
@@ -41,9 +41,9 @@ def packed(second: int, stream: int = 1) -> list[bytes]:
 def with_digits(flag: int = EVENTS, stream: int = chunk.EVENTS + 1) -> bytes:
     """Sound, digits, sound."""
     writer = ObjectWriter(RECORDING, 7, 0)
-    parts = [writer.begin(DEK, START, bytes(16)), writer.data(packed(0), START, START)]
-    parts += [writer.data(packed(1, stream), START, START, flag)]
-    parts += [writer.data(packed(2), START, START), writer.last(b"record")]
+    parts = [writer.begin(DEK, START, bytes(16)), writer.data(packed(0), *at(0))]
+    parts += [writer.data(packed(1, stream), *at(1), flag)]
+    parts += [writer.data(packed(2), *at(2)), writer.last(b"record")]
     return b"".join(parts)
 
 
@@ -51,9 +51,7 @@ def make_object(sealed: bool = True) -> bytes:
     """One segment of FRAMES frames, with fixed salt and time: always the same bytes."""
     writer = ObjectWriter(RECORDING, 7, 0)
     parts = [writer.begin(DEK, START, bytes(16))]
-    parts += [
-        writer.data(packed(second), START + second, START + second) for second in range(FRAMES)
-    ]
+    parts += [writer.data(packed(second), *at(second)) for second in range(FRAMES)]
     if sealed:
         parts.append(writer.last(b"record"))
     return b"".join(parts)
@@ -150,7 +148,7 @@ def test_trailer_finds_frames_without_reading_them():
     )
     trailer = Trailer.parse(plain)
     assert trailer.entries["offset"].tolist() == [place.offset for place in PLACES[:FRAMES]]
-    assert trailer.entries["first_ns"].tolist() == [START + second for second in range(FRAMES)]
+    assert trailer.entries["first_ns"].tolist() == [at(n)[0] for n in range(FRAMES)]
     assert trailer.record == b"record"
 
 
@@ -235,7 +233,7 @@ def test_resume_goes_on_in_a_new_segment_behind_the_last_whole_frame():
     assert (found.end, found.sealed, found.faults) == (PLACES[2].end, False, [])
     assert found.have == [(1, START + second * 10**9) for second in range(3)]
     more = found.writer.begin(DEK, START, b"another salt 16B")
-    more += found.writer.data(packed(3), 3, 3)
+    more += found.writer.data(packed(3), *at(3))
     more += found.writer.last(b"")
     whole = torn[: found.end] + more
     assert faults(whole) == []
@@ -250,7 +248,7 @@ def test_torn_at_any_byte_it_goes_on_behind_the_last_whole_frame():
         end = kept[-1].end if kept else PLACES[0].offset
         assert (found.end, found.sealed, found.faults) == (end, False, []), size
         more = found.writer.begin(DEK, START, b"another salt 16B")
-        more += found.writer.data(packed(len(kept)), 3, 3)
+        more += found.writer.data(packed(len(kept)), *at(len(kept)))
         more += found.writer.last(b"")
         assert faults(OBJECT[: found.end] + more) == [], size
 
@@ -263,7 +261,9 @@ def test_resume_never_cuts_what_was_acknowledged():
 
 def test_damaged_length_loses_one_segment_only():
     found = walk.resume(make_object(), len(OBJECT), lambda key_id: DEK)
-    more = found.writer.begin(DEK, START, b"another salt 16B") + found.writer.data(packed(9), 9, 9)
+    more = found.writer.begin(DEK, START, b"another salt 16B") + found.writer.data(
+        packed(9), *at(9)
+    )
     damaged = flipped(OBJECT + more, PLACES[1].offset + 3)
     layout = walk.walk(damaged)
     assert "frame 1 reaches beyond the end" in layout.faults[0]

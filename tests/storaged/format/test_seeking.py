@@ -11,7 +11,7 @@ from storaged.format.sealing import ENTRY, LAST, LOCATOR_BYTES, ObjectWriter
 from storaged.format.walk import Bytes, Layout, Place
 from storaged.recordings.reading import Reader
 from tests.storaged.format.test_sealing import DEK, FRAMES, OBJECT, RECORDING, flipped, packed
-from tests.support.vault import SECOND, START, Parts, call_id, chunk_keys, make_call
+from tests.support.vault import SECOND, START, Parts, at, call_id, chunk_keys, make_call
 
 ONE = call_id(1)
 Spoil = Callable[[ObjectWriter], None]
@@ -28,11 +28,11 @@ def walked(data: Bytes) -> list[Place]:
 def gone_on() -> bytes:
     """Three segments: one that a crash ended, one of a header alone, one behind a LAST frame."""
     writer = ObjectWriter(RECORDING, 7, 0)
-    parts = [writer.begin(DEK, START, bytes(16)), writer.data(packed(0), START, START)]
+    parts = [writer.begin(DEK, START, bytes(16)), writer.data(packed(0), *at(0))]
     parts += [writer.begin(DEK, START, bytes(15) + b"1")]
-    parts += [writer.begin(DEK, START, bytes(15) + b"2"), writer.data(packed(1), START, START)]
+    parts += [writer.begin(DEK, START, bytes(15) + b"2"), writer.data(packed(1), *at(1))]
     parts += [writer.last(b""), writer.begin(DEK, START, bytes(15) + b"3")]
-    parts += [writer.data(packed(2), START, START), writer.last(b"")]
+    parts += [writer.data(packed(2), *at(2)), writer.last(b"")]
     return b"".join(parts)
 
 
@@ -46,8 +46,8 @@ def test_trailer_gives_the_frames_that_a_walk_finds():
 def test_any_changed_byte_is_found_or_changes_nothing():
     """What does not fit is a ValueError: then the object is walked."""
     data, found = gone_on(), 0
-    for at in range(len(data)):
-        changed = flipped(data, at)
+    for byte in range(len(data)):
+        changed = flipped(data, byte)
         try:
             places = listed(changed)
         except ValueError:
@@ -55,6 +55,15 @@ def test_any_changed_byte_is_found_or_changes_nothing():
             continue
         assert places == walked(data)
     assert found > LOCATOR_BYTES
+
+
+def test_locator_of_an_earlier_end_is_not_believed():
+    """It leads to a LAST frame that opens, and all that came behind would be hidden."""
+    data = gone_on()
+    earlier, _ = [place.end for place in walk.walk(data).places if place.flag == LAST]
+    changed = data[:-LOCATOR_BYTES] + data[earlier : earlier + LOCATOR_BYTES]
+    with pytest.raises(ValueError, match="does not point to the LAST frame before it"):
+        listed(changed)
 
 
 def test_only_what_the_page_holds_is_read():

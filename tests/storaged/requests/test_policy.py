@@ -10,7 +10,7 @@ from spanvault.media import chunk
 from spanvault.transport import Identity
 from storaged.requests import policy
 from tests.support.desk import Counter
-from tests.support.vault import START, call_id, chunk_keys, make_call, make_media, payload
+from tests.support.vault import at, call_id, chunk_keys, make_call, make_media, payload
 
 ONE, TWO = call_id(1), call_id(2)
 
@@ -103,6 +103,6 @@ def test_what_another_program_put_among_the_sound_stays_closed(counter):
     counter.parts.commit([(ONE, 1, 0)], [make_call(1, final=False)])
     grown = writer._recordings.find(ONE)
     for piece in make_media([(ONE, DIGITS, 1)]).chunks():
-        counter.parts.pool.append(ONE, grown.writer.data([chunk.pack(piece)], START, START))
+        counter.parts.pool.append(ONE, grown.writer.data([chunk.pack(piece)], *at(1)))
     counter.parts.commit([(ONE, 1, 2)], [make_call(1, revision=1)])
     assert fetched(counter) == [1, 1]

@@ -33,7 +33,7 @@ def _of_passphrase(words: list[str], passphrase: str) -> bytes:
     if len(words) != 7:
         raise Fault("key")
     memory, iterations, lanes = map(int, words[1:4])
-    if not (8 <= memory <= 1 << 22 and 1 <= iterations <= 64 and 1 <= lanes <= 64):
+    if not (8 * lanes <= memory <= 1 << 22 and 1 <= iterations <= 64 and 1 <= lanes <= 64):
         raise Fault("parameters")
     salt, nonce, sealed = map(bytes.fromhex, words[4:])
     kdf = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory)

@@ -19,6 +19,10 @@ FIRST_EVENTS = 32768  # streams of telephone events are numbered from here
 MARKER, CUT, WHOLE = 1, 2, 4  # flags of a frame
 
 
+# A frame in a trailer: offset, segment, sequence; its first and last chunk's start, where it opens.
+Listed = tuple[tuple[int, int, int], tuple[int, int] | None]
+
+
 class Chunk(NamedTuple):
     """About a second of one stream."""
 
@@ -70,7 +74,7 @@ def open_object(data: bytes, dek: bytes) -> Opened:
     found = Opened()
     segment = _header(data, 0, dek)
     first, begun, at, sequence = segment, 0, HEADER, 0
-    headers, frames = [0], []
+    headers, frames = [0], list[Listed]()
     if not segment.keys:
         found.faults.append("commitment")
     while at < len(data):
@@ -115,9 +119,12 @@ def open_object(data: bytes, dek: bytes) -> Opened:
         if plain is None and segment.keys:
             found.faults.append("frame")
         if flag != LAST:
-            frames.append((at, len(headers) - 1, sequence))
+            known = len(found.chunks)
             if plain is not None:
                 _take_chunks(plain, first.recording, flag, found)
+            starts = [one.start_ns for one in found.chunks[known:]]
+            times = (min(starts), max(starts)) if starts else None
+            frames.append(((at, segment.number, sequence), times))
             at, sequence = end, sequence + 1
             continue
         if plain is not None:
@@ -204,20 +211,21 @@ def _take_chunks(plain: bytes, recording: bytes, flag: int, found: Opened) -> No
         at = byte
 
 
-def _take_trailer(
-    plain: bytes, headers: list[int], frames: list[tuple[int, int, int]], found: Opened
-) -> None:
+def _take_trailer(plain: bytes, headers: list[int], frames: list[Listed], found: Opened) -> None:
     try:
         (count,) = struct.unpack_from("<I", plain)
         at = 4 + 8 * count
         listed_headers = list(struct.unpack_from(f"<{count}Q", plain, 4))
         (rows,) = struct.unpack_from("<I", plain, at)
-        listed = [struct.unpack_from("<QII", plain, at + 4 + 32 * row) for row in range(rows)]
+        listed = [struct.unpack_from("<QIIqq", plain, at + 4 + 32 * row) for row in range(rows)]
         at += 4 + 32 * rows
         (size,) = struct.unpack_from("<I", plain, at)
     except struct.error:
         found.faults.append("trailer")
         return
-    if listed_headers != headers or listed != frames or at + 4 + size != len(plain):
+    told = [(row[:3], row[3:]) for row in listed]
+    true = [(place, times or row[1]) for (place, times), row in zip(frames, told, strict=False)]
+    if listed_headers != headers or told != true or rows != len(frames) \
+            or at + 4 + size != len(plain):  # fmt: skip
         found.faults.append("trailer")
     found.record = plain[at + 4 : at + 4 + size]
