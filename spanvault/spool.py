@@ -39,6 +39,16 @@ def shred(path: Path) -> None:
         path.unlink()
 
 
+def shred_torn(path: Path) -> None:
+    """Remove what a crash or a full disk left of a batch: so much of it as is there may open, too.
+
+    A block that takes no writes keeps nothing from going on. Raises OSError if it stays.
+    """
+    with contextlib.suppress(OSError):
+        shred(path)
+    path.unlink(missing_ok=True)
+
+
 def finish_shredding(folder: Path) -> None:
     """Remove the files of a folder whose removal a crash cut off: what they held was taken.
 

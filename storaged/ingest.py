@@ -182,6 +182,7 @@ class Ingest:
                 sealed = spool.seal_batch(frames, self._base.intake_key)
                 files.replace(self._store.refused / name, sealed)
         except OSError as error:
+            self._store.clear_refused()
             log.error("A refused batch could not be set aside", extra={"FAULT": str(error)})
             return  # unanswered: it comes again
         self._send(route, Refuse(message.sequence, fault, _REFUSED_HINT))

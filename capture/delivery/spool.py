@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from spanvault.daemon import disks
-from spanvault.spool import finish_shredding, key_id, seal_batch, shred
+from spanvault.spool import finish_shredding, key_id, seal_batch, shred, shred_torn
 
 PROBE_BYTES: Final = 2 << 20  # room for a batch: else a nearly full disk would seem to be mended
 
@@ -47,7 +47,7 @@ class Spool:
     def _clear(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for torn in self._folder.glob("*.part"):
-            torn.unlink()
+            shred_torn(torn)
         finish_shredding(self._folder)
 
     def _look(self) -> None:
@@ -101,7 +101,7 @@ class Spool:
                 part.rename(path)
             except OSError:
                 with contextlib.suppress(OSError):  # what the disk said first is what is told
-                    part.unlink(missing_ok=True)
+                    shred_torn(part)
                 raise
         return Lying(path, len(sealed))
 

@@ -19,6 +19,7 @@ from spanvault.messages import Call, FarEnd, Outcome, Stream
 MAGIC: Final = b"SVM1"
 NUMBER: Final = b"n"
 CALL_ID: Final = b"c"
+ID_PREFIX: Final = b"i"  # of a search, in the access log alone
 TOKEN_BYTES: Final = 16
 OUTCOMES: Final[tuple[str, ...]] = get_args(Outcome)
 NOT_ENDED: Final = 0xFFFF_FFFF  # in place of a duration
@@ -187,11 +188,12 @@ def _later(old_ns: int | None, new_ns: int | None) -> int | None:
 
 def recordings_of(call: Call) -> set[bytes]:
     """The recordings of other calls that hold streams of this one."""
-    return {stream.stored_in for stream in call.streams if stream.stored_in not in (None, call.id)}
+    streams = (*call.streams, *call.beside)
+    return {stream.stored_in for stream in streams if stream.stored_in not in (None, call.id)}
 
 
 def token(index_key: bytes, kind: bytes, text: str) -> bytes:
-    """What a number or Call-ID is looked up by. kind: NUMBER or CALL_ID. TOKEN_BYTES bytes."""
+    """What a number or Call-ID is looked up by. kind: one of the above. TOKEN_BYTES bytes."""
     normal = unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")
     return hmac.digest(index_key, kind + normal, "sha256")[:TOKEN_BYTES]
 

@@ -33,7 +33,7 @@ class Intake:
         self._folder = folder
         for path in list(folder.iterdir()):  # glob() would take what may not be read for empty
             if path.suffix == ".new":
-                path.unlink()
+                spool.shred_torn(path)
         spool.finish_shredding(folder)
         ours = [path for path in folder.glob("*" + SUFFIX) if _NAME.fullmatch(path.name)]
         self._files = {path: path.stat().st_size for path in sorted(ours)}
@@ -140,7 +140,7 @@ class Intake:
         try:
             files.replace(path, sealed)
         except OSError:
-            path.with_name(path.name + ".new").unlink(missing_ok=True)
+            spool.shred_torn(path.with_name(path.name + ".new"))
             raise
 
 

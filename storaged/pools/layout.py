@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from spanvault import spool
 from storaged import files
 from storaged.diskfaults import remedy
 from storaged.faults import Fault
@@ -104,6 +105,7 @@ class Store:
                 self._create(recipients())
             self._check_format(oldest)
             self.refused.mkdir(mode=0o700, exist_ok=True)
+            self.clear_refused()
         except OSError as error:
             raise Fault(
                 "unavailable",
@@ -116,6 +118,12 @@ class Store:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def clear_refused(self) -> None:
+        """Away with what a crash or a full disk left of a refused batch: it comes again."""
+        with contextlib.suppress(OSError):
+            for torn in self.refused.glob("*.new"):
+                spool.shred_torn(torn)
 
     def write_format(self, store_id: bytes) -> None:
         """Write down whose store this is."""

@@ -44,6 +44,9 @@ from storaged.requests.subjects import SEVERAL_MAX
 from storaged.requests.witness import Witness
 
 log = logging.getLogger(__name__)
+UNLOGGED: Final = (
+    "Nothing is given out, opened or erased that cannot be logged: free space on the store's disk."
+)
 _HEALTH_MAX: Final = 64 << 10  # bytes of one daemon's account of itself
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -100,10 +103,7 @@ class Desk:
         """answer() in steps of some milliseconds, so that a long one holds up no other."""
         denied = policy.denial(who, request)
         if denied is None:
-            if isinstance(request, m.Erase | m.Move):
-                answer = yield from self._erase(who, request)
-            else:
-                answer = yield from self._carry_out(who, request, bulk)
+            answer = self._noted(who, request) or (yield from self._carry_out(who, request, bulk))
         else:
             answer = Answer(m.Failure("denied", *denied))
         return self._logged(who, request, answer)
@@ -216,14 +216,15 @@ class Desk:
             hint = "Look at the journal of spanvault-storaged, and report it."
             return Answer(m.Failure("unavailable", "a fault of storaged itself", hint))
 
-    def _erase(self, who: Identity, request: m.Erase | m.Move) -> Steps[Answer]:
-        """What cannot be undone is in the log before it is begun."""
+    def _noted(self, who: Identity, request: Any) -> Answer | None:
+        """What must be in the log before it is begun is; else the answer why it is not done."""
+        if type(request) not in policy.BEFOREHAND:
+            return None
         try:
             self._write_down(who, request, "begun")
         except OSError as error:
-            hint = "Nothing is erased that cannot be logged: free space on the store's volume."
-            return Answer(m.Failure("full", f"access log: {error.strerror}", hint))
-        return (yield from self._carry_out(who, request, []))
+            return Answer(m.Failure("full", f"access log: {error.strerror}", UNLOGGED))
+        return None
 
     def _write_down(self, who: Identity | str, request: Any, result: str) -> None:
         kind = type(request)
@@ -245,8 +246,7 @@ class Desk:
         except OSError as error:
             if kind in policy.WITHOUT_LOG:
                 return answer
-            hint = "Nothing is given out that cannot be logged: free space on the store's volume."
-            return Answer(m.Failure("full", f"access log: {error.strerror}", hint))
+            return Answer(m.Failure("full", f"access log: {error.strerror}", UNLOGGED))
         return answer
 
     def _tokens(self, request: m.Search) -> dict[str, str]:
@@ -254,8 +254,10 @@ class Desk:
         if self._vaults.base.locked:
             return {}
         key = self._vaults.base.keyring.index_key
+        # A prefix, too: somebody may type a number where an id belongs.
         asked = {"number": (record.NUMBER, request.number),
-                 "call_id": (record.CALL_ID, request.call_id)}  # fmt: skip
+                 "call_id": (record.CALL_ID, request.call_id),
+                 "id_prefix": (record.ID_PREFIX, request.id_prefix)}  # fmt: skip
         return {
             name: record.token(key, kind, text).hex()
             for name, (kind, text) in asked.items() if text is not None

@@ -44,6 +44,11 @@ REVEALING: Final[frozenset[type[m.Message]]] = frozenset(
         m.Recipients,
     }
 )
+# What cannot be taken back, and what opens a pool or changes who can: its line is on disk before it
+# is begun, or it is not done. Not Lock: it takes nothing but hearing.
+BEFOREHAND: Final[frozenset[type[m.Message]]] = frozenset(
+    {m.Erase, m.Move, m.Unlock, m.OfferShare, m.Rotate, m.Recipients}
+)
 # What must work on a full disk, or nobody could find out that it is full.
 WITHOUT_LOG: Final[frozenset[type[m.Message]]] = frozenset({m.Status, m.Health})
 

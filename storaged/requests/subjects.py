@@ -7,8 +7,10 @@ them. FORMAT.md §10. Pure.
 from typing import Any, Final
 
 from spanvault import messages as m
+from spanvault.spool import key_id
 
 SEVERAL_MAX: Final = 500  # ids of a request that are told
+_RECIPIENTS_MAX: Final = 64  # the same of keys
 
 
 def subject_of(request: Any) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def subject_of(request: Any) -> dict[str, Any]:
     if isinstance(request, m.ErasureReceipt):
         return {"erasure": request.erasure.hex()[:32], "target": request.target[:200]}
     if isinstance(request, m.Unlock | m.OfferShare | m.Lock | m.Rotate | m.Recipients):
-        return {"pool": request.pool[:16]}
+        return {"pool": request.pool[:16], **_of_keys(request)}
     if isinstance(request, m.Mend):
         return {"ids": [one.hex()[:32] for one in request.ids[:SEVERAL_MAX]]}
     if isinstance(request, m.Check):
@@ -54,3 +56,15 @@ def subject_of(request: Any) -> dict[str, Any]:
         if request.digits:
             subject["digits"] = True
     return subject
+
+
+def _of_keys(request: Any) -> dict[str, Any]:
+    """What is to become of a pool's keys; of recipients the ids alone."""
+    if isinstance(request, m.Unlock) and request.drill:
+        return {"drill": True}
+    if isinstance(request, m.Rotate):
+        return {"what": request.what}
+    if isinstance(request, m.Recipients):
+        added = [key_id(one) for one in request.add[:_RECIPIENTS_MAX]]
+        return {"add": added, "remove": [one[:16] for one in request.remove[:_RECIPIENTS_MAX]]}
+    return {}

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from storaged.format import keypage, walk
+from spanvault import spool
+from storaged.format import keypage, ledger, walk
 from storaged.format.sealing import LAST
 from tests.vectors import make
 from tests.vectors.reader import Fault, intake, ledgers, objects, rootfile
@@ -117,6 +118,8 @@ def test_waiting_batch_cut_or_flipped_anywhere_opens_nothing(vector):
     for hurt in (*cuts(data), *flips(data)):
         code = refused(lambda data: intake.open_batch(vector["file"], data, private), hurt)
         assert code in {"sealed", "removed"}
+        with pytest.raises(ValueError, match="spooled batch"):
+            spool.open_batch(hurt, private)
 
 
 def test_ledger_cut_or_flipped_anywhere_gives_only_its_entries():
@@ -131,3 +134,7 @@ def test_ledger_cut_or_flipped_anywhere_gives_only_its_entries():
         assert [one for one in entries if one not in truth] == []
         assert len(entries) < len(truth)
         assert faults or len(hurt) < len(data)
+        head = ledger.check_head(hurt, make.STORE_ID, vector["tier"])
+        ours = list(ledger.walk(hurt, head, ledger.key_of(key)))
+        assert [tuple(one.entry) for one in ours if one.entry] == entries
+        assert any(one.fault for one in ours) == bool(faults)

@@ -16,6 +16,7 @@ from storaged import files
 from storaged.erasing.eraser import Eraser
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
+from storaged.format.sealing import HEADER_BYTES, Header
 from storaged.index import erasures
 from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call, make_media
@@ -119,10 +120,11 @@ def test_call_that_goes_on_is_erased_only_if_that_is_meant(counter):
     assert counter.ask(m.Get(THREE)).code == "erased"
 
 
-def test_calls_with_media_in_common_go_together(counter):
-    """A B2BUA's other leg: the sound lies once, in the first one's recording."""
+@pytest.mark.parametrize("kind", ["streams", "beside"])
+def test_calls_with_media_in_common_go_together(counter, kind):
+    """A B2BUA's other leg: the sound, or its digits alone, lie once, in the first's recording."""
     shared = m.Stream(7, "callee", "audio", 1, "", "", {}, stored_in=ONE, stored_as=1)
-    counter.parts.commit(calls=[make_call(3, streams=[shared])])
+    counter.parts.commit(calls=[make_call(3, **{kind: [shared]})])
     assert THREE.hex() in erase(counter, ONE).error
     assert ONE.hex() in erase(counter, THREE).error
     assert erase(counter, ONE, THREE).erased == 2
@@ -140,13 +142,30 @@ def test_record_that_is_damaged_is_erased_with_all_that_leads_to_it(counter):
     assert rows(counter, ONE) == ["erasure", "erased"]
 
 
-def test_object_that_was_set_aside_goes_too_with_its_own_key(counter):
+@pytest.mark.parametrize("at", [0, 60])
+@pytest.mark.parametrize("removed", [False, True])
+def test_object_that_was_set_aside_goes_too_with_its_own_key(counter, at, removed):
+    """An image of before opens with it, whatever is left of the object; so does its first record.
+
+    at: the byte that the disk damaged: of the header's magic, or of its salt.
+    """
     parts = counter.parts
-    parts.pool.set_aside(ONE)
+    path = parts.pool.path(ONE)
+    data = path.read_bytes()
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     parts.commit([(ONE, 1, 1)], [make_call(1, revision=3)])
-    assert len(parts.pool.paths(ONE)) == 2
+    aside, whole = sorted(parts.pool.paths(ONE))
+    first, second = (Header.parse(one[:HEADER_BYTES]).key_id for one in (data, whole.read_bytes()))
+    assert (aside.suffix, whole.suffix, first != second) == (".damaged", ".svr", True)
+    if removed:  # by somebody who had looked at it
+        aside.unlink()
+    elif at:  # an index that was made anew may know of the file alone
+        parts.index.write(lambda writing: writing.delete(b"former", ONE))
     erase(counter, ONE)
     assert parts.pool.paths(ONE) == []
+    for key_id in (first, second):
+        with pytest.raises(Fault, match="destroyed"):
+            parts.keyring.dek(key_id)
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spanvault import messages as m
+from spanvault import spool
 from spanvault.daemon.rules import POOLS, TIERS
 from spanvault.keys import keyfile
 from spanvault.media.chunk import NO_MEDIA
@@ -186,8 +187,12 @@ def test_recording_of_which_more_waits_is_not_taken_for_erased(three):
 def test_what_comes_later_of_an_erased_call_enters_no_intake(three):
     three.commit(SECRET)
     three.erase(SENSITIVE)
+    key = three.pools["sensitive"].keyring.ingest_private
     three.pools["sensitive"].lock()
     three.commit(make_call(2, callee="sensitive", revision=9), make_call(3, callee="sensitive"))
+    waiting = (three.parts.folder / "intake/sensitive").iterdir()
+    held = b"".join(spool.open_plain(path.read_bytes(), key) for path in waiting)
+    assert (OTHER in held, SENSITIVE in held) == (True, False)
     with three.parts.index.reading() as view:
         assert view.placed(SENSITIVE) is None
         assert view.placed(OTHER) == 2

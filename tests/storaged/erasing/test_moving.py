@@ -75,6 +75,7 @@ class Moved(ThreePools):
         self.close()
         again = Moved(self.parts.folder, self.keys)
         again.counter.eraser.finish()
+        again.counter.desk._mover.clear()
         again.settle()
         return again
 
@@ -296,6 +297,7 @@ def test_crash_at_each_step_leaves_the_call_in_one_pool_and_is_made_up_for(
             finish(three.counter.desk._mover.moving("operator/x", m.Move([ONE], "core", "why")))
     begun = step not in STEPS[:3]
     again = three.crash()
+    assert not [*(again.parts.folder / "intake").rglob("*.moving")]
     assert again.heard(ONE) == before
     assert again.key_of(ONE)[0] == ("core" if begun else "base")
     assert again.opens(lower) == (not begun)

@@ -16,9 +16,11 @@ from spanvault import messages as m
 from spanvault.daemon.config import TargetConfig
 from spanvault.keys import keyfile
 from spanvault.logchain import FIRST, Head
+from spanvault.spool import key_id
 from storaged.requests import accesslog, policy, witness
 from storaged.requests.accesslog import ROOM, AccessLog
 from storaged.requests.witness import EVERY_NS, Witness
+from tests.storaged.requests.test_policy import request_of
 from tests.support.desk import Counter
 from tests.support.vault import call_id, make_call
 
@@ -249,10 +251,12 @@ def test_log_names_numbers_by_token_only(counter):
     counter.parts.commit(calls=[make_call(1)])
     counter.ask(m.Search(number="+49300000001", call_id="call-1@example.org"))
     counter.ask(m.Get(ONE))
+    counter.ask(m.Search(id_prefix="49300000001"))  # somebody took it for an id
     text = (counter.store.log / "access.log").read_text()
     assert "0000001" not in text
     assert "example.org" not in text
-    search, get = counter.lines
+    search, get, mistyped = counter.lines
+    assert len(mistyped["id_prefix"]) == 32
     assert (search["who"], search["kind"], search["result"]) == ("operator/alice", "search", "ok")
     assert len(search["number"]) == 32
     assert (get["kind"], get["id"]) == ("get", ONE.hex())
@@ -275,13 +279,46 @@ def test_log_is_a_chain_that_survives_a_torn_line(counter):
         assert (first.what, first.line) == ("changed", 2)
 
 
+def no_space(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_nothing_is_given_out_that_cannot_be_logged(counter, monkeypatch):
     counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(counter.access, "append", full)
+    monkeypatch.setattr(counter.access, "append", no_space)
     answer = counter.answer(m.Fetch(ONE))
     assert (answer.reply.code, answer.media) == ("full", None)
     assert isinstance(counter.ask(m.Status()), m.StatusReply)
+
+
+@pytest.mark.parametrize("kind", sorted(policy.BEFOREHAND, key=str))
+def test_what_takes_effect_is_logged_before_it_is_begun_or_not_done(counter, monkeypatch, kind):
+    """Who can open a pool must not be changed, nor a pool opened, on a disk that takes no line."""
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    request = request_of(kind)
+    with monkeypatch.context() as patched:
+        patched.setattr(counter.access, "append", no_space)
+        refusing = dict.fromkeys(counter.desk.custody.handlers, pytest.fail)
+        patched.setattr(counter.desk.custody, "handlers", refusing)
+        answer = counter.ask(request)
+    assert answer.code == "full"
+    assert counter.parts.pool.path(ONE).exists()
+    counter.ask(request)
+    begun, ended = counter.lines
+    assert (begun["kind"], begun["result"]) == (kind.__name__.lower(), "begun")
+    assert ended["result"] != "begun"
+
+
+def test_line_about_keys_says_what_becomes_of_them(counter):
+    key = keyfile.load(counter.parts.folder / "unlock.key")
+    other = keyfile.public_of(b"o" * 32)
+    counter.ask(m.Recipients("base", key, [other], []))
+    counter.ask(m.Recipients("base", key, [], [key_id(other)]))
+    counter.ask(m.Rotate("base", "ingest"))
+    counter.ask(m.Unlock("base", key, drill=True))
+    added, removed, rotated, drill = (line for line in counter.lines if line["result"] == "ok")
+    assert (added["add"], added["remove"]) == ([key_id(other)], [])
+    assert (removed["add"], removed["remove"]) == ([], [key_id(other)])
+    assert (rotated["what"], drill["drill"]) == ("ingest", True)
+    text = (counter.store.log / "access.log").read_text()
+    assert not [one for one in (key, other) if one.hex() in text]

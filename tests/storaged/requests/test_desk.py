@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from spanvault import messages as m
+from storaged.format import walk
+from storaged.format.sealing import HEADER_BYTES, Header, ObjectWriter, Trailer
 from tests.support.desk import OPERATOR, REPLICATOR, Counter
 from tests.support.vault import START, call_id, chunk_keys, make_call
 
@@ -167,6 +169,24 @@ def test_cut_object_is_found_by_verify(counter):
     faults = " ".join(counter.ask(m.Verify(ONE)).faults)
     assert "the last frame is missing" in faults
     assert "were sealed" in faults
+
+
+def test_object_that_somebody_sealed_anew_is_told_by_its_hash_alone(counter):
+    """Who has the DEK, or an older copy: of the same size, and every tag opens."""
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    path = counter.parts.pool.path(ONE)
+    data = path.read_bytes()
+    header = Header.parse(data[:HEADER_BYTES])
+    dek = counter.parts.keyring.dek(header.key_id)
+    opener = walk.Opener(data, layout := walk.walk(data), lambda _: dek)
+    plain = [opener.open(place) for place in layout.places]
+    writer = ObjectWriter(ONE, header.key_id, 0)
+    forged = writer.begin(dek, header.created_ns, bytes(16))
+    forged += writer.data([plain[0]], START, START)
+    path.write_bytes(forged + writer.last(Trailer.parse(plain[1]).record))
+    assert path.stat().st_size == len(data)
+    [fault] = counter.ask(m.Verify(ONE)).faults
+    assert "SHA-256 differs from the sealed object's" in fault
 
 
 def test_read_object_gives_the_bytes_on_disk(counter):

@@ -44,6 +44,14 @@ def test_copy_of_something_else_is_no_copy(fed):
     assert fed.ask(m.Get(ONE)).receipts == []
 
 
+def test_copy_is_brought_back_by_the_place_s_own_replicator_only(fed):
+    change = m.Change(0, "object", ONE)
+    for who in (SITE_B, OPERATOR):
+        assert fed.ask(m.Return("site-a", change), b"bytes", who=who).code == "denied"
+    assert fed.ask(m.Return("nowhere", change), who=SITE_B).error.startswith("the feed was never")
+    assert fed.ask(m.Return("site-a", change), who=SITE_A).error == "nothing such is asked back"
+
+
 def test_place_cannot_be_taken_over(fed):
     reply = fed.ask(m.Feed(0, target="site-a"), who=SITE_B)
     assert (reply.code, "target site-a is replicator/site-a's" in reply.error) == ("denied", True)
