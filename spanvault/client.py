@@ -195,6 +195,14 @@ class Client:
             yield page
             cursor = page.cursor
 
+    def check_ledgers(self) -> Iterator[CheckReply]:
+        """Check the ledgers, page after page; what damaged files held is written anew."""
+        cursor: bytes | None = b""
+        while cursor is not None:
+            page, _ = self.request(Check("ledgers", cursor), CheckReply, VERIFY_TIMEOUT_S)
+            yield page
+            cursor = page.cursor
+
     def recordings(self) -> Iterator[CheckReply]:
         """The ids of all recordings in open pools, page after page."""
         cursor: bytes | None = b""

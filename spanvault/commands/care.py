@@ -34,6 +34,7 @@ from spanvault.messages import CheckReply
 
 _REMEDY: Final = {
     "key files": "A page comes back from a replica: spanvault repair --all.",
+    "files of ledgers": "Keep the index: mend its damaged records first (spanvault repair).",
     "call records": "Neither its recording nor the ledger has it: spanvault repair --all.",
 }
 
@@ -61,6 +62,7 @@ def verify(
         if every:  # keys first: without them nothing else opens
             unsound += _check_all("key files", [client.check_keys()], json)
             unsound += _check_all("call records", client.check_records(), json)
+            unsound += _check_all("files of ledgers", client.check_ledgers(), json)
         task = bar.add_task("verifying", total=None)
         for one in _recordings(client, ids or []):
             if (result := _check(client, one, named=not every)) is None:

@@ -114,12 +114,13 @@ class Check(Message):
     """Ask to check all key files (in one answer), or the call records behind a cursor.
 
     recordings: ask only which there are behind it, in open pools, each to be checked by Verify.
+    ledgers: a file of theirs an answer, then what damaged ones held is written anew.
 
     A damaged root or record is brought back at once where that is possible. Needs no listening
     rights.
     """
 
-    what: Literal["keys", "records", "recordings"]
+    what: Literal["keys", "records", "recordings", "ledgers"]
     cursor: bytes = b""
 
 

@@ -47,8 +47,9 @@ LEDGERS: Final = Files(
     "LEDGER",
     "A ledger is damaged",
     "A damaged ledger is whole again, or gone",
-    "nothing is missing while the index is there: keep it, and do not run spanvault reindex. Look "
-    "after the disk, and put the file back from a backup",
+    "nothing is missing while the index is there: keep it, and do not run spanvault reindex. What "
+    "the file held is written anew by itself, or at once: spanvault verify --all. Look after the "
+    "disk",
 )
 RECORDS: Final = Files(  # a record's name is its call's id in hex
     b"damagedrecord",

@@ -72,6 +72,11 @@ def recover(writing: Writing, data: bytes) -> Erasure:
     return erasure
 
 
+def check(row: bytes) -> None:
+    """Raise Fault if a row of an erasure cannot be read."""
+    tables.decode(_erasure, b"erasure", row)
+
+
 def due(view: View) -> dict[tuple[int, int], set[bytes]]:
     """Keys of days that must go, by tier and key id, and the erasures that wait for each."""
     found: dict[tuple[int, int], set[bytes]] = {}

@@ -1,14 +1,16 @@
 """The first bytes of each ledger's file, kept in the index: so one that is lost is missed.
 
 Every tag of a file covers its head, so with that all of it would be lost; and nothing in a folder
-tells that a file of last year is gone. A head is kept once the file was read back whole. FORMAT.md
-§7. Who reads them back: storaged.integrity.ledgercheck.
+tells that a file of last year is gone. A head is kept once the file was read back whole; its size
+as soon as another file follows it, so that an end that was cut is missed, too. FORMAT.md §7. Who
+reads them back: storaged.integrity.ledgercheck.
 """
 
 from typing import Final
 
 from storaged.format.ledger import HEAD_BYTES
 from storaged.index.environment import Index
+from storaged.index.rows import LEDGER_SIZE, U64
 from storaged.index.view import View
 from storaged.index.writing import Writing
 
@@ -17,13 +19,12 @@ _HEADS: Final = b"ledgerhead/"  # of table meta, and POOL/NAME
 
 def known(view: View) -> dict[str, bytes]:
     """The heads by POOL/NAME of their files."""
-    cursor, found = view.cursor(b"meta"), {}
-    more = cursor.set_range(_HEADS)
-    while more and (key := bytes(cursor.key())).startswith(_HEADS):
-        if len(head := bytes(cursor.value())) == HEAD_BYTES:
-            found[key.removeprefix(_HEADS).decode()] = head
-        more = cursor.next()
-    return found
+    return _rows(view, _HEADS, HEAD_BYTES)
+
+
+def sizes(view: View) -> dict[str, int]:
+    """Bytes by POOL/NAME of the files that another follows."""
+    return {name: U64.unpack(size)[0] for name, size in _rows(view, LEDGER_SIZE, U64.size).items()}
 
 
 def keep(index: Index, name: str, head: bytes) -> None:
@@ -34,7 +35,31 @@ def keep(index: Index, name: str, head: bytes) -> None:
     index.write(lambda writing: writing.put(b"meta", _HEADS + name.encode(), head))
 
 
+def keep_size(index: Index, name: str, size: int) -> None:
+    """So many bytes a file has that another follows, and that was read back whole."""
+    with index.reading() as view:
+        if name in sizes(view):
+            return
+    index.write(lambda writing: writing.put(b"meta", LEDGER_SIZE + name.encode(), U64.pack(size)))
+
+
 def forget(writing: Writing) -> None:
     """The store became another: its ledgers begin anew."""
-    for name in known(writing):
-        writing.delete(b"meta", _HEADS + name.encode())
+    for name in {*known(writing), *sizes(writing)}:
+        forget_one(writing, name)
+
+
+def forget_one(writing: Writing, name: str) -> None:
+    """A file is none of the ledger any more."""
+    for rows in (_HEADS, LEDGER_SIZE):
+        writing.delete(b"meta", rows + name.encode())
+
+
+def _rows(view: View, begin: bytes, size: int) -> dict[str, bytes]:
+    cursor, found = view.cursor(b"meta"), {}
+    more = cursor.set_range(begin)
+    while more and (key := bytes(cursor.key())).startswith(begin):
+        if len(value := bytes(cursor.value())) == size:
+            found[key.removeprefix(begin).decode(errors="replace")] = value
+        more = cursor.next()
+    return found

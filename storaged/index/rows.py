@@ -37,6 +37,8 @@ KEYS_DESTROYED: Final = 2  # it goes on, but keys went here since: a replica's w
 RESERVED: Final = b"reserved"
 UNINDEXED: Final = b"unindexed/"  # and a pool's name: it was locked when the index was made anew
 LEDGER: Final = b"ledger/"  # and a pool's tier: how far its ledger is acknowledged
+LEDGER_SIZE: Final = b"ledgersize/"  # and POOL/NAME of a file that is not the newest: its bytes
+LEDGER_MENDING: Final = b"ledgermend/"  # and a pool's name: how far its ledger is made whole
 ROTATED: Final = b"rotated/"  # and a pool's name: when its ingest key was last replaced, ns
 
 _STATE: Final = struct.Struct("<QQ32siBBHH")

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from spanvault.daemon.rules import POOLS
 from spanvault.messages import Receipt
 from storaged.format.ledger import Place
 from storaged.index.rows import (
     LEDGER,
+    LEDGER_SIZE,
     POSITION,
     U16,
     U64,
@@ -39,8 +41,13 @@ class Writing(View):
 
     def put_ledger(self, tier: int, place: Place | None) -> None:
         """Note how far a pool's ledger is acknowledged; None changes nothing."""
-        if place is not None:
-            self.put(b"meta", LEDGER + b"%d" % tier, U64.pack(place.size) + place.name.encode())
+        if place is None:
+            return
+        before = self.ledger(tier)
+        if before is not None and before.name < place.name:  # so that it is missed, or its end
+            ended = f"{POOLS[tier]}/{before.name}".encode()
+            self.put(b"meta", LEDGER_SIZE + ended, U64.pack(before.size))
+        self.put(b"meta", LEDGER + b"%d" % tier, U64.pack(place.size) + place.name.encode())
 
     def put_placed(self, call_id: bytes, tier: int, capture: int) -> None:
         """Note that a call waits in a pool's intake, and which capture it is bound to."""

@@ -43,7 +43,7 @@ class LedgerCheck:
             found |= {f"{vault.name}/{path.name}" for path in vault.pool.ledger.files()}
             if place := self._place(vault):
                 found.add(f"{vault.name}/{place.name}")
-                found |= {name for name in self._heads() if name.startswith(f"{vault.name}/")}
+                found |= {name for name in self._known() if name.startswith(f"{vault.name}/")}
         return sorted(found)
 
     def new_or_gone(self) -> list[str]:
@@ -76,6 +76,8 @@ class LedgerCheck:
         end = there
         if before is not None and own >= before.name:
             end = before.size if own == before.name else 0  # what lies behind is being written
+        elif before is not None:
+            end = max(there, self._sizes().get(name, 0))
         faults: list[str] = [f"cut: {there} of {end} bytes"] if there < end else []
         head = b""
         try:
@@ -93,6 +95,8 @@ class LedgerCheck:
             damage.clear_file(self._index, damage.LEDGERS, name)
             if before is not None and head:
                 ledgerheads.keep(self._index, name, head)
+                if own < before.name:
+                    ledgerheads.keep_size(self._index, name, end)
 
     def _reading(
         self, vault: Vault, own: str, data: medium.Medium, faults: list[str]
@@ -174,6 +178,14 @@ class LedgerCheck:
     def _heads(self) -> dict[str, bytes]:
         with self._index.reading() as view:
             return ledgerheads.known(view)
+
+    def _sizes(self) -> dict[str, int]:
+        with self._index.reading() as view:
+            return ledgerheads.sizes(view)
+
+    def _known(self) -> set[str]:
+        """Files that there were."""
+        return {*self._heads(), *self._sizes()}
 
     def _path(self, name: str) -> Path:
         pool, _, own = name.partition("/")

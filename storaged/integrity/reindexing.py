@@ -119,7 +119,7 @@ def _lacking(index: Path, ledgers: list[Path]) -> int:
             view = View(txn, tables)
             places = [view.ledger(tier) for tier in TIERS.values()]
             rows = view.count(b"state") + view.count(b"erased")
-            heads = ledgerheads.known(view)
+            sizes = dict.fromkeys(ledgerheads.known(view), 0) | ledgerheads.sizes(view)
     except (lmdb.Error, ValueError):
         return -1  # missing, or of no use: that is what reindex is for
     if rows and not any(places):
@@ -127,8 +127,9 @@ def _lacking(index: Path, ledgers: list[Path]) -> int:
     for tier, place in enumerate(places):
         if place is not None and ledgerfile.size(ledgers[tier], place.name) < place.size:
             return tier
-    for pool, _, name in (one.partition("/") for one in heads):
-        if places[TIERS[pool]] is not None and not (ledgers[TIERS[pool]] / name).exists():
+    for (pool, _, name), size in ((one.partition("/"), sizes[one]) for one in sizes):
+        path = ledgers[TIERS[pool]] / name
+        if places[TIERS[pool]] is not None and not (path.exists() and path.stat().st_size >= size):
             return TIERS[pool]
     return -1
 

@@ -24,6 +24,7 @@ from storaged.index.view import View
 from storaged.integrity import medium
 from storaged.integrity.keycheck import KeyCheck
 from storaged.integrity.ledgercheck import LedgerCheck
+from storaged.integrity.ledgermending import LedgerMending
 from storaged.integrity.recordcheck import RecordCheck
 from storaged.pools.vaults import Vault, Vaults
 from storaged.recordings.examining import examining
@@ -88,6 +89,7 @@ class Scrub:
         self._saved_s = self._keys_due_s = clock_s()
         self._keys = KeyCheck(index, vaults, clock_ns)
         self._ledgers = LedgerCheck(index, vaults, clock_ns)
+        self._mending = LedgerMending(index, vaults, clock_ns)
         self._records = RecordCheck(index, vaults, clock_ns)
         with index.reading() as view:
             kept = view.get(b"meta", _SCRUB)
@@ -131,6 +133,7 @@ class Scrub:
             }  # fmt: skip
         return {**told, "damaged": view.count(b"damaged"), "damaged_ids": damage.told(view),
                 "damaged_keys": damage.told_files(view, damage.KEYS),
+                "mended_ledgers": self._mending.mended[-damage.TOLD:],
                 "damaged_ledgers": damage.told_files(view, damage.LEDGERS),
                 "damaged_records": damage.told_files(view, damage.RECORDS)}  # fmt: skip
 
@@ -167,6 +170,7 @@ class Scrub:
             for name in self._ledgers.new_or_gone():
                 for size in self._ledgers.checking(name):
                     yield self._pace.spend(size, self._ceiling)
+            yield from self._mending_ledgers()
             self._keys_due_s = self._clock_s() + min(KEYS_S, self._period_s)
 
     def _planning(self) -> Waits:
@@ -231,6 +235,12 @@ class Scrub:
                     yield self._spend(one, size)
                 one.ledger = name
         self._ledgers.forget(names)
+        yield from self._mending_ledgers()
+
+    def _mending_ledgers(self) -> Waits:
+        """Write anew what damaged files of ledgers held."""
+        for size in self._mending.mending():
+            yield self._pace.spend(size, self._ceiling)
 
     def _checking_records(self, one: Round, until: bytes) -> Waits:
         """Check the records of the calls up to an id, those without a recording as well."""

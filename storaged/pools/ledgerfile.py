@@ -21,6 +21,7 @@ from storaged.format.ledger import Entry, Place
 
 log = logging.getLogger(__name__)
 SUFFIX: Final = ".svl"
+ASIDE: Final = ".damaged"  # behind that, of a file that is none of the ledger any more
 _NAME: Final = re.compile(r"([0-9]{8})-([0-9]{6})\.svl")
 
 
@@ -40,8 +41,11 @@ class Ledger:
         return sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
 
     def strangers(self) -> list[Path]:
-        """What lies beside them."""
-        return sorted(path for path in self._folder.iterdir() if not _NAME.fullmatch(path.name))
+        """What lies beside them, but for what was set aside."""
+        return sorted(
+            path for path in self._folder.iterdir()
+            if not _NAME.fullmatch(path.name) and path.suffix != ASIDE
+        )  # fmt: skip
 
     def path(self, name: str) -> Path:
         """Where a file lies."""
@@ -107,6 +111,17 @@ class Ledger:
         self._place, self._unsure = place, False
         self._close_file()
 
+    def leave(self) -> None:
+        """What is appended from now on goes into another file."""
+        self._let_go()
+
+    def set_aside(self, name: str) -> None:
+        """Make a file none of the ledger any more, if it is there. Raises OSError."""
+        path = self._folder / name
+        if path.exists():
+            path.rename(path.with_name(name + ASIDE))
+        files.sync_folder(self._folder)
+
     def cut_back(self) -> None:
         """Destroy what is not acknowledged. Raises OSError: what is left is cut at the next try."""
         if self._unsure:
@@ -130,11 +145,16 @@ class Ledger:
             )
         except FileNotFoundError:
             self._begin(day, store_id)
+            return
+        if os.fstat(self._descriptor).st_size != self._size:  # the tags would not fit their places
+            self._begin(day, store_id)
 
     def _begin(self, day: str, store_id: bytes) -> None:
-        """Begin a file, behind all that there are: never one that another process wrote."""
+        """Begin a file, behind all that there are, or were: never one that another wrote."""
         self._let_go()
-        last = max((path.name for path in self.files()), default="")
+        names = [path.name for path in self.files()]
+        # The newest may be gone: what is missed by its name must not seem to be there again.
+        last = max([*names, self._place.name] if self._place else names, default="")
         found = _NAME.fullmatch(last)
         # A clock that was set back must not put new entries before old ones.
         if found and found[1] >= day:

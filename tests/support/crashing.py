@@ -37,7 +37,7 @@ from tests.support.remains import Remains
 from tests.support.vault import Client, make_media
 
 ANSWERS: Final = (
-    m.Done, m.EraseReply, m.MoveReply, m.VerifyReply, m.FeedReply
+    m.Done, m.EraseReply, m.MoveReply, m.VerifyReply, m.FeedReply, m.CheckReply
 )  # fmt: skip
 
 
@@ -121,6 +121,7 @@ class Sender:
                 assert reply.code == "not_found", reply  # it is whole again
                 return True
             assert isinstance(reply, ANSWERS), reply
+            assert not isinstance(reply, m.CheckReply) or not reply.faults, reply
             return True
         answer, _ = wire.decode_from_ingest(frames)
         if self._sent[number].bulk:  # made to be refused

@@ -4,6 +4,7 @@ What a load is: tests/support/loads.py. Who kills: tests/storaged/test_crash_poi
 """
 
 import hashlib
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from spanvault import messages as m
 from spanvault.keys import keyfile
+from storaged.format.ledger import HEAD_BYTES
+from storaged.integrity.checks import MENDING
 from tests.support.crashing import Sender
 from tests.support.forked import Forked
 from tests.support.loads import Load, Sent
@@ -192,6 +195,16 @@ def without_header(rig: Forked) -> None:
     path.write_bytes(bytes(8) + path.read_bytes()[8:])
 
 
+def with_a_cut_ledger(rig: Forked) -> None:
+    """That store with another file of its ledger, and the first one cut to its head."""
+    begun(rig)
+    rig.launch()
+    Sender(rig, [batch(3, [], make_call(3, id=THREE))]).send_all()
+    rig.end()
+    first, _ = sorted(rig.store.glob("pools/base/ledger/*.svl"))
+    os.truncate(first, HEAD_BYTES)
+
+
 ERASED = Sent(m.Erase([TWO], "test"))
 ANEW = batch(3, [], make_call(1, id=ONE, revision=1, final=False))
 ENDED = batch(4, [(ONE, 1, 1)], make_call(1, id=ONE, revision=2))
@@ -217,6 +230,9 @@ MADE = {
         cut_off(f"write {OBJECT} DATA", ENDED, within=True), [ENDED], [BEGUN[1]], own="objects"),
     "recording without header": lambda _: Load(
         without_header, [batch(3, [(ONE, 1, 1)])], [BEGUN[1]], own="damaged|objects"),
+    "ledger made whole": lambda _: Load(
+        with_a_cut_ledger, [Sent(m.Check("ledgers")), Sent(m.Check("ledgers", MENDING))], BEGUN,
+        own="LedgerMending|pools/base/ledger|answer|_put_progress|_forget"),
     "refused batch": lambda _: Load(begun, [REFUSED, ERASED], BEGUN, own="refused|answer"),
     "receipt": lambda _: Load(begun, [], BEGUN, own="Receipts|answer|ledger"),
     "media before its record": lambda _: Load(begun, [

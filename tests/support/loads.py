@@ -34,7 +34,7 @@ class Sent(NamedTuple):
 
     message: (
         m.Batch | m.Import | m.Erase | m.Rotate | m.Recipients | m.Unlock | m.Move | m.Verify
-        | m.Feed | m.Return | m.Receipt
+        | m.Feed | m.Return | m.Receipt | m.Check
     )  # fmt: skip
     chunks: Chunks = ()
     bulk: tuple[bytes, ...] = ()

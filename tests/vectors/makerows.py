@@ -31,6 +31,7 @@ PAGE: Final = b"core/page-000001.2"
 ERASED, MOVED = bytes(range(16)), bytes(range(16, 32))
 REACH: Final = Reach(5000, 104, 9, 2, ((1, START), (32769, START - 5)))
 FILE: Final = "20231114-000001.svl"
+BEFORE: Final = "20231113-000000.svl"
 CALL: Final = make_call(1, expires_ns=-5, streams=[
     m.Stream(1, "caller", "audio", 7, "", "", {}, stored_in=call_id(2), stored_as=3)
 ])  # fmt: skip
@@ -60,6 +61,7 @@ def _put(writing: Writing) -> None:
     sorting._put_followers(writing, [(call_id(2), 2)])
     erasures.begin(writing, _erasure(ERASED, call_id(3), ""))
     erasures.begin(writing, _erasure(MOVED, call_id(2), "core"))
+    writing.put_ledger(1, Place(BEFORE, 700))
     writing.put_ledger(1, Place(FILE, 5000))
     writing.set_number(tables.reserved(2), 8192)
     writing.announce(KEYS_CHANGED, PAGE)
@@ -127,6 +129,7 @@ SAID: Final[dict[str, dict[str, Any]]] = {
     "meta ledger": {"name": "ledger/1", "bytes": 5000, "file": FILE},
     "meta ledgerhead": {"name": f"ledgerhead/core/{FILE}",
                         "head": ledger.head(STORE_ID, 1, b"s" * 16).hex()},
+    "meta ledgersize": {"name": f"ledgersize/core/{BEFORE}", "bytes": 700},
     "entry sealed": {"recording": RECORDING.hex(), "key id": 4103, "size": 1234,
                      "sha256": DIGEST.hex()},
     "entry target": {"name": "Zürich", "row": "80"},

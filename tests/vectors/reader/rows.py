@@ -37,6 +37,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "meta told": ("name text", "sha256 32, size u64, position u64"),
     "meta ledger": ("name text", "bytes u64, file text"),
     "meta ledgerhead": ("name text", "head 48"),
+    "meta ledgersize": ("name text", "bytes u64"),
     "entry sealed": ("recording 16", "key id u64, size u64, sha256 32"),
     "entry target": ("- 16", "name name, row rest"),
     "entry placed": ("call 16", "tier u8, recordings 16*"),
