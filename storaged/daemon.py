@@ -47,6 +47,7 @@ from storaged.requests.accesslog import AccessLog
 from storaged.requests.desk import Desk
 from storaged.scrubbing import Scrubbing
 from storaged.serving import Serving
+from storaged.stopwatch import Watched
 
 log = logging.getLogger(__name__)
 _REINDEX: Final = "spanvault reindex makes the index anew from the recordings."
@@ -88,6 +89,7 @@ class Daemon:
         )  # fmt: skip
         self._scrubbing = Scrubbing(scrub, self._late)
         self._late_s = max(_LATE_S, settings.commit_interval_s)
+        self._watched = _watched(tables, vaults, self._late_s)
         self._mender = Mender(
             tables, self._vaults, self._sorter.forget, time.time_ns, time.monotonic
         )
@@ -168,6 +170,8 @@ class Daemon:
         line += "; the access log was CHANGED" if self._access.fault else ""
         if unfinished := self._eraser.fault:
             line += f"; an erasure is NOT COMPLETE, {unfinished}"
+        for slow in self._watched.lines:
+            line += f"; {slow}"
         for name in sorted(self._shares.held):
             line += f"; capture {name} floods the disk and is HELD BACK"
         for name, calls in sorted(self._binding.apart.items()):
@@ -256,6 +260,16 @@ class Daemon:
         if not self._committer.close(2.0) or not self._ingest.empty:
             log.warning("Stopped with batches uncommitted, their captures keep them")
         self._ingest.tick(time.monotonic_ns())
+
+
+def _watched(tables: Index, vaults: Vaults, late_s: float) -> Watched:
+    """What commits wait for."""
+    watched = Watched(late_s)
+    watched.add(tables.folder, tables.stopwatch)
+    for vault in vaults:
+        watched.add(vault.pool.objects.parent, vault.pool.stopwatch)
+        watched.add(vault.intake.folder, vault.intake.stopwatch)
+    return watched
 
 
 def _pool_fields(vault: Vault, fault: str | None) -> dict[str, Any]:

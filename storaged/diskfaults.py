@@ -23,6 +23,8 @@ REMEDIES: Final = {
     errno.EROFS: "It is read-only: look at dmesg, repair it, mount it writable.",
     errno.EIO: "It fails: look at dmesg, replace it, restore from a replica.",
     errno.ESTALE: "Its disk was unmounted: mount it again; recording resumes by itself.",
+    errno.EUCLEAN: "Its file system is damaged: look at dmesg, unmount it, check it (fsck).",
+    **disks.SHORTAGES,
 }
 _NO_INODE: Final = (
     "No inode left (df -i). Remove files there, or make that file system anew with more inodes; "

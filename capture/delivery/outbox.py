@@ -2,7 +2,8 @@
 
 Batches leave in the order of their sequence, a bounded number in flight. Nothing is forgotten for
 having been sent: only an Acknowledge (or a Refuse) removes a batch. When storaged restarted, or
-has been silent for long, what was in flight is sent again; storaged drops what it has already.
+has been silent for long, what was in flight is sent again, and so is a batch that was left
+unanswered while a later one was acknowledged; storaged drops what it has already.
 What is newest goes to disk, and nothing in flight: the rest is likely to be acknowledged first. All
 that waits for the disk is done aside (capture.delivery.aside): the loop that empties the ring never
 waits. Protocol: spanvault/WIRE.md, "Ingest". The folder on disk: capture.delivery.spool. Sockets:
@@ -132,10 +133,14 @@ class Outbox:
     def acknowledged(self, sequences: list[int], now_ns: int) -> list[bytes]:
         """Forget what is safe. Returns the ids of calls whose last record now is."""
         self._heard_ns, self._patience_ns = now_ns, SILENCE_NS
+        overtaken = self._overtaken(sequences)
         settled: list[bytes] = []
         for sequence in sequences:
             settled += self._finals.pop(sequence, [])
             self._forget(sequence)
+        for sequence in overtaken:
+            self._in_flight_bytes -= self._in_flight.pop(sequence)
+        self._queue.extendleft(reversed(overtaken))
         return settled
 
     def refused(self, sequence: int, now_ns: int) -> None:
@@ -247,6 +252,23 @@ class Outbox:
                 break
         while self.memory_bytes > self._most_bytes and self._give_up_oldest():
             pass  # the disk is slower than what is heard
+
+    def _overtaken(self, acknowledged: list[int]) -> list[int]:
+        """What left before one of these and was not answered: it must leave again.
+
+        storaged answers in the order in which batches come, so it did not get those, or could not
+        take them then. As long as others are acknowledged there is no silence to tell it by.
+        """
+        answered = self._in_flight.keys() & set(acknowledged)
+        overtaken: list[int] = []
+        for sequence in self._in_flight if answered else ():
+            if sequence not in answered:
+                overtaken.append(sequence)
+                continue
+            answered.remove(sequence)
+            if not answered:
+                break
+        return overtaken
 
     @property
     def _sealing_bytes(self) -> int:

@@ -10,11 +10,18 @@ import pwd
 from pathlib import Path
 from typing import Final
 
+# Nothing is wrong with the disk then. In this order: one's text begins with another's.
+SHORTAGES: Final = {
+    errno.ENFILE: "The system has too few: raise sysctl fs.file-max.",
+    errno.EMFILE: "This daemon has too few: raise LimitNOFILE= of its unit.",
+    errno.ENOMEM: "The system is short of memory, or MemoryMax= of the unit is too small.",
+}
 REMEDIES: Final = {
     errno.ENOSPC: "Free space there, or enlarge it.",
     errno.EDQUOT: "Raise the quota of its user.",
     errno.EROFS: "It is read-only: look at dmesg, repair it, mount it writable.",
     errno.EIO: "It fails: look at dmesg, replace it.",
+    **SHORTAGES,
 }
 DENIED: Final = (errno.EACCES, errno.EPERM)
 _LOOK: Final = "Look at dmesg and at that disk."

@@ -13,9 +13,11 @@ from typing import Final
 
 import lmdb
 
+from storaged.index import lockfile
 from storaged.index.rows import MULTIPLE, TABLES, R, reserved
 from storaged.index.view import View
 from storaged.index.writing import Writing
+from storaged.stopwatch import Stopwatch
 
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
 
@@ -26,21 +28,23 @@ class Index:
     def __init__(self, folder: Path, map_bytes: int = MAP_BYTES, *, synced: bool = True) -> None:
         """synced: whether a transaction is on disk when it is committed; else sync() makes it."""
         folder.mkdir(mode=0o700, exist_ok=True)
-        self._data = folder / "data.mdb"
-        self._env = lmdb.open(
-            str(folder),
-            map_size=map_bytes,
-            max_dbs=32,
-            max_readers=2048,
-            writemap=False,
-            # Rows are read here and there: around each the kernel would read 32 pages for nothing.
-            readahead=False,
-            sync=synced,
-            mode=0o600,
-        )
+        self._data = folder / lockfile.DATA
+        with lockfile.beside(folder) as place:
+            self._env = lmdb.open(
+                str(place),
+                map_size=map_bytes,
+                max_dbs=32,
+                max_readers=lockfile.READERS,
+                writemap=False,
+                # Rows are read here and there: around each the kernel would read 32 pages in vain.
+                readahead=False,
+                sync=synced,
+                mode=0o600,
+            )
         self._reach_its_end()
         self._env.reader_check()
         self._writing = threading.Lock()
+        self.folder, self.stopwatch = folder, Stopwatch()
         # No transaction may be under way in this process while the map grows: mdb_env_set_mapsize.
         self._calm = threading.Condition()
         self._readers, self._growing = 0, False
@@ -92,7 +96,7 @@ class Index:
         with self._writing:
             while True:
                 try:
-                    with self._env.begin(write=True) as txn:
+                    with self.stopwatch.running(), self._env.begin(write=True) as txn:
                         writing = Writing(txn, self.tables)
                         result = change(writing)
                         position = writing.number(b"position")

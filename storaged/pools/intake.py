@@ -15,6 +15,7 @@ from spanvault import spool, wire
 from spanvault.media.chunk import NO_MEDIA, Media
 from spanvault.messages import Batch, Call
 from storaged import files
+from storaged.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 SUFFIX: Final = ".sealed"
@@ -30,7 +31,7 @@ class Intake:
     def __init__(self, folder: Path) -> None:
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, exist_ok=True)
-        self._folder = folder
+        self.folder, self.stopwatch = folder, Stopwatch()
         for path in list(folder.iterdir()):  # glob() would take what may not be read for empty
             if path.suffix == ".new":
                 spool.shred_torn(path)
@@ -51,7 +52,7 @@ class Intake:
     @property
     def device(self) -> int:
         """The file system it is on."""
-        return self._folder.stat().st_dev
+        return self.folder.stat().st_dev
 
     def put(self, calls: Iterable[Call], media: Iterable[Media], public_key: bytes) -> None:
         """Keep calls and media, synced. Raises OSError: then some of it may be kept, twice later"""
@@ -75,7 +76,7 @@ class Intake:
         number = len(self._moving(move.hex()))
         frames: list[Any] = wire.encode_media(Batch("moved", 0, calls), media or NO_MEDIA)
         name = f"{move.hex()}.{number:06d}.{spool.key_id(public_key)}{MOVING}"
-        self._write(self._folder / name, spool.seal_batch(frames, public_key))
+        self._write(self.folder / name, spool.seal_batch(frames, public_key))
 
     def publish_moving(self, move: bytes) -> None:
         """From now on all of that counts. The pool must be held. Raises OSError."""
@@ -83,7 +84,7 @@ class Intake:
             new = path.with_name(f"{self._number():012d}.{path.name.split('.')[2]}{SUFFIX}")
             path.rename(new)
             self._files[new] = new.stat().st_size
-        files.sync_folder(self._folder)
+        files.sync_folder(self.folder)
 
     def drop_moving(self, kept: Collection[bytes] = ()) -> None:
         """Away with what came to nothing: all but these moves, which took place."""
@@ -93,7 +94,7 @@ class Intake:
                 spool.shred(path)
 
     def _moving(self, move: str) -> list[Path]:
-        return sorted(self._folder.glob(f"{move}.*{MOVING}"))
+        return sorted(self.folder.glob(f"{move}.*{MOVING}"))
 
     def open_first(self, private_key: Callable[[str], bytes]) -> tuple[Path, Batch, Media] | None:
         """The oldest batch; None if none waits. private_key: finds an ingest key by its id.
@@ -131,14 +132,15 @@ class Intake:
         return self._next - 1
 
     def _keep(self, number: int, source: str, sealed: bytes) -> None:
-        path = self._folder / f"{number:012d}.{source}{SUFFIX}"
+        path = self.folder / f"{number:012d}.{source}{SUFFIX}"
         self._write(path, sealed)
         self._files[path] = len(sealed)
 
     def _write(self, path: Path, sealed: bytes) -> None:
         """Raises OSError: then nothing of it takes up space."""
         try:
-            files.replace(path, sealed)
+            with self.stopwatch.running():
+                files.replace(path, sealed)
         except OSError:
             spool.shred_torn(path.with_name(path.name + ".new"))
             raise

@@ -57,6 +57,7 @@ class Store:
         self.intake = folder / "intake"
         self.index_aside = folder / "index.new"  # while one is made anew
         self._lock = -1
+        self._store_id: bytes | None = None
 
     @property
     def format_file(self) -> Path:
@@ -129,11 +130,14 @@ class Store:
         """Write down whose store this is."""
         text = json.dumps({"format": FORMAT, "version": VERSION, "store_id": store_id.hex()})
         files.replace(self.format_file, text.encode() + b"\n", 0o644)
+        self._store_id = store_id
 
     @property
     def store_id(self) -> bytes:
-        """16 bytes."""
-        return bytes.fromhex(self._read_format()["store_id"])
+        """16 bytes. Read once: captures ask for it while the store's disk may fail."""
+        if self._store_id is None:
+            self._store_id = bytes.fromhex(self._read_format()["store_id"])
+        return self._store_id
 
     def _check_ours(self, names: set[str]) -> None:
         # What an interrupted creation left is made anew; anything else is not ours to touch.

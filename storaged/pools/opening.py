@@ -29,7 +29,7 @@ from storaged.pools.pool import Pool
 from storaged.pools.vaults import BASE, Vault, Vaults
 
 log = logging.getLogger(__name__)
-_SPARE_FILES: Final = 512  # descriptors kept for everything that is no object
+_FEW_FILES: Final = 128  # with fewer open files storaged cannot serve its clients
 
 
 class Opener:
@@ -40,7 +40,7 @@ class Opener:
     ) -> None:
         self._settings, self._store, self._tables = settings, store, tables
         self._intake_keys = intake_keys
-        self._max_open = max(64, (_raise_file_limit() - _SPARE_FILES) // len(POOLS))
+        self._max_open = _files_of_a_pool(_raise_file_limit())
 
     def all(self, ring: Keyring | None, why_locked: str = "") -> Vaults:
         """Every pool there is; those of the settings are made. ring: base's; None: it is locked.
@@ -200,6 +200,20 @@ def recipients_of(settings: StoragedConfig) -> list[bytes]:
     if settings.recovery_public is not None:
         recipients.append(keyfile.load(settings.recovery_public))
     return recipients
+
+
+def _files_of_a_pool(most: int) -> int:
+    """How many objects a pool may hold open where a process may have so many files.
+
+    A part stays for what is no object: at the limit libzmq ends the process over a new connection.
+    Raises Fault.
+    """
+    if most < _FEW_FILES:
+        raise Fault(
+            "invalid", f"storaged may open {most} files only",
+            f"It needs {_FEW_FILES} at least: raise LimitNOFILE= of its unit (65536).",
+        )  # fmt: skip
+    return (most - max(most // 4, min(512, most // 2))) // len(POOLS)
 
 
 def _raise_file_limit() -> int:

@@ -14,8 +14,10 @@ from typing import Final
 
 from storaged import files
 from storaged.pools.ledgerfile import Ledger
+from storaged.stopwatch import Stopwatch
 
 SUFFIX: Final = ".svr"
+NO_FILE: Final = (errno.EMFILE, errno.ENFILE)
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -28,6 +30,7 @@ class Pool:
         for made in (folder, self.objects):  # parents=True would leave the upper one open to all
             made.mkdir(mode=0o700, exist_ok=True)
         self.ledger = Ledger(folder / "ledger", tier)
+        self.stopwatch = Stopwatch()
         self._max_open = max_open
         self._open: dict[bytes, int] = {}
         self._folders: set[str] = set()
@@ -106,7 +109,8 @@ class Pool:
     def sync(self) -> None:
         """Make everything appended so far durable, names included. Raises OSError."""
         self.check_place()
-        files.syncfs(self._descriptor)
+        with self.stopwatch.running():
+            files.syncfs(self._descriptor)
 
     @property
     def device(self) -> int:
@@ -114,14 +118,20 @@ class Pool:
         return os.fstat(self._descriptor).st_dev
 
     def free_bytes(self) -> int:
-        """Space left for us on the pool's filesystem."""
-        about = os.fstatvfs(self._descriptor)
-        return about.f_bavail * about.f_frsize
+        """Space left for us on the pool's filesystem; 0 where that does not even tell."""
+        about = self._space()
+        return about.f_bavail * about.f_frsize if about else 0
 
     def free_part(self) -> float:
-        """How much of that filesystem is left for us, 0 to 1."""
-        about = os.fstatvfs(self._descriptor)
-        return about.f_bavail / max(1, about.f_blocks)
+        """How much of that filesystem is left for us, 0 to 1; 1 where it does not tell."""
+        about = self._space()
+        return about.f_bavail / max(1, about.f_blocks) if about else 1.0
+
+    def _space(self) -> os.statvfs_result | None:
+        try:
+            return os.fstatvfs(self._descriptor)
+        except OSError:  # commits will say so; whoever asks for space must go on
+            return None
 
     def close(self) -> None:
         """Close all files."""
@@ -155,7 +165,7 @@ class Pool:
             Path(folder).mkdir(mode=0o700, exist_ok=True)
             self._folders.add(folder)
         try:
-            descriptor = os.open(path, _APPEND | os.O_CREAT, 0o600)
+            descriptor = self._open_to_append(path)
         except FileNotFoundError:
             self._folders.clear()  # somebody took it away: it is made when this is tried again
             raise
@@ -164,6 +174,21 @@ class Pool:
             # The first opened, not the last used: all that grow are used in turn.
             self.forget(next(iter(self._open)))
         return descriptor
+
+    def _open_to_append(self, path: str) -> int:
+        try:
+            return os.open(path, _APPEND | os.O_CREAT, 0o600)
+        except OSError as error:
+            if error.errno not in NO_FILE or not self._open:
+                raise
+        self.give_way()
+        return os.open(path, _APPEND | os.O_CREAT, 0o600)
+
+    def give_way(self) -> None:
+        """At the limit of open files: close those merely kept open, keep fewer from now on."""
+        self._max_open = max(1, len(self._open) // 2)
+        for recording_id in list(self._open):
+            self.forget(recording_id)
 
 
 class ObjectFile:

@@ -28,7 +28,7 @@ from storaged.index.rows import FINAL, OBJECT, SEALED, Reach, State
 from storaged.index.view import View
 from storaged.index.writing import Writing
 from storaged.keys.keyring import Keyring
-from storaged.pools.pool import Pool
+from storaged.pools.pool import NO_FILE, Pool
 from storaged.recordings import resuming
 from storaged.recordings.gathering import Gathered, Group, placeholder
 from storaged.recordings.growing import Growing, Recording
@@ -111,8 +111,10 @@ class Writer:
                 grown, states, calls, keys, records, old, days, seals, place, group.captures
             )  # fmt: skip
             after = self._index.write(lambda writing: self._record(writing, at_hand))
-        except Exception:
+        except Exception as error:
             self._undo(touched)
+            if isinstance(error, OSError) and error.errno in NO_FILE:
+                self._pool.give_way()
             raise
         if place:
             self._pool.ledger.committed(place)

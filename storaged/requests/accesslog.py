@@ -84,7 +84,10 @@ class AccessLog:
             self._unsynced = False
 
     def make_room(self) -> None:
-        """See to it that there is room ahead, if the disk has plenty. Without, lines are slower."""
+        """See to it that there is room ahead, if the disk has plenty. Without, lines are slower.
+
+        Raises OSError where the disk does not even tell how much there is.
+        """
         left = os.fstatvfs(self._descriptor)
         plenty = left.f_bavail * left.f_frsize >= _SPARE * ROOM
         if self._end - self._size > ROOM // 2 or self._unsure or not plenty:

@@ -139,11 +139,11 @@ class Desk:
         """Make the log's lines durable that did not have to be at once; tell replicas of it."""
         try:
             self._access.sync()
+            if not ending:
+                self._access.make_room()
         except OSError as error:
             log.error("The access log cannot be synced", extra={"FAULT": str(error)})
         else:
-            if not ending:
-                self._access.make_room()
             self._witness.tick(now=ending)
 
     def busy(self, who: Identity, request: Any, most: int) -> Answer:

@@ -19,7 +19,7 @@ import pytest
 
 from spanvault import cli
 from spanvault import messages as m
-from tests.support.fusedisk import WORKS, WRITES_FAIL, Disk
+from tests.support.fusedisk import SLOW, WORKS, WRITES_FAIL, Disk
 from tests.support.smalldisk import (
     close_to_writes,
     empty,
@@ -189,7 +189,7 @@ def test_everything_was_kept_and_the_store_opens_again(small):
     assert verified(small) == WHOLE
 
 
-WHOLE = (0, ["0 damaged"] * 3, "")  # key files, call records, recordings
+WHOLE = (0, ["0 damaged"] * 4, "")  # key files, ledgers, call records, recordings
 
 
 def verified(made: ThreePools) -> tuple[int, list[str], str]:
@@ -247,6 +247,23 @@ def test_the_one_disk_of_a_store_is_full(on_disk):
     assert made.acknowledged() == [2]
     made.well()
     assert made.faults([made.sent[0], sent]) == []
+
+
+@on("sensitive")
+def test_a_disk_is_slow(on_disk):
+    """It is named while that lasts."""
+    made, disk, _ = on_disk
+    disk.mood(SLOW)
+    made.send()
+    state = made.status(lambda reply: "is SLOW" in reply.state).state
+    assert f"{disk.mounted} (disk {disk.mounted}) is SLOW: " in state
+    assert made.acknowledged() == [2]
+    assert "is SLOW" in made.ask(m.Status()).state
+    disk.mood(WORKS)
+    made.send()
+    assert made.acknowledged() == [3]
+    assert "is SLOW" not in made.ask(m.Status()).state
+    assert made.faults(made.sent) == []
 
 
 @on("store", "base", "core", "index", "keys", "intake")

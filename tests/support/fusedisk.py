@@ -25,6 +25,7 @@ from typing import Final
 WRITTEN, FLUSHED = b"W", b"F"
 ENTRY: Final = struct.Struct("<cQIQ")  # what, offset, bytes, monotonic ns; then the bytes
 WORKS, WRITES_FAIL = 0, 1  # what the disk does, as the byte in FOLDER/mood
+SLOW = 5  # from WRITES_FAIL on: a flush takes so many tenths of a second
 
 _IN: Final = struct.Struct("<IIQQIIIHH")
 _OUT: Final = struct.Struct("<IiQ")
@@ -174,6 +175,7 @@ class Server:
             return self._write(offset, body[_WRITE_HEAD : _WRITE_HEAD + size])
         if code == FSYNC:
             self._fail_in_bad_mood()
+            time.sleep(self._mood[0] / 10)  # 0, or a slow disk's
             os.write(self._log, ENTRY.pack(FLUSHED, 0, 0, time.monotonic_ns()))
             return b""
         if code in (RELEASE, FLUSH, DESTROY):

@@ -76,6 +76,21 @@ def test_a_restarted_storaged_gets_in_flight_batches_again_in_order(box):
     assert [sequence for sequence, _ in send_all(box)] == [1, 3]
 
 
+def test_what_was_left_unanswered_while_others_were_acknowledged_leaves_again(box):
+    """A connection that broke lost it; where others go on coming there is never silence."""
+    for _ in range(5):
+        box.add([], media())
+    send_all(box)
+    box.acknowledged([2, 4], 1)
+    assert [sequence for sequence, _ in send_all(box)] == [1, 3]
+    box.acknowledged([5], 2)
+    assert send_all(box) == []  # they left behind it
+    box.acknowledged([3], 3)
+    assert [sequence for sequence, _ in send_all(box)] == [1]
+    box.acknowledged([1], 4)
+    assert (box.waiting, box.memory_bytes, box._in_flight_bytes) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(("memory", "bound"), [(1 << 30, IN_FLIGHT_BYTES), (20 << 20, 20 << 20)])
 def test_the_flight_is_bounded_also_by_little_memory(tmp_path, memory, bound):
     box = outbox(tmp_path, memory=memory)
