@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from spanvault import messages as m
-from spanvault import spool, wire
+from spanvault import spool, transport, wire
 from spanvault.keys import keyfile
 from spanvault.messages import Message
+from storaged.keys import keyring
 from storaged.keys.intakekeys import parse, serialize
 from tests.support.vault import Client, Rig, call_id, chunk_keys, make_call, make_media
 
@@ -168,11 +169,19 @@ def another_key(rig: Rig) -> None:
     path.write_bytes(serialize(store_id, dict.fromkeys(range(3), public), b"a guess"))
 
 
+def of_another_store(rig: Rig) -> None:
+    """Written by this very host, for a store that it had before."""
+    path = rig.store / "intake/keys"
+    secret = transport.load_certificate(rig.folder / "secret/storaged.key_secret").secret or b""
+    store_id, keys = parse(path.read_bytes(), secret)
+    path.write_bytes(serialize(bytes(len(store_id)), keys, secret))
+
+
 def no_file(rig: Rig) -> None:
     (rig.store / "intake/keys").unlink()
 
 
-@pytest.mark.parametrize("fault", [another_key, no_file])
+@pytest.mark.parametrize("fault", [another_key, of_another_store, no_file])
 def test_nothing_is_recorded_to_a_key_that_this_host_did_not_vouch_for(rig, fault):
     fault(rig)
     code, messages = rig.run_to_end()
@@ -180,6 +189,18 @@ def test_nothing_is_recorded_to_a_key_that_this_host_did_not_vouch_for(rig, faul
     (rig.folder / "safe.key").rename(rig.folder / "secret/unlock.key")
     rig.start()
     assert heard(rig, ONE) == [(1, 0)]
+
+
+def test_root_that_has_not_the_key_it_recorded_to_is_not_unlocked(rig):
+    """As who changes the disk would have the store go on with keys that he knows."""
+    rig.start()
+    root = rig.store / "keys/root"
+    public = keyfile.public_of(keyfile.load(rig.folder / "safe.key"))
+    keyring.create(rig.folder / "keys", root.read_bytes()[8:24], [public])
+    (rig.folder / "keys/root").rename(root)
+    reply = unlock(rig)
+    assert (reply.code, "not the root whose key the intake" in reply.error) == ("corrupt", True)
+    assert ask(rig, m.Get(ONE)).code == "locked"
 
 
 def damaged(root: Path) -> None:

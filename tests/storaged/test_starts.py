@@ -10,8 +10,11 @@ import pytest
 
 from spanvault import messages as m
 from spanvault.keys import keyfile
+from storaged.index import erasures
+from storaged.index.environment import Index
 from storaged.keys.keyring import Keyring
 from tests.support.vault import (
+    START,
     Rig,
     acknowledged,
     call_id,
@@ -68,6 +71,26 @@ def test_root_that_no_replica_was_told_of_is_told_of_by_a_start(rig):
     (after,) = roots(rig)
     assert after.position > before.position
     assert after.data == (rig.store / "keys/root").read_bytes() != before.data
+
+
+def test_erasure_that_a_kill_cut_off_is_completed_by_a_start(rig):
+    """Nobody has to ask for anything first."""
+    rig.start()
+    capture = rig.capture()
+    capture.send(m.Batch("test", 1, [make_call(1)]), make_media([(ONE, 1, 0)]))
+    assert acknowledged(capture) == [1]
+    rig.stop()
+    index = Index(rig.store / "index")
+    with index.reading() as view:
+        key_id = view.state(ONE).key_id
+    gone = m.erasing.ErasedRecording(ONE, "base", [key_id], 0, "")
+    page = m.erasing.RekeyedPage("base", 0, 0, -1)
+    begun = m.Erasure(bytes(16), START, "operator/x", "asked for", [gone], [page])
+    index.write(lambda writing: erasures.begin(writing, begun))
+    index.close()
+    rig.start()
+    assert rig.client("operator").ask(m.Certify(ONE))[0].document
+    assert not list(rig.store.rglob("*.svr"))
 
 
 def roots(rig: Rig) -> list[m.Change]:

@@ -81,8 +81,7 @@ def bodies() -> list[dict[str, Any]]:
         least = {name: fields[name] for name in ("kind", *must) if name in fields}
         add(table, "whole", "", body)
         add(table, "what it must have", "", pack(least))
-        add(table, "in another order, with more", "", pack(
-            {"from_later": [{"a": -1.5}, None], **dict(reversed(fields.items()))}))  # fmt: skip
+        add(table, "in another order, with more", "", pack(_with_more(made)))
         add(table, "empty", "cut", b"")
         add(table, "cut", "cut", body[:-1])
         add(table, "more behind it", "cut", body + b"\xc0")
@@ -93,6 +92,21 @@ def bodies() -> list[dict[str, Any]]:
             without = {key: value for key, value in fields.items() if key != name}
             add(table, f"without {name}", "missing", pack(without))
     return rows
+
+
+def _with_more(made: Any) -> Any:
+    """A struct, and those in it, as a later program might write them."""
+    if isinstance(made, msgspec.Struct):
+        about = made.__struct_config__
+        kind = {about.tag_field: about.tag} if about.tag_field else {}
+        fields = {
+            one.encode_name: _with_more(getattr(made, one.name))
+            for one in reversed(msgspec.structs.fields(made))
+        }
+        return {"from_later": [{"a": -1.5}, None], **kind, **fields}
+    if isinstance(made, dict):
+        return {key: _with_more(one) for key, one in made.items()}
+    return [_with_more(one) for one in made] if isinstance(made, list) else made
 
 
 def said(made: Any) -> Any:

@@ -1,5 +1,6 @@
 """Moving a call up: what goes along, what a crash leaves, what is refused. FORMAT.md §13."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,11 +196,12 @@ def test_locked_upper_pool_is_refused(three):
     assert three.key_of(ONE)[0] == "base"
 
 
-def test_damaged_recording_is_not_moved(three):
+@pytest.mark.parametrize("at", [300, -20])  # of a frame; of the locator: all frames open
+def test_damaged_recording_is_not_moved(three, at):
     three.record(make_call(1))
     path = three.pools["base"].pool.path(ONE)
     data = bytearray(path.read_bytes())
-    data[300] ^= 1
+    data[at] ^= 1
     path.write_bytes(data)
     failure = three.move("core", ONE)
     assert failure.code == "corrupt"
@@ -311,6 +313,46 @@ def test_crash_at_each_step_leaves_the_call_in_one_pool_and_is_made_up_for(
     assert again.heard(ONE) == before
     assert not [*(again.parts.folder / "intake").rglob("*.*")]
     three.__dict__ = again.__dict__  # what the fixture closes
+
+
+def test_what_a_move_that_came_to_nothing_sealed_opens_no_more(three, monkeypatch, tmp_path):
+    """Seen by a second name: what the disk has at its place."""
+    three.record(make_call(1))
+    with monkeypatch.context() as dying:
+        arm(dying, "second batch", three)
+        dying.setattr(three.counter.desk._mover, "_drop_what_came_to_nothing", lambda _: None)
+        with pytest.raises(Died):
+            finish(three.counter.desk._mover.moving("operator/x", m.Move([ONE], "core", "why")))
+        (left,) = (three.parts.folder / "intake/core").glob("*.moving")
+        os.link(left, tmp_path / "kept")
+    three.__dict__ = three.crash().__dict__
+    three.counter.desk._mover.clear()
+    assert not left.exists()
+    assert (tmp_path / "kept").read_bytes()[:32] == bytes(32)
+
+
+def test_a_move_that_took_place_is_not_cleared_though_a_disk_keeps_it_from_counting(
+    three, monkeypatch
+):
+    """Its batches are all that there is of the call."""
+    three.record(make_call(1))
+    before = three.heard(ONE)
+    with monkeypatch.context() as dying:
+        arm(dying, "after the transaction", three)
+        with pytest.raises(Died):
+            finish(three.counter.desk._mover.moving("operator/x", m.Move([ONE], "core", "why")))
+    with monkeypatch.context() as failing:
+        failing.setattr(intake.Intake, "publish_moving", full)
+        three.__dict__ = three.crash().__dict__
+        three.counter.desk._mover.clear()
+        assert list((three.parts.folder / "intake/core").glob("*.moving"))
+    three.__dict__ = three.crash().__dict__
+    assert three.heard(ONE) == before
+    assert three.key_of(ONE)[0] == "core"
+
+
+def full(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def arm(dying: pytest.MonkeyPatch, step: str, three: Moved) -> None:

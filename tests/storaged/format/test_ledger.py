@@ -124,6 +124,54 @@ def test_what_was_not_acknowledged_is_gone_also_from_its_blocks(tmp_path):
     assert not any(b"sealed record" in data for data in overwritten)
 
 
+def test_files_behind_the_acknowledged_one_are_overwritten_too(tmp_path):
+    """Seen by a second name: what the disk has at their place."""
+    one = Ledger(tmp_path / "ledger", 0)
+    place = one.append(ENTRIES[:1], STORE, KEY, START)
+    one.committed(place)
+    one.append(ENTRIES[1:2], STORE, KEY, START + DAY_NS)
+    newer = one.files()[-1]
+    os.link(newer, tmp_path / "kept")
+    Ledger(tmp_path / "ledger", 0).recover(place)
+    assert entries_in(tmp_path / "ledger") == ENTRIES[:1]
+    assert not newer.exists()
+    assert b"sealed record" not in (tmp_path / "kept").read_bytes()
+
+
+def test_the_first_file_whose_commit_fails_is_overwritten_too(tmp_path):
+    one = Ledger(tmp_path / "ledger", 0)
+    one.append(ENTRIES[:1], STORE, KEY, START)
+    os.link(one.files()[0], tmp_path / "kept")
+    one.cut_back()
+    assert one.files() == []
+    assert b"sealed record" not in (tmp_path / "kept").read_bytes()
+
+
+def test_what_is_overwritten_is_synced_before_it_is_cut_off(tmp_path, monkeypatch):
+    """Else its blocks might be given back as they were."""
+    one = Ledger(tmp_path, 0)
+    one.append(ENTRIES[:1], STORE, KEY, START)
+    done: list[str] = []
+    for name in ("write", "fsync", "ftruncate"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *a, name=name, real=real: (done.append(name), real(*a))[1]
+        )
+    Ledger(tmp_path, 0).recover(ledger.Place(one.files()[0].name, len(HEAD)))
+    assert done == ["write", "fsync", "ftruncate", "fsync"]
+
+
+def test_a_restart_begins_a_new_file(tmp_path):
+    """Of one that it did not write itself it does not know what lies behind the end."""
+    one = Ledger(tmp_path, 0)
+    place = one.append(ENTRIES[:1], STORE, KEY, START)
+    one.committed(place)
+    again = Ledger(tmp_path, 0)
+    again.recover(place)
+    again.committed(again.append(ENTRIES[1:2], STORE, KEY, START))
+    assert [path.name for path in again.files()] == ["20231114-000000.svl", "20231114-000001.svl"]
+
+
 def test_a_commit_that_fails_takes_its_entries_back(tmp_path, monkeypatch):
     parts = Parts(tmp_path / "store")
     parts.commit([(call_id(1), 1, 0)], [make_call(1)])

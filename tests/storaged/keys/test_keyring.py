@@ -188,6 +188,21 @@ def test_drop_that_did_not_reach_its_root_leaves_nothing_of_itself(folder, unloc
     assert Keyring(folder, unlock).dek(other) == again.dek(other)
 
 
+def test_what_was_on_its_way_or_of_another_generation_is_overwritten_at_a_start(
+    folder, unlock, tmp_path
+):
+    """Seen by a second name of each: what the disk has at their place."""
+    Slots().take(Keyring(folder, unlock))
+    page = (folder / "page-000000.0").read_bytes()
+    for name in ("root.new", "page-000001.0.new", "page-000000.7"):
+        (folder / name).write_bytes(page)
+        os.link(folder / name, tmp_path / name)
+    Keyring(folder, unlock)
+    assert sorted(path.name for path in folder.iterdir()) == ["page-000000.0", "root"]
+    for name in ("root.new", "page-000001.0.new", "page-000000.7"):
+        assert page[1000:1032] not in (tmp_path / name).read_bytes()
+
+
 def full(*_):
     raise OSError(28, "disk full")
 

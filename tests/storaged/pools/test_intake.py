@@ -1,5 +1,6 @@
 """What lies in an intake: batches of ours, in order, and nothing that somebody put beside them."""
 
+import os
 from pathlib import Path
 
 from spanvault.keys import keyfile
@@ -33,3 +34,24 @@ def test_a_batch_is_found_again_by_the_name_of_any_capture(tmp_path: Path) -> No
     for capture in ("", "site-b", "süd/1\n"):
         Intake(folder).put_sealed("ab12", capture, b"sealed")
     assert len(Intake(folder)) == 3
+
+
+def test_a_batch_is_durable_before_it_counts(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "intake").mkdir()
+    intake, done = Intake(tmp_path / "intake" / "base"), list[str]()
+
+    def told(name: str) -> None:
+        real = getattr(os, name)
+
+        def step(what: int | Path, *rest: object) -> object:
+            path = Path(f"/proc/self/fd/{what}").readlink() if isinstance(what, int) else what
+            done.append(f"{name} {path.name}")
+            return real(what, *rest)
+
+        monkeypatch.setattr(os, name, step)
+
+    told("fsync")
+    told("rename")
+    intake.put_sealed("ab12", "site", b"sealed")
+    aside = f"000000000001.ab12.{b'site'.hex()}.sealed.new"
+    assert done == [f"fsync {aside}", f"rename {aside}", "fsync base"]

@@ -168,6 +168,18 @@ def test_intake_whose_removal_a_kill_cut_off_is_not_taken_for_damaged(two):
     assert two.stored(SECRET) == [(1, 0)]
 
 
+def test_what_comes_while_anything_waits_waits_behind_it(two, monkeypatch):
+    """It would be sealed before what came first."""
+    two.commit([(SECRET, 1, 0)], [SECRET_CALL])
+    two.secret.unlock(two.key)
+    with monkeypatch.context() as busy:
+        busy.setattr(two.sorter, "drain", lambda: True)
+        two.commit([(SECRET, 1, 1)], [make_call(2, callee="secret", revision=1)])
+    assert (two.files(two.secret), len(two.secret.intake)) == ([], 4)
+    two.drain()
+    assert two.stored(SECRET) == [(1, 0), (1, 1)]
+
+
 def test_damaged_intake_is_set_aside_and_the_rest_goes_on(two):
     for second in range(3):
         two.commit([(SECRET, 1, second)], [SECRET_CALL] if second == 0 else [])

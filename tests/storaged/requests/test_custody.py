@@ -14,6 +14,7 @@ from spanvault.cli import application
 from spanvault.keys import keyfile
 from spanvault.spool import key_id
 from storaged.faults import Fault
+from storaged.keys import rootfile
 from storaged.keys.keyring import Keyring
 from storaged.requests.custody import Custody
 from tests.storaged.recordings.test_sorting import SECRET, SECRET_CALL, TwoPools
@@ -155,6 +156,30 @@ def test_crash_between_the_two_roots_of_a_rotation_locks_nobody_out(office):
     two.restart()
     two.secret.unlock(two.key)
     assert not two.secret.locked
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_rotation_of_which_one_root_cannot_be_written_locks_nobody_out(office, monkeypatch, nth):
+    """The pool's own root has the key before base's names it: else nobody could unlock it."""
+    two, written = office.two, list[Path]()
+    two.secret.unlock(two.key)
+    real = rootfile.put
+
+    def put(folder: Path, data: bytes) -> None:
+        written.append(folder)
+        if len(written) == nth:
+            raise OSError(5, "Input/output error")
+        real(folder, data)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(rootfile, "put", put)
+        with pytest.raises(OSError, match="Input/output"):
+            office.ask(m.Rotate("sensitive", "ingest"))
+    two.restart()
+    two.commit([(SECRET, 1, 0)], [SECRET_CALL])
+    two.secret.unlock(two.key)
+    two.drain()
+    assert two.stored(SECRET) == [(1, 0)]
 
 
 def test_recipients_change_only_by_one_who_can_open(office):
