@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
-from spanvault.daemon.rules import PoolName, Rule
+from spanvault.daemon.rules import POOLS, PoolName, Rule, check_header
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -47,6 +47,12 @@ class CaptureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orphan_mbit: Positive = 100.0  # a second, of all of them
     orphan_minutes: Positive = 60.0  # then another one goes on
     orphan_days: Positive | None = 7.0  # then storaged erases them; None: as their pool says
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a header that no message could ever have."""
+        for name in self.headers:
+            if len(name) != 1:  # a compact form will do
+                check_header(name)
 
 
 class PoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +101,10 @@ class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raise ValueError for a rule whose pool is not there."""
         for pool in (self.default_pool, *(rule.pool for rule in self.rules)):
             if pool != "base" and pool not in self.pools:
-                raise ValueError(f"pool '{pool}' has rules and no [pools.{pool}]")
+                raise ValueError(
+                    f"pool '{pool}' has rules and no [pools.{pool}]: add that line, or calls could "
+                    "not go there"
+                )
 
 
 class TargetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,6 +141,13 @@ FILES: Final[dict[str, type[msgspec.Struct]]] = {
     "spanvault.toml": OperatorConfig,
 }
 FOLDER: Final = Path("/etc/spanvault")
+_REMEDIES: Final = {
+    r"enum value .*(`\$\.default_pool`|`\$\.rules\[\d+\]\.pool`|`key` in `\$\.pools`)": (
+        f"Pools are {', '.join(POOLS)}"
+    ),
+    r"Expected `array`, got `(str|int|float)`": 'Write it in brackets: ["…"]',
+    r"missing required field `pool` - at `\$\.rules": 'Say where its calls go: pool = "core"',
+}
 
 C = TypeVar("C", bound=msgspec.Struct)
 
@@ -179,7 +195,9 @@ def _explain(path: Path, text: str, kind: type[msgspec.Struct], fault: str) -> s
         )
         known = ", ".join(owner.__struct_fields__)
         return f"{where}: unknown key '{unknown[1]}'. Known here: {known}"
-    return f"{where}: {fault}"
+    return f"{where}: {fault}" + "".join(
+        f". {remedy}" for sign, remedy in _REMEDIES.items() if re.search(sign, fault)
+    )
 
 
 def _line_with(text: str, fault: str) -> int | None:

@@ -24,6 +24,8 @@ POOLS: Final[tuple[str, ...]] = tuple(TIERS)
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _HOURS: Final = re.compile(r"([01]?\d|2[0-4]):([0-5]\d)-([01]?\d|2[0-4]):([0-5]\d)")
 _SEPARATORS: Final = str.maketrans("", "", " -./()")
+_NATIONAL: Final = re.compile(r"\+\s*\d[\d\s]*\(0\)")  # as people print it, and nobody dials it
+_TOKEN: Final = re.compile(r"[A-Za-z0-9.!%*_+`'~-]{2,}")  # RFC 3261 §25.1, and no compact form
 _MINUTES: Final = 24 * 60
 
 
@@ -66,8 +68,14 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for number in (*self.number, *self.did):
             if not _bare(number).rstrip("*") or "*" in number[:-1]:
                 raise ValueError(f"'{number}' is no number, nor the beginning of one with a *")
+            if _NATIONAL.match(number):
+                raise ValueError(
+                    f"'{number}' has a (0) that is dialled within the country: omit it"
+                )
         for text in self.trunk:
             _network(text)
+        for name in self.header:
+            check_header(name)
         for text in self.schedule:
             hours(text)
         _zone(self.timezone)
@@ -93,6 +101,15 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def place(call: Call, rules: Iterable[Rule], default: str) -> str:
     """The name of the pool that a call enters."""
     return next((rule.pool for rule in rules if rule.fits(call)), default)
+
+
+def check_header(name: str) -> None:
+    """Raise ValueError for what is no name of a SIP header, or a compact form of one."""
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(
+            f"'{name}' is no header's name. Write it as 'X-Class', without the colon; a compact "
+            "form as its long one: 'Subject', not 's'"
+        )
 
 
 def hours(text: str) -> Hours:
@@ -152,9 +169,8 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 def _header_fits(call: Call, name: str, pattern: str) -> bool:
-    return any(
-        fnmatchcase(value.lower(), pattern.lower()) for value in call.headers.get(name.lower(), ())
-    )
+    plain = pattern.lower().replace("[", "[[]")  # a bracket is one: * and ? alone mean more
+    return any(fnmatchcase(value.lower(), plain) for value in call.headers.get(name.lower(), ()))
 
 
 def _zone(name: str) -> tzinfo | None:

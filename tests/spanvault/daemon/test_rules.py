@@ -1,6 +1,6 @@
 """Which pool a call enters: each condition, their order, and what is no rule at all."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanvault.daemon.config import StoragedConfig, load
+from spanvault.daemon.config import CaptureConfig, StoragedConfig, load
 from spanvault.daemon.rules import DAYS, Rule, hours, place
 from tests.support.vault import make_call
 
@@ -62,6 +62,22 @@ def test_header_is_a_pattern_in_any_case_and_must_be_there():
     assert not fits(header={"X-Class": "*"})
 
 
+def test_a_bracket_in_a_pattern_is_one():
+    """As mail lists and ticket systems begin a Subject."""
+    wanted = {"Subject": "[Urgent]*"}
+    assert fits({"headers": {"subject": ["[urgent] call back"]}}, header=wanted)
+    for other in ("nothing", "urgent", "u"):
+        assert not fits({"headers": {"subject": [other]}}, header=wanted)
+
+
+def test_number_is_the_form_that_was_signalled():
+    """No plan of a country's or a PBX's prefixes is guessed: each form is a value of its own."""
+    forms = ["+4930555001", "004930555001", "030555001"]
+    for number in forms:
+        assert [fits({"caller": number}, number=[each]) for each in forms].count(True) == 1
+        assert fits({"caller": number}, number=forms)
+
+
 @pytest.mark.parametrize(
     ("schedule", "moment", "fitting"),
     [
@@ -107,6 +123,14 @@ def test_first_rule_that_fits_decides_and_else_the_default():
         ('schedule = ["mox 08:00-18:00"]', "names no day"),
         ('number = ["1"]\ntimezone = "Mars/Olympus"', "is no time zone"),
         ('numbers = ["1"]', "unknown key 'numbers'"),
+        ('number = ["+49 (0)30 1"]', "has a (0) that is dialled within the country: omit it"),
+        ('did = ["+49(0)89*"]', "has a (0)"),
+        ('trunk = ["pbx.example.org"]', "'pbx.example.org' is no address and no network"),
+        ('header = { s = "x" }', "'s' is no header's name. Write it as 'X-Class'"),
+        ('header = { "X-Class:" = "x" }', "without the colon"),
+        ('number = "+4930"', 'Write it in brackets: ["…"]'),
+        ("header = {}", "a rule without a condition"),
+        ('timezone = "UTC"', "a rule without a condition"),
     ],
 )
 def test_a_wrong_rule_is_told_with_the_line_it_stands_in(tmp_path: Path, row: str, said: str):
@@ -125,6 +149,44 @@ def test_a_rule_for_a_pool_that_is_not_set_up(tmp_path: Path):
     path.write_text('[[rules]]\npool = "sensitive"\nnumber = ["1"]\n')
     with pytest.raises(ValueError, match=r"toml:2: pool 'sensitive' has rules and no \[pools"):
         load(path, StoragedConfig)
+
+
+@pytest.mark.parametrize(
+    "text", ['[pools.secret]\n', 'default_pool = "secret"\n',
+             '[[rules]]\npool = "secret"\nnumber = ["1"]\n'],
+)  # fmt: skip
+def test_a_pool_that_there_is_not_is_told_with_those_that_there_are(tmp_path: Path, text: str):
+    path = tmp_path / "storaged.toml"
+    path.write_text(text)
+    with pytest.raises(
+        ValueError, match=r"toml:\d: .*'secret'.*\. Pools are base, core, sensitive"
+    ):
+        load(path, StoragedConfig)
+
+
+def test_a_header_to_keep_that_no_message_has(tmp_path: Path):
+    path = tmp_path / "capture.toml"
+    path.write_text('headers = ["X-Class", "s", "X-Line:"]\n')
+    with pytest.raises(ValueError, match=r"toml:1: 'X-Line:' is no header's name"):
+        load(path, CaptureConfig)
+
+
+def test_schedule_over_the_days_on_which_clocks_change():
+    """In Berlin 02:00 to 03:00 is not on 29 March 2026, and twice on 25 October."""
+    night = {"schedule": ["sun 02:00-03:00"], "timezone": "Europe/Berlin"}
+    for hour_utc, fitting in ((0, False), (1, False), (2, False)):
+        begun = datetime(2026, 3, 29, hour_utc, 30, tzinfo=UTC)
+        assert fits({"started_ns": int(begun.timestamp()) * 10**9}, **night) is fitting
+    for hour_utc, fitting in ((23, False), (24, True), (25, True), (26, False)):
+        begun = datetime(2026, 10, 24, tzinfo=UTC) + timedelta(hours=hour_utc, minutes=30)
+        assert fits({"started_ns": int(begun.timestamp()) * 10**9}, **night) is fitting
+    evening = {"schedule": ["sat 22:00-06:00"], "timezone": "Europe/Berlin"}
+    for day, last_hour_utc in ((29, 3), (25, 4)):  # 05:30 by the clocks of that morning
+        month = 3 if day == 29 else 10
+        begun = datetime(2026, month, day, last_hour_utc, 30, tzinfo=UTC)
+        assert fits({"started_ns": int(begun.timestamp()) * 10**9}, **evening)
+        later = begun + timedelta(hours=1)
+        assert not fits({"started_ns": int(later.timestamp()) * 10**9}, **evening)
 
 
 @given(st.text(max_size=30), st.sampled_from(DAYS))

@@ -245,7 +245,10 @@ def test_root_of_a_locked_pool_that_is_gone_comes_back_too(locked):
 
 
 def test_damaged_root_of_a_locked_pool_never_reaches_a_replica(locked):
+    before = locked.parts.index.position
     locked.flip("root", at=100)
+    toldkeys.announce(locked.parts.index, locked.folder, ["root"])
+    assert locked.parts.index.position == before
     locked.parts.index.write(lambda writing: writing.announce(b"k", b"root"))
     assert "root" not in [one.name for one in changes(locked)]
     toldkeys.announce(locked.parts.index, locked.folder, ["root"])
