@@ -23,6 +23,7 @@ COLLECTED: Final = (2_000, 5, 1_000_000)
 def main(arguments: list[str] | None = None) -> int:
     """Run; the exit status is 0, 1 (a capture file had a fault), 74 or 78 (see sysexits.h)."""
     options = _options(arguments)
+    memory.keep_private()
     log = journal.set_up("capture")
     life = Lifecycle("capture")
     try:

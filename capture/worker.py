@@ -25,7 +25,7 @@ from capture.hostclock import HostClock
 from capture.media.leaving import Leaving
 from capture.sources.port import Port
 from spanvault import wire
-from spanvault.daemon import journal
+from spanvault.daemon import journal, memory
 from spanvault.daemon.config import CaptureConfig
 
 EX_IOERR, EX_CONFIG = 74, 78  # sysexits.h
@@ -170,6 +170,7 @@ def main() -> int:
     """Hear; the exit status is 0, 74 or 78 (see sysexits.h)."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    memory.keep_private()
     os.set_blocking(PARENT, False)
     task = msgspec.json.decode(sys.argv[1], type=Task)
     log = journal.set_up("capture")

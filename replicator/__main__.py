@@ -21,7 +21,7 @@ from replicator.replica import Replica
 from replicator.restore import Restore, Tell
 from replicator.source import Refused, Source, StoreError
 from replicator.targets import Target, TargetError, make_target
-from spanvault.daemon import journal
+from spanvault.daemon import journal, memory
 from spanvault.daemon.config import FOLDER, ReplicatorConfig, TargetConfig, load
 from spanvault.daemon.lifecycle import Lifecycle
 from spanvault.logchain import Head
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     journal.set_up("replicator")
     if chosen.job == "restore":
         return _restore(chosen)
+    memory.keep_private()
     if chosen.job == "heads":
         return _heads(chosen.folder)
     try:

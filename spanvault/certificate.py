@@ -64,10 +64,11 @@ def parse(text: str) -> tuple[dict[str, Any], bytes]:
     Whose key it is, the caller must know.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_once)
         facts, signature = document["certificate"], document["signature"]
         signer, value = bytes.fromhex(signature["public_key"]), bytes.fromhex(signature["value"])
         known = signature["algorithm"] == _ALGORITHM and isinstance(facts, dict)
+        known &= document.keys() == {"certificate", "signature"}
     except (ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
@@ -80,6 +81,14 @@ def parse(text: str) -> tuple[dict[str, Any], bytes]:
     except (KeyError, TypeError, AttributeError):
         raise ValueError("what it says of copies is not what a certificate of ours says") from None
     return facts, signer
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a name that comes twice: people read the first."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError("a name comes twice")
+    return dict(pairs)
 
 
 def _check_receipt(facts: dict[str, Any], copy: dict[str, Any]) -> None:

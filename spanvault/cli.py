@@ -79,6 +79,7 @@ def _spanvault(
 
 def main() -> None:
     """Run the command; exit with its code."""
+    memory.keep_private()
     signal.signal(signal.SIGTERM, _end)
     sys.exit(run(sys.argv[1:]))
 

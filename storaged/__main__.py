@@ -38,6 +38,7 @@ def main() -> int:
     )
     parser.add_argument("task", nargs="?", choices=["reindex"], help="the daemon if none is named")
     arguments = parser.parse_args()
+    memory.keep_private()
     memory.keep_freed(_KEPT_BYTES)
     log = journal.set_up("storaged")
     faulthandler.enable()  # a page of the index that its disk does not give is SIGBUS

@@ -1,17 +1,19 @@
-"""Let a daemon keep the memory that it will need again a second later.
+"""Let a daemon keep the memory that it will need again a second later, and keep it to itself.
 
 glibc gives a freed buffer of some size straight back to the system, and each thread has a heap of
 its own that shrinks as soon as it can. A daemon that moves a megabyte every 10 ms then spends more
 on page faults, each of which zeroes a page, than on the bytes.
-Source: mallopt(3); decision by measurement: bench/ingest.py.
+Source: mallopt(3), prctl(2), core(5); decision by measurement: bench/ingest.py.
 """
 
 import ctypes
 import gc
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+_PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 # malloc.h
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
@@ -38,6 +40,17 @@ def keep_freed(most_bytes: int) -> bool:
     }
     taken = [mallopt(name, value) for name, value in wanted.items()]
     return 0 not in taken
+
+
+def keep_private() -> None:
+    """Have no core dump made of this process, and no other of its user read its memory.
+
+    Keys, numbers and sound lie in it. The limit alone is not enough: a dump that goes to a program
+    (kernel.core_pattern) heeds it only if that program does. What is executed from here on may be
+    dumped as ever.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 @contextmanager

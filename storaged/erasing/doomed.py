@@ -101,12 +101,34 @@ def check_terms(doomed: Sequence[Doomed], by_pool: Mapping[str, Terms], now_ns: 
             )
         until_ns = terms.protected_ns(one.call.started_ns)
         if now_ns < until_ns:
-            day = datetime.fromtimestamp(until_ns / 1e9, UTC)
             raise Fault(
                 "denied",
-                f"call {one.erased.id.hex()} has to be kept until {day:%Y-%m-%d %H:%M} UTC",
+                f"call {one.erased.id.hex()} has to be kept until {_minute(until_ns)}",
                 f"Nothing was erased. keep_at_least_days of pool {one.erased.pool} in "
                 "storaged.toml says so.",
+            )
+
+
+def check_terms_kept(
+    doomed: Sequence[Doomed], upper: str, by_pool: Mapping[str, Terms], now_ns: int
+) -> None:
+    """Raise Fault for a call that its pool has to keep yet, and the one above need not so long.
+
+    Else who may not erase it would move it up, and erase it there.
+    """
+    above = by_pool.get(upper, Terms())
+    for one in doomed:
+        terms = by_pool.get(one.erased.pool, Terms())
+        if terms.at_least_ns <= above.at_least_ns:
+            continue
+        assert one.call is not None  # what does not open is not moved
+        if now_ns < (until_ns := terms.protected_ns(one.call.started_ns)):
+            raise Fault(
+                "denied",
+                f"call {one.erased.id.hex()} has to be kept until {_minute(until_ns)}, and pool "
+                f"{upper} does not keep it so long",
+                f"Nothing was moved. Give pool {upper} the keep_at_least_days of pool "
+                f"{one.erased.pool} in storaged.toml.",
             )
 
 
@@ -123,6 +145,11 @@ def check_shared(view: View, vaults: Vaults, doomed: Sequence[Doomed], ids: set[
                 f"call {one.erased.id.hex()} has media in common with {min(left).hex()}",
                 "Nothing was erased. Such calls can only go together: name both.",
             )
+
+
+def _minute(time_ns: int) -> str:
+    """A moment, for people."""
+    return f"{datetime.fromtimestamp(time_ns / 1e9, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _waits_for(view: View, vaults: Vaults, call_id: bytes) -> Vault | None:

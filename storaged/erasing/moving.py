@@ -21,7 +21,7 @@ import numpy as np
 from spanvault import messages as m
 from spanvault.daemon.rules import POOLS
 from spanvault.media.chunk import CHUNK, FRAME, Chunk, Media
-from storaged.erasing.doomed import Doomed, look_at
+from storaged.erasing.doomed import Doomed, check_terms_kept, look_at
 from storaged.erasing.eraser import MAX_REASON, STORAGED, Eraser
 from storaged.faults import Fault
 from storaged.format import record, walk
@@ -83,10 +83,11 @@ class Mover:
         with contextlib.ExitStack() as held:
             yield from self._vaults.holding(held)
             self._eraser.finish()  # so that what waits in `moving` is of nobody
-        plan = self._look_at(wanted)
+        plan, at_ns = self._look_at(wanted), self._clock_ns()
         if not plan.doomed:
             return m.MoveReply(b"", 0, plan.already)
-        at_ns = self._clock_ns()
+        if who != STORAGED:  # what follows its call goes where the rules have that
+            check_terms_kept(plan.doomed, plan.upper.name, self._eraser.terms, at_ns)
         erasure = m.Erasure(
             at_ns.to_bytes(8, "big") + os.urandom(8), at_ns, who, wanted.reason.strip(),
             [one.erased for one in plan.doomed], moved_to=plan.upper.name,

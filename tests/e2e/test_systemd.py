@@ -268,6 +268,8 @@ def test_the_sandbox_is_closed(machine, unit, limit):
     found = re.search(r"Overall exposure level .*: ([0-9.]+)", told)
     assert found
     assert float(found[1]) <= limit
+    set_ = properties(machine, unit)
+    assert (set_["LimitCORE"], set_["MemorySwapMax"] == "0") == ("0", unit != REPLICATOR)
 
 
 def test_no_file_outside_the_daemons_folders_was_written_by_them(machine):

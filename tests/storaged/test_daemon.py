@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -328,8 +329,10 @@ def test_nothing_lies_in_plain_text(rig):
         assert [name for name, secret in secrets.items() if secret in data] == [], path
 
 
-def test_files_are_for_their_owner_only(rig):
+def test_files_and_memory_are_for_their_owner_only(rig):
     rig.start()
+    limits = Path(f"/proc/{rig.process.pid}/limits").read_text()
+    assert re.search(r"Max core file size +0 +0 ", limits)
     capture = rig.capture()
     capture.send(m.Batch("test", 1), make_media([(ONE, 1, 0)]))
     assert acknowledged(capture) == [1]

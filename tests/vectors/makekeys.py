@@ -345,6 +345,8 @@ def certificates() -> Rows:
         ("a receipt changed", "receipt", certificate.serialize(forged, SIGNER)),
         ("of another algorithm", "certificate", text.replace("Ed25519", "none")),
         ("no certificate", "certificate", '{"certificate": {}}'),
+        ("a name twice", "certificate", text.replace('"reason"', '"reason": "none", "reason"')),
+        ("more than was signed", "certificate", text.replace("{", '{"note": "hsm", ', 1)),
     ]  # fmt: skip
     return [{"name": name, "error": code, "text": made} for name, code, made in cases]
 

@@ -1,7 +1,10 @@
 """Whether freed memory is used again, counted in page faults of a process of its own."""
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +38,32 @@ def faults(how: str) -> int:
 def test_freed_buffers_are_used_again_by_any_thread():
     assert faults("given back") > 10_000
     assert faults("kept") < 1000
+
+
+ABORTED = """
+import ctypes, os, resource, sys
+from spanvault.daemon import memory
+hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+resource.setrlimit(resource.RLIMIT_CORE, (4096 if hard < 0 else min(4096, hard), hard))
+if sys.argv[1] == "private":
+    memory.keep_private()
+if sys.argv[1] == "private, with a limit":  # as where a dump goes to a program
+    ctypes.CDLL(None).prctl(memory._PR_SET_DUMPABLE, 0, 0, 0, 0)
+os.chdir(sys.argv[2])
+os.abort()
+"""
+
+
+def dumped(how: str, folder: Path) -> bool:
+    """By the kernel's own word."""
+    arguments = [sys.executable, "-c", ABORTED, how, str(folder)]
+    _, status = os.waitpid(os.posix_spawn(sys.executable, arguments, os.environ), 0)
+    assert os.WTERMSIG(status) == signal.SIGABRT
+    return os.WCOREDUMP(status)
+
+
+def test_no_core_dump_is_made_whatever_the_shell_allows(tmp_path):
+    assert not dumped("private", tmp_path)
+    assert not dumped("private, with a limit", tmp_path)
+    if not dumped("as ever", tmp_path):
+        pytest.skip("nothing here is dumped")

@@ -392,6 +392,5 @@ def arm(dying: pytest.MonkeyPatch, step: str, three: Moved) -> None:
             die_at(eraser, "_destroy", after=True)
         case "end":
             die_at(index, "write", turn=2)
-    if step in ("after the transaction", "publish", "keys", "root", "after the keys", "end"):
-        # A process that is killed cleans nothing up.
-        dying.setattr(three.counter.desk._mover, "_drop_what_came_to_nothing", lambda _: None)
+    # A process that is killed cleans nothing up.
+    dying.setattr(three.counter.desk._mover, "_drop_what_came_to_nothing", lambda _: None)

@@ -31,6 +31,7 @@ class Kept(ThreePools):
         self.counter.eraser.terms = terms
         self.counter.clock_ns = lambda: START + int(self.day * DAY_NS)
         self.counter.eraser._clock_ns = self.counter.clock_ns
+        self.counter.desk._mover._clock_ns = self.counter.clock_ns
 
     def sweep(self, day: float) -> dict[str, Any]:
         """A round on a day after the first call, the machine having run since the last one."""
@@ -129,6 +130,22 @@ def test_nobody_erases_what_has_to_be_kept(kept):
     kept.sweep(31)
     assert kept.ids() == {TWO}
     assert kept.erase(TWO).erased == 1
+
+
+def test_what_has_to_be_kept_is_not_moved_to_where_it_need_not(kept):
+    """Else it would be erased there."""
+    kept.commit(make_call(1), make_call(2))
+    kept.keep(base={"keep_at_least_days": 30}, sensitive={"keep_at_least_days": 29})
+    kept.sweep(1)
+    refused = kept.ask(m.Move([ONE], "sensitive", "it matters"))
+    assert (refused.code, "2023-12-14 22:13 UTC, and pool sensitive" in refused.error) == (
+        "denied", True)  # fmt: skip
+    assert "keep_at_least_days of pool base" in refused.hint
+    kept.keep(base={"keep_at_least_days": 30}, sensitive={"keep_at_least_days": 30})
+    assert kept.ask(m.Move([ONE], "sensitive", "it matters")).moved == 1
+    kept.keep(base={"keep_at_least_days": 30})
+    kept.sweep(31)
+    assert kept.ask(m.Move([TWO], "sensitive", "it matters")).moved == 1
 
 
 def test_call_that_moved_up_is_kept_as_its_new_pool_says(kept):

@@ -120,7 +120,8 @@ def test_it_cannot_hold_another_s_recording_by_calling_it_its_own(rig, hosts):
     good, bad = hosts
     good.send([make_call(1)], [(VICTIM, 0, 0)])
     stolen = m.Stream(0, "caller", "audio", 1, "", "", {}, stored_in=VICTIM, stored_as=0)
-    bad.send([make_call(2, streams=[stolen]), make_call(3, beside=[stolen])])
+    bad.send([make_call(3, beside=[stolen])])
+    bad.send([make_call(2, streams=[stolen])])
     assert stored(rig, call_id(2))[1] == stored(rig, call_id(3))[1] == []
     reply = rig.client("operator").ask(m.Erase([VICTIM], "asked for"))[0]
     assert reply.erased == 1

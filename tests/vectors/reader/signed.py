@@ -51,11 +51,13 @@ def check_log(log: bytes) -> None:
 def check_certificate(text: str) -> dict[str, Any]:
     """What a certificate says, receipts in it checked too. Raises Fault."""
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_once)
+        if document.keys() != {"certificate", "signature"}:
+            raise Fault("certificate")
         facts, signature = document["certificate"], document["signature"]
         signer, value = bytes.fromhex(signature["public_key"]), bytes.fromhex(signature["value"])
         algorithm = signature["algorithm"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise Fault("certificate") from None
     if algorithm != "Ed25519":
         raise Fault("certificate")
@@ -70,6 +72,12 @@ def check_certificate(text: str) -> dict[str, Any]:
             except Fault:
                 raise Fault("receipt") from None
     return dict(facts)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name comes twice")
+    return dict(pairs)
 
 
 def _check(kind: str, facts: dict[str, Any], signer: bytes, signature: bytes) -> None:
