@@ -126,6 +126,7 @@ class PrivateStore:
             "clients": clients,
             "unlock_key": self._unlock_key,
             "pools": self._pools,
+            "guest": True,
             "commit_interval_s": 0.4,  # half of what a replay leaves unacknowledged
         }
 

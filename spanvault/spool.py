@@ -88,6 +88,12 @@ def open_plain(ciphertext: bytes | memoryview, private_key: bytes) -> bytes:
         raise ValueError("spooled batch: does not open with this ingest key") from None
 
 
+def reseal(ciphertext: bytes, private_key: bytes, public_key: bytes) -> bytes:
+    """The same under another key. Raises ValueError as open_batch() does."""
+    plain = open_plain(ciphertext, private_key)
+    return SUITE.encrypt(plain, X25519PublicKey.from_public_bytes(public_key), INFO)
+
+
 def open_batch(ciphertext: bytes | memoryview, private_key: bytes) -> list[bytes | memoryview]:
     """Give back the wire frames, frame 1 included, that seal_batch was given.
 

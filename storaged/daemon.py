@@ -25,6 +25,7 @@ from storaged import diskfaults
 from storaged.erasing.eraser import Eraser
 from storaged.erasing.moving import Mover
 from storaged.erasing.retention import Retention
+from storaged.erasing.retiring import Retirer
 from storaged.erasing.terms import Terms
 from storaged.faults import Fault
 from storaged.index import toldkeys
@@ -54,7 +55,7 @@ _REINDEX: Final = "spanvault reindex makes the index anew from the recordings."
 _TURN_MS: Final = 500  # the watchdog and the status line want a turn
 _DRAIN_S: Final = 20.0
 _LATE_S: Final = 1.0  # a commit that takes longer, and longer than a group is gathered, is late
-_RETIRE_S: Final = 3600.0  # between two looks for ingest keys that were replaced long ago
+_SETTLE_S: Final = 3600.0  # between two tries to put a root key into its token
 
 
 class Daemon:
@@ -98,16 +99,21 @@ class Daemon:
         self._retention = Retention(
             tables, self._vaults, self._eraser, time.time_ns, time.monotonic_ns
         )
+        self._retirer = Retirer(
+            tables, self._vaults, opener, store.refused,
+            None if settings.guest else clients.names("capture"),
+            int(settings.ingest_grace_days * 86400e9), time.time_ns, time.monotonic_ns,
+        )  # fmt: skip
         desk = Desk(
             store, tables, self._vaults, self._access, self._eraser, self._mender, mover,
-            time.time_ns, self.state, opener, self._retention,
+            time.time_ns, self.state, opener, self._retention, self._retirer,
         )  # fmt: skip
         requests = transport.listen(self._context, settings.requests, certificate)
         self._serving = Serving(requests, clients, desk)
         self._committer = Committer(self._sorter, self._sorter.drain)
         self._vaults.hurry = self._committer.hurry
         self._memories = Memories(settings.ingest)
-        self._custody, self._grace_ns = desk.custody, int(settings.ingest_grace_days * 86400e9)
+        self._custody = desk.custody
         self._settle()
         self._shares = Shares(
             clients.names("capture"), settings.reserve_percent / 100, self._free_part
@@ -180,6 +186,8 @@ class Daemon:
             line += f"; {overdue}"
         if self._converter.fault:
             line += f"; search rows of erased calls CANNOT GO: {self._converter.fault}"
+        if waits := self._retirer.words():
+            line += f"; {waits}"
         for vault in self._vaults:
             if vault.fault or vault.locked:
                 line += f"; pool {vault.name} {vault.fault or 'is locked'}"
@@ -193,7 +201,7 @@ class Daemon:
             "scrub": scrub,
             "repair": repair,
             "retention": self._retention.fields(),
-            "erasing": erasing,
+            "erasing": erasing | {"ingest_keys": self._retirer.fields()},
             "feed_position": self._index.position,
         }  # fmt: skip
         return (f"not recording: {fault}" if fault else line), fields
@@ -231,13 +239,9 @@ class Daemon:
         if now_s - getattr(self, "_told_s", 0.0) >= 1.0:
             self._told_s = now_s
             self._life.status(self.state()[0])
-        if now_s - getattr(self, "_retired_s", -_RETIRE_S) >= _RETIRE_S:
-            self._retired_s = now_s
-            try:
-                self._custody.retire(self._grace_ns)
-                self._settle()
-            except (OSError, lmdb.Error, Fault) as error:
-                log.error("An old ingest key stays for now", extra={"FAULT": str(error)})
+        if now_s - getattr(self, "_settled_s", -_SETTLE_S) >= _SETTLE_S:
+            self._settled_s = now_s
+            self._settle()
 
     def _settle(self) -> None:
         """Root keys into the slot that the settings chose; recording does not wait for a token."""

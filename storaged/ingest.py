@@ -113,6 +113,7 @@ class Ingest:
             log.warning("An ingest message was left out", extra={"FAULT": str(error)})
             return
         if isinstance(message, Hello):
+            self._meet(who.name)
             self._send(route, Welcome(
                 self._store.store_id.hex(), spool.key_id(self._base.intake_key),
                 self._base.intake_key, self._instance, os.getuid(),
@@ -129,6 +130,13 @@ class Ingest:
             self._take_batch(route, who, message, wire.encode(message, *media), media, now_ns)
         else:
             self._take_batch(route, who, message, buffers, bulk, now_ns)
+
+    def _meet(self, capture: str) -> None:
+        """Before it has a key to seal to: an erasure has to wait for whoever may hold something."""
+        try:
+            self._binding.meet(capture)
+        except (lmdb.Error, OSError) as error:  # it greets again, and must have a key to record
+            log.error("A capture could not be noted down", extra={"FAULT": str(error)})
 
     def _take_batch(
         self, route: bytes, who: Identity, message: Batch | Sealed, frames: list[Any],

@@ -32,6 +32,7 @@ _AT_ONCE: Final = 32  # messages taken before long answers get their turn
 UNDER_WAY: Final = 16  # waiting Feeds and long answers of one client
 _FOLLOW_S: Final = 2.0  # between two looks at what must follow its call into a higher pool
 _CONVERT_S: Final = 0.25  # between two looks at days that must get new keys
+_RETIRE_S: Final = 0.25  # between two looks at ingest keys that must go
 _SYNC_S: Final = 2.0  # the access log, where a line need not be durable at once
 
 
@@ -97,6 +98,7 @@ class Serving:
         self._background = (
             _Background(desk.following, _FOLLOW_S),
             _Background(desk.converting, _CONVERT_S),
+            _Background(desk.retiring, _RETIRE_S),
         )
         self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
 

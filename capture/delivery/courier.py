@@ -117,6 +117,7 @@ class Courier:
             "spooled_batches": self.outbox.spooled,
             "lost_batches": self.outbox.lost_batches,
             "refused_batches": self.outbox.refused_batches,
+            "sealed_to": self.link.sealed_to,
         }
         self.link.report(Health(f"capture {self._name}", line, all_fields))
 

@@ -4,6 +4,7 @@ Protocol: spanvault/WIRE.md, "Ingest". What to send and when: capture.delivery.o
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,10 +12,11 @@ import zmq
 
 from capture.delivery.outbox import Outbox
 from spanvault import transport, wire
-from spanvault.daemon import disks
+from spanvault.daemon import disks, durable
 from spanvault.daemon.config import CaptureConfig
 from spanvault.messages import Acknowledge, Health, Hello, Refuse, Welcome
 from spanvault.slots import Slots
+from spanvault.spool import key_id
 
 HELLO_NS: Final = 2_000_000_000
 
@@ -33,7 +35,9 @@ class Link:
         self._endpoint, self._slots = settings.storaged, slots
         self._name, self._outbox, self._log = settings.name, outbox, log
         self._key_file = settings.state_dir / "ingest.key"
-        self._outbox.ingest_key = _read_key(self._key_file)
+        self._kept_key, self._knows_kept = _read_key(self._key_file)
+        self._keeping, self._keep_fault = False, ""
+        self._outbox.ingest_key = self._kept_key
         self._instance: str | None = None
         self._hello_ns = 0
 
@@ -50,6 +54,18 @@ class Link:
         self._outbox.tick(now_ns)
         self._send_batches(now_ns)
         return self._receive(now_ns, wait_ms)
+
+    @property
+    def sealed_to(self) -> list[str] | None:
+        """Ids of the ingest keys that what is, or may yet be, on our disk needs to open.
+
+        After a start without storaged that is sealed to the key that was kept, be it an older one.
+        """
+        found = self._outbox.sealed_to
+        if found is None or not self._knows_kept:
+            return None
+        kept = {key_id(self._kept_key)} if self._kept_key is not None else set[str]()
+        return sorted(found | kept)
 
     def report(self, health: Health) -> None:
         """Tell storaged how we are, for `spanvault status`."""
@@ -112,26 +128,42 @@ class Link:
             self._outbox.handed_over = self._slots.hand_over(self._endpoint, message.user)
             if self._outbox.handed_over:
                 self._log.info("storaged takes media out of memory")
-        if message.ingest_key != self._outbox.ingest_key:
-            self._outbox.ingest_key = message.ingest_key
+        self._outbox.ingest_key = message.ingest_key
+        if message.ingest_key != self._kept_key and not self._keeping:
             self._keep_key(message.ingest_key)
 
     def _keep_key(self, key: bytes) -> None:
         """For a start without storaged. A disk that does not take it stops no recording."""
-        part = self._key_file.with_suffix(".part")
-        try:
-            part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            part.write_bytes(key)
-            part.rename(self._key_file)
-        except OSError as error:
-            fault = disks.line(error, self._key_file.parent)
+        self._keeping = True
+        self._outbox.aside.do(partial(_write_key, self._key_file, key), partial(self._kept, key))
+
+    def _kept(self, key: bytes, error: Exception | None) -> None:
+        """It lies there, or cannot: then it is tried with the next welcome."""
+        self._keeping = False
+        if error is None:
+            self._kept_key, self._knows_kept, self._keep_fault = key, True, ""
+        elif not isinstance(error, OSError):
+            raise error
+        elif (fault := disks.line(error, self._key_file.parent)) != self._keep_fault:
+            self._keep_fault = fault
             self._log.error("the ingest key cannot be kept", extra={"FAULT": fault})
 
 
-def _read_key(path: Path) -> bytes | None:
-    """The public ingest key as storaged last told it, so that we can spool without storaged."""
+def _write_key(path: Path, key: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Synced: storaged destroys an older key once we say that nothing of ours will be sealed to it.
+    durable.replace(path, key)
+
+
+def _read_key(path: Path) -> tuple[bytes | None, bool]:
+    """The public ingest key as storaged last told it, so that we can spool without storaged.
+
+    And whether that is known: a file that cannot be read now may be read by the next start.
+    """
     try:
         key = path.read_bytes()
+    except FileNotFoundError:
+        return None, True
     except OSError:
-        return None
-    return key if len(key) == 32 else None
+        return None, False
+    return (key if len(key) == 32 else None), True

@@ -26,6 +26,7 @@ from spanvault import wire
 from spanvault.media.chunk import CHUNK, FRAME, NO_MEDIA, Media
 from spanvault.messages import Batch, Call, Sealed, Slot
 from spanvault.slots import SLOT_BYTES, Slots
+from spanvault.spool import key_id
 
 BATCH_BYTES: Final = SLOT_BYTES
 BATCH_CALLS: Final = 500
@@ -55,7 +56,7 @@ class Outbox:
     (at least 64 MiB).
     disk_bytes: a bound. first_sequence: higher than any this capture ever used.
     slots: where media is put that storaged may read there, if it is on this host.
-    aside: does what waits for the disk.
+    aside: does what waits for the disk, of the outbox and of whoever else has a file to write.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class Outbox:
         slots: Slots | None = None, aside: Aside | None = None,
     ) -> None:  # fmt: skip
         self._capture = capture
-        self._spool, self._slots, self._aside = spool, slots, aside or Aside()
+        self._spool, self._slots, self.aside = spool, slots, aside or Aside()
         self._memory_limit, self._disk_limit = memory_bytes, disk_bytes
         self._most_bytes = memory_bytes + max(memory_bytes // 3, LEAST_ROOM_BYTES)
         self._flight_limit = max(LEAST_IN_FLIGHT_BYTES, min(IN_FLIGHT_BYTES, memory_bytes))
         # A batch is in one of these three.
         self._memory: dict[int, Held] = {}
         self._sealing: dict[int, Held] = {}  # on their way to disk, still in memory
+        self._sealing_to: dict[int, bytes] = {}  # the ingest key of each of these
         self._on_disk = dict.fromkeys(spool.sequences())
         self._next = max([first_sequence, *(number + 1 for number in self._on_disk)])
         self._queue = deque(self._on_disk)  # not in flight, in order
@@ -165,7 +167,7 @@ class Outbox:
 
     def tick(self, now_ns: int) -> None:
         """Send again after long silence; move the newest batches to disk when memory is full."""
-        self._aside.settle()
+        self.aside.settle()
         waited = now_ns - self._heard_ns if self._heard_ns is not None else 0
         if self._in_flight and waited > self._patience_ns:
             self.handed_over = False  # if that was what it could not read: frames it always can
@@ -180,12 +182,12 @@ class Outbox:
         Returns how many batches lie there now, and how many could not be put there.
         """
         lost = self.lost_batches
-        self._aside.wait()
+        self.aside.wait()
         self.send_again()
         for sequence in list(self._memory):
             if self._room_for(self._memory[sequence].size):
                 self._seal(sequence)
-        self._aside.wait()
+        self.aside.wait()
         while self._memory:
             self._give_up(next(iter(self._memory)))
         with suppress(OSError):  # the spool's fault tells of it
@@ -194,7 +196,7 @@ class Outbox:
 
     def close(self) -> None:
         """Nothing more will be asked."""
-        self._aside.close()
+        self.aside.close()
 
     @property
     def in_doubt(self) -> bool:
@@ -210,6 +212,17 @@ class Outbox:
     def spooled(self) -> int:
         """Of these, on disk."""
         return len(self._on_disk)
+
+    @property
+    def sealed_to(self) -> set[str] | None:
+        """Ids of the ingest keys that batches not acknowledged are, or would be, sealed to.
+
+        None: nobody can tell what lies on disk.
+        """
+        lying, keys = self._spool.key_ids, {*self._sealing_to.values()}
+        if self.ingest_key is not None:
+            keys.add(self.ingest_key)
+        return None if lying is None else lying | {key_id(key) for key in keys}
 
     def _hold(self, batch: Batch, media: Media) -> Held:
         frames = wire.encode_media(batch, media)
@@ -283,8 +296,9 @@ class Outbox:
         """Begin to move a batch to disk."""
         assert self.ingest_key is not None
         held = self._sealing[sequence] = self._memory.pop(sequence)
+        self._sealing_to[sequence] = self.ingest_key
         work = partial(self._write, sequence, held, self.ingest_key)
-        self._aside.do(work, partial(self._sealed, sequence))
+        self.aside.do(work, partial(self._sealed, sequence))
 
     def _write(self, sequence: int, held: Held, ingest_key: bytes) -> Lying:
         """Aside: nothing but the batch itself is looked at."""
@@ -294,6 +308,7 @@ class Outbox:
     def _sealed(self, sequence: int, lying: Lying | Exception) -> None:
         """A batch lies on disk, or cannot; it may have been acknowledged meanwhile."""
         held = self._sealing.pop(sequence)
+        del self._sealing_to[sequence]
         if isinstance(lying, Lying):
             self._spool.put(sequence, lying)
             self._on_disk[sequence] = None
@@ -313,7 +328,7 @@ class Outbox:
         """Have a disk that failed tried again, once at a time: it may hang."""
         if self._spool.fault and self._probe_ns is not None and now_ns >= self._probe_ns:
             self._probe_ns = None
-            self._aside.do(self._spool.probe, partial(self._probed, now_ns))
+            self.aside.do(self._spool.probe, partial(self._probed, now_ns))
 
     def _probed(self, begun_ns: int, _: Exception | None) -> None:
         self._probe_ns = begun_ns + PROBE_NS
@@ -324,7 +339,7 @@ class Outbox:
             if ahead in self._on_disk and ahead not in self._read:
                 self._read[ahead] = None
                 work = partial(self._spool.read, self._spool.file(ahead))
-                self._aside.do(work, partial(self._was_read, ahead))
+                self.aside.do(work, partial(self._was_read, ahead))
         return self._read[sequence]
 
     def _was_read(self, sequence: int, read: tuple[str, bytes] | Exception) -> None:
@@ -333,7 +348,7 @@ class Outbox:
         if isinstance(read, OSError):  # the file stays, and is tried again by the next life
             self.lost_batches += 1
             del self._on_disk[sequence], self._read[sequence]
-            self._spool.forget(sequence)
+            self._spool.give_up(sequence)
         elif isinstance(read, Exception):
             raise read
         else:
@@ -367,7 +382,7 @@ class Outbox:
         elif sequence in self._on_disk:
             del self._on_disk[sequence]
             self._read.pop(sequence, None)
-            self._aside.do(partial(self._spool.delete, self._spool.forget(sequence)))
+            self.aside.do(partial(self._spool.delete, self._spool.forget(sequence)))
 
     def _release(self, sequence: int, held: Held) -> None:
         """A batch is not in memory any more; its slot is, for as long as storaged may read it."""

@@ -38,10 +38,13 @@ class Spool:
         self._folder, self.fault = folder, ""
         self._left: list[Path] = []  # not wanted any more, and not removed
         self._files: dict[int, Lying] = {}
+        self._given_up: set[str] = set()  # key ids of files that this life could not read
+        self._looked = False
         with contextlib.suppress(OSError), self._noting("written"):
             self._clear()
         with contextlib.suppress(OSError), self._noting("read"):
             self._look()
+            self._looked = True
         self.bytes = sum(file.size for file in self._files.values())
 
     def _clear(self) -> None:
@@ -51,9 +54,13 @@ class Spool:
         finish_shredding(self._folder)
 
     def _look(self) -> None:
-        for path in sorted(self._folder.glob("*.sealed")):
+        try:  # glob() would take what may not be read for empty
+            paths = sorted(self._folder.iterdir())
+        except FileNotFoundError:
+            return
+        for path in paths:
             sequence, _, _ = path.name.partition(".")
-            if sequence.isdecimal():
+            if sequence.isdecimal() and path.suffix == ".sealed":
                 self._files[int(sequence)] = Lying(path, path.stat().st_size)
 
     @contextlib.contextmanager
@@ -85,6 +92,15 @@ class Spool:
         self.bytes -= file.size
         return file
 
+    def give_up(self, sequence: int) -> None:
+        """A batch cannot be read: its file stays, for the next life to try."""
+        self._given_up.add(_key_of(self.forget(sequence)))
+
+    @property
+    def key_ids(self) -> set[str] | None:
+        """Ids of the ingest keys that what lies here is sealed to; None: nobody can tell."""
+        return {*map(_key_of, self._files.values()), *self._given_up} if self._looked else None
+
     # --- what waits for the disk: for the thread aside -------------------------------------------
 
     def seal(self, sequence: int, frames: Sequence[Any], ingest_key: bytes) -> Lying:
@@ -108,7 +124,7 @@ class Spool:
     def read(self, file: Lying) -> tuple[str, bytes]:
         """The key id and the sealed bytes of one batch."""
         with self._noting("read"):
-            return file.path.name.split(".")[1], file.path.read_bytes()
+            return _key_of(file), file.path.read_bytes()
 
     def delete(self, file: Lying) -> None:
         """Remove the file of a batch that storaged has, for good: the call may be erased there.
@@ -148,3 +164,8 @@ class Spool:
                     path.unlink()
         self._remove_left()
         self.fault = ""
+
+
+def _key_of(file: Lying) -> str:
+    """The id of the ingest key that a file's name tells."""
+    return file.path.name.split(".")[1]

@@ -39,6 +39,10 @@ from spanvault.messages import Erasure
 _TAKEN_S: Final = 10.0
 _ROWS_S: Final = 10.0  # for search rows to go before the command ends all the same
 certificate = typer.Typer(no_args_is_help=True, help="Proofs that calls were erased.")
+_FOLLOWS: Final = {  # in a certificate
+    "search_rows": "Search rows of its day are still to go",
+    "ingest_keys": "Copies of a spool, if there are any, open until their ingest keys have gone",
+}
 _ID_HELP = "Ids, or their beginnings; - reads them from stdin, one a line."
 
 
@@ -69,13 +73,15 @@ def erase(
             {
                 "erasure": reply.erasure.hex(), "erased": reply.erased,
                 "already": [one.hex() for one in reply.already], "pending": reply.pending,
-                "search_rows_gone": gone,
+                "search_rows_gone": gone, "ingest_keys_to_go": reply.ingest_keys,
             }
         )  # fmt: skip
         return
     say(f"{reply.erased} calls erased, {len(reply.already)} had been before", "green")
     if not gone:
         say(f"Search rows of {reply.days} days follow by and by: see spanvault erasures.")
+    if reply.ingest_keys:
+        say("Copies of a capture's spool open until it has a new key: see spanvault keys status.")
     if reply.pending:
         say(f"Pending at {', '.join(reply.pending)}: see spanvault erasures.")
 
@@ -170,15 +176,15 @@ def certificate_verify(
         say("The signatures fit." if key else "The signatures fit; compare the public key.")
     if facts.get("pending"):
         say(f"Pending at {', '.join(map(str, facts['pending']))}.", "yellow")
-    if rows := _rows_pending(facts):
-        say("Search rows of its day are still to go: get the certificate again later.", "yellow")
-    if facts.get("pending") or rows:
+    for what in (_FOLLOWS[name] for name in _FOLLOWS if _is_to_go(facts.get(name))):
+        say(f"{what}: get the certificate again later.", "yellow")
+    # Of a spool there may be no copy at all, and the wait for a capture that is away is long.
+    if facts.get("pending") or _is_to_go(facts.get("search_rows")):
         raise typer.Exit(FAILED)
 
 
-def _rows_pending(facts: dict[str, Any]) -> bool:
-    rows = facts.get("search_rows")
-    return isinstance(rows, dict) and bool(rows.get("keys")) and not rows.get("gone_at")
+def _is_to_go(keys: object) -> bool:
+    return isinstance(keys, dict) and bool(keys.get("keys")) and not keys.get("gone_at")
 
 
 def _rows(facts: dict[str, Any], signer: bytes) -> list[tuple[str, str]]:
@@ -260,6 +266,8 @@ def _reach(erasure: Erasure) -> str:
         return "begun, not completed"
     if erasure.day_keys and not erasure.rows_gone_ns:
         return "search rows still to go"
+    if erasure.ingest_keys and not erasure.spools_gone_ns:
+        return "copies of spools still to be closed"
     return f"pending at {', '.join(erasure.pending)}" if erasure.pending else "everywhere"
 
 
@@ -273,6 +281,7 @@ def _document(erasure: Erasure) -> dict[str, Any]:
         "moved_to": erasure.moved_to or None,
         "done": erasure.done,
         "search_rows_gone_at": iso_utc(erasure.rows_gone_ns or None),
+        "spools_gone_at": iso_utc(erasure.spools_gone_ns or None),
         "confirmed": [receipt.target for receipt in erasure.receipts],
         "pending": erasure.pending,
     }

@@ -219,7 +219,7 @@ def _row(about: PoolKeys) -> dict[str, Any]:
         "pool": about.pool, "state": "locked" if about.locked else "open",
         "sealed_to": ", ".join(about.recipients), "epoch": about.epoch,
         "ingest_keys": about.ingest_keys, "waiting": about.waiting,
-        "grade": about.grade,
+        "grade": about.grade, "to_go": "; ".join(about.to_go),
     }  # fmt: skip
 
 

@@ -90,6 +90,7 @@ class StoragedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit_interval_s: Positive = 2.0
     pools: dict[PoolName, PoolConfig] = {}
     ingest_grace_days: Positive = 30.0  # a replaced ingest key opens spools for so long
+    guest: bool = False  # other settings are the store's own, and name its captures
     scrub_days: Annotated[float, Meta(ge=0)] = 30.0  # each recording is checked so often; 0: never
     scrub_mb_s: Positive = 20.0  # read for that at most, a second
     closed_days: Positive = 14.0  # after its last word a capture may still send of a call

@@ -17,6 +17,7 @@ class EraseReply(Message):
     """What was erased. already: ids that had been before; pending: targets that must follow.
 
     days: search rows of so many days must be brought under new keys; it is being done.
+    ingest_keys: so many that a copy of a spool opens with are to be destroyed; that follows, too.
     """
 
     erasure: bytes
@@ -24,6 +25,7 @@ class EraseReply(Message):
     already: list[bytes] = []
     pending: list[str] = []
     days: int = 0
+    ingest_keys: int = 0
 
 
 class Move(Message):
@@ -80,6 +82,13 @@ class DayKey(msgspec.Struct, frozen=True):
     key_id: int
 
 
+class IngestKey(msgspec.Struct, frozen=True):
+    """An ingest key of a pool, by the id that captures know it by: 16 hex digits."""
+
+    pool: str
+    key_id: str
+
+
 class ErasureReceipt(Message):
     """A target followed an erasure. Signed (spanvault.certificate). Answered by Done."""
 
@@ -108,6 +117,8 @@ class Erasure(msgspec.Struct):
     day_keys: list[DayKey] = []  # of the days of the calls; destroyed when all else is done
     day_pages: list[RekeyedPage] = []  # where those lie; `after` is -1 until they are destroyed
     rows_gone_ns: int = 0  # since when no key opens search rows of the calls; 0: not yet
+    ingest_keys: list[IngestKey] = []  # that something of the calls may have been spooled under
+    spools_gone_ns: int = 0  # since when none of those is left to open a copy of it; 0: not yet
     receipts: list[ErasureReceipt] = []
     pending: list[str] = []  # targets that have not confirmed
 

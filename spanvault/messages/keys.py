@@ -21,6 +21,7 @@ class PoolKeys(msgspec.Struct):
     ingest_keys: int  # generations of the ingest key; 0 while it is locked
     waiting: int  # batches in its intake
     grade: str = ""  # how surely what is erased in it is gone; empty while it is locked
+    to_go: list[str] = []  # of each ingest key that an erasure waits for: its id, and why it stays
 
 
 class KeysReply(Message):

@@ -89,6 +89,10 @@ def certify(view: View, call_id: bytes, keyring: Keyring, now_ns: int) -> str:
             ),
             "gone_at": iso_utc(erasure.rows_gone_ns or None),
         },
+        "ingest_keys": {
+            "keys": [{"pool": key.pool, "key": key.key_id} for key in erasure.ingest_keys],
+            "gone_at": iso_utc(erasure.spools_gone_ns or None),
+        },
         "root_epoch": erasure.epochs.get(one.pool),
         "grade": erasure.grades.get(one.pool, OVERWRITTEN),
         "moved_to": erasure.moved_to or None,

@@ -24,6 +24,7 @@ from storaged import files
 from storaged.diskfaults import explain
 from storaged.erasing.converting import Converter, gone_pages
 from storaged.erasing.doomed import Doomed, check_ended, check_shared, check_terms, look_at
+from storaged.erasing.spooled import spooled_under
 from storaged.erasing.terms import Terms
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
@@ -140,7 +141,10 @@ class Eraser:
         with self.noted(erasure) as place:
             self._index.write(lambda writing: self.begin(writing, erasure, doomed, place))
         self.complete(erasure)
-        return EraseReply(erasure.id, len(doomed), already, pending, len(erasure.day_keys))
+        return EraseReply(
+            erasure.id, len(doomed), already, pending, len(erasure.day_keys),
+            len(erasure.ingest_keys),
+        )  # fmt: skip
 
     def planned(self, erasure: Erasure, doomed: Sequence[Doomed]) -> Erasure:
         """An erasure with all keys that must go, and the key pages that lose them."""
@@ -149,9 +153,10 @@ class Eraser:
             days = sorted({
                 (one.erased.pool, key_id) for one in doomed for key_id in _day_keys(view, one)
             })  # fmt: skip
+            spooled = [] if erasure.moved_to else spooled_under(view, self._vaults, doomed)
         return msgspec.structs.replace(
             erasure, pages=self._pages(deks), day_pages=self._pages(days),
-            day_keys=[DayKey(*each) for each in days],
+            day_keys=[DayKey(*each) for each in days], ingest_keys=spooled,
         )  # fmt: skip
 
     def _pages(self, keys: Iterable[tuple[str, int]]) -> list[RekeyedPage]:
@@ -197,6 +202,7 @@ class Eraser:
             grades={name: one.grade for name, one in dropped.items()},
             refused=self._destroy_refused([one.id for one in erasure.recordings]), done=True,
             rows_gone_ns=0 if erasure.day_keys else self._clock_ns(),
+            spools_gone_ns=0 if erasure.ingest_keys or erasure.moved_to else self._clock_ns(),
         )  # fmt: skip
 
         def end(writing: Writing, place: Place) -> None:

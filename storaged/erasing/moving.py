@@ -92,11 +92,13 @@ class Mover:
             at_ns.to_bytes(8, "big") + os.urandom(8), at_ns, who, wanted.reason.strip(),
             [one.erased for one in plan.doomed], moved_to=plan.upper.name,
         )  # fmt: skip
+        key = plan.upper.intake_key
         try:
             for one in plan.doomed:
-                yield from self._sealing(plan.upper, erasure.id, one)
+                yield from self._sealing(plan.upper, erasure.id, one, key)
             with contextlib.ExitStack() as held:
                 yield from self._vaults.holding(held)
+                _check_opens(plan.upper, key)
                 self._change_over(erasure, plan)
         finally:
             self._drop_what_came_to_nothing(plan.upper)
@@ -173,13 +175,12 @@ class Mover:
 
     # --- the copy --------------------------------------------------------------------------------
 
-    def _sealing(self, upper: Vault, move: bytes, one: Doomed) -> Steps[None]:
-        """A call into the upper pool's intake: its media, then its record.
+    def _sealing(self, upper: Vault, move: bytes, one: Doomed, key: bytes) -> Steps[None]:
+        """A call into the upper pool's intake: its media, then its record, sealed to a public key.
 
         Raises Fault, OSError.
         """
         assert one.call is not None
-        key = upper.intake_key
         if one.state.bits & OBJECT:
             for media in _media_of(self._vaults.of(one.state.tier), one):
                 if media is not None:
@@ -189,8 +190,6 @@ class Mover:
 
     def _change_over(self, erasure: m.Erasure, plan: _Plan) -> None:
         """The transaction by which the calls are of the upper pool, and what follows from it."""
-        if plan.upper.locked:
-            plan.upper.require_open()
         erasure = self._eraser.planned(erasure, plan.doomed)
         self._forget([one.erased.id for one in plan.doomed])
         with self._eraser.noted(erasure, *_placed(plan)) as place:
@@ -254,6 +253,12 @@ class Mover:
 
 FOLLOWS: Final = "it follows its call"
 REPAIR: Final = "Repair it first: spanvault repair. Nothing was moved."
+
+
+def _check_opens(upper: Vault, key: bytes) -> None:
+    """Raise Fault if what was sealed for a pool would not open there any more."""
+    if not upper.keyring.has_ingest_key(key):
+        raise Fault("unavailable", f"pool {upper.name} got a new ingest key", "Move it again.")
 
 
 def _placed(plan: _Plan) -> list[Entry]:

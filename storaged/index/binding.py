@@ -73,6 +73,11 @@ class Binding:
         new = [*(call.id for call in batch.calls), *(moved.get(one, one) for one in strange)]
         return Bound(batch, media, dict.fromkeys(new, number))
 
+    def meet(self, capture: str) -> None:
+        """Note that there is such a capture. Raises lmdb.Error, OSError."""
+        with self._lock:
+            self._number(capture)
+
     def _number(self, capture: str) -> int:
         if capture not in self._numbers:
             with self._index.reading() as view:

@@ -14,7 +14,7 @@ from spanvault.daemon.rules import TIERS
 from spanvault.messages import Change, DayKey, Erasure, ErasureReceipt
 from storaged.format import ledger
 from storaged.format.ledger import Entry
-from storaged.index import labels
+from storaged.index import ingestkeys, labels
 from storaged.index import rows as tables
 from storaged.index.view import View
 from storaged.index.writing import Writing
@@ -34,9 +34,12 @@ def begin(writing: Writing, erasure: Erasure) -> None:
         writing.put(b"moved" if erasure.moved_to else b"erased", one.id, erasure.id)
     writing.put(b"erasure", erasure.id, _encode(erasure))
     writing.put(b"unfinished", erasure.id, b"")
-    if not erasure.rows_gone_ns:
-        for key in erasure.day_keys:
+    for key in erasure.day_keys:
+        if erasure.rows_gone_ns:
+            writing.delete(b"due", _due(key, erasure))
+        else:
             writing.put(b"due", _due(key, erasure), b"")
+    ingestkeys.begin(writing, erasure)
 
 
 def end(writing: Writing, erasure: Erasure) -> None:
@@ -66,9 +69,6 @@ def recover(writing: Writing, data: bytes) -> Erasure:
     begin(writing, erasure)
     if erasure.done:
         end(writing, erasure)
-    if erasure.rows_gone_ns:
-        for key in erasure.day_keys:
-            writing.delete(b"due", _due(key, erasure))
     return erasure
 
 
@@ -114,10 +114,15 @@ def rows_gone(writing: Writing, gone: Iterable[tuple[int, int]], ended: Iterable
         for erasure_id in (_SPENT, *waited.get((tier, key_id), ())):
             writing.delete(b"due", labels.slot(tier, key_id) + erasure_id)
     for erasure in ended:
-        writing.put(b"erasure", erasure.id, _encode(erasure))
-        for name in targets(writing):
-            writing.delete(b"confirmed", erasure.id + name.encode())
-        writing.announce(tables.ERASED, erasure.id)
+        tell_again(writing, erasure)
+
+
+def tell_again(writing: Writing, erasure: Erasure) -> None:
+    """Note what else was destroyed; targets that had confirmed have to follow once more."""
+    writing.put(b"erasure", erasure.id, _encode(erasure))
+    for name in targets(writing):
+        writing.delete(b"confirmed", erasure.id + name.encode())
+    writing.announce(tables.ERASED, erasure.id)
 
 
 def confirm(writing: Writing, receipt: ErasureReceipt) -> None:

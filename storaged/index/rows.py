@@ -17,7 +17,7 @@ TABLES: Final = (
     b"meta", b"record", b"state", b"open", b"time", b"feed", b"fed", b"receipt", b"placed",
     b"erasure", b"erased", b"unfinished", b"confirmed", b"target", b"damaged", b"moved", b"follow",
     b"damagedkey", b"damagedledger", b"damagedrecord", b"capture", b"expires", b"label", b"day",
-    b"due",
+    b"due", b"spooled", b"holds",
 )  # fmt: skip
 MULTIPLE: Final = (b"strayed", b"shared", b"former")  # with several values a key, all of one length
 
@@ -39,7 +39,7 @@ UNINDEXED: Final = b"unindexed/"  # and a pool's name: it was locked when the in
 LEDGER: Final = b"ledger/"  # and a pool's tier: how far its ledger is acknowledged
 LEDGER_SIZE: Final = b"ledgersize/"  # and POOL/NAME of a file that is not the newest: its bytes
 LEDGER_MENDING: Final = b"ledgermend/"  # and a pool's name: how far its ledger is made whole
-ROTATED: Final = b"rotated/"  # and a pool's name: when its ingest key was last replaced, ns
+ROTATED: Final = b"rotated/"  # and POOL/KEYID: since when an ingest key is replaced, ns
 
 _STATE: Final = struct.Struct("<QQ32siBBHH")
 _STATE_BEFORE: Final = _STATE.size - 2  # of a row that was written before calls could be closed

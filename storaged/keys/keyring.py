@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -138,6 +138,11 @@ class Keyring:
                 return key
         raise ValueError("sealed to an ingest key that is not this store's, or was destroyed")
 
+    @property
+    def ingest_key_ids(self) -> list[str]:
+        """The names of all ingest keys on the wire, oldest first."""
+        return [spool.key_id(keyfile.public_of(key)) for key in self.ingest_keys()]
+
     def ingest_keys(self) -> list[bytes]:
         """The private ingest keys, oldest first."""
         return [self._root.secrets[name] for name in self._root.of_kind(INGEST_KEY)]
@@ -199,15 +204,20 @@ class Keyring:
             self._root.put_secret(Name(INGEST_KEY, 0, newest + 1), os.urandom(32))
         return self._named([ROOT])
 
-    def retire_ingest_keys(self) -> list[str]:
-        """Destroy all ingest keys but the newest. Returns names of changed files."""
-        if self.ingest_generations < 2:
-            return []
-        with self._changing():
-            names = self._root.of_kind(INGEST_KEY)
-            kept = {name: key for name, key in self._root.secrets.items() if name not in names[:-1]}
-            self._root.replace(kept)
-            self._root.clear()
+    def retire_ingest_keys(self, gone: Collection[str]) -> list[str]:
+        """Destroy the ingest keys of these ids that are there. Returns names of changed files.
+
+        Raises ValueError: the newest is among them; Fault, OSError.
+        """
+        *older, newest = zip(self._root.of_kind(INGEST_KEY), self.ingest_key_ids, strict=True)
+        if newest[1] in gone:
+            raise ValueError("the newest ingest key is what captures seal to")
+        names = {name for name, key_id in older if key_id in gone}
+        if names:
+            with self._changing():
+                kept = {name: key for name, key in self._root.secrets.items() if name not in names}
+                self._root.replace(kept)
+                self._root.clear()
         return self._named([ROOT])
 
     def has_ingest_key(self, public_key: bytes) -> bool:

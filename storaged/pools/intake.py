@@ -54,6 +54,15 @@ class Intake:
         """The file system it is on."""
         return self.folder.stat().st_dev
 
+    def holds(self, key_id: str) -> bool:
+        """Whether anything in it needs an ingest key to open, what is being moved here included.
+
+        Raises OSError.
+        """
+        waiting = {path.name.split(".")[1] for path in list(self._files)}
+        moving = {path.name.split(".")[2] for path in self._moving("*")}
+        return key_id in waiting | moving
+
     def put(self, calls: Iterable[Call], media: Iterable[Media], public_key: bytes) -> None:
         """Keep calls and media, synced. Raises OSError: then some of it may be kept, twice later"""
         for some in _portions(calls):

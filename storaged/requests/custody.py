@@ -1,7 +1,8 @@
 """Who can open which pool: unlock, lock, rotate, add and remove recipients.
 
 The right to ask is the operator's certificate; to change who opens a pool one must besides show a
-private key that opens it. What is on disk: storaged.keys.keyring. Requests: WIRE.md §6.
+private key that opens it. What is on disk: storaged.keys.keyring. New ingest keys, and the end of
+old ones: storaged.erasing.retiring. Requests: WIRE.md §6.
 """
 
 import hmac
@@ -11,9 +12,10 @@ from typing import Any, Final
 
 from spanvault import messages as m
 from spanvault.spool import key_id
+from storaged.erasing.retiring import Retirer
 from storaged.faults import Fault
 from storaged.index.environment import Index
-from storaged.index.rows import KEYS_CHANGED, ROTATED
+from storaged.index.rows import KEYS_CHANGED
 from storaged.index.writing import Writing
 from storaged.keys.sharing import Shareholders
 from storaged.pools.opening import Opener
@@ -27,10 +29,11 @@ class Custody:
     """Carries out requests about keys. For the thread of requests."""
 
     def __init__(
-        self, index: Index, vaults: Vaults, clock_ns: Callable[[], int], opener: Opener
-    ) -> None:
+        self, index: Index, vaults: Vaults, clock_ns: Callable[[], int], opener: Opener,
+        retirer: Retirer,
+    ) -> None:  # fmt: skip
         self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
-        self._opener, self._holders = opener, Shareholders()
+        self._opener, self._holders, self._retirer = opener, Shareholders(), retirer
         self.handlers: dict[type, Callable[[Any], m.Message]] = {
             m.Keys: self._keys,
             m.Unlock: self._unlock,
@@ -39,20 +42,6 @@ class Custody:
             m.Rotate: self._rotate,
             m.Recipients: self._recipients,
         }
-
-    def retire(self, grace_ns: int) -> None:
-        """Destroy ingest keys that were replaced longer ago than the grace. Raises OSError."""
-        for vault in self._vaults:
-            with vault.held:
-                if vault.locked or vault.keyring.ingest_generations < 2 or len(vault.intake):
-                    continue
-                with self._index.reading() as view:
-                    since_ns = view.number(ROTATED + vault.name.encode())
-                if not since_ns:  # a store that was restored: the grace begins now
-                    self._announce([], rotated=vault.name)
-                elif self._clock_ns() - since_ns >= grace_ns:
-                    self._announce(vault.keyring.retire_ingest_keys())
-                    log.info("An old ingest key was destroyed", extra={"POOL": vault.name})
 
     def settle(self) -> None:
         """Put root keys into the slot that the settings chose. Raises Fault, OSError."""
@@ -63,7 +52,9 @@ class Custody:
                     log.info("The root key is in the token now", extra={"POOL": vault.name})
 
     def _keys(self, _: m.Keys) -> m.KeysReply:
-        return m.KeysReply([_about(vault) for vault in self._vaults])
+        return m.KeysReply([
+            _about(vault, self._retirer.to_go(vault.name)) for vault in self._vaults
+        ])  # fmt: skip
 
     def _unlock(self, request: m.Unlock) -> m.Done:
         vault = self._vaults.named(request.pool)
@@ -104,17 +95,8 @@ class Custody:
             if request.what == "root":
                 self._announce(vault.keyring.renew())
             else:
-                self._rotate_ingest(vault)
+                self._retirer.rotate(vault)
         return m.Done()
-
-    def _rotate_ingest(self, vault: Vault) -> None:
-        """The new key stands in the pool's root before base names it: a crash leaves both good."""
-        changed = vault.keyring.add_ingest_key()
-        if vault.name != BASE:
-            base = self._vaults.base.keyring
-            changed += base.vouch(vault.tier, vault.keyring.ingest_public)
-        self._opener.keep_intake_keys()
-        self._announce(changed, rotated=vault.name)
 
     def _recipients(self, request: m.Recipients) -> m.Done:
         vault = self._vaults.named(request.pool)
@@ -138,27 +120,27 @@ class Custody:
             self._announce(ring.renew(kept))
         return m.Done()
 
-    def _announce(self, names: list[str], *, new_only: bool = False, rotated: str = "") -> None:
+    def _announce(self, names: list[str], *, new_only: bool = False) -> None:
         """Tell replicas of changed key files."""
 
         def announce(writing: Writing) -> None:
             for name in names:
                 if not new_only or writing.get(b"fed", KEYS_CHANGED + name.encode()) is None:
                     writing.announce(KEYS_CHANGED, name.encode())
-            if rotated:
-                writing.set_number(ROTATED + rotated.encode(), self._clock_ns())
 
         self._index.write(announce)
 
 
-def _about(vault: Vault) -> m.PoolKeys:
+def _about(vault: Vault, to_go: list[str]) -> m.PoolKeys:
     if vault.locked:
         recipients = [key_id(one) for one in vault.recipients]
-        return m.PoolKeys(vault.name, True, 0, recipients, 0, len(vault.intake))
+        return m.PoolKeys(
+            vault.name, True, 0, recipients, 0, len(vault.intake), to_go=to_go
+        )  # fmt: skip
     ring = vault.keyring
     return m.PoolKeys(
         vault.name, False, ring.epoch, [key_id(one) for one in ring.recipients],
-        ring.ingest_generations, len(vault.intake), ring.grade,
+        ring.ingest_generations, len(vault.intake), ring.grade, to_go,
     )  # fmt: skip
 
 

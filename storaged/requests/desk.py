@@ -24,6 +24,7 @@ from storaged.erasing.beside import Paced
 from storaged.erasing.eraser import STORAGED, Eraser
 from storaged.erasing.moving import Mover
 from storaged.erasing.retention import Retention
+from storaged.erasing.retiring import Retirer
 from storaged.faults import Fault
 from storaged.format import record
 from storaged.format.walk import Steps, finish
@@ -72,18 +73,19 @@ class Desk:
         self, store: Store, index: Index, vaults: Vaults, access: AccessLog, eraser: Eraser,
         mender: Mender, mover: Mover, clock_ns: Callable[[], int],
         state: Callable[[], tuple[str, dict[str, Any]]], opener: Opener, retention: Retention,
+        retirer: Retirer,
     ) -> None:  # fmt: skip
         self._store, self._index, self._vaults, self._eraser = store, index, vaults, eraser
         self._access, self._clock_ns, self._state = access, clock_ns, state
         self._mender, self._mover = mender, mover
         self._lookup = Lookup(index, vaults, mender.reader)
         self._checks = Checks(index, vaults, clock_ns)
-        self._retention = retention
+        self._retention, self._retirer = retention, retirer
         self._witness = Witness(access, index, store, vaults.base, clock_ns)
         self._restorer = Restorer(store, index, vaults, clock_ns, opener)
         self._source = FeedSource(store, index, vaults, mender)
         self._receipts = Receipts(store, index, vaults.base, clock_ns)
-        self.custody = Custody(index, vaults, clock_ns, opener)
+        self.custody = Custody(index, vaults, clock_ns, opener, retirer)
         self._health: dict[str, tuple[m.Health, int]] = {}
         self._handlers: dict[type, Callable[[Any, list[Any]], Answer]] = {
             m.Status: self._status,
@@ -130,6 +132,15 @@ class Desk:
         except Exception:  # recording must go on, whatever this stumbled over
             log.exception("Search rows of erased calls stay by a fault of ours")
 
+    def retiring(self) -> Steps[None]:
+        """Replace and destroy ingest keys that are due, in steps."""
+        try:
+            yield from self._retirer.retiring()
+        except lmdb.PanicError:
+            raise
+        except Exception:  # recording must go on, whatever this stumbled over
+            log.exception("Ingest keys of erased calls stay by a fault of ours")
+
     def refuse(self, who: Identity, error: str) -> Answer:
         """The answer to a message that could not be read."""
         failure = m.Failure("invalid", error, "Both ends must run the same version of spanvault.")
@@ -164,6 +175,8 @@ class Desk:
         if size > _HEALTH_MAX:
             raise ValueError(f"an account of {size} bytes, at most {_HEALTH_MAX} are kept")
         self._health[str(who)] = (health, self._clock_ns())
+        if who.role == "capture":
+            self._retirer.holding.hear(who.name, health)
 
     def can_wait(self, who: Identity, request: Any) -> bool:
         """Whether this is a Feed that has nothing to tell yet, and would wait."""

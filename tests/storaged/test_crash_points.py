@@ -64,7 +64,7 @@ ERASURE = [
 LOG = "test_accesslog.py cuts and changes it at every byte, test_power_loss.py tears it"
 PAGES = "a copy of a page goes by files.replace(), as pages do: test_keymending.py"
 EXEMPT = {
-    "capture/delivery/link.py:_keep_key": "a public key: not taken unless whole, and told anew",
+    "capture/delivery/link.py:_write_key": "a public key: not taken unless whole, and told anew",
     "capture/delivery/spool.py:probe": "an empty file that the next start removes",
     "replicator/targets/directory.py:_forget": "of a put that failed: prepare() does it, too",
     "storaged/requests/accesslog.py:_cut_back": LOG,
@@ -74,7 +74,6 @@ EXEMPT = {
     "storaged/requests/accesslog.py:make_room": LOG,
     "storaged/requests/accesslog.py:sync": LOG,
     "storaged/index/damage.py:clear_file": PAGES,
-    "storaged/index/damage.py:note_file": PAGES,
     "storaged/index/ledgerheads.py:keep_size": "one transaction, in a store of before alone",
     "storaged/integrity/keycheck.py:_write_anew": PAGES,
     "storaged/integrity/keymending.py:_put_root_back": "by rootfile.put(), as any new root",
@@ -88,6 +87,7 @@ EXEMPT = {
     "storaged/pools/ledgerfile.py:clear": "of an import's first message, before anything counts",
     "storaged/pools/ledgerfile.py:write_anew": "damaged before and after: the next check mends it",
     "storaged/integrity/mending.py:_check_still": "removes a copy that is not wanted any more",
+    "storaged/erasing/retiring.py:_note_replaced": "one transaction: when a grace began",
     "storaged/integrity/rebuilding.py:_give_keys": "one transaction and a ledger's entry",
     "storaged/integrity/rebuilding.py:locked": "into an index that does not count yet",
     "storaged/requests/receipts.py:erased": "one transaction, as receipts of copies",

@@ -47,10 +47,11 @@ def frames(number: int) -> list[bytes]:
 
 
 def make_ingest_key(folder: Path) -> None:
-    """And a batch that an earlier life was removing when it was killed."""
+    """And what an earlier life was removing, and writing, when it was killed."""
     keyfile.create_private(folder / "ingest.key")
     (folder / "spool").mkdir()
     (folder / "spool" / f"{9:020d}.{9:016x}.sealed").write_bytes(bytes(64))
+    (folder / "spool" / f"{8:020d}.{8:016x}.part").write_bytes(b"torn" * 16)
 
 
 def run_spool(folder: Path, note: Note) -> None:

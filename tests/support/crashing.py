@@ -22,6 +22,7 @@ from tests.support.crashacts import ACTS
 from tests.support.forked import Forked
 from tests.support.kept import (
     drained,
+    greet,
     left_over,
     lost,
     lost_for_good,
@@ -30,6 +31,7 @@ from tests.support.kept import (
     stored,
     unconverted,
     unnoted,
+    unretired,
     untold,
 )
 from tests.support.loads import AFTERWARDS, Load, Sent, Step
@@ -155,6 +157,8 @@ def steps_of(rig: Forked, load: Load, template: Path) -> Traced:
         drained(rig.client("operator"))
     if load.erased or load.moved:
         assert not list(unconverted(rig.client("operator")))
+    if load.greets:
+        assert not list(unretired(rig, rig.client("operator")))
     rig.end()
     traced = read_trace(trace)
     # Answers behind those of the load are to what was asked here: no other run comes by them.
@@ -221,6 +225,8 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
     if not load.task:
         sender.send_all()
     acknowledged = set(sender.acknowledged)
+    if load.greets:
+        greet(rig, lambda: rig.wait_for_end(0))
     reached = rig.wait_for_end(20.0)
     if (code := rig.end()) != -signal.SIGKILL:
         return Outcome(step, len(acknowledged), [f"storaged ended by itself with code {code}"])
@@ -245,6 +251,8 @@ def crash(rig: Forked, load: Load, template: Path, step: Step, spoil: str = "") 
         sender.send_all()
         drained(operator)
         faults += unconverted(operator)
+        if load.greets:
+            faults += unretired(rig, operator)
         Sender(rig, [AFTERWARDS]).send_all()
         load = load._replace(sent=[*load.sent, AFTERWARDS])
         found = stored(operator, load)

@@ -7,13 +7,18 @@ import hashlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from spanvault import messages as m
+from spanvault import spool, transport
 from spanvault.keys import keyfile
 from storaged.format.ledger import HEAD_BYTES
+from storaged.index import ingestkeys
+from storaged.index.environment import Index
 from storaged.integrity.checks import MENDING
+from storaged.keys.intakekeys import IntakeKeys
 from tests.support.crashing import Sender
 from tests.support.forked import Forked
 from tests.support.loads import Load, Sent
@@ -38,7 +43,17 @@ BEGUN = [
 
 
 def begun(rig: Forked) -> None:
-    """A call that goes on, and one that is over."""
+    """A call that goes on, and one that is over; the ingest key is younger than that."""
+    spooled(rig)
+    secret = transport.load_certificate(rig.folder / "secret/storaged.key_secret").secret or b""
+    key = spool.key_id(IntakeKeys(rig.store / "intake/keys", secret).of(0))
+    index = Index(rig.store / "index")
+    index.write(lambda writing: ingestkeys.put_birth(writing, "base", key, time.time_ns()))
+    index.close()
+
+
+def spooled(rig: Forked) -> None:
+    """The same, where something of them may have lain in a spool."""
     rig.launch()
     Sender(rig, BEGUN).send_all()
     rig.end()
@@ -79,6 +94,8 @@ def waiting(rig: Forked) -> None:
     rig.end()
 
 
+REFUSED = Sent(m.Batch("test", 3), bulk=(TWO + bytes(10), b"", b""))
+OTHERWISE_REFUSED = Sent(m.Batch("test", 3), bulk=(THREE + bytes(10), b"", b""))
 GIVEN = {
     "new call": Load(nothing, [batch(1, [(ONE, 1, 0), (TWO, 1, 0)], make_call(1, id=ONE))]),
     "call that goes on": Load(begun, [
@@ -90,6 +107,10 @@ GIVEN = {
         batch(4, [(TWO, 1, 1)]),  # a spool that came late
     ]),
     "erasure": Load(begun, [Sent(m.Erase([TWO], "test"))], BEGUN),
+    # What a capture says meanwhile: Load.greets. Roots are made as in "new keys" and "erasure".
+    "ingest keys of an erasure": Load(
+        spooled, [OTHERWISE_REFUSED, Sent(m.Erase([TWO], "test"))], BEGUN, greets=True,
+        own="Retirer|Holding|intake/keys|refused"),
     "new keys": Load(begun, [Sent(m.Rotate("base", "root")), Sent(m.Rotate("base", "ingest"))],
                      BEGUN),
     "locked store": Load(begun, WAITS, BEGUN, locked=True),
@@ -209,7 +230,6 @@ ERASED = Sent(m.Erase([TWO], "test"))
 ANEW = batch(3, [], make_call(1, id=ONE, revision=1, final=False))
 ENDED = batch(4, [(ONE, 1, 1)], make_call(1, id=ONE, revision=2))
 OBJECT = "pools/base/objects/XX/ID.svr"
-REFUSED = Sent(m.Batch("test", 3), bulk=(TWO + bytes(10), b"", b""))
 TO_CORE = "[pools.core]\n[[rules]]\npool = 'core'\nnumber = ['core']\n"
 MADE = {
     "intake": lambda rig: Load(waiting, [Sent(rig.unlock)], [*BEGUN, *WAITS], locked=True),

@@ -11,6 +11,7 @@ from spanvault.transport import Identity
 from storaged.erasing.eraser import Eraser
 from storaged.erasing.moving import Mover
 from storaged.erasing.retention import Retention
+from storaged.erasing.retiring import Retirer
 from storaged.format.walk import finish
 from storaged.integrity.mending import Mender
 from storaged.pools.layout import Store
@@ -19,6 +20,7 @@ from storaged.requests.desk import Answer, Desk
 from tests.support.vault import Parts, chunk_keys
 
 OPERATOR = Identity("operator", "alice")
+GRACE_NS = 30 * 86_400 * 10**9
 REPLICATOR = Identity("replicator", "copier")
 
 
@@ -26,8 +28,9 @@ class Counter:
     """A desk with somebody behind it."""
 
     def __init__(
-        self, parts: Parts, forget: Callable[[Sequence[bytes]], None] | None = None
-    ) -> None:
+        self, parts: Parts, forget: Callable[[Sequence[bytes]], None] | None = None,
+        captures: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.parts, self.store = parts, Store(parts.folder)
         self.store.log.mkdir(exist_ok=True)
         self.store.write_format(parts.keyring.store_id)
@@ -44,11 +47,15 @@ class Counter:
             parts.index, parts.vaults, self.eraser, lambda: self.clock_ns(),
             lambda: self.monotonic_ns(),
         )  # fmt: skip
+        self.retirer = Retirer(
+            parts.index, parts.vaults, parts.opener, self.store.refused, captures, GRACE_NS,
+            lambda: self.clock_ns(), lambda: self.monotonic_ns(),
+        )  # fmt: skip
         self.desk = Desk(
             self.store, parts.index, parts.vaults, self.access, self.eraser, mender,
             Mover(parts.index, parts.vaults, self.eraser, forget or parts.writer.forget,
                   time.time_ns),
-            time.time_ns, lambda: ("fine", {}), parts.opener, self.retention,
+            time.time_ns, lambda: ("fine", {}), parts.opener, self.retention, self.retirer,
         )  # fmt: skip
 
     def ask(self, request: Any, *bulk: bytes, who: Identity = OPERATOR) -> Any:

@@ -5,12 +5,14 @@ Who asks: tests/support/crashing.py, the power cuts, the disks that fail.
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from spanvault import messages as m
 from spanvault import wire
 from storaged.index.environment import Index
+from tests.support.forked import Forked
 from tests.support.loads import Load, Sent
 from tests.support.vault import Client, chunk_keys, make_media
 
@@ -31,6 +33,36 @@ def unconverted(operator: Client) -> Iterator[str]:
             yield f"search rows of erased calls stay: {told['state']}"
             return
         time.sleep(0.005)
+
+
+def unretired(rig: Forked, operator: Client) -> Iterator[str]:
+    """Have a capture greet until the ingest keys of erased calls are gone; say why they stay."""
+
+    def due() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = operator.ask(m.Status())[0].fields["erasing"]["ingest_keys"]
+        return found
+
+    greet(rig, lambda: not due())
+    yield from (f"an ingest key of erased calls stays: {one['state']}" for one in due())
+    keys = operator.ask(m.Keys())[0].pools[0].ingest_keys
+    if keys != 1:
+        yield f"{keys} ingest keys are left"
+    for one in operator.ask(m.Erasures())[0].erasures:
+        if not one.spools_gone_ns:
+            yield "an erasure does not know that copies of spools open no more"
+
+
+def greet(rig: Forked, done: Callable[[], bool]) -> None:
+    """As a capture that holds nothing and seals to the key that it is told."""
+    capture, end = Client(rig, "capture", rig.ingest), time.monotonic() + 20
+    while not done() and time.monotonic() < end:
+        capture.send(m.Hello("test"))
+        if answer := capture.receive(wire.decode_from_ingest, 0.2):
+            said = {"sealed_to": [answer[0].key_id]}
+            capture.send(m.Health("capture test", "recording", said))
+        time.sleep(0.02)
+    capture.socket.close(linger=0)
+    capture.context.term()
 
 
 Found = dict[bytes, tuple[m.GetReply, list[tuple[bytes, int, int, bytes]]]]

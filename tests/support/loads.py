@@ -47,7 +47,8 @@ class Load(NamedTuple):
     before the next.  kept: what the store that it starts with was given.  locked: its unlock key is
     nowhere on the machine; what came meanwhile must be there once it is unlocked.  settings: lines
     of storaged.toml.  own: a pattern of the steps that are tried, each once, where other loads have
-    the rest.  task: of storaged, in place of the daemon.
+    the rest.  task: of storaged, in place of the daemon.  greets: a capture
+    says meanwhile to which ingest key it seals.
     """
 
     prepare: Callable[["Forked"], None]
@@ -57,6 +58,7 @@ class Load(NamedTuple):
     settings: str = ""
     own: str = ""
     task: str = ""
+    greets: bool = False
 
     def tries(self, step: Step) -> bool:
         """Whether storaged is killed at this step of it."""

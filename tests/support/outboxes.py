@@ -59,7 +59,7 @@ def outbox(
 
 def disk_done(box: Outbox) -> None:
     """All that was handed to the disk is there, and noted."""
-    box._aside.wait()
+    box.aside.wait()
 
 
 def tick(box: Outbox, now_ns: int = 0) -> None:

@@ -54,8 +54,8 @@ class Router:
         """Raw frames to whoever was heard last."""
         self._socket.send_multipart([self._route, *frames])
 
-    def welcome(self, instance: str = "first", user: int = -1) -> None:
-        self.send(*wire.encode(Welcome("store", "key", self._key, instance, user)))
+    def welcome(self, instance: str = "first", user: int = -1, key: bytes | None = None) -> None:
+        self.send(*wire.encode(Welcome("store", "key", key or self._key, instance, user)))
 
     def acknowledge(self, *sequences: int) -> None:
         self.send(*wire.encode(Acknowledge(list(sequences))))

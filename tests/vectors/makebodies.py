@@ -10,7 +10,14 @@ import msgspec
 
 from spanvault import messages as m
 from spanvault.messages.copies import Receipt
-from spanvault.messages.erasing import Copy, DayKey, ErasedRecording, Erasure, RekeyedPage
+from spanvault.messages.erasing import (
+    Copy,
+    DayKey,
+    ErasedRecording,
+    Erasure,
+    IngestKey,
+    RekeyedPage,
+)
 from storaged.index.damage import Damage
 from storaged.integrity.scrub import Round
 from storaged.requests.receipts import Place
@@ -52,7 +59,8 @@ def whole() -> dict[str, msgspec.Struct]:
     erasure = Erasure(
         bytes(range(16)), START, "officer/Zoë", "asked for", [erased],
         [RekeyedPage("base", 1, 2, 3)], {"base": 9}, {"base": "best effort"}, 1, "core", True,
-        [DayKey("base", 4104)], [RekeyedPage("base", 1, 3, -1)], START + 5, [receipt], ["sitec"],
+        [DayKey("base", 4104)], [RekeyedPage("base", 1, 3, -1)], START + 5,
+        [IngestKey("base", "0123456789abcdef")], START + 6, [receipt], ["sitec"],
     )  # fmt: skip
     return {
         "call": call, "erasure": erasure, "confirmed": receipt,

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from spanvault import messages as m
-from spanvault.messages.erasing import DayKey, ErasedRecording, Erasure
+from spanvault.messages.erasing import DayKey, ErasedRecording, Erasure, IngestKey
 from storaged.format import keypage, ledger
 from storaged.format.ledger import Entry, Place, Placed, Seal, Target
-from storaged.index import callrows, erasures, labels, ledgerheads, toldkeys
+from storaged.index import callrows, erasures, ingestkeys, labels, ledgerheads, toldkeys
 from storaged.index import rows as tables
 from storaged.index.environment import Index
+from storaged.index.ingestkeys import Holder
 from storaged.index.labels import DAY_NS, Labels
 from storaged.index.rows import KEYS_CHANGED, Reach, State
 from storaged.index.view import View
@@ -30,6 +31,7 @@ DIGEST: Final = bytes(range(32))
 PAGE: Final = b"core/page-000001.2"
 ERASED, MOVED = bytes(range(16)), bytes(range(16, 32))
 REACH: Final = Reach(5000, 104, 9, 2, ((1, START), (32769, START - 5)))
+INGEST_ID: Final = "0123456789abcdef"
 FILE: Final = "20231114-000001.svl"
 BEFORE: Final = "20231113-000000.svl"
 CALL: Final = make_call(1, expires_ns=-5, streams=[
@@ -44,7 +46,8 @@ NO_LONGER: Final = ("meta told",)  # or takes them for none
 def _erasure(id_: bytes, call: bytes, moved_to: str) -> Erasure:
     erased = ErasedRecording(call, "base", [KEY_ID], 0, "")
     return Erasure(id_, START, "", "", [erased], moved_to=moved_to,
-                   day_keys=[DayKey("core", KEY_ID + 1)])  # fmt: skip
+                   day_keys=[DayKey("core", KEY_ID + 1)],
+                   ingest_keys=[IngestKey("core", INGEST_ID)])  # fmt: skip
 
 
 def _put(writing: Writing) -> None:
@@ -58,6 +61,7 @@ def _put(writing: Writing) -> None:
     writing.put_committed([(RECORDING, REACH)])
     writing.put_placed(call_id(4), 2, 3)
     writing.take_capture("Zürich")
+    ingestkeys.put_holder(writing, Holder.of("Zürich", "capture z"), frozenset({INGEST_ID}))
     sorting._put_followers(writing, [(call_id(2), 2)])
     erasures.begin(writing, _erasure(ERASED, call_id(3), ""))
     erasures.begin(writing, _erasure(MOVED, call_id(2), "core"))
@@ -114,6 +118,9 @@ SAID: Final[dict[str, dict[str, Any]]] = {
     "day": {"day": 19_675, "tier": 1, "key ids": [4104, 4103]},
     "strayed": {"call": CALL.id.hex(), "day": 19_674, "tier": 1},
     "due": {"tier": 1, "key id": 4104, "erasure": MOVED.hex()},
+    "spooled": {"tier": 1, "key id": INGEST_ID, "erasure": MOVED.hex()},
+    "holds": {"daemon": hashlib.sha256(b"capture z").hexdigest()[:32], "capture": "Zürich",
+              "known": 1, "keys": INGEST_ID},
     "placed": {"call": call_id(4).hex(), "tier": 2, "capture": 3},
     "shared": {"recording": call_id(2).hex(), "call": CALL.id.hex()},
     "former": {"call": RECORDING.hex(), "key id": 9},

@@ -27,6 +27,7 @@ def media() -> Media:
 def courier(router):
     made = Courier(router.settings, Life(), logging.getLogger("capture"))
     yield made
+    made.outbox.aside.wait()
     made.close()
 
 

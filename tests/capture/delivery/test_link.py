@@ -14,6 +14,7 @@ from capture.delivery.spool import Spool
 from spanvault.media.chunk import CHUNK, FRAME, NO_MEDIA, Media
 from spanvault.messages import Batch, Call, Health, Hello, Slot
 from spanvault.slots import Memories, Slots
+from spanvault.spool import key_id
 from tests.support.routers import Router
 
 NOW = HELLO_NS  # the first pump greets
@@ -34,6 +35,11 @@ class End:
         self.outbox.add([call], NO_MEDIA)
         return call
 
+    def close(self) -> None:
+        self.outbox.aside.wait()
+        self.link.close()
+        self.router.close()
+
     def greet(self, instance: str = "first", user: int = -1) -> None:
         self.link.pump(NOW)
         assert isinstance(self.router.receive(), Hello)
@@ -53,8 +59,7 @@ class End:
 def end(folder):
     made = End(folder)
     yield made
-    made.link.close()
-    made.router.close()
+    made.close()
 
 
 def test_nothing_leaves_before_storaged_has_answered(end):
@@ -115,9 +120,51 @@ def test_the_ingest_key_is_kept_for_a_start_without_storaged(end):
     assert end.outbox.ingest_key is None
     end.greet()
     assert end.outbox.ingest_key == KEY
+    end.outbox.aside.wait()
     alone = Outbox("port1", Spool(end.settings.state_dir / "spool"), 1, 1, 1)
     Link(end.settings, alone, logging.getLogger("test")).close()
     assert alone.ingest_key == KEY
+
+
+def test_an_older_key_is_told_of_until_the_newer_one_lies_on_disk(end):
+    """A start without storaged seals to what lies there: storaged must not destroy that before."""
+    assert end.link.sealed_to == []
+    end.greet()
+    end.outbox.aside.wait()
+    assert end.link.sealed_to == [key_id(KEY)]
+    end.router.welcome("first", key=b"n" * 32)
+    end.pump_until(lambda: end.outbox.ingest_key == b"n" * 32)
+    assert end.link.sealed_to == sorted([key_id(KEY), key_id(b"n" * 32)])
+    end.outbox.aside.wait()
+    assert end.link.sealed_to == [key_id(b"n" * 32)]
+
+
+def test_a_key_that_the_disk_did_not_take_is_kept_with_a_later_welcome(end, caplog):
+    state = end.settings.state_dir
+    state.rename(state.with_name("away"))
+    state.write_text("no folder")
+    end.greet()
+    end.outbox.aside.wait()
+    welcome_again(end)
+    assert end.outbox.ingest_key == KEY
+    said = [one.message for one in caplog.records]
+    assert said.count("the ingest key cannot be kept") == 1
+    state.unlink()
+    welcome_again(end)
+    assert (state / "ingest.key").read_bytes() == KEY
+
+
+def welcome_again(end: End) -> None:
+    end.router.welcome("first")
+    end.link.pump(NOW + 1, 1000)
+    end.outbox.aside.wait()
+
+
+def test_what_cannot_be_read_now_may_be_a_key_that_the_next_start_seals_to(folder):
+    (folder / "state/ingest.key").mkdir(parents=True)
+    made = End(folder)
+    assert made.link.sealed_to is None
+    made.close()
 
 
 @pytest.mark.parametrize(
@@ -149,8 +196,7 @@ def near(folder):
     slots, memories = Slots(4 << 20), Memories(f"ipc://{folder}/i")
     made = End(folder, slots)
     yield made, memories
-    made.link.close()
-    made.router.close()
+    made.close()
     memories.close()
     slots.close()
 

@@ -7,9 +7,10 @@ from capture.delivery.spool import Spool
 from spanvault import wire
 from spanvault.media.chunk import NO_MEDIA
 from spanvault.messages import Batch, Sealed
-from spanvault.spool import open_batch
+from spanvault.spool import key_id, open_batch
 from tests.support.outboxes import (
     MEGABYTE,
+    PUBLIC,
     SECRET,
     Later,
     call,
@@ -309,6 +310,37 @@ def test_a_spooled_batch_that_cannot_be_read_is_counted_and_holds_up_no_other(tm
     next((tmp_path / "spool").glob("*2.*.sealed")).unlink()
     assert [sequence for sequence, _ in send_all(box)] == [1, 3]
     assert (box.lost_batches, box.waiting) == (1, 2)
+
+
+def test_it_tells_every_ingest_key_that_something_unacknowledged_is_sealed_to(tmp_path):
+    box = outbox(tmp_path, memory=1, aside=Later())
+    old, new = key_id(PUBLIC), key_id(bytes(range(32)))
+    box.add([], media())
+    box.tick(0)  # on its way to disk, under the old key
+    box.ingest_key = bytes(range(32))
+    assert box.sealed_to == {old, new}
+    disk_done(box)
+    assert box.sealed_to == {old, new}
+    assert outbox(tmp_path).sealed_to == {old}  # found by the next life
+    for sequence, _ in send_all(box):
+        assert box.sealed_to == {old, new}  # sent is not yet acknowledged
+        box.acknowledged([sequence], 0)
+    assert box.sealed_to == {new}
+
+
+def test_a_file_that_this_life_cannot_read_still_counts_as_sealed_to_its_key(tmp_path):
+    box = outbox(tmp_path, memory=1)
+    box.add([], media())
+    tick(box)
+    box.ingest_key = None
+    next((tmp_path / "spool").glob("*.sealed")).unlink()
+    assert send_all(box) == []
+    assert (box.waiting, box.sealed_to) == (0, {key_id(PUBLIC)})
+
+
+def test_of_a_folder_that_cannot_be_looked_through_nobody_can_tell(tmp_path):
+    (tmp_path / "spool").write_text("no folder")
+    assert outbox(tmp_path).sealed_to is None
 
 
 def test_put_away_waits_for_what_is_being_sealed(tmp_path):

@@ -71,7 +71,7 @@ def look(courier: Courier) -> None:
     """As the loop does, with the disk's answer waited for."""
     for _ in range(2):
         courier.pump()
-        courier.outbox._aside.wait()
+        courier.outbox.aside.wait()
 
 
 def line(courier: Courier) -> Any:
@@ -199,5 +199,6 @@ def test_capture_that_meets_storaged_on_a_read_only_disk_goes_on(begun, router, 
         courier.pump(100)
     courier.pump()
     assert len(router.receive_batches(1)) == 1
+    courier.outbox.aside.wait()
     (fault,) = [one.FAULT for one in caplog.records if "ingest key" in one.message]
     assert fault.startswith(f"{disk}/state (disk {disk}): Read-only file system. It is read-only")

@@ -90,7 +90,8 @@ def test_copy_of_the_key_files_opens_while_nothing_was_erased(parts, ring, uri, 
 
 
 def test_every_new_root_has_a_secret_of_its_own(ring):
-    for change in (ring.renew, ring.add_ingest_key, ring.retire_ingest_keys):
+    first = ring.ingest_key_ids
+    for change in (ring.renew, ring.add_ingest_key, lambda: ring.retire_ingest_keys(first)):
         change()
         assert labels(ring.store_id) == [f"spanvault {ring.store_id.hex()} 0 {ring.epoch}"]
 

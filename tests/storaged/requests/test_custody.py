@@ -13,7 +13,9 @@ from spanvault import spool
 from spanvault.cli import application
 from spanvault.keys import keyfile
 from spanvault.spool import key_id
+from storaged.erasing.retiring import Retirer
 from storaged.faults import Fault
+from storaged.format.walk import finish
 from storaged.keys import rootfile
 from storaged.keys.keyring import Keyring
 from storaged.requests.custody import Custody
@@ -29,7 +31,18 @@ class Office:
     def __init__(self, folder: Path) -> None:
         self.two, self.now_ns = TwoPools(folder), 1_000 * DAY
         parts = self.two.parts
-        self.custody = Custody(parts.index, parts.vaults, lambda: self.now_ns, parts.opener)
+        (parts.folder / "refused").mkdir(exist_ok=True)
+        self.retirer = Retirer(
+            parts.index, parts.vaults, parts.opener, parts.folder / "refused", [], 30 * DAY,
+            lambda: self.now_ns, lambda: self.now_ns,
+        )  # fmt: skip
+        self.custody = Custody(
+            parts.index, parts.vaults, lambda: self.now_ns, parts.opener, self.retirer
+        )
+
+    def look(self) -> None:
+        """What storaged does by itself each second."""
+        finish(self.retirer.retiring())
 
     def ask(self, request: m.Message) -> m.Message:
         return self.custody.handlers[type(request)](request)
@@ -124,10 +137,10 @@ def test_ingest_key_rotates_old_spools_open_until_the_grace_has_passed(office):
     again = Keyring(office.two.parts.folder / "keys", office.unlock_key)
     assert spool.open_batch(sealed, again.ingest_key(key_id(before)))
     office.now_ns += 29 * DAY
-    office.custody.retire(30 * DAY)
+    office.look()
     assert office.about("base").ingest_keys == 2
     office.now_ns += DAY
-    office.custody.retire(30 * DAY)
+    office.look()
     assert office.about("base").ingest_keys == 1
     with pytest.raises(ValueError, match="not this store's, or was destroyed"):
         base.ingest_key(key_id(before))
@@ -142,7 +155,7 @@ def test_ingest_key_of_a_pool_rotates_and_its_intake_opens(office):
     office.ask(m.Lock("sensitive"))
     two.commit([(SECRET, 1, 1)], [])
     office.now_ns += 1_000 * DAY
-    office.custody.retire(30 * DAY)  # locked: nothing is destroyed that something waits for
+    office.look()  # locked: nothing is destroyed that something waits for
     two.restart()
     two.secret.unlock(two.key)
     two.drain()

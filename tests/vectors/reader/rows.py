@@ -24,6 +24,8 @@ TABLES: dict[str, tuple[str, str]] = {
     "day": ("day D32, tier u8", "key ids U64*"),
     "strayed": ("call 16", "day D32, tier u8"),
     "due": ("tier u8, key id U56, erasure 16", ""),
+    "spooled": ("tier u8, key id 8, erasure 16", ""),
+    "holds": ("daemon 16, capture text", "known u8, keys rest"),
     "placed": ("call 16", "tier u8, capture u16"),
     "shared": ("recording 16", "call 16"),
     "former": ("call 16", "key id u64"),

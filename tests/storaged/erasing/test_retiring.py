@@ -1,0 +1,479 @@
+"""After an erasure the ingest keys go that its calls may have been spooled under.
+
+What is written down: FORMAT.md §12, 6. Who says what of keys: WIRE.md §5.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from spanvault import messages as m
+from spanvault import spool, wire
+from storaged.erasing.retiring import PAUSE_NS
+from storaged.format.walk import finish
+from storaged.index import erasures, ingestkeys
+from storaged.index import rows as tables
+from storaged.keys.keyring import Keyring
+from tests.storaged.requests.test_desk import Counter
+from tests.support.desk import GRACE_NS
+from tests.support.vault import START, Parts, call_id, make_call, make_media
+
+ONE, TWO = call_id(1), call_id(2)
+DAY_NS = 86_400 * 10**9
+CALLS = 4
+
+
+class Crash(BaseException):
+    """As if the process were killed."""
+
+
+class House:
+    """A store with calls, its captures, and a clock that the test sets."""
+
+    def __init__(self, parts: Parts, *captures: str) -> None:
+        self.now_ns, self._captures = time.time_ns(), captures
+        self._open(parts)
+        parts.commit(calls=[make_call(number) for number in range(CALLS)])
+
+    def _open(self, parts: Parts) -> None:
+        self.counter = Counter(parts, captures=self._captures)
+        self.counter.clock_ns = self.counter.monotonic_ns = lambda: self.now_ns
+
+    def again(self) -> None:
+        """After a crash and a restart."""
+        self.counter.access.close()
+        self._open(self.counter.parts.again())
+        self.counter.eraser.finish()
+
+    @property
+    def keys(self) -> list[str]:
+        return self.counter.parts.keyring.ingest_key_ids
+
+    def erase(self, number: int) -> m.EraseReply:
+        reply = self.counter.ask(m.Erase([call_id(number)], "asked for"))
+        assert isinstance(reply, m.EraseReply), reply
+        return reply
+
+    def store(self, number: int) -> None:
+        """A call that came just now."""
+        self.counter.parts.commit(calls=[make_call(number)])
+
+    def say(self, *keys: str, capture: str = "office", daemon: str = "capture office") -> None:
+        """A capture's word: what it holds is, or would be, sealed to these."""
+        health = m.Health(daemon, "recording", {"sealed_to": list(keys)})
+        self.counter.retirer.holding.hear(capture, health)
+
+    def greet(self, capture: str = "office") -> None:
+        self.counter.parts.index.write(lambda writing: writing.take_capture(capture))
+
+    def look(self) -> None:
+        finish(self.counter.retirer.retiring())
+
+    def facts(self, call: bytes = ONE) -> dict[str, Any]:
+        document = self.counter.ask(m.Certify(call)).document
+        return json.loads(document)["certificate"]["ingest_keys"]
+
+    def gone(self, call: bytes = ONE) -> bool:
+        return self.facts(call)["gone_at"] is not None
+
+    @property
+    def state(self) -> list[str]:
+        return [one["state"] for one in self.counter.retirer.fields()]
+
+    def spooled(self, number: int) -> bytes:
+        """What a capture's disk would hold of a call, under the key of now."""
+        frames: list[Any] = wire.encode_media(
+            m.Batch("office", 7), make_media([(call_id(number), 1, 0)])
+        )
+        return spool.seal_batch(frames, self.counter.parts.keyring.ingest_public)
+
+    def opens(self, sealed: bytes) -> bool:
+        for key in self.counter.parts.keyring.ingest_keys():
+            try:
+                spool.open_batch(sealed, key)
+            except ValueError:
+                continue
+            return True
+        return False
+
+
+@pytest.fixture
+def house(parts: Parts) -> Iterator[House]:
+    made = House(parts, "office")
+    yield made
+    made.counter.access.close()
+
+
+@pytest.fixture
+def alone(parts: Parts) -> Iterator[House]:
+    """Where no capture is left to be waited for."""
+    made = House(parts)
+    yield made
+    made.counter.access.close()
+
+
+def test_copy_of_a_spool_opens_no_more_once_captures_seal_to_another_key(house):
+    copy, (old,) = house.spooled(1), house.keys
+    house.say(old)
+    assert house.opens(copy)
+    assert house.erase(1).ingest_keys == 1
+    assert house.facts() == {"keys": [{"pool": "base", "key": old}], "gone_at": None}
+    house.look()
+    assert (len(house.keys), house.keys[0], house.gone()) == (2, old, False)
+    house.say(*house.keys)  # it has met the new key, and still holds something under the old one
+    house.look()
+    assert house.opens(copy)
+    house.say(house.keys[1])
+    house.look()
+    assert (len(house.keys), house.gone(), house.opens(copy)) == (1, True, False)
+    assert house.state == []
+
+
+def test_capture_that_is_away_is_waited_for_until_the_grace_is_over_and_that_is_told(house):
+    house.say(house.keys[0])
+    house.erase(1)
+    house.look()
+    assert house.counter.retirer.words() == ""  # captures learn of it within seconds
+    house.now_ns += 120 * 10**9
+    house.look()
+    assert house.state == ["waits for capture office"]
+    assert "waits for capture office until" in house.counter.retirer.words()
+    house.now_ns += GRACE_NS - 121 * 10**9
+    house.look()
+    assert not house.gone()
+    house.now_ns += 10**9
+    house.look()
+    assert (house.gone(), len(house.keys)) == (True, 1)
+
+
+@pytest.mark.parametrize("told", [None, "key", ["nonsense"], [7], [["00" * 8]], ["0" * 16] * 65])
+def test_capture_that_says_nothing_of_use_is_waited_for(house, told):
+    house.greet()
+    house.counter.retirer.holding.hear(
+        "office", m.Health("capture office", "", {"sealed_to": told})
+    )
+    house.erase(1)
+    house.look()
+    house.look()
+    assert house.state == ["waits for capture office"]
+
+
+def test_capture_of_a_version_before_is_waited_for_once_it_was_told_a_key(house):
+    house.counter.retirer.holding.hear("office", m.Health("capture office", "recording", {}))
+    house.greet()
+    house.erase(1)
+    house.look()
+    house.look()
+    assert house.state == ["waits for capture office"]
+
+
+def test_last_word_from_before_the_newest_key_does_not_count_for_that(house):
+    """It may have met the newest key behind its last word, and have spooled under it."""
+    first = house.keys[0]
+    house.say(first)
+    house.erase(1)
+    house.look()
+    house.say(house.keys[1])
+    house.look()
+    second = house.keys[0]
+    for number in (12, 13):
+        house.now_ns += PAUSE_NS
+        house.store(number)
+        house.erase(number)
+        house.look()
+        house.look()
+    assert house.keys[0] == second
+    third = house.keys[1]
+    assert house.state[-1] != "goes now"
+    house.say(second)
+    house.look()
+    assert third in house.keys  # what it says has no key that is newer
+    house.say(house.keys[-1])
+    house.look()
+    assert len(house.keys) == 1
+
+
+def test_what_was_said_counts_after_a_restart_too(house):
+    old = house.keys[0]
+    house.say(old)
+    house.look()
+    house.again()
+    house.erase(1)
+    house.look()
+    house.look()
+    assert old in house.keys
+    house.say(house.keys[1])
+    house.look()
+    assert house.keys != [old]
+    assert house.gone()
+
+
+def test_without_certificate_only_who_said_so_is_waited_for(house):
+    old = house.keys[0]
+    house.say(old)
+    house.greet("elsewhere")
+    house.say(old, capture="gone")
+    house.erase(1)
+    house.look()
+    house.say(house.keys[1])
+    house.look()
+    assert house.state == ["waits for capture gone"]
+
+
+def test_programs_that_share_a_certificate_are_each_waited_for(house):
+    old = house.keys[0]
+    house.say(old)
+    house.say(old, daemon="capture annex")
+    house.erase(1)
+    house.look()
+    house.say(house.keys[1])
+    house.look()
+    assert old in house.keys
+    house.say(house.keys[1], daemon="capture annex")
+    house.look()
+    assert old not in house.keys
+
+
+def test_who_invents_programs_holds_up_himself_until_the_grace_and_fills_nothing(house):
+    for number in range(1000):
+        house.say("00" * 8, daemon=f"capture {number}")
+    house.look()
+    with house.counter.parts.index.reading() as view:
+        assert len(ingestkeys.holders(view)) == ingestkeys.DAEMONS + 1
+    house.erase(1)
+    house.look()
+    house.look()
+    assert house.state == ["waits for capture office"]
+    house.now_ns += GRACE_NS
+    house.look()
+    assert house.gone()
+
+
+def test_several_erasures_of_an_hour_share_one_new_key(house):
+    house.say(house.keys[0])
+    house.erase(1)
+    house.look()
+    house.say(house.keys[1])
+    house.look()
+    (second,) = house.keys
+    for number in (12, 13):
+        house.store(number)
+        house.erase(number)
+    house.look()
+    assert house.keys == [second]
+    assert house.state[0].startswith("is replaced at ")
+    house.now_ns += PAUSE_NS
+    house.look()
+    house.say(house.keys[1])
+    house.look()
+    assert house.gone(call_id(12))
+    assert house.gone(call_id(13))
+    assert second not in house.keys
+
+
+def test_call_that_is_older_than_the_newest_key_does_not_change_it(alone):
+    """Else the daily erasure of calls whose time is up would change keys each day."""
+    alone.erase(1)
+    alone.look()
+    alone.look()
+    (new,) = alone.keys
+    assert alone.erase(2).ingest_keys == 0
+    assert alone.gone(TWO)
+    alone.counter.parts.commit(calls=[make_call(3, revision=1, end_reason="late")])
+    assert alone.erase(3).ingest_keys == 1  # something of it came since
+    assert alone.facts(call_id(3))["keys"] == [{"pool": "base", "key": new}]
+
+
+@pytest.mark.parametrize("late", [DAY_NS // 2, DAY_NS * 2])
+def test_call_of_the_day_before_the_newest_key_may_lie_under_it(alone, late):
+    alone.erase(1)
+    alone.now_ns = START + late
+    alone.look()
+    assert alone.erase(2).ingest_keys == (1 if late < DAY_NS else 0)
+
+
+def test_call_that_goes_on_may_yet_be_spooled(alone):
+    alone.erase(1)
+    alone.look()
+    alone.look()
+    alone.counter.parts.commit([(call_id(9), 1, 0)], [make_call(9, final=False)])
+    with alone.counter.parts.index.reading() as view:
+        born = ingestkeys.birth(view, "base", alone.keys[0])
+        assert born is not None
+        state = view.state(call_id(9))
+        late = born._replace(at_ns=born.at_ns + DAY_NS, position=1 << 40)
+        assert not ingestkeys.came_before(view, make_call(9), state, late)
+        assert ingestkeys.came_before(view, make_call(2), view.state(TWO), born)
+        assert not ingestkeys.came_before(view, None, view.state(TWO), born)
+        assert not ingestkeys.came_before(view, make_call(2), view.state(TWO), None)
+
+
+def test_rows_and_spools_go_in_any_order_and_replicas_follow_both(alone):
+    index = alone.counter.parts.index
+    index.write(lambda writing: writing.put(b"target", b"house", b""))
+    for number, first, then in ((1, alone.counter.convert, alone.look),
+                                (2, alone.look, alone.counter.convert)):  # fmt: skip
+        alone.now_ns += 2 * DAY_NS
+        alone.counter.parts.commit(calls=[make_call(number, revision=1, end_reason="late")])
+        alone.erase(number)
+        for each in (first, then):
+            confirm(alone, number)
+            each()
+            each()
+            found = next(iter(alone.counter.ask(m.Erasures(call_id(number))).erasures))
+            assert found.pending == ["house"]  # told of again
+        assert found.rows_gone_ns
+        assert found.spools_gone_ns
+        assert found.epochs == {"base": alone.counter.parts.keyring.epoch}
+
+
+def confirm(house: House, number: int) -> None:
+    erasure = next(iter(house.counter.ask(m.Erasures(call_id(number))).erasures)).id
+    receipt = m.ErasureReceipt(erasure, "house", 1, "overwritten")
+    house.counter.parts.index.write(lambda writing: erasures.confirm(writing, receipt))
+
+
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [(ingestkeys, "put_birth"), (Keyring, "retire_ingest_keys"), (erasures, "tell_again")],
+)
+def test_crash_at_a_step_is_made_good_by_the_next_start(alone, monkeypatch, place, step):
+    copy = alone.spooled(1)
+    alone.erase(1)
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, step, crash)
+        with pytest.raises(Crash):
+            alone.look()
+    alone.again()
+    for _ in range(2):
+        alone.look()
+        alone.now_ns += PAUSE_NS
+    assert alone.gone()
+    assert not alone.opens(copy)
+    assert len(alone.keys) == 1
+
+
+def test_disk_that_fails_is_told_and_tried_again(alone, monkeypatch):
+    alone.erase(1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keyring, "add_ingest_key", full)
+        alone.look()
+    assert "CANNOT GO" in alone.counter.retirer.words()
+    alone.now_ns += 61 * 10**9
+    alone.look()
+    alone.look()
+    assert (alone.gone(), alone.counter.retirer.words()) == (True, "")
+
+
+def test_key_that_an_intake_needs_stays_whoever_says_what(alone):
+    intake, ring = alone.counter.parts.vaults.base.intake, alone.counter.parts.keyring
+    alone.erase(1)
+    intake.put([make_call(8)], [], ring.ingest_public)
+    alone.look()
+    alone.now_ns += 2 * GRACE_NS
+    alone.look()
+    assert (alone.state, len(alone.keys)) == (["batches wait in the intake of base"], 2)
+    path, *_ = intake.open_first(ring.ingest_key)
+    intake.remove(path)
+    alone.look()
+    assert alone.gone()
+
+
+def test_key_that_a_move_has_sealed_to_stays_until_that_is_done(alone):
+    intake, ring = alone.counter.parts.vaults.base.intake, alone.counter.parts.keyring
+    alone.erase(1)
+    intake.put_moving(bytes(16), [make_call(8)], None, ring.ingest_public)
+    alone.look()
+    alone.look()
+    assert len(alone.keys) == 2
+    intake.drop_moving()
+    alone.look()
+    assert alone.gone()
+
+
+def test_refused_batches_can_still_be_looked_at_afterwards(alone):
+    refused, foreign = alone.counter.store.refused, os.urandom(500)
+    (refused / "7-00.sealed").write_bytes(alone.spooled(3))
+    (refused / "8-00.sealed").write_bytes(foreign)
+    before = alone.spooled(3)
+    alone.erase(1)
+    alone.look()
+    alone.look()
+    assert alone.gone()
+    assert not alone.opens(before)
+    assert alone.opens((refused / "7-00.sealed").read_bytes())
+    assert (refused / "8-00.sealed").read_bytes() == foreign
+
+
+def test_wrong_clock_ends_no_grace(house):
+    house.say(house.keys[0])
+    house.erase(1)
+    house.look()
+    began_ns = house.now_ns
+    house.counter.retirer._monotonic_ns = lambda: began_ns
+    house.now_ns += 3650 * DAY_NS
+    house.look()
+    assert len(house.keys) == 2
+    house.now_ns = began_ns
+    house.look()
+    house.now_ns -= 3650 * DAY_NS  # set back: the grace begins anew
+    house.look()
+    assert len(house.keys) == 2
+    with house.counter.parts.index.reading() as view:
+        assert ingestkeys.replaced_ns(view, "base", house.keys[0]) == house.now_ns
+
+
+def test_store_of_before_told_by_pool_when_its_key_was_replaced(house):
+    ring, since_ns = house.counter.parts.keyring, house.now_ns - GRACE_NS + DAY_NS
+    ring.add_ingest_key()
+    index = house.counter.parts.index
+    index.write(lambda writing: writing.set_number(b"rotated/base", since_ns))
+    house.look()
+    assert len(house.keys) == 2
+    with index.reading() as view:
+        assert view.get(b"meta", b"rotated/base") is None
+    house.now_ns += DAY_NS
+    house.look()
+    assert len(house.keys) == 1
+
+
+def test_keys_that_pile_up_are_made_more_rarely(house):
+    """One that was never heard of holds up all; the root must not grow with each hour."""
+    house.greet()
+    for _ in range(16):
+        house.counter.retirer.rotate(house.counter.parts.vaults.base)
+    house.store(12)
+    house.erase(12)
+    house.now_ns += PAUSE_NS
+    house.look()
+    assert len(house.keys) == 17
+    house.now_ns += GRACE_NS // 16
+    house.look()
+    assert len(house.keys) == 18
+    house.say(house.keys[-1])
+    house.look()
+    assert len(house.keys) == 1
+
+
+def test_copies_of_a_restored_store_wait_for_the_end_of_the_import(alone):
+    alone.erase(1)
+    index = alone.counter.parts.index
+    index.write(lambda writing: writing.set_number(tables.IMPORTING, tables.KEYS_WELCOME))
+    alone.look()
+    assert len(alone.keys) == 1
+    index.write(lambda writing: writing.set_number(tables.IMPORTING, 0))
+    alone.look()
+    alone.look()
+    assert alone.gone()
