@@ -2,10 +2,14 @@
 
 Calls go through the real daemons, with storaged away for a while so that the spool is used; then
 every file of store, spool, replica, state and log is searched for what was put in, in the forms
-it could have: payload, linear samples, numbers, Call-IDs, keys.
+it could have: payload, linear samples, numbers, Call-IDs, keys. So is what daemons tell of
+themselves, and what they were started with. One call dials and has headers that are kept, one is
+encrypted by keys that its signalling tells, and some SIP is broken just where its numbers are.
 """
 
+import base64
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pytest
@@ -13,8 +17,9 @@ import pytest
 from spanvault.keys import keyfile
 from spanvault.transport import load_certificate
 from storaged.keys.keyring import Keyring
-from tests.support import callgen
+from tests.support import callgen, digits
 from tests.support.appliance import Appliance
+from tests.support.srtpsender import Sender, secure_sdp
 from tests.support.voices import FRAME, alaw, heard
 
 CALLS = 6
@@ -32,6 +37,72 @@ def forge(path: Path, numbers: range) -> None:
     callgen.write_pcap(path, sorted(frames))
 
 
+DIALLING, SECURE, BROKEN = 90, 91, 92
+DIALLED = {20: "7", 60: "3", 100: "#"}  # by packet
+CLASS, DIVERTED = "secret-class-of-callers", "+4955512399123"
+MASTER = tuple(bytes(range(at, at + 30)) for at in (0x31, 0xC1))  # key and salt of each side
+
+
+def forge_others(path: Path) -> None:
+    """Calls that hold what ordinary ones do not; and SIP that cannot be read."""
+    start_ns = callgen.START_NS + CALLS * callgen.SECOND
+    pair = callgen.phones(3.0, DIALLING)
+    talk_ns = start_ns + callgen.ANSWERED_NS
+    bodies = [callgen.sdp(one).replace("AVP 8", "AVP 8 101") + EVENTS for one in pair]
+    speech = digits.dial(callgen.talk(talk_ns, *pair), *pair, DIALLED)
+    frames = callgen.around(
+        speech, start_ns, *pair, CALL_ID.format(DIALLING), (bodies[0], bodies[1]), 3.0
+    )
+    frames = [more_headers(frame) for frame in frames]
+    pair = callgen.phones(3.0, SECURE)
+    senders = [Sender("AES_CM_128_HMAC_SHA1_80", key=key) for key in MASTER]
+    bodies = [secure_sdp(*each) for each in zip(pair, senders, strict=True)]
+    media = [
+        changed(frame, sender.seal(frame.data[HEADS:]))
+        for sender, ends in zip(senders, (pair, pair[::-1]), strict=True)
+        for frame in callgen.talk(talk_ns, *ends)
+    ]
+    frames += callgen.around(
+        sorted(media), start_ns, *pair, CALL_ID.format(SECURE), (bodies[0], bodies[1]), 3.0
+    )
+    frames += broken(start_ns)
+    callgen.write_pcap(path, sorted(frames))
+
+
+EVENTS: Final = "a=rtpmap:101 telephone-event/8000\r\n"
+HEADS: Final = 42  # Ethernet, IPv4, UDP
+
+
+def changed(frame: callgen.Frame, payload: bytes) -> callgen.Frame:
+    """The same datagram with something else in it."""
+    ends = [
+        (".".join(map(str, frame.data[at : at + 4])), int.from_bytes(frame.data[port : port + 2]))
+        for at, port in ((26, 34), (30, 36))
+    ]
+    return callgen.udp_frame(frame.time_ns, ends[0], ends[1], payload)
+
+
+def more_headers(frame: callgen.Frame) -> callgen.Frame:
+    head = f"X-Class: {CLASS}\r\nDiversion: <sip:{DIVERTED}@pbx.example>\r\nMax-".encode()
+    text = frame.data[HEADS:]
+    return changed(frame, text.replace(b"Max-", head, 1)) if b"\nMax-" in text else frame
+
+
+def broken(start_ns: int) -> list[callgen.Frame]:
+    """Numbers where SIP has lengths, ports and sequence numbers, and a message that breaks off."""
+    pair = callgen.phones(0.1, BROKEN)
+    invite = callgen.Dialogue(*pair, CALL_ID.format(BROKEN)).request(start_ns, "INVITE", body="v=0")
+    text, number = invite.data[HEADS:], pair[0].number.encode()
+    texts = [
+        text.replace(b"CSeq: 1 ", b"CSeq: " + number * 4 + b"x "),
+        text.replace(b"Content-Length: 3", b"Content-Length: " + number + b"x"),
+        text.replace(b":5060", b":" + number), text.replace(b"SIP/2.0", b"SIP/" + number),
+        text.replace(b"INVITE", b"\xff" + number), text[: text.index(number) + len(number)],
+        text.replace(b"v=0", b"v=0\r\nm=audio " + number + b" RTP/AVP x\r\nc=" + number),
+    ]  # fmt: skip
+    return [changed(invite, each) for each in texts]
+
+
 SPOOLED = 20_000  # bytes: more than a second of a call
 
 
@@ -41,7 +112,10 @@ def used(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     forge(folder / "first.pcap", range(1))
     forge(folder / "more.pcap", range(1, CALLS))
+    forge_others(folder / "others.pcap")
     with Appliance(folder / "a", outbox_mb=1) as appliance:
+        settings = appliance.etc / "capture.toml"
+        settings.write_text('headers = ["X-Class", "Diversion"]\n' + settings.read_text())
         for name in ("storaged", "replicator"):
             appliance.start(name)
         appliance.start("capture", str(folder / "first.pcap"), wait=False)
@@ -55,11 +129,43 @@ def used(tmp_path_factory):
         appliance.start("capture", str(folder / "first.pcap"), wait=False)
         assert appliance.finished("capture") == 0
         appliance.wait(lambda: copies(appliance) >= 2)
+        appliance.start("capture", str(folder / "others.pcap"), wait=False)
+        assert appliance.finished("capture") == 0
         # A question is written to the access log, too.
         assert appliance.spanvault("calls", "--number", "4930555000").stdout.count("answered") == 2
+        ask(appliance)
         for name in ("storaged", "replicator"):
             appliance.stop(name)
         yield appliance, spooled, folder / "more.pcap"
+
+
+def ask(appliance: Appliance) -> None:
+    """What else is said of calls, where it is kept, and what is said of nobody's."""
+    number = secret_number(DIALLING)
+    shown = appliance.spanvault("calls", "--number", number, "--json").stdout
+    assert '"outcome":"answered"' in shown
+    one = shown.split('"id":"')[1][:32]
+    with appliance.client() as client:
+        call = client.get(bytes.fromhex(one)).call
+    assert (CLASS in str(call.headers), DIVERTED in str(call.headers)) == (True, True)
+    assert [stream.media for stream in call.beside] == ["events"]
+    (temporary := appliance.folder / "tmp").mkdir()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TMPDIR", str(temporary))
+        done = appliance.spanvault("export", one, "-o", str(appliance.folder / "call.flac"))
+    assert done.returncode == 0, done.stderr
+    (about := appliance.folder / "about").mkdir()
+    for name in ("status", "erasures"):
+        (about / name).write_text(appliance.spanvault(name, "--json").stdout)
+    (about / "statuses").write_text(str(appliance.statuses))
+    for name, process in appliance.processes.items():
+        for what in ("cmdline", "environ"):
+            text = Path(f"/proc/{process.pid}/{what}").read_bytes()
+            (about / f"{what} of {name}").write_bytes(text)
+
+
+def secret_number(number: int) -> str:
+    return callgen.phones(0.1, number)[0].number
 
 
 def spool_bytes(appliance: Appliance) -> int:
@@ -86,6 +192,30 @@ def secrets(numbers: range) -> dict[str, bytes]:
                 found[f"A-law {phone.number} at {at}"] = codes[at : at + 12]
                 found[f"PCM {phone.number} at {at}"] = samples[at : at + 8].tobytes()
     return {what: secret for what, secret in found.items() if len(set(secret)) > 5}
+
+
+def other_secrets() -> dict[str, bytes]:
+    """What the other calls hold."""
+    found = {
+        f"{what} {number}": text.encode()
+        for number in (DIALLING, SECURE, BROKEN)
+        for what, text in (
+            ("Call-ID", CALL_ID.format(number)), ("number", secret_number(number)),
+            ("callee", callgen.phones(0.1, number)[1].number),
+        )
+    }  # fmt: skip
+    for side, key in enumerate(MASTER):
+        found |= {f"SRTP key {side}": key[:16], f"SRTP salt {side}": key[16:],
+                  f"SRTP key {side} in SDP": base64.b64encode(key)}  # fmt: skip
+    return found | {"header": CLASS.encode(), "diversion": DIVERTED.encode()}
+
+
+def dialled() -> dict[str, bytes]:
+    """Some packets of each key that was pressed, one behind the other as chunks have them."""
+    return {
+        f"digit {sign}": b"".join(payload for _, payload in digits.press(sign))[:16]
+        for sign in DIALLED.values()
+    }
 
 
 def keys(appliance: Appliance) -> dict[str, bytes]:
@@ -126,6 +256,9 @@ def test_the_search_finds_what_lies_in_the_clear(used):
     wanted = {what: s for what, s in secrets(range(1, CALLS)).items() if "PCM" not in what}
     assert len(wanted) > 300
     assert len(search({capture: capture.read_bytes()}, wanted)) == len(wanted)
+    others = capture.with_name("others.pcap").read_bytes()
+    in_sdp = {what: s for what, s in other_secrets().items() if "SRTP" not in what or "SDP" in what}
+    assert len(search({capture: others}, in_sdp)) == len(in_sdp)
 
 
 def test_everything_was_used(used):
@@ -135,12 +268,19 @@ def test_everything_was_used(used):
     assert copies(appliance) >= 2
 
 
-@pytest.mark.parametrize("where", ["store", "replica", "spool", "replicator", "log"])
+@pytest.mark.parametrize("where", ["store", "replica", "spool", "replicator", "log", "about"])
 def test_nothing_said_dialled_or_secret_lies_in_the_clear(used, where):
     appliance, spooled, _ = used
-    folder = {"replicator": appliance.folder / "replicator", "log": appliance.logs}.get(where)
-    files = contents(folder or getattr(appliance, where))
+    folder = {"log": appliance.logs}.get(where) or getattr(appliance, where, None)
+    files = contents(folder or appliance.folder / where)
     if where == "spool":
         files |= spooled
     assert files
-    assert search(files, secrets(range(CALLS)) | keys(appliance)) == []
+    wanted = secrets(range(CALLS)) | keys(appliance) | other_secrets() | dialled()
+    assert search(files, wanted) == []
+
+
+def test_an_export_leaves_nothing_behind_but_what_was_asked_for(used):
+    appliance, _, _ = used
+    assert (appliance.folder / "call.flac").stat().st_size > 10_000
+    assert list((appliance.folder / "tmp").rglob("*")) == []
