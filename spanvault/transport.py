@@ -7,6 +7,7 @@ takes more than a role is a right, named in the public half there: no client can
 Source: ZeroMQ RFC 26 (CurveZMQ), RFC 27 (ZAP). What is said over them: WIRE.md.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
@@ -20,10 +21,16 @@ from spanvault.daemon.config import credential
 if TYPE_CHECKING:
     from zmq.auth.thread import ThreadAuthenticator
 
+log = logging.getLogger(__name__)
 Role = Literal["capture", "storaged", "replicator", "operator"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
 RIGHTS: Final = frozenset({"digits"})  # digits: what was dialled in a call
 HEARTBEAT_MS: Final = 2000
+_STRANGERS_TOLD: Final = 64  # each once: who is refused tries again every two seconds
+STRANGER: Final = (
+    "If it is one of yours, put the public half of its certificate into storaged's clients folder "
+    "and restart storaged"
+)
 
 
 class Identity(NamedTuple):
@@ -102,6 +109,8 @@ class Clients:
 
     def __init__(self, folder: Path) -> None:
         """Raises ValueError that names what cannot be read, and what to do."""
+        self.strangers = 0  # connections that were refused
+        self._told: set[bytes] = set()
         self._known = {
             certificate.public: Identity(certificate.role, certificate.name, certificate.rights)
             for certificate in map(load_certificate, _certificates(folder))
@@ -113,7 +122,14 @@ class Clients:
 
     def callback(self, domain: str, key: bytes) -> bool:  # noqa: ARG002 - pyzmq's signature
         """ZAP's question: may this Z85 public key connect?"""
-        return key in self._known
+        if key in self._known:
+            return True
+        self.strangers += 1
+        if key not in self._told and len(self._told) < _STRANGERS_TOLD:
+            self._told.add(key)
+            about = {"KEY": key.decode("ascii", "replace"), "HINT": STRANGER}
+            log.warning("A key that is not among the clients' was refused", extra=about)
+        return False
 
     def identity_of(self, frame: zmq.Frame) -> Identity:
         """Who sent this frame (receive with copy=False). Raises ValueError if it is not proved."""

@@ -75,7 +75,7 @@ class Daemon:
             settings.default_pool, self._binding,
         )  # fmt: skip
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        clients = transport.Clients(settings.clients)
+        clients = self._clients = transport.Clients(settings.clients)
         self._authenticator = transport.authenticate(self._context, clients)
         certificate = transport.load_certificate(settings.certificate)
         self._socket = transport.listen(self._context, settings.ingest, certificate)
@@ -197,6 +197,7 @@ class Daemon:
             "calls": calls, "recording": growing, "committed_s_ago": age_s,
             "pools": {vault.name: _pool_fields(vault, fault) for vault in self._vaults},
             "ingest": dict(self._ingest.counts),
+            "strangers": self._clients.strangers,
             "held_back": sorted(self._shares.held), "kept_apart": dict(self._binding.apart),
             "scrub": scrub,
             "repair": repair,

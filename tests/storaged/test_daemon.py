@@ -92,6 +92,10 @@ def test_other_roles_may_not_send_media_nor_a_stranger_anything(rig):
     stranger = rig.capture()
     stranger.send(m.Hello("test"))
     assert stranger.receive(wire.decode_from_ingest, 0.5) is None
+    assert rig.client("operator").ask(m.Status())[0].fields["strangers"] >= 1
+    public = transport.load_certificate(rig.folder / "secret/capture.key").public.decode()
+    assert rig.messages.count("A key that is not among the clients' was refused") == 1
+    assert public in rig.messages
 
 
 def test_request_that_cannot_be_read_gets_an_answer(rig):
