@@ -168,6 +168,8 @@ class Daemon:
             line += f"; {len(hurt)} ledgers DAMAGED"
         if hurt := scrub["damaged_records"]:
             line += f"; {len(hurt)} call records DAMAGED"
+        if hurt := self._index.hurt.tables:
+            line += f"; the index is DAMAGED (tables {', '.join(hurt)}): spanvault reindex"
         if overdue := scrub.get("overdue"):
             line += f"; {overdue}"
         repair = self._mender.fields()
@@ -204,6 +206,7 @@ class Daemon:
             "retention": self._retention.fields(),
             "erasing": erasing | {"ingest_keys": self._retirer.fields()},
             "feed_position": self._index.position,
+            "index_damaged": self._index.hurt.tables,
         }  # fmt: skip
         return (f"not recording: {fault}" if fault else line), fields
 

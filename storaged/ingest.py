@@ -135,7 +135,11 @@ class Ingest:
         """Before it has a key to seal to: an erasure has to wait for whoever may hold something."""
         try:
             self._binding.meet(capture)
-        except (lmdb.Error, OSError) as error:  # it greets again, and must have a key to record
+        except (
+            lmdb.Error,
+            OSError,
+            Fault,
+        ) as error:  # it greets again, and must have a key to record
             log.error("A capture could not be noted down", extra={"FAULT": str(error)})
 
     def _take_batch(
@@ -149,7 +153,12 @@ class Ingest:
         except ValueError as error:
             self._refuse(route, message, frames, str(error))
             return
-        except (lmdb.Error, OSError) as error:  # nobody knows whose the calls are: it comes again
+        except (
+            lmdb.Error,
+            OSError,
+            Fault,
+        ) as error:
+            # Nobody knows whose the calls are: it comes again.
             log.error("A batch was left unanswered", extra={"FAULT": str(error)})
             return
         self._came_ns = now_ns

@@ -21,6 +21,7 @@ from spanvault.messages import (
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
 from storaged.index import erasures
+from storaged.index.rows import damaged
 from storaged.index.view import View
 from storaged.keys.keyring import Keyring
 
@@ -46,6 +47,9 @@ def erasure_of(view: View, call_id: bytes) -> Erasure:
     known = len(call_id) == 16
     erased = (view.erased(call_id) or view.moved(call_id)) if known else None
     found = erasures.find(view, erased) if erased else None
+    if erased and found is None:
+        table = b"erased" if view.erased(call_id) else b"moved"
+        raise damaged(table, "of an erasure that is not there")
     if found is None:
         raise Fault(
             "not_found", "no call of this id was erased or moved", "See: spanvault erasures"

@@ -67,7 +67,8 @@ def sharing(view: View, vaults: Vaults, one: Doomed) -> set[bytes]:
     return {
         other
         for other in others
-        if not view.erased(other) and (view.state(other) or _waits_for(view, vaults, other))
+        if not view.erased(other)
+        and (view.readable_state(other) or _waits_for(view, vaults, other))
     }
 
 

@@ -22,6 +22,7 @@ from spanvault import spool
 from spanvault.messages import DayKey, Erase, EraseReply, Erasure, RekeyedPage
 from storaged import files
 from storaged.diskfaults import explain
+from storaged.erasing import certifying
 from storaged.erasing.converting import Converter, gone_pages
 from storaged.erasing.doomed import Doomed, check_ended, check_shared, check_terms, look_at
 from storaged.erasing.spooled import spooled_under
@@ -129,8 +130,7 @@ class Eraser:
             pending = erasures.targets(view)
         if not doomed:
             with self._index.reading() as view:
-                before = erasures.find(view, view.erased(ids[0]) or b"")
-            assert before is not None
+                before = certifying.erasure_of(view, ids[0])
             return EraseReply(before.id, 0, already, before.pending)
         at_ns = self._clock_ns()
         erasure = self.planned(Erasure(
@@ -151,7 +151,7 @@ class Eraser:
         deks = {(one.erased.pool, key_id) for one in doomed for key_id in one.erased.key_ids}
         with self._index.reading() as view:
             days = sorted({
-                (one.erased.pool, key_id) for one in doomed for key_id in _day_keys(view, one)
+                (one.erased.pool, key_id) for one in doomed for key_id in day_keys(view, one)
             })  # fmt: skip
             spooled = [] if erasure.moved_to else spooled_under(view, self._vaults, doomed)
         return msgspec.structs.replace(
@@ -254,8 +254,8 @@ def _opened(sealed: bytes, keys: Sequence[bytes]) -> list[bytes]:
     return []
 
 
-def _day_keys(view: View, doomed: Doomed) -> set[int]:
-    """The keys that search rows of a call lie, or lay, under."""
+def day_keys(view: View, doomed: Doomed) -> set[int]:
+    """The keys that search rows of a call lie, or lay, under. Raises Fault: nobody can tell."""
     call_id = doomed.erased.id
     if doomed.call is not None:
         started = [doomed.call.started_ns]

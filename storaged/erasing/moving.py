@@ -30,7 +30,7 @@ from storaged.format.sealing import LAST
 from storaged.format.walk import Steps
 from storaged.index import erasures
 from storaged.index.environment import Index
-from storaged.index.rows import FINAL, OBJECT, SEALED
+from storaged.index.rows import FINAL, OBJECT, SEALED, check_id, damaged
 from storaged.index.view import View
 from storaged.index.writing import Writing
 from storaged.pools.vaults import Vault, Vaults
@@ -215,13 +215,11 @@ class Mover:
     def following(self, begun: Callable[[m.Move], None]) -> Steps[None]:
         """Move up what must follow and can. begun: writes it down before it is done."""
         now_ns = self._clock_ns()
+        due = []
         with self._index.reading() as view:
-            due = [
-                m.Move([bytes(key)], POOLS[value[0]], FOLLOWS)
-                for key, value in view.cursor(b"follow")
-                if now_ns >= self._not_before_ns.get(bytes(key), 0)
-                and self._can_follow(view, bytes(key), value[0])
-            ]
+            for key, value in _followers(view):
+                if now_ns >= self._not_before_ns.get(key, 0) and self._can_follow(view, key, value):
+                    due.append(m.Move([key], POOLS[value], FOLLOWS))
         for wanted in due:
             try:
                 begun(wanted)
@@ -245,7 +243,7 @@ class Mover:
         )
 
     def _can_follow(self, view: View, recording_id: bytes, tier: int) -> bool:
-        state = view.state(recording_id)
+        state = view.readable_state(recording_id)
         if state is None or not state.bits & FINAL:
             return False
         return not any(self._vaults.of(each).locked for each in (state.tier, tier))
@@ -259,6 +257,16 @@ def _check_opens(upper: Vault, key: bytes) -> None:
     """Raise Fault if what was sealed for a pool would not open there any more."""
     if not upper.keyring.has_ingest_key(key):
         raise Fault("unavailable", f"pool {upper.name} got a new ingest key", "Move it again.")
+
+
+def _followers(view: View) -> Iterator[tuple[bytes, int]]:
+    """Recordings that must follow, and the tier of the pool that they must be moved up to."""
+    for key, value in view.cursor(b"follow"):
+        with view.passing():
+            check_id(b"follow", key)
+            if len(value) != 1 or value[0] >= len(POOLS):
+                raise damaged(b"follow", f"{len(value)} bytes")
+            yield bytes(key), value[0]
 
 
 def _placed(plan: _Plan) -> list[Entry]:

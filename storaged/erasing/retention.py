@@ -18,7 +18,7 @@ import lmdb
 from spanvault.messages import Erase
 from storaged.diskfaults import explain
 from storaged.erasing.doomed import Doomed, look_at, sharing
-from storaged.erasing.eraser import STORAGED, Eraser
+from storaged.erasing.eraser import STORAGED, Eraser, day_keys
 from storaged.erasing.terms import UNFINISHED_NS, ClockGuard, Terms
 from storaged.faults import Fault
 from storaged.format.walk import Steps
@@ -53,7 +53,8 @@ class Retention:
     ) -> None:  # fmt: skip
         self._index, self._vaults, self._eraser = index, vaults, eraser
         self._clock_ns, self._monotonic_ns = clock_ns, monotonic_ns
-        with index.reading() as view:
+        known_ns = None
+        with index.reading() as view, view.passing():
             known_ns = view.number(RELIED_ON) or None
         self._guard = ClockGuard(known_ns, monotonic_ns())
         self._next_ns = 0
@@ -127,7 +128,7 @@ class Retention:
             tiers = {self._vaults.named(name).tier for name in keeps if self._vaults.has(name)}
             for ids in self._ids(b"time", tables.time_key(now_ns - min(keeps.values()))):
                 with self._index.reading() as view:
-                    states = [(one, view.state(one)) for one in ids]
+                    states = [(one, view.readable_state(one)) for one in ids]
                 old = [one for one, state in states if state is not None and state.tier in tiers]
                 for first in range(0, max(len(old), 1), _OPENED):
                     yield old[first : first + _OPENED]
@@ -150,7 +151,10 @@ class Retention:
             while more and len(found) < _ROWS:
                 if (key := bytes(cursor.key())) >= end:
                     return found, None
-                found.append(key[-16:])
+                with view.passing():
+                    if len(key) != tables.TIME_KEY_BYTES:
+                        raise tables.damaged(table, f"a key of {len(key)} bytes")
+                    found.append(key[-tables.ID_BYTES :])
                 more = cursor.next()
         return found, key + b"\0" if more else None
 
@@ -161,6 +165,7 @@ class Retention:
             for one in together:
                 try:
                     doomed = look_at(view, self._vaults, one)
+                    day_keys(view, doomed)  # one that cannot go must not keep its whole batch
                 except Fault as fault:
                     if fault.code != "not_found":
                         self._staying[fault.error] += 1

@@ -126,7 +126,7 @@ class Binding:
         """Whether a capture may send of a call."""
         if self._own.get(call_id, number) != number:
             return False
-        state = view.state(call_id)
+        state = view.readable_state(call_id)
         owner = state.capture if state is not None else view.placed_by(call_id)
         return owner in (0, number) and not (state is not None and self._closed(state))
 

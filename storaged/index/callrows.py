@@ -55,8 +55,8 @@ def remove_call(writing: Writing, call_id: bytes, call: Call | None) -> None:
     for table in (b"record", b"state", b"open", b"damaged", b"follow", b"former", b"strayed"):
         writing.delete(table, call_id)
     writing.delete(damage.RECORDS.table, call_id.hex().encode())
-    for receipt in writing.receipts(call_id):
-        writing.delete(b"receipt", call_id + receipt.target.encode())
+    for key in writing.receipt_keys(call_id):
+        writing.delete(b"receipt", key)
     for kind in (OBJECT_CHANGED, RECORD_CHANGED):
         writing.withdraw(kind, call_id)
 

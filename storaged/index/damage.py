@@ -7,13 +7,14 @@ as well.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
 
 from storaged.index.environment import Index
-from storaged.index.rows import State
+from storaged.index.rows import State, damaged, decode
 from storaged.index.view import View
 from storaged.index.writing import Writing
 
@@ -24,9 +25,13 @@ REMEDY: Final = "it is restored from a replica if one has it: see spanvault repa
 
 
 class Files(NamedTuple):
-    """A kind of thing with a name that may be damaged. field: of the journal, for its name."""
+    """A kind of thing with a name that may be damaged.
+
+    form: of its names.  field: of the journal, for its name.
+    """
 
     table: bytes
+    form: re.Pattern[str]
     field: str
     damaged: str
     whole: str
@@ -35,6 +40,7 @@ class Files(NamedTuple):
 
 KEYS: Final = Files(
     b"damagedkey",
+    re.compile(r"([a-z]+/)?(root|page-[0-9]{6,}\.[0-9]+)"),
     "KEY_FILE",
     "A key file is damaged",
     "A damaged key file is whole again, or gone",
@@ -44,6 +50,7 @@ KEYS: Final = Files(
 )
 LEDGERS: Final = Files(
     b"damagedledger",
+    re.compile(r"[a-z]+/[0-9]{8}-[0-9]{6}\.svl"),
     "LEDGER",
     "A ledger is damaged",
     "A damaged ledger is whole again, or gone",
@@ -53,6 +60,7 @@ LEDGERS: Final = Files(
 )
 RECORDS: Final = Files(  # a record's name is its call's id in hex
     b"damagedrecord",
+    re.compile(r"[0-9a-f]{32}"),
     "RECORDING_ID",
     "A call record is damaged",
     "A damaged call record is whole again, or gone",
@@ -66,6 +74,10 @@ class Damage(msgspec.Struct, frozen=True):
 
     found_ns: int
     faults: list[str]
+
+
+_damage: Final = msgspec.msgpack.Decoder(Damage)
+_UNKNOWN: Final = "it was found damaged; what was found cannot be read any more"
 
 
 def note(
@@ -172,13 +184,29 @@ def clear_file(
 def files_known(view: View, kind: Files, name: str) -> Damage | None:
     """What was found of a file; None if it is not known to be damaged."""
     value = view.get(kind.table, name.encode())
-    return None if value is None else msgspec.msgpack.decode(value, type=Damage)
+    return None if value is None else found_in(view, kind.table, value)
+
+
+def found_in(view: View, table: bytes, value: bytes) -> Damage:
+    """What a row of such a table says; of one that cannot be read, that something is damaged."""
+    with view.passing():
+        return decode(_damage, table, value)
+    return Damage(0, [_UNKNOWN])
 
 
 def files(view: View, kind: Files) -> Iterator[tuple[str, Damage]]:
     """Files of a kind that are known to be damaged, by name."""
     for name, value in view.cursor(kind.table):
-        yield bytes(name).decode(), msgspec.msgpack.decode(value, type=Damage)
+        with view.passing():
+            yield name_of(kind, kind.table, bytes(name)), found_in(view, kind.table, value)
+
+
+def name_of(kind: Files, table: bytes, name: bytes) -> str:
+    """The name of such a thing as a row of a table has it. Raises DamagedRow: it is none."""
+    text = name.decode("latin-1")
+    if not kind.form.fullmatch(text):
+        raise damaged(table, "no name of such a thing")
+    return text
 
 
 def told_files(view: View, kind: Files) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Final
 import lmdb
 
 from storaged.index import lockfile
+from storaged.index.hurt import Hurt
 from storaged.index.rows import MULTIPLE, TABLES, R, reserved
 from storaged.index.view import View
 from storaged.index.writing import Writing
@@ -41,6 +42,7 @@ class Index:
                 sync=synced,
                 mode=0o600,
             )
+        self.hurt = Hurt()
         self._reach_its_end()
         self._env.reader_check()
         self._writing = threading.Lock()
@@ -81,7 +83,7 @@ class Index:
             self._readers += 1
         try:
             with self._env.begin() as txn:
-                yield View(txn, self.tables)
+                yield View(txn, self.tables, self.hurt)
         finally:
             with self._calm:
                 self._readers -= 1
@@ -97,7 +99,7 @@ class Index:
             while True:
                 try:
                     with self.stopwatch.running(), self._env.begin(write=True) as txn:
-                        writing = Writing(txn, self.tables)
+                        writing = Writing(txn, self.tables, self.hurt)
                         result = change(writing)
                         position = writing.number(b"position")
                     self.position = position

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from spanvault.daemon.rules import TIERS
+from spanvault.daemon.rules import POOLS, TIERS
 from spanvault.messages import Change, DayKey, Erasure, ErasureReceipt
 from storaged.format import ledger
 from storaged.format.ledger import Entry
@@ -21,6 +21,7 @@ from storaged.index.writing import Writing
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _erasure: Final = msgspec.msgpack.Decoder(Erasure)
+TARGET_BYTES: Final = 200  # of the name of a place that copies are made at
 _SPENT: Final = bytes(16)  # in place of an erasure's id
 _receipt: Final = msgspec.msgpack.Decoder(ErasureReceipt)
 
@@ -132,7 +133,12 @@ def confirm(writing: Writing, receipt: ErasureReceipt) -> None:
 
 def unfinished(view: View) -> list[Erasure]:
     """Those that were begun and not carried out, oldest first."""
-    return [_load(view, bytes(key)) for key in view.cursor(b"unfinished").iternext(values=False)]
+    found = []
+    for key in view.cursor(b"unfinished").iternext(values=False):
+        with view.passing():
+            tables.check_id(b"unfinished", key)
+            found.append(_load(view, bytes(key)))
+    return found
 
 
 def find(view: View, erasure_id: bytes) -> Erasure | None:
@@ -143,7 +149,8 @@ def find(view: View, erasure_id: bytes) -> Erasure | None:
     cursor, key = view.cursor(b"confirmed"), erasure.id
     more = cursor.set_range(key)
     while more and cursor.key()[:16] == key:
-        erasure.receipts.append(tables.decode(_receipt, b"confirmed", cursor.value()))
+        with view.passing():
+            erasure.receipts.append(tables.decode(_receipt, b"confirmed", cursor.value()))
         more = cursor.next()
     confirmed = {receipt.target for receipt in erasure.receipts}
     erasure.pending = [name for name in targets(view) if name not in confirmed]
@@ -155,16 +162,21 @@ def newest_first(view: View, before: bytes | None) -> Iterator[Erasure]:
     cursor: Any = view.cursor(b"erasure")
     more = cursor.prev() if before and cursor.set_range(before) else cursor.last()
     while more:
-        found = find(view, bytes(cursor.key()))
-        assert found is not None
-        yield found
+        with view.passing():
+            tables.check_id(b"erasure", key := bytes(cursor.key()))
+            found = find(view, key)
+            assert found is not None
+            yield found
         more = cursor.prev()
 
 
 def targets(view: View) -> list[str]:
     """Every place that the feed was ever asked for: what it holds must be erased, too."""
-    names = map(bytes, view.cursor(b"target").iternext(values=False))
-    return [name.decode(errors="replace") for name in names]
+    names = []
+    for key in view.cursor(b"target").iternext(values=False):
+        with view.passing():
+            names.append(_name_of(bytes(key)))
+    return names
 
 
 def change(view: View, position: int, erasure_id: bytes) -> Change | None:
@@ -172,17 +184,31 @@ def change(view: View, position: int, erasure_id: bytes) -> Change | None:
     data = view.get(b"erasure", erasure_id)
     if data is None:
         return None
+    tables.decode(_erasure, b"erasure", data)  # a target could not follow it
     return Change(position, "erase", erasure_id, size=len(data), data=data)
 
 
 def _due_rows(view: View) -> Iterator[tuple[tuple[int, int], bytes]]:
-    for key in view.cursor(b"due").iternext(values=False):
-        data = bytes(key)
-        yield labels.parse_slot(data), data[labels.SLOT_BYTES :]
+    for key, value in view.cursor(b"due"):
+        with view.passing():
+            data = bytes(key)
+            if len(data) != labels.SLOT_BYTES + len(_SPENT) or data[0] >= len(POOLS) or len(value):
+                raise tables.damaged(b"due", f"{len(data)} and {len(value)} bytes")
+            yield labels.parse_slot(data), data[labels.SLOT_BYTES :]
 
 
 def _due(key: DayKey, erasure: Erasure) -> bytes:
     return labels.slot(TIERS[key.pool], key.key_id) + erasure.id
+
+
+def _name_of(target: bytes) -> str:
+    try:
+        name = target.decode()
+    except UnicodeDecodeError as error:
+        raise tables.damaged(b"target", error) from None
+    if len(target) > TARGET_BYTES:
+        raise tables.damaged(b"target", f"a name of {len(target)} bytes")
+    return name
 
 
 def _load(view: View, erasure_id: bytes) -> Erasure:

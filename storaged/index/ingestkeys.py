@@ -79,7 +79,7 @@ def older(view: View, pool: str) -> set[str]:
     prefix, cursor, found = ROTATED + f"{pool}/".encode(), view.cursor(b"meta"), set()
     more = cursor.set_range(prefix)
     while more and (key := bytes(cursor.key())).startswith(prefix):
-        found.add(key[len(prefix) :].decode())
+        found.add(key[len(prefix) :].decode(errors="replace"))
         more = cursor.next()
     return found
 
@@ -107,9 +107,11 @@ def came_before(view: View, call: Call | None, state: State, born: Birth | None)
     heard_ns += [one.last_ns for one in (*call.streams, *call.beside)]
     changed = [view.get(b"fed", kind + call.id)
                for kind in (tables.OBJECT_CHANGED, tables.RECORD_CHANGED)]  # fmt: skip
-    positions = [POSITION.unpack(at)[0] for at in changed if at is not None]
     in_time = max(heard_ns) + DAY_NS < born.at_ns
-    return in_time and bool(positions) and max(positions) <= born.position
+    with view.passing():
+        positions = [tables.unpack(POSITION, b"fed", at)[0] for at in changed if at is not None]
+        return in_time and bool(positions) and max(positions) <= born.position
+    return False
 
 
 # --- what erasures wait for ----------------------------------------------------------------------
@@ -128,12 +130,13 @@ def begin(writing: Writing, erasure: Erasure) -> None:
 def due(view: View) -> dict[IngestKey, set[bytes]]:
     """Keys whose end is waited for, and by which erasures."""
     found: dict[IngestKey, set[bytes]] = {}
-    for key in view.cursor(b"spooled").iternext(values=False):
-        row = bytes(key)
-        if row[0] >= len(POOLS) or len(row) != 1 + _ID + 16:
-            raise tables.damaged(b"spooled", f"{len(row)} bytes")
-        one = IngestKey(POOLS[row[0]], row[1 : 1 + _ID].hex())
-        found.setdefault(one, set()).add(row[1 + _ID :])
+    for key, value in view.cursor(b"spooled"):
+        with view.passing():
+            row = bytes(key)
+            if row[0] >= len(POOLS) or len(row) != 1 + _ID + 16 or len(value):
+                raise tables.damaged(b"spooled", f"{len(row)} and {len(value)} bytes")
+            one = IngestKey(POOLS[row[0]], row[1 : 1 + _ID].hex())
+            found.setdefault(one, set()).add(row[1 + _ID :])
     return found
 
 
@@ -163,11 +166,13 @@ def holders(view: View) -> dict[Holder, Told]:
     found: dict[Holder, Told] = {}
     for key, value in view.cursor(b"holds"):
         row, ids = bytes(key), bytes(value)[1:]
-        if len(row) < _HASH or len(ids) % _ID:
-            raise tables.damaged(b"holds", f"{len(row)} and {len(ids)} bytes")
-        told = frozenset(ids[at : at + _ID].hex() for at in range(0, len(ids), _ID))
         holder = Holder(row[:_HASH], row[_HASH:].decode(errors="replace"))
-        found[holder] = told if value[:1] == b"\1" else None
+        found[holder] = None  # nobody knows what it holds: no key goes that it may need
+        with view.passing():
+            if len(row) < _HASH or len(ids) % _ID:
+                raise tables.damaged(b"holds", f"{len(row)} and {len(ids)} bytes")
+            told = frozenset(ids[at : at + _ID].hex() for at in range(0, len(ids), _ID))
+            found[holder] = told if value[:1] == b"\1" else None
     return found
 
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from spanvault.messages import Call
 from storaged.faults import Fault
 from storaged.format import record
-from storaged.index.rows import damaged, time_key
+from storaged.index.rows import damaged, time_key, unpack
 from storaged.index.view import View
 from storaged.index.writing import Writing
 from storaged.keys.keyring import Keyring
@@ -78,12 +78,17 @@ def parse_slot(data: bytes) -> tuple[int, int]:
 
 def key_ids(view: View, day: int, tier: int) -> tuple[int, ...]:
     """The keys of a day, the one for new rows first; none if it has no rows."""
-    return _parse_ids(view.get(b"day", _DAY.pack(day + _EPOCH, tier)) or b"")
+    return _parse_ids(view.get(b"day", _day_key(day, tier)) or b"")
+
+
+def _newest(view: View, day: int, tier: int) -> tuple[int, ...]:
+    """The key of a day for new rows, if it has one."""
+    return _ids_in(view, view.get(b"day", _day_key(day, tier)) or b"")[:1]
 
 
 def put_key_ids(writing: Writing, day: int, tier: int, ids: Iterable[int]) -> None:
     """Set the keys of a day."""
-    writing.put(b"day", _DAY.pack(day + _EPOCH, tier), b"".join(map(_KEY_ID.pack, ids)))
+    writing.put(b"day", _day_key(day, tier), b"".join(map(_KEY_ID.pack, ids)))
 
 
 def remove_key_id(writing: Writing, day: int, tier: int, key_id: int) -> None:
@@ -98,13 +103,11 @@ def days(view: View, newest: int = _EPOCH - 1, oldest: int = -_EPOCH) -> Iterato
     more = cursor.set_range(_DAY.pack(min(newest, _EPOCH - 2) + 1 + _EPOCH, 0))
     more = cursor.prev() if more else cursor.last()
     while more:
-        try:
-            number, tier = _DAY.unpack(cursor.key())
-        except struct.error as error:
-            raise damaged(b"day", error) from None
-        if number - _EPOCH < oldest:
-            return
-        yield Days(number - _EPOCH, tier, _parse_ids(bytes(cursor.value())))
+        with view.passing():
+            number, tier = unpack(_DAY, b"day", cursor.key())
+            if number - _EPOCH < oldest:
+                return
+            yield Days(number - _EPOCH, tier, _ids_in(view, bytes(cursor.value())))
         more = cursor.prev()
 
 
@@ -112,7 +115,7 @@ def days_of(view: View, call_id: bytes, start_ns: int) -> set[int]:
     """The days under whose keys rows of a call lie, or lay before its record said otherwise."""
     cursor = view.cursor(b"strayed")
     strayed = cursor.iternext_dup() if cursor.set_key(call_id) else []
-    return {day_of(start_ns), *(_DAY.unpack(each)[0] - _EPOCH for each in strayed)}
+    return {day_of(start_ns), *(unpack(_DAY, b"strayed", each)[0] - _EPOCH for each in strayed)}
 
 
 class Labels:
@@ -131,12 +134,16 @@ class Labels:
     def missing(self, view: View, calls: Iterable[Call]) -> set[int]:
         """The days of these calls that have no key yet, or none that opens."""
         wanted = {day_of(call.started_ns) for call in calls}
-        return {day for day in wanted if not self._opened(key_ids(view, day, self.tier)[:1])}
+        return {day for day in wanted if not self._opened(_newest(view, day, self.tier))}
 
     def begin(self, writing: Writing, fresh: Mapping[int, int]) -> None:
-        """Give days a key for new rows."""
+        """Give days a key for new rows.
+
+        What their rows say stays behind it also where it is no key ids: an erasure must see that.
+        """
         for day, key_id in fresh.items():
-            put_key_ids(writing, day, self.tier, [key_id, *key_ids(writing, day, self.tier)])
+            key = _day_key(day, self.tier)
+            writing.put(b"day", key, _KEY_ID.pack(key_id) + (writing.get(b"day", key) or b""))
 
     def lead(self, writing: Writing, call: Call, old: Call | None) -> None:
         """Set the rows that lead to a call, besides those of its old record.
@@ -153,7 +160,7 @@ class Labels:
             writing.put(b"strayed", call.id, place)
         if not wanted:
             return
-        key, newest = time_key(call.started_ns, call.id), key_ids(writing, day, self.tier)[0]
+        key, (newest,) = time_key(call.started_ns, call.id), _newest(writing, day, self.tier)
         for token in wanted:
             chain = self._chain(writing, newest, token)
             self._note_end(token, chain.append(writing, [key], self._ends.get(token, 0)))
@@ -286,6 +293,17 @@ def ciphers_of(dek: bytes) -> _Ciphers:
     # Single blocks that never repeat: a permutation of 128 bits, not a mode for text.
     cipher = Cipher(algorithms.AES(label_key(dek)), modes.ECB())  # noqa: S305
     return _Ciphers(cipher.encryptor().update, cipher.decryptor().update)
+
+
+def _day_key(day: int, tier: int) -> bytes:
+    return _DAY.pack(day + _EPOCH, tier)
+
+
+def _ids_in(view: View, value: bytes) -> tuple[int, ...]:
+    """Those of a day's row that can be read: enough to find rows by, or to put new ones under."""
+    with view.passing():
+        return _parse_ids(value)
+    return _parse_ids(value[: len(value) // _KEY_ID.size * _KEY_ID.size])
 
 
 def _parse_ids(value: bytes) -> tuple[int, ...]:

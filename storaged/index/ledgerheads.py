@@ -6,14 +6,16 @@ as soon as another file follows it, so that an end that was cut is missed, too. 
 reads them back: storaged.integrity.ledgercheck.
 """
 
+import re
 from typing import Final
 
 from storaged.format.ledger import HEAD_BYTES
 from storaged.index.environment import Index
-from storaged.index.rows import LEDGER_SIZE, U64
+from storaged.index.rows import LEDGER_SIZE, U64, damaged
 from storaged.index.view import View
 from storaged.index.writing import Writing
 
+_NAME: Final = re.compile(r"[a-z]+/[0-9]{8}-[0-9]{6}\.svl")
 _HEADS: Final = b"ledgerhead/"  # of table meta, and POOL/NAME
 
 
@@ -59,7 +61,10 @@ def _rows(view: View, begin: bytes, size: int) -> dict[str, bytes]:
     cursor, found = view.cursor(b"meta"), {}
     more = cursor.set_range(begin)
     while more and (key := bytes(cursor.key())).startswith(begin):
-        if len(value := bytes(cursor.value())) == size:
-            found[key.removeprefix(begin).decode(errors="replace")] = value
+        with view.passing():
+            name, value = key.removeprefix(begin).decode("latin-1"), bytes(cursor.value())
+            if not _NAME.fullmatch(name) or len(value) != size:
+                raise damaged(b"meta", "of no ledger's file")
+            found[name] = value
         more = cursor.next()
     return found

@@ -25,13 +25,15 @@ OBJECT: Final = 1  # bits of State.bits: a file of media exists
 SEALED: Final = 2  # and ends in a LAST frame
 FINAL: Final = 4  # the record is the capture's last word
 
+FEED: Final = b"feed"  # kinds of what it tells of:
 OBJECT_CHANGED: Final = b"o"
 RECORD_CHANGED: Final = b"r"
 KEYS_CHANGED: Final = b"k"
 ERASED: Final = b"e"
 LOG_HEAD: Final = b"l"
 
-IMPORTING: Final = b"importing"  # counters of table meta; this one: 0, or one of the next two
+POSITION_ROW: Final = b"position"  # counters of table meta: the last one given in the feed
+IMPORTING: Final = b"importing"  # this one: 0, or one of the next two
 KEYS_WELCOME: Final = 1  # an import may bring key files
 KEYS_DESTROYED: Final = 2  # it goes on, but keys went here since: a replica's would bring them back
 RESERVED: Final = b"reserved"
@@ -48,6 +50,7 @@ TIME_KEY_BYTES: Final = _TIME_KEY.size
 TIME: Final = struct.Struct("<IBBH")  # value of table time
 U64: Final = struct.Struct("<Q")
 U16: Final = struct.Struct("<H")
+ID_BYTES: Final = 16  # of a call, and so of its recording
 _DAY_NS: Final = 86400 * 10**9
 _REACH: Final = struct.Struct("<QQIHH")
 _LATEST: Final = struct.Struct("<Hq")
@@ -101,13 +104,28 @@ class TimeRow(NamedTuple):
     outcome: str
 
 
-def damaged(table: bytes, fault: object) -> Fault:
-    """What to say of a row that cannot be: LMDB has no checksums, a medium may have changed it."""
-    return Fault(
-        "corrupt",
-        f"index: a row of table {table.decode()} cannot be read ({fault})",
-        "Look after the store's medium, and restore the store from a replica.",
-    )
+class DamagedRow(Fault):
+    """A row that cannot be: LMDB has no checksums, a medium may have changed it."""
+
+    def __init__(self, table: bytes, fault: object) -> None:
+        self.table = table.decode()
+        super().__init__(
+            "corrupt",
+            f"index: a row of table {self.table} cannot be read ({fault})",
+            "Stop storaged and run `spanvault reindex`, which makes the index anew; look after the "
+            "store's medium.",
+        )
+
+
+def damaged(table: bytes, fault: object) -> DamagedRow:
+    """What to say of a row that cannot be."""
+    return DamagedRow(table, fault)
+
+
+def check_id(table: bytes, key: bytes) -> None:
+    """Raise DamagedRow for a key of a table of calls that is no id of a call."""
+    if len(key) != ID_BYTES:
+        raise damaged(table, f"a key of {len(key)} bytes")
 
 
 def unpack(layout: struct.Struct, table: bytes, value: bytes) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, Final
+from typing import Final
 
 from spanvault.messages import Call, Search
 from storaged.faults import Fault
@@ -78,7 +78,7 @@ def _rows(view: View, wanted: Search, pools: Sequence[Labels]) -> Iterator[TimeR
     elif wanted.number is not None:
         kind, text = record.NUMBER, wanted.number
     else:
-        yield from _by_time(view.cursor(b"time"), below, stop)
+        yield from _by_time(view, below, stop)
         return
     # Each pool has tokens of its own: who opens one learns nothing of another's numbers.
     tokens = {each.tier: (each, each.token(kind, text)) for each in pools}
@@ -108,10 +108,12 @@ def _of_day(
             yield row
 
 
-def _by_time(cursor: Any, below: bytes, stop: bytes) -> Iterator[TimeRow]:
+def _by_time(view: View, below: bytes, stop: bytes) -> Iterator[TimeRow]:
+    cursor = view.cursor(b"time")
     more = cursor.prev() if cursor.set_range(below) else cursor.last()
     while more and cursor.key() >= stop:
-        yield parse_time_row(cursor.key(), cursor.value())
+        with view.passing():
+            yield parse_time_row(cursor.key(), cursor.value())
         more = cursor.prev()
 
 

@@ -20,6 +20,7 @@ from storaged.index.rows import (
     State,
     serialize_reach,
     serialize_state,
+    unpack,
 )
 from storaged.index.view import View
 
@@ -54,8 +55,14 @@ class Writing(View):
         self.put(b"placed", call_id, bytes((tier,)) + U16.pack(capture))
 
     def take_capture(self, name: str) -> int:
-        """The number of a capture, a new one if it has none; 0 if there are too many."""
+        """The number of a capture, a new one if it has none; 0 if there are too many.
+
+        Of one whose row cannot be read it is the first that no other has: as a rule its own.
+        """
         number = self.capture(name) or (self.count(b"capture") + 1) % 0x1_0000
+        if self.get(b"capture", name.encode()) is not None and not self.capture(name):
+            taken = {bytes(value) for value in self.cursor(b"capture").iternext(keys=False)}
+            number = next((one for one in range(1, 0x1_0000) if U16.pack(one) not in taken), 0)
         self.put(b"capture", name.encode(), U16.pack(number))
         return number
 
@@ -65,7 +72,7 @@ class Writing(View):
 
     def put_state(self, call_id: bytes, state: State) -> None:
         """Set a recording's row."""
-        before = self.state(call_id)
+        before = self.readable_state(call_id)
         if before and before.tier == state.tier and before.key_id != state.key_id:
             self.put_former(call_id, before.key_id)
         self.put(b"state", call_id, serialize_state(state))
@@ -82,15 +89,20 @@ class Writing(View):
 
     def withdraw(self, kind: bytes, what: bytes) -> None:
         """Take a thing out of the feed."""
-        if at := self.get(b"fed", kind + what):
-            self.delete(b"feed", at)
+        if (at := self.get(b"fed", kind + what)) is not None:
+            self._leave_feed(at)
             self.delete(b"fed", kind + what)
 
     def announce(self, kind: bytes, what: bytes) -> None:
         """Put a change at the feed's end. What was announced of the same thing before goes."""
         position = self.number(b"position") + 1
-        if before := self.get(b"fed", kind + what):
-            self.delete(b"feed", before)
+        if (before := self.get(b"fed", kind + what)) is not None:
+            self._leave_feed(before)
         self.put(b"feed", POSITION.pack(position), kind + what)
         self.put(b"fed", kind + what, POSITION.pack(position))
         self.set_number(b"position", position)
+
+    def _leave_feed(self, position: bytes) -> None:
+        with self.passing():
+            unpack(POSITION, b"fed", position)  # LMDB takes no key of any length
+            self.delete(b"feed", position)

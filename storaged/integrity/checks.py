@@ -5,6 +5,7 @@ storaged.integrity.recordcheck. One recording: storaged.integrity.mending. Proto
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 from spanvault.messages import Check, CheckReply
@@ -99,16 +100,11 @@ class Checks:
         locked = {self._vaults.named(name).tier for name in self._vaults.locked}
         found, at = list[bytes](), None
         with self._index.reading() as view:
-            cursor = view.cursor(b"state")
-            more = cursor.set_range(after + b"\0")
-            for _ in range(NAMED):
-                if not more:
-                    break
-                at = bytes(cursor.key())
-                state = view.state(at)
+            for at in islice(calls := view.calls(after), NAMED):
+                state = view.readable_state(at)
                 if state is not None and state.bits & OBJECT and state.tier not in locked:
                     found.append(at)
-                more = cursor.next()
+            more = next(calls, None) is not None
         return CheckReply(
             0, unchecked=self._vaults.locked, cursor=at if more else None, recordings=found
         )

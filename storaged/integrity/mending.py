@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from spanvault import messages as m
 from spanvault.daemon.rules import POOLS
 from storaged import files
@@ -333,12 +331,14 @@ def _damaged(view: View, vaults: Vaults) -> Iterator[tuple[bytes, tuple[m.Change
     """What is known to be damaged, as targets are asked for it."""
     for key, value in view.cursor(b"damaged"):
         recording_id = bytes(key)
-        state = view.state(recording_id)
+        state = view.readable_state(recording_id)
+        with view.passing():
+            tables.check_id(b"damaged", recording_id)
         if state is None or not state.bits & SEALED or not state.bits & OBJECT:
             continue
         change = m.Change(
             0, "object", recording_id, POOLS[state.tier], size=state.size, sha256=state.sha256.hex()
         )
-        yield recording_id, (change, msgspec.msgpack.decode(value, type=damage.Damage).faults[0])
+        yield recording_id, (change, damage.found_in(view, b"damaged", value).faults[0])
     yield from keymending.wanted(view)
     yield from recordmending.wanted(view, vaults)

@@ -28,20 +28,25 @@ from storaged.pools.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
 ROWS: Final = 200  # looked at in one view, some milliseconds
+_NO_STATE: Final = "its row in table state cannot be read: spanvault reindex makes it anew"
 _STEP: Final = 1 << 20  # bytes of a ledger that are read before others get their turn
 
 
 class Record(NamedTuple):
-    """A record that does not open, with its row in `state`. sealed: None if it is missing."""
+    """A record that does not open. sealed: None if it is missing.
+
+    state: the call's row, without which nobody knows which record is its; None if that is damaged.
+    """
 
     id: bytes
-    state: State
+    state: State | None
     sealed: bytes | None
     fault: str
 
     def stands(self, view: View) -> bool:
         """Whether the index still has it so."""
-        return view.get(b"record", self.id) == self.sealed and view.state(self.id) == self.state
+        known = view.readable_state(self.id)
+        return view.get(b"record", self.id) == self.sealed and known == self.state
 
 
 class Looked(NamedTuple):
@@ -113,20 +118,19 @@ class RecordCheck:
         checked, size, wrong, sound, at = 0, 0, list[Record](), list[Record](), after
         with self._index.reading() as view:
             known = view.count(damage.RECORDS.table) > 0
-            cursor = view.cursor(b"state")
-            more = cursor.set_range(after + b"\0")
+            calls = view.calls(after)
             for _ in range(rows):
-                if not more or (at := bytes(cursor.key())) > until:
+                if (key := next(calls, None)) is None or key > until:
                     return Looked(checked, size, wrong, sound, None)
-                state, sealed = tables.parse_state(cursor.value()), view.get(b"record", at)
-                fault = self._fault_of(view, at, sealed, state)
+                at, sealed = key, view.get(b"record", key)
+                state = view.readable_state(at)
+                fault = _NO_STATE if state is None else self._fault_of(view, at, sealed, state)
                 if fault is not None:
                     checked, size = checked + 1, size + len(sealed or b"")
                 if fault:
                     wrong.append(Record(at, state, sealed, fault))
                 elif fault == "" and known:
                     sound.append(Record(at, state, sealed, ""))
-                more = cursor.next()
         return Looked(checked, size, wrong, sound, at)
 
     def _fault_of(
@@ -153,8 +157,9 @@ class RecordCheck:
     def _mending(self, wrong: list[Record]) -> Generator[int, None, set[bytes]]:
         """Bring records back; gives bytes read. Returns the ids of those that are whole again."""
         whole = {one.id for one in wrong if self._from_recording(one)}
-        for tier in {one.state.tier for one in wrong if one.id not in whole}:
-            lost = {one.id: one for one in wrong if one.state.tier == tier and one.id not in whole}
+        left = [(one.state.tier, one) for one in wrong if one.state and one.id not in whole]
+        for tier in {tier for tier, _ in left}:
+            lost = {one.id: one for each, one in left if each == tier}
             whole |= yield from self._from_ledger(self._vaults.of(tier), lost)
         for one in wrong:
             if one.id not in whole:
@@ -166,7 +171,7 @@ class RecordCheck:
 
     def _from_recording(self, one: Record) -> bool:
         """The record that the recording was sealed with, if that is the one."""
-        if not one.state.bits & OBJECT or not one.state.bits & SEALED:
+        if not one.state or not one.state.bits & OBJECT or not one.state.bits & SEALED:
             return False
         try:
             vault = self._vaults.of(one.state.tier)
@@ -202,7 +207,7 @@ class RecordCheck:
             call: Call = record.open_call(one.id, sealed, dek)
         except (ValueError, Fault):
             return False
-        return call.id == one.id and call.revision == one.state.revision
+        return one.state is not None and (call.id, call.revision) == (one.id, one.state.revision)
 
 
 def check(view: View, vault: Vault, call_id: bytes, sealed: bytes, state: State) -> None:

@@ -32,12 +32,13 @@ def wanted(view: View, vaults: Vaults) -> Iterator[tuple[bytes, tuple[m.Change, 
     """Damaged records of open pools as targets are asked for them, and what is wrong with each."""
     for name, found in damage.files(view, damage.RECORDS):
         call_id = bytes.fromhex(name)
-        state, fed = view.state(call_id), view.get(b"fed", RECORD_CHANGED + call_id)
+        state, fed = view.readable_state(call_id), view.get(b"fed", RECORD_CHANGED + call_id)
         if state is None or fed is None or _locked(vaults, state.tier):
             continue
-        position = unpack(POSITION, b"fed", fed)[0]
-        change = m.Change(position, "record", call_id, POOLS[state.tier])
-        yield key_of(call_id), (change, found.faults[0])
+        with view.passing():
+            position = unpack(POSITION, b"fed", fed)[0]
+            change = m.Change(position, "record", call_id, POOLS[state.tier])
+            yield key_of(call_id), (change, found.faults[0])
 
 
 def put_back(index: Index, vaults: Vaults, given: m.Return, sealed: bytes) -> None:

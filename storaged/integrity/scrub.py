@@ -19,7 +19,7 @@ import msgspec
 from storaged.faults import Fault
 from storaged.index import damage
 from storaged.index.environment import Index
-from storaged.index.rows import OBJECT, SEALED, State
+from storaged.index.rows import OBJECT, SEALED, State, decode
 from storaged.index.view import View
 from storaged.integrity import medium
 from storaged.integrity.keycheck import KeyCheck
@@ -59,6 +59,9 @@ class Round(msgspec.Struct):
     records_mended: int = 0
 
 
+_round: Final = msgspec.msgpack.Decoder(Round)
+
+
 class Pace:
     """How long to wait after reading. A pause is not made up for by a burst."""
 
@@ -91,9 +94,10 @@ class Scrub:
         self._ledgers = LedgerCheck(index, vaults, clock_ns)
         self._mending = LedgerMending(index, vaults, clock_ns)
         self._records = RecordCheck(index, vaults, clock_ns)
-        with index.reading() as view:
-            kept = view.get(b"meta", _SCRUB)
-        self._round = msgspec.msgpack.decode(kept, type=Round) if kept else None
+        self._round: Round | None = None
+        with index.reading() as view, view.passing():
+            if kept := view.get(b"meta", _SCRUB):
+                self._round = decode(_round, b"meta", kept)
 
     @property
     def off(self) -> bool:
@@ -257,7 +261,7 @@ class Scrub:
     def _checking(self, one: Round, recording_id: bytes) -> Waits:
         """Check an object, and note what was found."""
         with self._index.reading() as view:
-            state = view.state(recording_id)
+            state = view.readable_state(recording_id)
         if state is None or not _is_sealed(state):
             return  # erased, or it goes on: it is sealed anew
         try:
@@ -307,7 +311,7 @@ class Scrub:
     def _stands(self, recording_id: bytes, state: State, vault: Vault, *, locked: bool) -> bool:
         """Whether an object is still the one whose check was begun, and may be opened."""
         with self._index.reading() as view:
-            return view.state(recording_id) == state and (locked or not vault.locked)
+            return view.readable_state(recording_id) == state and (locked or not vault.locked)
 
     def _spend(self, one: Round, size: int) -> float:
         """Count what was read; how long to wait for it, so that the round ends in time."""
@@ -322,15 +326,13 @@ def _sealed(
 ) -> tuple[list[tuple[bytes, State]], bytes]:
     """Sealed recordings behind an id, out of so many rows at most; and the last id looked at."""
     found: list[tuple[bytes, State]] = []
-    at, cursor = after, view.cursor(b"state")
-    more = cursor.set_range(after + b"\0")
+    calls, at = view.calls(after), after
     for _ in range(rows):
-        if not more or (key := bytes(cursor.key())) > until:
+        if (key := next(calls, None)) is None or key > until:
             return found, until
-        state, at = view.state(key), key
+        state, at = view.readable_state(key), key
         if state is not None and _is_sealed(state):
             found.append((key, state))
-        more = cursor.next()
     return found, at
 
 

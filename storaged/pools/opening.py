@@ -111,7 +111,8 @@ class Opener:
 
     def _is_unindexed(self, name: str) -> bool:
         with self._tables.reading() as view:
-            return bool(view.number(rows.UNINDEXED + name.encode()))
+            # One that cannot be read is as good as set: locked it records, and loses nothing.
+            return (view.get(b"meta", rows.UNINDEXED + name.encode()) or bytes(8)) != bytes(8)
 
     def _told(self, tier: int) -> Callable[[], bytes]:
         return lambda: self._intake_keys.of(tier)

@@ -19,9 +19,10 @@ from storaged.format import walk
 from storaged.format.sealing import ObjectWriter
 from storaged.index.environment import Index
 from storaged.index.rows import SEALED, Reach, State
+from storaged.index.view import View
 from storaged.keys.keyring import Keyring
 from storaged.pools.pool import Pool
-from storaged.recordings import resuming
+from storaged.recordings import remains, resuming
 from storaged.recordings.gathering import Have
 
 log = logging.getLogger(__name__)
@@ -91,10 +92,19 @@ class Growing:
         if unknown:
             with self._index.reading() as view:
                 for one in unknown:
-                    self._rows[one] = view.state(one), view.reach(one)
+                    self._rows[one] = self._row_of(view, one)
                     if view.erased(one):
                         erased.add(one)
         return erased
+
+    def _row_of(self, view: View, recording_id: bytes) -> tuple[State | None, Reach | int]:
+        """What the index knows of one; where it cannot be read, what record and object tell."""
+        with view.passing():
+            return view.state(recording_id), view.reach(recording_id)
+        state = view.readable_state(recording_id)
+        if state is None and view.get(b"state", recording_id) is not None:
+            state = remains.state_of(view, self._keyring, self._pool, recording_id)
+        return state, remains.reach_of(self._pool, recording_id)
 
     def read(self, recording_id: bytes) -> Recording:
         """A recording whose object must be known whole. Raises OSError, Fault."""

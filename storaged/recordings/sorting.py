@@ -133,12 +133,21 @@ class Sorter:
             self._tiers.clear()
         with self._index.reading() as view:
             for one in unknown:
-                state = view.state(one)
-                tier = state.tier if state else view.placed(one)
+                state = view.readable_state(one)
+                tier = state.tier if state else self._tier_of(view, one)
                 if state is not None and state.revision < 0:
                     self._stand_ins.add(one)
                 if tier is not None:
                     self._tiers[one] = tier
+
+    def _tier_of(self, view: View, call_id: bytes) -> int | None:
+        """Of a call without a row that can be read: where it waits, or its object lies."""
+        with view.passing():
+            if (tier := view.placed(call_id)) is not None:
+                return tier
+        if view.get(b"state", call_id) is None:
+            return None
+        return next((one.tier for one in self._vaults if one.pool.path(call_id).exists()), None)
 
     def _note_followers(self, calls: Iterable[Call]) -> None:
         """Note what lies lower than it should: storaged.erasing.moving has it follow when it can.
@@ -302,7 +311,7 @@ def _recordings(media: Media) -> set[bytes]:
 
 
 def _is_placed(view: View, call_id: bytes) -> bool:
-    return view.placed(call_id) is not None or view.state(call_id) is not None
+    return any(view.get(table, call_id) is not None for table in (b"placed", b"state"))
 
 
 def _put_placed(writing: Writing, new: Mapping[bytes, int], placed: Mapping[bytes, Placed]) -> None:
@@ -316,7 +325,7 @@ def _put_placed(writing: Writing, new: Mapping[bytes, int], placed: Mapping[byte
 
 def _lies_lower(view: View, recording_id: bytes, tier: int) -> bool:
     """Whether a recording is in a lower pool than this, and that is not noted yet."""
-    state = view.state(recording_id)
+    state = view.readable_state(recording_id)
     return (
         state is not None
         and state.tier < tier

@@ -355,7 +355,7 @@ class Writer:
             self._recordings.forget(recording_id)
             try:
                 self._cut_back(recording_id)
-            except (OSError, lmdb.Error):
+            except (OSError, lmdb.Error, Fault):
                 all_cut = False
         try:
             self._pool.ledger.cut_back()

@@ -29,6 +29,7 @@ from storaged.faults import Fault
 from storaged.format import record
 from storaged.format.walk import Steps, finish
 from storaged.index.environment import Index
+from storaged.index.rows import DamagedRow
 from storaged.integrity.checks import Checks
 from storaged.integrity.mending import Mender
 from storaged.integrity.restoring import Restorer
@@ -115,13 +116,13 @@ class Desk:
 
         In steps; each move and each erasure is in the log before it is begun.
         """
-        try:
-            yield from self._eraser.catching_up()
-            begun = partial(self._write_down, STORAGED, result="begun")
-            yield from self._mover.following(begun)
-            yield from self._retention.sweeping(begun)
-        except Exception:  # recording must go on, whatever this stumbled over
-            log.exception("What storaged does by itself failed by a fault of ours")
+        begun = partial(self._write_down, STORAGED, result="begun")
+        for steps in (self._eraser.catching_up(), self._mover.following(begun),
+                      self._retention.sweeping(begun)):  # fmt: skip
+            try:
+                yield from steps
+            except Exception:  # recording must go on, whatever this stumbled over
+                log.exception("What storaged does by itself failed by a fault of ours")
 
     def converting(self) -> Paced:
         """Make search rows of erased calls go, in steps."""
@@ -221,6 +222,8 @@ class Desk:
                 return Answer(reply)
             return self._handlers[type(request)](request, bulk)
         except Fault as fault:
+            if isinstance(fault, DamagedRow):
+                self._index.hurt.tell(fault)
             return Answer(m.Failure(fault.code, fault.error, fault.hint))
         except (OSError, lmdb.Error) as error:
             return Answer(m.Failure("unavailable", explain(error)))

@@ -41,8 +41,9 @@ class FeedSource:
             for at, kind, what in view.changes(request.position, request.limit):
                 if size >= _REPLY_BYTES:
                     break
-                change = self._change(view, at, kind, what)
-                position = at
+                change, position = None, at
+                with view.passing():
+                    change = self._change(view, at, kind, what)
                 if change is not None:
                     changes.append(change)
                     size += len(change.data) + 100
@@ -69,11 +70,14 @@ class FeedSource:
             data = view.get(b"meta", what) or b""
             return m.Change(position, "log", size=len(data), data=data)
         if kind == tables.KEYS_CHANGED:
-            key_file = self._vaults.key_file(what.decode())
+            name = damage.name_of(damage.KEYS, tables.FEED, what)
+            key_file = self._vaults.key_file(name)
             if key_file is None:
                 return None
-            size = len(key_file)
-            return m.Change(position, "keys", name=what.decode(), size=size, data=key_file)
+            return m.Change(position, "keys", name=name, size=len(key_file), data=key_file)
+        if kind not in (tables.RECORD_CHANGED, tables.OBJECT_CHANGED):
+            raise tables.damaged(tables.FEED, f"of kind {kind!r}")
+        tables.check_id(tables.FEED, what)
         state = view.state(what)
         if state is None:
             return None

@@ -107,10 +107,10 @@ class Lookup:
 
     def _open_call(self, view: View, call_id: bytes) -> m.Call | None:
         """A call for a search; one that cannot be opened is left out, and said so in the log."""
-        state = view.state(call_id)
-        if state is not None and self._vaults.of(state.tier).locked:
-            return None
         try:
+            state = view.state(call_id)
+            if state is not None and self._vaults.of(state.tier).locked:
+                return None
             return self._call(view, call_id)
         except Fault as fault:
             log.error("A call record cannot be opened",

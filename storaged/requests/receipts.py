@@ -19,13 +19,12 @@ from storaged.faults import Fault
 from storaged.format.ledger import TARGET, Entry, Target
 from storaged.index import erasures
 from storaged.index.environment import Index
-from storaged.index.rows import SEALED
+from storaged.index.rows import SEALED, decode
 from storaged.index.view import View
 from storaged.index.writing import Writing
 from storaged.pools.layout import Store
 from storaged.pools.vaults import Vault
 
-_NAME_BYTES: Final = 200
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -46,7 +45,7 @@ _place: Final = msgspec.msgpack.Decoder(Place)
 def place_of(view: View, name: str) -> Place | None:
     """Whose a place is; None if the feed was never asked for it."""
     row = view.get(b"target", name.encode())
-    return None if row is None else _place.decode(row) if row else Place()
+    return None if row is None else decode(_place, b"target", row) if row else Place()
 
 
 class Receipts:
@@ -156,5 +155,5 @@ def _check_owner(who: Identity, name: str, place: Place | None) -> Place:
 
 
 def _check_name(name: str) -> None:
-    if not name or len(name.encode()) > _NAME_BYTES:
+    if not name or len(name.encode()) > erasures.TARGET_BYTES:
         raise Fault("invalid", "a target's name has 1 to 200 bytes", "Use a shorter one.")

@@ -32,9 +32,11 @@ _head: Final = msgspec.msgpack.Decoder(Head)
 
 
 def known(view: View) -> Head | None:
-    """The head that was told of last; None in a store that told of none."""
+    """The head that was told of last; None in a store that told of none, or cannot read it."""
     row = view.get(b"meta", NAME)
-    return None if row is None else _head.decode(row)
+    with view.passing():
+        return None if row is None else tables.decode(_head, b"meta", row)
+    return None
 
 
 class Witness:

@@ -207,9 +207,6 @@ def test_a_hundred_thousand_calls_are_searched_in_no_time(parts):
         (b"state", lambda view, one: view.state(one)),
         (b"open", lambda view, one: view.committed(one)),
         (b"open", lambda view, one: view.reach(one)),
-        (b"time", lambda view, one: view.time_row(one)),
-        (b"meta", lambda view, one: view.number(one)),
-        (b"receipt", lambda view, one: view.receipts(one)),
         (b"erasure", lambda view, one: erasures.find(view, one)),
     ],
 )
@@ -218,7 +215,27 @@ def test_a_row_that_the_medium_changed_is_named(parts, table, ask):
     with parts.index.reading() as view, pytest.raises(Fault, match=table.decode()) as caught:
         ask(view, call_id(1))
     assert caught.value.code == "corrupt"
-    assert "replica" in caught.value.hint
+    assert "spanvault reindex" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("table", "ask"),
+    [
+        (b"time", lambda view, one: view.time_row(one)),
+        (b"receipt", lambda view, one: view.receipts(one)),
+        (b"state", lambda view, one: view.readable_state(one)),
+        (b"meta", lambda view, one: view.number(one)),
+    ],
+)
+def test_a_row_that_others_can_do_without_is_passed_over_and_told_once(parts, table, ask, caplog):
+    parts.index.write(lambda writing: writing.put(table, call_id(1), b"\xc1bad"))
+    with parts.index.reading() as view:
+        key = call_id(1)
+        assert not ask(view, key)
+        assert not ask(view, key)
+    assert parts.index.hurt.tables == [table.decode()]
+    (said,) = caplog.records
+    assert (said.TABLE, "spanvault reindex" in said.REMEDY) == (table.decode(), True)
 
 
 def test_map_grows_while_others_read(tmp_path):
