@@ -31,7 +31,11 @@ _NO_INODE: Final = (
     "recording resumes by itself."
 )
 _LOOK: Final = "Look at dmesg and at that disk."
-_DAMAGED: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
+# The last two: what becomes of a transaction that met such a page, or of rows out of their order.
+DAMAGED: Final = (
+    lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError,
+    lmdb.KeyExistsError,
+)  # fmt: skip
 _REINDEX: Final = (
     "The index is damaged: look at dmesg and at that disk; spanvault reindex makes it anew from "
     "the recordings."
@@ -51,7 +55,7 @@ def line(error: Exception) -> str:
     if number == errno.ENOSPC and _lacks_inodes(error):
         return f"{_place(error)}{_NO_INODE}"
     cause = os.strerror(number) if number else str(error)
-    otherwise = _REINDEX if isinstance(error, _DAMAGED) else _LOOK
+    otherwise = _REINDEX if isinstance(error, DAMAGED) else _LOOK
     return f"{_place(error)}{cause}. {remedy(error, otherwise)}"
 
 

@@ -7,12 +7,13 @@ millions: the table `due` says which keys have to go, and survives a crash. A da
 for what comes meanwhile, one that its rows are written under; when they are all there the old ones
 are removed, their key is destroyed, with one new root for all that are ready, and the erasures that
 waited for it are told of again. FORMAT.md §12. Rows: storaged.index.relabelling. Pace:
-storaged.erasing.beside.
+storaged.erasing.beside. The day's keys: storaged.erasing.daykeys.
 """
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -21,10 +22,12 @@ import msgspec
 
 from spanvault.daemon.rules import POOLS
 from spanvault.messages import Erasure, RekeyedPage
+from storaged.diskfaults import DAMAGED
 from storaged.erasing.beside import Beside, Paced
+from storaged.erasing.daykeys import DayKeys
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
-from storaged.format.ledger import DayKey, Place
+from storaged.format.ledger import Place
 from storaged.index import erasures, labels, relabelling
 from storaged.index import rows as tables
 from storaged.index.environment import Index
@@ -37,6 +40,8 @@ from storaged.pools.vaults import BASE, Vault, Vaults
 
 log = logging.getLogger(__name__)
 AT_ONCE: Final = 64  # days whose keys are destroyed with one root
+_INDEX: Final = "index: "  # what a fault begins with that making the index anew mends
+_REINDEX: Final = "Stop storaged and run: spanvault reindex"
 _AGAIN_NS: Final = 60 * 10**9  # between two tries where something has to be mended first
 
 
@@ -60,6 +65,7 @@ class Converter:
         self.fault: str | None = None  # one line, while it cannot go on
         self._not_before_ns = 0
         self._beside = Beside(lambda: self.late())
+        self._keys = DayKeys(index, clock_ns)
 
     def fields(self, view: View) -> dict[str, Any]:
         """What a StatusReply tells of it."""
@@ -94,13 +100,15 @@ class Converter:
             ready: list[tuple[int, int]] = []
             for one in due[at : at + AT_ONCE]:
                 try:
-                    yield from self._empty(self._vaults.of(one.tier), one)
-                    ready += ((one.tier, key_id) for key_id in one.key_ids)
+                    gone = yield from self._empty(self._vaults.of(one.tier), one)
+                    ready += ((one.tier, key_id) for key_id in gone)
                 except Fault as fault:  # one day that is damaged must not keep the others
-                    faults.append(fault)
+                    faults.append(_named(one, fault))
+                except DAMAGED as error:
+                    faults.append(_named(one, Fault("corrupt", f"{_INDEX}{error}")))
             yield from self._destroying(ready)
         if faults:
-            raise faults[0]
+            raise _of_days(faults)
 
     def _due(self) -> list[_Due]:
         """The keys that can go now, by day."""
@@ -120,82 +128,50 @@ class Converter:
 
     # --- rows ------------------------------------------------------------------------------------
 
-    def _empty(self, vault: Vault, due: _Due) -> Paced:
-        """Have no row under keys of a day that are due. Raises Fault."""
+    def _empty(self, vault: Vault, due: _Due) -> Generator[float | None, None, set[int]]:
+        """Have no row under keys of a day that are due; gives those that can go. Raises Fault."""
         there = [key_id for key_id in due.key_ids if _is_there(vault, key_id)]
         if due.day is None:
-            return
-        with self._index.reading() as view:
-            spent = erasures.spent(view)
-        if sources := [key_id for key_id in there if (vault.tier, key_id) not in spent]:
+            return set(due.key_ids)
+        # First what is spent: rows that a try before left make room for those that are to come.
+        spent = self._spent(vault, due.day)
+        yield from self._removing(vault, spent)
+        if sources := [key_id for key_id in there if key_id not in spent]:
             yield from self._fill(vault, due.day, sources)
-        for key_id in due.key_ids:
+            spent = self._spent(vault, due.day)
+            yield from self._removing(vault, spent)
+        return spent | (set(due.key_ids) - set(there))
+
+    def _spent(self, vault: Vault, day: int) -> set[int]:
+        """The keys of a day whose rows must go unread."""
+        with self._index.reading() as view:
+            spent, ids = erasures.spent(view), labels.key_ids(view, day, vault.tier)
+        return {key_id for key_id in ids if (vault.tier, key_id) in spent}
+
+    def _removing(self, vault: Vault, key_ids: Iterable[int]) -> Paced:
+        for key_id in sorted(key_ids):
             gone = relabelling.removing(self._index, vault.tier, key_id)
             yield from self._beside.taking(gone, vault.require_open)
 
     def _fill(self, vault: Vault, day: int, sources: list[int]) -> Paced:
         """Bring all rows of a day that lie under some keys under a new one, in their order."""
+        # Ciphers of its own: those at hand are for the thread of requests.
+        decrypt = {one: labels.ciphers_of(vault.dek(one)).decrypt for one in sources}
+        work = Relabelling(self._index, vault.tier, decrypt)
+        yield from self._beside.taking(work.counting(), vault.require_open)
+        self._index.check_room(work.rows * relabelling.ROW_BYTES)
         with contextlib.ExitStack() as held:
             yield from self._vaults.holding(held)
-            newest, target = self._begin(vault, day, sources)
+            begun = self._keys.begin(vault, day, sources)
         with self._index.reading() as view:
             # Calls of erasures that come meanwhile come along: the new key is due for them, too.
             dead = set[bytes]().union(*(_dead(view, vault, one) for one in sources))
-        # Ciphers of its own: those at hand are for the thread of requests.
-        decrypt = {one: labels.ciphers_of(vault.dek(one)).decrypt for one in sources}
-        encrypt = labels.ciphers_of(vault.dek(target)).encrypt
-        work = Relabelling(self._index, vault.tier, decrypt, (target, encrypt), dead)
-        yield from self._beside.taking(work.steps(), vault.require_open)
+        encrypt = labels.ciphers_of(vault.dek(begun.target)).encrypt
+        steps = work.writing(begun.target, encrypt, dead)
+        yield from self._beside.taking(steps, vault.require_open)
         with contextlib.ExitStack() as held:
             yield from self._vaults.holding(held)
-            self._filled(vault, day, sources, newest, target)
-
-    def _begin(self, vault: Vault, day: int, sources: Sequence[int]) -> tuple[int, int]:
-        """A key for what comes of a day from now on, and one for its rows; all pools are held.
-
-        Until it has them all that one is spent: a crash has it destroyed, and begun anew.
-        """
-        with self._index.reading() as view:
-            ids = labels.key_ids(view, day, vault.tier)
-        fresh = ids[0] in sources
-        newest = vault.take_key(self._index) if fresh else ids[0]
-        target = vault.take_key(self._index)
-
-        def put(writing: Writing, place: Place | None) -> None:
-            writing.put_ledger(vault.tier, place)
-            rest = [one for one in ids if one != newest]
-            labels.put_key_ids(writing, day, vault.tier, (newest, target, *rest))
-            erasures.put_spent(writing, vault.tier, target)
-
-        self._write(vault, [DayKey(day, newest)] if fresh else [], put)
-        return newest, target
-
-    def _filled(
-        self, vault: Vault, day: int, sources: Sequence[int], newest: int, target: int
-    ) -> None:
-        """From now on the old rows are spent; new ones come behind the others if none came yet."""
-        with self._index.reading() as view:
-            unused = not relabelling.has_rows(view, vault.tier, newest)
-
-        def put(writing: Writing, place: Place | None) -> None:
-            writing.put_ledger(vault.tier, place)
-            if unused:
-                labels.remove_key_id(writing, day, vault.tier, newest)
-            erasures.remove_spent(writing, vault.tier, target)
-            for one in sources:
-                erasures.put_spent(writing, vault.tier, one)
-
-        self._write(vault, [DayKey(day, target)] if unused else [], put)
-
-    def _write(
-        self, vault: Vault, keys: Sequence[DayKey], put: Callable[[Writing, Place | None], None]
-    ) -> None:
-        """Change the index, with what a day's key is in the ledger before."""
-        if not keys:
-            self._index.write(lambda writing: put(writing, None))
-            return
-        with vault.noting([one.entry() for one in keys], self._clock_ns()) as place:
-            self._index.write(lambda writing: put(writing, place))
+            self._keys.filled(begun, sources)
 
     # --- keys ------------------------------------------------------------------------------------
 
@@ -217,6 +193,7 @@ class Converter:
             before += _pages(vault, ids)
             dropped[vault.name] = vault.keyring.drop(ids)
             vault.labels.forget(ids)
+        self._keys.destroyed(ready)
         with self._index.reading() as view:
             ended = [self._ended(one, dropped) for one in _released(view, set(ready))]
             days = _days_by_key(view)
@@ -271,6 +248,25 @@ def gone_pages(pages: Iterable[RekeyedPage]) -> Iterator[str]:
         prefix = "" if page.pool == BASE else f"{page.pool}/"
         for generation in range(page.before, page.after):
             yield prefix + page_name(page.page, generation)
+
+
+def _named(due: _Due, fault: Fault) -> Fault:
+    """What is wrong, with the day that it is wrong with."""
+    if due.day is None or due.tier >= len(POOLS):
+        return fault
+    try:
+        day = f"{datetime.fromtimestamp(due.day * labels.DAY_NS // 10**9, UTC):%Y-%m-%d}"
+    except (ValueError, OverflowError, OSError):  # a year that no calendar has
+        day = str(due.day)
+    hint = _REINDEX if fault.code == "corrupt" and fault.error.startswith(_INDEX) else fault.hint
+    return Fault(fault.code, f"day {day} of pool {POOLS[due.tier]}: {fault.error}", hint)
+
+
+def _of_days(faults: Sequence[Fault]) -> Fault:
+    first, more = faults[0], len(faults) - 1
+    return Fault(
+        first.code, f"{first.error} (and {more} more)" if more else first.error, first.hint
+    )
 
 
 def _announce(writing: Writing, names: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import lmdb
 
+from storaged.faults import Fault
 from storaged.index import lockfile
 from storaged.index.hurt import Hurt
 from storaged.index.rows import MULTIPLE, TABLES, R, reserved
@@ -21,6 +22,7 @@ from storaged.index.writing import Writing
 from storaged.stopwatch import Stopwatch
 
 MAP_BYTES: Final = 1 << 30  # virtual; grows by doubling when it is full
+SPARE_BYTES: Final = 16 << 20  # that who can wait leaves to recording
 
 
 class Index:
@@ -120,6 +122,21 @@ class Index:
             finally:  # a map that cannot grow stops writes, and no readers
                 self._growing = False
                 self._calm.notify_all()
+
+    def check_room(self, size: int) -> None:
+        """Raise Fault if the disk has no room for so many bytes more, and for what is recorded.
+
+        Pages that are free within the file are not counted: LMDB does not tell how many there are.
+        """
+        about = os.statvfs(self._data.parent)
+        left = about.f_bavail * about.f_frsize
+        if left < size + SPARE_BYTES:
+            raise Fault(
+                "full",
+                f"{self._data}: up to {(size + SPARE_BYTES) >> 20} MiB are needed beside what is "
+                f"recorded, {left >> 20} are free",
+                "Free space there, or enlarge it; it goes on by itself.",
+            )
 
     def reserve_keys(self, number: int, tier: int = 0) -> None:
         """Make it durable that key ids of a pool below number may be in use."""

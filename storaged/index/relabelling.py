@@ -27,6 +27,9 @@ from storaged.index.writing import Writing
 
 ROWS: Final = 1 << 15  # of a transaction; some 16 ms
 MOST: Final = 1 << 18  # rows at a time in memory, about 200 bytes each
+ROW_BYTES: Final = (
+    192  # of the medium at most: pages half full, and again what a transaction copies
+)
 _BLOCK: Final = 16
 
 Cipher = Callable[[bytes], bytes]
@@ -59,30 +62,35 @@ class _Sorted(NamedTuple):
 class Relabelling:
     """Brings all rows of some keys under another that has none.
 
-    sources: by key id, what decrypts their labels.  target: key id, and what encrypts its labels.
-    dead: ids of calls whose rows are left out. Nobody may write under any of these keys meanwhile.
+    sources: by key id, what decrypts their labels.  rows: how many there are, once counted.
     """
 
-    def __init__(
-        self, index: Index, tier: int, sources: Mapping[int, Cipher], target: tuple[int, Cipher],
-        dead: set[bytes],
-    ) -> None:  # fmt: skip
-        self._index, self._tier, self._sources, self._dead = index, tier, sources, dead
-        self._head, self._encrypt = labels.slot(tier, target[0]), target[1]
+    def __init__(self, index: Index, tier: int, sources: Mapping[int, Cipher]) -> None:
+        self._index, self._tier, self._sources = index, tier, sources
+        self.rows = 0
 
-    def steps(self) -> Steps[None]:
-        """Do it, a transaction at a time. Raises lmdb.Error, OSError."""
-        count = 0
+    def counting(self) -> Steps[None]:
+        """Read all rows once: what cannot be read is known before anything is begun.
+
+        Raises Fault, lmdb.Error.
+        """
         for key_id in self._sources:
             for rows in self._rows(key_id):
-                count += len(rows)
+                self.rows += len(rows)
                 yield
-        shares = max(1, -(-count // MOST))
+
+    def writing(self, target: int, encrypt: Cipher, dead: set[bytes]) -> Steps[None]:
+        """Write them, a transaction at a time. Raises Fault, lmdb.Error, OSError.
+
+        target, encrypt: key id, and what encrypts its labels.  dead: ids of calls whose rows are
+        left out. Nobody may write under any of these keys meanwhile.
+        """
+        shares = max(1, -(-self.rows // MOST))
         for share in range(shares):
             found = []
             for key_id in self._sources:
                 found.append((yield from self._gathering(key_id, share, shares)))
-            made = relabelled(found, self._dead, self._head, self._encrypt)
+            made = relabelled(found, dead, labels.slot(self._tier, target), encrypt)
             yield
             for some in made.parts(ROWS):
                 self._index.write(partial(_put, rows=some))
@@ -94,8 +102,6 @@ class Relabelling:
         for rows in self._rows(key_id):
             some = self._sources[key_id](b"".join([key[SLOT_BYTES:] for key, _ in rows]))
             its = b"".join([value for _, value in rows])
-            if len(some) != _BLOCK * len(rows) or len(its) != TIME_KEY_BYTES * len(rows):
-                raise damaged(b"label", "a row is not as long as all are")
             if shares > 1:  # a chain over the border of two is not to be expected: 2⁻⁹⁰
                 first = np.frombuffer(some, ">u4")[:: _BLOCK // 4].astype(np.uint64)
                 mine = (first * np.uint64(shares)) >> np.uint64(32) == share
@@ -106,13 +112,16 @@ class Relabelling:
         return Source(b"".join(blocks), b"".join(values))
 
     def _rows(self, key_id: int) -> Iterator[list[tuple[bytes, bytes]]]:
-        """The rows under a key, each part in a transaction of its own."""
+        """The rows under a key, each part in a transaction of its own. Raises Fault."""
         prefix = at = labels.slot(self._tier, key_id)
         while True:
             with self._index.reading() as view:
                 rows = _rows_from(view, prefix, at, ROWS)
             if not rows:
                 return
+            if any(len(key) != SLOT_BYTES + _BLOCK or len(value) != TIME_KEY_BYTES
+                   for key, value in rows):  # fmt: skip
+                raise damaged(b"label", "a row is not as long as all are")
             yield rows
             at = rows[-1][0] + b"\0"
 

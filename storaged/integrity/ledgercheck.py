@@ -239,10 +239,13 @@ def _content(view: View, tier: int, entry: Entry) -> bytes | None:
 
 
 def _key_of_day(view: View, tier: int, entry: Entry) -> bytes | None:
-    """The key that the day has now: of several entries the last counts, so each may name it."""
-    day = DayKey.parse(entry.body).day
-    ids = labels.key_ids(view, day, tier)
-    return DayKey(day, ids[0]).entry().body if ids and not any(entry.id) else None
+    """The key of the day that it may have named: of one that is gone the entry is of no use."""
+    given = DayKey.parse(entry.body)
+    ids = labels.key_ids(view, given.day, tier)
+    if not ids or any(entry.id):
+        return None
+    nearest = min(ids, key=lambda one: (one ^ given.key_id).bit_count())
+    return given._replace(key_id=nearest).entry().body
 
 
 def _content_of_call(view: View, state: State, entry: Entry) -> bytes | None:

@@ -38,9 +38,9 @@ class Calls(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """What the other files say last of days and of targets."""
+    """What the other files say: all keys of days, and the last of targets."""
 
-    days: dict[int, int]
+    days: set[DayKey]
     targets: dict[bytes, bytes]
 
 
@@ -99,11 +99,10 @@ class Lacking:
 
     def rest(self) -> Generator[int, None, Rest]:
         """What the other files say of days and targets."""
-        found = Rest({}, {})
+        found = Rest(set(), {})
         for size, entry in self._entries():
             if entry.kind == ledger.DAY_KEY:
-                given = DayKey.parse(entry.body)
-                found.days[given.day] = given.key_id
+                found.days.add(DayKey.parse(entry.body))
             elif entry.kind == ledger.TARGET:
                 target = Target.parse(entry.body)
                 found.targets[target.name] = target.row

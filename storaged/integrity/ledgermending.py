@@ -210,10 +210,11 @@ def _of_erasures(view: View, ids: Sequence[bytes]) -> Iterator[Entry]:
             yield Entry(ledger.ERASURE, one, row)
 
 
-def _of_days(view: View, tier: int, said: dict[int, int]) -> Iterator[Entry]:
+def _of_days(view: View, tier: int, said: set[DayKey]) -> Iterator[Entry]:
     for one in labels.days(view):
-        if one.tier == tier and one.key_ids and said.get(one.day) != one.key_ids[0]:
-            yield DayKey(one.day, one.key_ids[0]).entry()
+        for key in (DayKey(one.day, key_id) for key_id in one.key_ids if one.tier == tier):
+            if key not in said:
+                yield key.entry()
 
 
 def _of_targets(view: View, said: dict[bytes, bytes]) -> Iterator[Entry]:

@@ -79,6 +79,7 @@ class Rebuilder:
         self._index, self._vault, self._report, self._tell = index, vault, report, tell
         self._clock_ns = clock_ns
         self._ring: Keyring = vault.keyring
+        self._days: dict[int, dict[int, None]] = {}  # keys that the ledger names, and are there
 
     def ledger(self) -> None:
         """Every entry of the pool's ledger."""
@@ -89,6 +90,7 @@ class Rebuilder:
             self._index.write(partial(self._put_entries, entries=some))
             done += len(some)
             self._tell(f"{self._vault.name}: ledger", done)
+        self._give_keys(self._days)
 
     def objects(self) -> None:
         """Every object of the pool, against what the ledger said of it."""
@@ -155,7 +157,7 @@ class Rebuilder:
         elif entry.kind == ledger.DAY_KEY:
             given = DayKey.parse(entry.body)
             if not self._destroyed(given.key_id):
-                labels.put_key_ids(writing, given.day, self._vault.tier, [given.key_id])
+                self._days.setdefault(given.day, {})[given.key_id] = None
         elif entry.kind == ledger.PLACED:
             placed = Placed.parse(entry.body)
             writing.put(b"placed", entry.id, bytes((placed.tier,)))
@@ -308,12 +310,24 @@ class Rebuilder:
             return None
 
     def _give_keys(self, missing: Iterable[int]) -> None:
-        """Keys for days that have none; in the ledger, so that they are used again."""
+        """Keys for days, in the ledger before a row lies under them.
+
+        Those that a day had before are spent: with them goes what the index of before had, and
+        nobody has to know under which of them rows of which calls ever lay.
+        """
         given = {day: self._vault.take_key(self._index) for day in missing}
+        if not given:
+            return
 
         def put(writing: Writing, place: Place) -> None:
-            writing.put_ledger(self._vault.tier, place)
-            self._vault.labels.begin(writing, given)
+            tier = self._vault.tier
+            writing.put_ledger(tier, place)
+            for day, key_id in given.items():
+                before = self._days.get(day, {})
+                ids = [key_id, *labels.key_ids(writing, day, tier), *before]
+                labels.put_key_ids(writing, day, tier, dict.fromkeys(ids))
+                for one in before:
+                    erasures.put_spent(writing, tier, one)
 
         entries = [DayKey(*each).entry() for each in given.items()]
         with self._vault.noting(entries, self._clock_ns()) as place:

@@ -182,11 +182,10 @@ class Restorer:
                 "corrupt", f"call record: {error}", "Restore from another replica."
             ) from None
 
-        days = self._new_days(vault, call)
+        self._begin_day(vault, call)
 
         def put(writing: Writing, place: Place) -> None:
             writing.put_ledger(vault.tier, place)
-            vault.labels.begin(writing, days)
             state = writing.state(call.id)
             if state is not None and state.revision >= call.revision:
                 return
@@ -204,15 +203,24 @@ class Restorer:
             writing.put_state(call.id, state._replace(revision=call.revision))
 
         entries = [Entry(ledger.RECORD, call.id, change.data)]
-        entries += [DayKey(*each).entry() for each in days.items()]
         with vault.noting(entries, self._clock_ns()) as place:
             self._index.write(lambda writing: put(writing, place))
 
-    def _new_days(self, vault: Vault, call: Call) -> dict[int, int]:
-        """The key of the call's day, if it has none yet."""
+    def _begin_day(self, vault: Vault, call: Call) -> None:
+        """Name a key for the call's day, if it has none yet, before a row lies under it."""
         with self._index.reading() as view:
             missing = vault.labels.missing(view, [call])
-        return {day: vault.take_key(self._index) for day in missing}
+        if not missing:
+            return
+        days = {day: vault.take_key(self._index) for day in missing}
+
+        def put(writing: Writing, place: Place) -> None:
+            writing.put_ledger(vault.tier, place)
+            vault.labels.begin(writing, days)
+
+        entries = [DayKey(*each).entry() for each in days.items()]
+        with vault.noting(entries, self._clock_ns()) as place:
+            self._index.write(lambda writing: put(writing, place))
 
     def _open(self, call_id: bytes, sealed: bytes, tier: int) -> Call:
         dek = self._vaults.of(tier).dek(record.parse_head(sealed).key_id)

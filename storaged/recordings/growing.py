@@ -158,6 +158,10 @@ class Growing:
         self._taken.append(key_id)
         return key_id
 
+    def named(self, key_ids: Iterable[int]) -> None:
+        """These are in use for good, whatever becomes of the group at hand."""
+        self._taken = [one for one in self._taken if one not in set(key_ids)]
+
     def committed(self) -> None:
         """The group at hand is durable, with its keys."""
         self.new_keys, self._taken, self._rows = [], [], {}

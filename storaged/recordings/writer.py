@@ -54,7 +54,6 @@ class _Commit(NamedTuple):
     keys: dict[bytes, int]  # their key ids
     records: dict[bytes, bytes]  # they, sealed
     old: dict[bytes, Call | None]  # what they replace
-    days: dict[int, int]  # that have no key yet, and the one that each gets
     seals: dict[bytes, Seal]
     place: Place | None  # how far the ledger reaches with it; None: nothing new is in it
     captures: dict[bytes, int]  # which each call is bound to
@@ -96,19 +95,18 @@ class Writer:
             grown, stored = self._append_all(chunks)
             states = self._states(group, grown)
             calls, keys = self._newer_calls(group, chunks, states)
+            self._begin_days(calls)
             with self._index.reading() as view:
                 old = {call.id: self._stored_call(view, call.id) for call in calls}
-                new_days = self._labels.missing(view, calls)
-            days = {day: self._recordings.take_key() for day in new_days}
             calls = [record.kept(old[call.id], call) for call in calls]
             group.calls.update((call.id, call) for call in calls if call.id in group.calls)
             seals = self._seal_all(group, states, grown)
             records = {call.id: self._sealed_record(call, keys[call.id]) for call in calls}
-            place = self._write_down(calls, records, seals, days)
+            place = self._write_down(calls, records, seals)
             if grown or seals or place:
                 self._pool.sync()
             at_hand = _Commit(
-                grown, states, calls, keys, records, old, days, seals, place, group.captures
+                grown, states, calls, keys, records, old, seals, place, group.captures
             )  # fmt: skip
             after = self._index.write(lambda writing: self._record(writing, at_hand))
         except Exception as error:
@@ -214,19 +212,40 @@ class Writer:
         one.sealed = True
         return Seal(one.key_id, writer.size, writer.digest.digest())
 
+    def _begin_days(self, calls: Sequence[Call]) -> None:
+        """Name a key for each day that has none, before a row lies under it.
+
+        What a crash or a failing disk leaves of a transaction is in LMDB's free pages: under a key
+        that nothing names no erasure would reach it.
+        """
+        with self._index.reading() as view:
+            missing = self._labels.missing(view, calls)
+        if not missing:
+            return
+        days = {day: self._recordings.take_key() for day in sorted(missing)}
+        place = self._append_entries([DayKey(*each).entry() for each in days.items()])
+        self._pool.ledger.sync()
+
+        def put(writing: Writing) -> None:
+            writing.put_ledger(self._pool.tier, place)
+            self._labels.begin(writing, days)
+
+        self._index.write(put)
+        self._pool.ledger.committed(place)
+        self._recordings.named(days.values())
+
     def _write_down(
-        self, calls: Sequence[Call], records: dict[bytes, bytes], seals: dict[bytes, Seal],
-        days: dict[int, int],
-    ) -> Place | None:  # fmt: skip
+        self, calls: Sequence[Call], records: dict[bytes, bytes], seals: dict[bytes, Seal]
+    ) -> Place | None:
         """Into the ledger what the objects do not say: a record that was sealed is in its own."""
         entries = [
             Entry(RECORD, call.id, records[call.id])
             for call in calls if not (call.final and call.id in seals)
         ]  # fmt: skip
         entries += [Entry(SEALED_OBJECT, one, seal.serialize()) for one, seal in seals.items()]
-        entries += [DayKey(*each).entry() for each in days.items()]
-        if not entries:
-            return None
+        return self._append_entries(entries) if entries else None
+
+    def _append_entries(self, entries: Sequence[Entry]) -> Place:
         ring = self._keyring
         return self._pool.ledger.append(entries, ring.store_id, ring.ledger_key, self._clock_ns())
 
@@ -285,7 +304,6 @@ class Writer:
         writing.put_ledger(self._pool.tier, commit.place)
         for name in self._recordings.new_keys:
             writing.announce(tables.KEYS_CHANGED, name.encode())
-        self._labels.begin(writing, commit.days)
         after: dict[bytes, State] = {}
         for call in commit.calls:
             after[call.id] = self._put_call(writing, call, commit)

@@ -88,7 +88,6 @@ EXEMPT = {
     "storaged/pools/ledgerfile.py:write_anew": "damaged before and after: the next check mends it",
     "storaged/integrity/mending.py:_check_still": "removes a copy that is not wanted any more",
     "storaged/erasing/retiring.py:_note_replaced": "one transaction: when a grace began",
-    "storaged/integrity/rebuilding.py:_give_keys": "one transaction and a ledger's entry",
     "storaged/integrity/rebuilding.py:locked": "into an index that does not count yet",
     "storaged/requests/receipts.py:erased": "one transaction, as receipts of copies",
     "storaged/integrity/recordcheck.py:put": "one transaction: damaged before it, whole behind it",

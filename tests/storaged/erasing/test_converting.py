@@ -14,9 +14,10 @@ import pytest
 from spanvault import messages as m
 from storaged.erasing import beside
 from storaged.erasing.converting import Converter
+from storaged.erasing.daykeys import DayKeys
 from storaged.faults import Fault
 from storaged.format.walk import finish
-from storaged.index import erasures, labels, relabelling
+from storaged.index import environment, erasures, labels, relabelling
 from storaged.keys import pagefiles
 from storaged.keys.keyring import Keyring
 from storaged.pools.ledgerfile import Ledger
@@ -135,11 +136,12 @@ def test_erased_while_its_day_is_under_way_waits_for_another_key(counter, monkey
     erase(counter, 1)
     first = day_key(counter)
     under_way = counter.desk.converting()
-    next(under_way)
+    while len(day_keys(counter)) == 1:
+        next(under_way)
     assert erase(counter, 2).days == 3  # of what comes, of what is written, of before
-    second = day_key(counter)
     finish(under_way)
     assert (facts(counter, ONE)["gone_at"] is None, is_gone(counter, first)) == (False, True)
+    second = day_key(counter)  # that the rows lie under now
     assert (facts(counter, TWO)["gone_at"] is None, is_gone(counter, second)) == (True, False)
     counter.convert()
     assert facts(counter, TWO)["gone_at"] is not None
@@ -151,7 +153,7 @@ def test_erased_between_the_rows_and_their_key_waits_for_that_key_too(counter, m
     first, real = day_key(counter), Converter._destroying
 
     def erased_before(self: Converter, ready: Any) -> Any:
-        assert erase(counter, 2).days == 2
+        assert erase(counter, 2).days == 3  # of what came, which was nothing, of before, and now
         return real(self, ready)
 
     erase(counter, 1)
@@ -159,7 +161,7 @@ def test_erased_between_the_rows_and_their_key_waits_for_that_key_too(counter, m
         patched.setattr(Converter, "_destroying", erased_before)
         counter.convert()
     second = day_key(counter)
-    assert {key["key"] for key in facts(counter, TWO)["keys"]} == {first, second}
+    assert {key["key"] for key in facts(counter, TWO)["keys"]} > {first, second}
     assert (is_gone(counter, first), is_gone(counter, second)) == (True, False)
     assert facts(counter, TWO)["gone_at"] is None
     counter.convert()
@@ -180,7 +182,7 @@ def test_batch_over_many_days_takes_few_roots_and_one_erasure_says_when(counter,
 
 
 STEPS = {
-    "_begin": Converter, "_put": relabelling, "_filled": Converter, "_remove": relabelling,
+    "begin": DayKeys, "_put": relabelling, "filled": DayKeys, "_remove": relabelling,
     "_destroy": Converter, "drop": Keyring, "rows_gone": erasures,
 }  # fmt: skip
 
@@ -230,8 +232,8 @@ def keys_of(labels_and_calls: dict[bytes, bytes]) -> set[int]:
 
 
 def test_many_erasures_of_a_day_are_one_conversion(counter, monkeypatch):
-    begun, real = [], Converter._begin
-    monkeypatch.setattr(Converter, "_begin", lambda *given: begun.append(given) or real(*given))
+    begun, real = [], DayKeys.begin
+    monkeypatch.setattr(DayKeys, "begin", lambda *given: begun.append(given) or real(*given))
     for number in range(1, 6):
         erase(counter, number)
     counter.convert()
@@ -427,7 +429,7 @@ def test_clock_that_is_set_back_keeps_it_no_longer_than_the_fault(counter, monke
     assert (converter.fault, bool(facts(counter, ONE)["gone_at"])) == (None, True)
 
 
-def failing(*_: object) -> None:
+def failing(*_: object, **__: object) -> None:
     raise OSError(5, "Input/output error")
 
 
@@ -443,3 +445,97 @@ def test_locked_pool_waits_for_its_key(counter):
     base._ring = ring
     counter.convert()
     assert facts(counter, ONE)["gone_at"] is not None
+
+
+NEXT_DAY = labels.day_of(START) + 1
+
+
+def damage(counter: Counter) -> None:
+    """A row of the first day is cut, as a bad page would have it."""
+    with counter.parts.index.reading() as view:
+        key = next(bytes(key) for key, _ in view.cursor(b"label"))
+    counter.parts.index.write(lambda writing: writing.put(b"label", key, b"cut"))
+
+
+def taken(counter: Counter) -> int:
+    """A slot that is free now."""
+    return counter.parts.vaults.base.take_key(counter.parts.index)
+
+
+@pytest.mark.parametrize("error", [None, lmdb.CorruptedError, lmdb.PageNotFoundError])
+def test_damaged_row_of_a_day_keeps_no_other_and_status_says_which_and_what_to_do(
+    counter, monkeypatch, error
+):
+    counter.parts.commit(calls=[make_call(50, started_ns=START + labels.DAY_NS)])
+    bad, good = day_key(counter), day_key(counter, NEXT_DAY)
+    erase(counter, 1, 50)
+    real = relabelling._rows_from
+
+    def reads(view: Any, prefix: bytes, at: bytes, most: int) -> Any:
+        if error and prefix == labels.slot(0, bad):
+            raise error("MDB_CORRUPTED")
+        return real(view, prefix, at, most)
+
+    monkeypatch.setattr(relabelling, "_rows_from", reads)
+    if error is None:
+        damage(counter)
+    converter, before = counter.eraser.converter, taken(counter)
+    for _ in range(3):
+        converter._not_before_ns = 0
+        counter.convert()
+    assert (is_gone(counter, bad), is_gone(counter, good)) == (False, True)
+    with counter.parts.index.reading() as view:
+        told = converter.fields(view)["state"]
+    assert told.startswith("day 2023-11-14 of pool base: index: ")
+    assert told.endswith("Stop storaged and run: spanvault reindex")
+    assert taken(counter) == before + 3  # those of the good day
+
+
+def test_disk_that_fails_for_hours_uses_up_no_slots(counter, monkeypatch):
+    erase(counter, 1)
+    before, converter = taken(counter), counter.eraser.converter
+    for name, step in (("_put", relabelling), ("append", Ledger), ("filled", DayKeys)):
+        with monkeypatch.context() as patched:
+            patched.setattr(step, name, failing)
+            for _ in range(5):
+                converter._not_before_ns = 0
+                counter.convert()
+                assert converter.fault
+    converter._not_before_ns = 0
+    counter.convert()
+    assert (converter.fault, bool(facts(counter, ONE)["gone_at"])) == (None, True)
+    assert taken(counter) == before + 3
+
+
+def test_disk_that_is_nearly_full_is_left_to_recording_and_told(counter, monkeypatch):
+    erase(counter, 1)
+    before = labelled(counter), day_keys(counter)
+    with monkeypatch.context() as patched:
+        patched.setattr(environment, "SPARE_BYTES", 1 << 60)
+        counter.convert()
+    converter = counter.eraser.converter
+    assert "MiB are needed beside what is recorded" in (converter.fault or "")
+    assert (labelled(counter), day_keys(counter)) == before
+    converter._not_before_ns = 0
+    counter.convert()
+    assert (converter.fault, bool(facts(counter, ONE)["gone_at"])) == (None, True)
+
+
+def test_what_a_try_left_goes_before_the_next_needs_room(counter, monkeypatch):
+    monkeypatch.setattr(relabelling, "ROWS", 5)
+    erase(counter, 1)
+    under_way = counter.desk.converting()
+    while len({key_id for key_id, _ in rows(counter)}) == 1:
+        next(under_way)
+    under_way.close()
+    left, seen = len(rows(counter)), []
+    real = relabelling.Relabelling.writing
+
+    def writing(*given: Any) -> Any:
+        seen.append(len(rows(counter)))
+        return real(*given)
+
+    monkeypatch.setattr(relabelling.Relabelling, "writing", writing)
+    counter.convert()
+    assert seen[0] < left
+    assert len({key_id for key_id, _ in rows(counter)}) == 1

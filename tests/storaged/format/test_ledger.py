@@ -199,5 +199,5 @@ def test_a_commit_notes_records_sealings_and_the_key_of_a_day_once(tmp_path):
         for one in ledgerfile.walk(path, ring.store_id, 0, ring.ledger_key)
     ]
     assert found == [
-        (RECORD, call_id(1)), (DAY_KEY, bytes(16)), (SEALED, call_id(1)), (RECORD, call_id(2)),
+        (DAY_KEY, bytes(16)), (RECORD, call_id(1)), (SEALED, call_id(1)), (RECORD, call_id(2)),
     ]  # fmt: skip

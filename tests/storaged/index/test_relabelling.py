@@ -41,8 +41,9 @@ class Day:
         decrypt = {one: labels.ciphers_of(self.parts.keyring.dek(one)).decrypt
                    for one in (self.older, self.old)}  # fmt: skip
         encrypt = labels.ciphers_of(self.parts.keyring.dek(self.new)).encrypt
-        ids = {call_id(call) for call in dead}
-        finish(Relabelling(self.parts.index, 0, decrypt, (self.new, encrypt), ids).steps())
+        work = Relabelling(self.parts.index, 0, decrypt)
+        finish(work.counting())
+        finish(work.writing(self.new, encrypt, {call_id(call) for call in dead}))
 
     def chain(self, key_id: int, number: str) -> list[bytes]:
         with self.parts.index.reading() as view:

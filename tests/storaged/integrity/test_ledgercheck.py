@@ -1,15 +1,18 @@
 """Ledgers are read back: a flipped bit is found, and what the index still has is written anew."""
 
+import time
+
 import pytest
 
 from storaged.format import ledger
-from storaged.format.ledger import DAY_KEY, RECORD, SEALED, Entry, Place
-from storaged.index import ledgerheads
+from storaged.format.ledger import DAY_KEY, RECORD, SEALED, DayKey, Entry, Place
+from storaged.index import labels, ledgerheads
+from storaged.index.writing import Writing
 from storaged.integrity import reindexing
 from storaged.integrity.ledgercheck import LedgerCheck
 from storaged.pools import ledgerfile
 from tests.support.checked import Checked
-from tests.support.vault import Parts, call_id, make_call
+from tests.support.vault import START, Parts, call_id, make_call
 
 
 class Ledgers:
@@ -85,6 +88,26 @@ def test_key_of_a_day_is_written_anew_where_its_day_can_be_told(ledgers):
         assert ledgers.check() == [ledgers.name]
         ledgers.path.write_bytes(ledgers.sound)
         assert ledgers.check() == []
+
+
+def test_each_key_of_a_day_is_written_anew_as_it_was(ledgers):
+    """A day that was converted has several: one that the ledger lost no erasure would reach."""
+    day = labels.day_of(START)
+
+    def another(writing: Writing, place: Place) -> None:
+        writing.put_ledger(0, place)
+        labels.put_key_ids(writing, day, 0, [9, *labels.key_ids(writing, day, 0)])
+
+    (base,) = ledgers.parts.vaults
+    with base.noting([DayKey(day, 9).entry()], time.time_ns()) as place:
+        ledgers.parts.index.write(lambda writing: another(writing, place))
+    sound = ledgers.path.read_bytes()
+    (first,) = [at for at, one in ledgers.entries if one and one.kind == DAY_KEY]
+    for at in (first, len(ledgers.sound)):
+        for behind in (34, 45):  # key id, tag
+            ledgers.flip(at + behind)
+            assert ledgers.check() == []
+            assert ledgers.path.read_bytes() == sound
 
 
 def test_without_its_row_it_is_damage_told_once_and_gone_when_the_bytes_are_back(ledgers, caplog):

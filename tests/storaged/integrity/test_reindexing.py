@@ -24,6 +24,7 @@ from storaged.index import labels
 from storaged.index.labels import Labels
 from storaged.index.search import search
 from storaged.integrity import reindexing
+from storaged.keys.keyring import RESERVE
 from storaged.pools.layout import Store
 from storaged.recordings.writer import Writer
 from tests.support.vault import (
@@ -73,9 +74,11 @@ def seen(client: Client) -> Seen:
         if about.size:
             assert client.ask(m.Verify(one))[0].faults == []
     feed = client.ask(m.Feed(0, 5000))[0]
+    # Key files are others: days get new keys, and those of before are destroyed.
     changes = {
-        (one.kind, one.id, one.name, one.sha256) for one in feed.changes if one.kind != "log"
-    }
+        (one.kind, one.id, one.name, one.sha256)
+        for one in feed.changes if one.kind not in ("log", "keys")
+    }  # fmt: skip
     return Seen(calls, recordings, chunks, changes, client.ask(m.Erasures())[0].erasures)
 
 
@@ -143,7 +146,8 @@ def test_everything_is_there_again(rig):
     assert "spanvault reindex makes the index anew" in said
     done = reindex(rig)
     assert done.returncode == 0, done.stderr
-    assert next_slots(rig) == {"reserved": SLOTS, "reserved/2": SLOTS}  # none was handed out
+    # Behind all that were handed out, and those that days have now.
+    assert next_slots(rig) == {"reserved": SLOTS + RESERVE, "reserved/2": SLOTS + RESERVE}
     rig.start()
     after = seen(rig.client("operator"))
     assert after.calls == before.calls
@@ -284,9 +288,13 @@ def test_store_of_version_2_is_brought_up_and_finds_its_calls(tmp_path, monkeypa
     """What it was: no keys of days, in the index or in the ledger."""
     parts = Parts(tmp_path / "store")
     parts.commit([(call_id(1), 1, 0)], [make_call(1)])
-    note = Writer._write_down
+
+    def in_the_index_alone(writer: Writer, calls: list[m.Call]) -> None:
+        days = {labels.day_of(call.started_ns): writer._recordings.take_key() for call in calls}
+        parts.index.write(lambda writing: writer._labels.begin(writing, days))
+
     with monkeypatch.context() as before:
-        before.setattr(Writer, "_write_down", lambda self, *given: note(self, *given[:3], {}))
+        before.setattr(Writer, "_begin_days", in_the_index_alone)
         parts.commit(calls=[make_call(2, started_ns=START + 5 * labels.DAY_NS)])
     store = Store(parts.folder)
     store.write_format(parts.keyring.store_id)
@@ -297,6 +305,7 @@ def test_store_of_version_2_is_brought_up_and_finds_its_calls(tmp_path, monkeypa
         store.open(list)
     store.close()
     settings = StoragedConfig(store=parts.folder, unlock_key=parts.folder / "unlock.key")
+    known: dict[int, set[int]] = {0: {1}, 5: set()}
     for _ in range(2):  # the second time with the keys that the first gave
         assert reindexing.reindex(settings, lambda *_: None, time.time_ns).faults == 0
         again = Parts(parts.folder)
@@ -307,5 +316,6 @@ def test_store_of_version_2_is_brought_up_and_finds_its_calls(tmp_path, monkeypa
         again.close()
         assert [call.id for call in found] == [call_id(2)]
         keys = {one.day - labels.day_of(START): one.key_ids for one in days}
-        assert (keys[0], keys[5]) == ((1,), (SLOTS,))
+        assert {day: set(ids[1:]) for day, ids in keys.items()} == known
+        known = {day: set(ids) for day, ids in keys.items()}
     assert store.format_file.read_text() == text
