@@ -109,6 +109,10 @@ class Binding:
 
     def _find(self, view: View, capture: str, number: int, asked: bytes) -> bytes:
         """The id under which a capture's part of a call is kept."""
+        if view.erased(asked):
+            # Bound to nobody: what another sends of it must not make its own capture's a new call.
+            apart = beside(asked, capture)
+            return apart if _owner(view, apart) == number else asked
         to = asked
         while not self._may(view, number, to):
             to = beside(to, capture)
@@ -127,13 +131,20 @@ class Binding:
         if self._own.get(call_id, number) != number:
             return False
         state = view.readable_state(call_id)
-        owner = state.capture if state is not None else view.placed_by(call_id)
-        return owner in (0, number) and not (state is not None and self._closed(state))
+        return _owner(view, call_id) in (0, number) and not (
+            state is not None and self._closed(state)
+        )
 
     def _closed(self, state: State) -> bool:
         """Whether a call had its last word too long ago. 0: nobody knows when."""
         since_days = self._day - state.closed
         return bool(state.bits & FINAL and state.closed) and since_days > self._closed_days
+
+
+def _owner(view: View, call_id: bytes) -> int:
+    """The number of the capture that a call is bound to; 0: none."""
+    state = view.readable_state(call_id)
+    return state.capture if state is not None else view.placed_by(call_id)
 
 
 def _touched(batch: Batch, media: Media) -> set[bytes]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from spanvault import messages as m
 from spanvault.daemon.rules import POOLS
 from storaged import files
+from storaged.erasing import certifying
 from storaged.faults import Fault
 from storaged.format.walk import Steps
 from storaged.index import damage, erasures
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 4  # asked back of a target with one page of the feed
 LEASE_S: Final = 60.0  # one target brings it; another is asked when it has been silent so long
 AGAIN_S: Final = 3600.0  # after all targets have said no
+_ID: Final = 16
 _LOOK_S: Final = 1.0  # between two looks at what is damaged
 _SEEN_S: Final = 120.0  # a target that has not asked for so long is away
 NO_REPLICA: Final = "no replica is set up: name a target in replicator.toml"
@@ -167,6 +169,8 @@ class Mender:
         """Verify a recording; a sealed one that is damaged is asked back. Raises Fault."""
         with self._index.reading() as view:
             state = view.state(recording_id)
+            if state is None and len(recording_id) == _ID and view.erased(recording_id):
+                raise certifying.explain(certifying.erasure_of(view, recording_id))
         try:
             reply = yield from self.reader.verifying(recording_id)
         except Fault as fault:

@@ -26,8 +26,10 @@ from typing import Any, Final
 import msgspec
 
 from storaged import __main__, files, ingest, serving
+from storaged.format.ledger import ERASURE, Entry
 from storaged.index.environment import Index
 from storaged.index.writing import Writing
+from storaged.integrity import rebuilding
 from storaged.keys import keyring, slot
 from storaged.pools import intake, pool
 from storaged.recordings import committer
@@ -286,11 +288,33 @@ def _undropped() -> None:
     intake.Intake.drop_moving = lambda self, kept=(): None  # type: ignore[method-assign]
 
 
+def _keyless() -> None:
+    """An erasure gives pages new keys, and forgets one of the DEKs that are to go from each."""
+    real = keyring.Keyring._rekey
+
+    def rekey(self: keyring.Keyring, by_page: dict[int, list[int]]) -> None:
+        real(self, {page: slots[1:] for page, slots in by_page.items()})
+
+    keyring.Keyring._rekey = rekey  # type: ignore[method-assign]
+
+
+def _forgetful() -> None:
+    """An index that is made anew knows of no erasure."""
+    real = rebuilding.Rebuilder._put_entry
+
+    def put(self: rebuilding.Rebuilder, writing: Writing, entry: Entry) -> None:
+        if entry.kind != ERASURE:
+            real(self, writing, entry)
+
+    rebuilding.Rebuilder._put_entry = put  # type: ignore[method-assign]
+
+
 SPOILERS: Final = {"": lambda: None, "hasty": _hasty, "unreserved": _unreserved,
                    "unsalted": _unsalted, "unsynced": _unsynced, "unfinished": _unfinished,
                    "kept": _kept, "late": _late, "shredded": _shredded,
                    "unpublished": _unpublished, "undropped": _undropped,
-                   "unlogged": _unlogged, "uncut": _uncut}  # fmt: skip
+                   "unlogged": _unlogged, "uncut": _uncut, "keyless": _keyless,
+                   "forgetful": _forgetful}  # fmt: skip
 
 
 def _become(plan: Plan) -> int:

@@ -50,7 +50,7 @@ def rows(counter: Counter, what: bytes) -> list[str]:
 def test_erased_call_is_gone_and_its_neighbour_plays(counter):
     neighbour = counter.fetch(TWO)
     assert erase(counter, ONE).erased == 1
-    for request in (m.Get(ONE), m.Fetch(ONE)):
+    for request in (m.Get(ONE), m.Fetch(ONE), m.Verify(ONE)):
         failure = counter.ask(request)
         assert (failure.code, "operator/alice" in failure.error) == ("erased", True)
     assert [call.id for call in counter.ask(m.Search()).calls] == [TWO]

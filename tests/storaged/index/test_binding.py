@@ -1,5 +1,6 @@
 """A capture that was taken over, with its own key at the ingest socket, against another's calls."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from spanvault import messages as m
 from spanvault import spool, transport, wire
 from spanvault.media.chunk import NO_MEDIA
+from storaged.erasing.eraser import Eraser
+from storaged.format import walk
 from storaged.index.binding import APART, Binding
 from storaged.index.rows import FINAL
+from storaged.pools.layout import Store
 from storaged.recordings.gathering import Group
 from tests.support.vault import (
     SECOND,
@@ -227,3 +231,33 @@ def test_a_call_of_a_store_from_before_is_bound_by_the_next_word_of_it(captures)
     assert captures.send("a", [make_call(1, final=False, revision=2)]) == [VICTIM]
     assert captures.state(VICTIM).capture
     assert captures.send("b", [make_call(1, revision=3)]) != [VICTIM]
+
+
+# --- erased calls ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def erased(captures):
+    """A call of `a`, and what `b` sent of it; the call is erased, and storaged starts anew."""
+    captures.send("a", [make_call(1)], [(VICTIM, 0, 0)])
+    [apart] = captures.send("b", [make_call(1)], [(VICTIM, 0, 0)])
+    parts = captures.parts
+    store = Store(parts.folder)
+    store.refused.mkdir()
+    eraser = Eraser(store, parts.index, parts.vaults, parts.writer.forget, time.time_ns)
+    walk.finish(eraser.erasing("test", m.Erase([VICTIM], "asked for")))
+    return Captures(parts), apart
+
+
+def test_another_capture_s_word_of_an_erased_call_makes_its_own_s_no_new_call(erased):
+    captures, apart = erased
+    captures.send("c", [make_call(1, revision=1)], [(VICTIM, 0, 1)])
+    captures.send("a", [make_call(1, revision=2)], [(VICTIM, 0, 2)])
+    with captures.parts.index.reading() as view:
+        assert [bytes(one) for one in view.cursor(b"state").iternext(values=False)] == [apart]
+
+
+def test_what_was_kept_beside_an_erased_call_goes_on(erased):
+    captures, apart = erased
+    assert captures.send("b", [make_call(1, revision=3)], [(VICTIM, 0, 3)]) == [apart]
+    assert captures.state(apart).revision == 3
