@@ -44,9 +44,10 @@ def shred_torn(path: Path) -> None:
 
     A block that takes no writes keeps nothing from going on. Raises OSError if it stays.
     """
-    with contextlib.suppress(OSError):
+    try:
         shred(path)
-    path.unlink(missing_ok=True)
+    except OSError:
+        path.unlink(missing_ok=True)
 
 
 def finish_shredding(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from spanvault import messages as m
 from spanvault.spool import key_id
+from storaged.erasing.eraser import MOST
 
 SEVERAL_MAX: Final = 500  # ids of a request that are told
 _RECIPIENTS_MAX: Final = 64  # the same of keys
@@ -29,7 +30,8 @@ def subject_of(request: Any) -> dict[str, Any]:
     if isinstance(request, m.Several):
         return {"ids": [one.hex()[:32] for one in request.ids[:SEVERAL_MAX]]}
     if isinstance(request, m.Erase):
-        return {"ids": [one.hex()[:32] for one in request.ids], "reason": request.reason[:500]}
+        ids = [one.hex()[:32] for one in request.ids[:MOST]]  # more are refused
+        return {"ids": ids, "reason": request.reason[:500]}
     if isinstance(request, m.Move):
         ids = [one.hex()[:32] for one in request.ids[:SEVERAL_MAX]]
         return {"ids": ids, "pool": request.pool[:16], "reason": request.reason[:500]}

@@ -336,3 +336,9 @@ def test_line_about_keys_says_what_becomes_of_them(counter):
     assert (rotated["what"], drill["drill"]) == ("ingest", True)
     text = (counter.store.log / "access.log").read_text()
     assert not [one for one in (key, other) if one.hex() in text]
+
+
+def test_request_for_more_than_is_erased_at_once_makes_no_longer_line(counter):
+    refused = counter.ask(m.Erase([ONE] * 5000 + [call_id(n) for n in range(6000)], "asked for"))
+    assert (refused.code, "Name 1 to 5000" in refused.hint) == ("invalid", True)
+    assert [len(line["ids"]) for line in counter.lines] == [5000, 5000]
