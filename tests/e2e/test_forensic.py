@@ -172,6 +172,14 @@ def test_nothing_of_the_erased_call_opens(evidence):
     assert examiner.batches(evidence.spooled) == []
 
 
+def test_nothing_of_it_opens_from_the_answer_on(evidence):
+    """What follows, rows and other keys, destroys no more of it."""
+    examiner = Examiner(evidence.before_rows_went, evidence.unlock)
+    assert examiner.objects(call_id(ERASED)) == examiner.records(call_id(ERASED)) == []
+    assert examiner.noted(call_id(LONE[0])) == []
+    assert said(2, 1) in b"".join(examiner.objects(call_id(2)))
+
+
 def test_lone_record_is_gone_from_the_ledger_too(evidence):
     examiner = evidence.examiner()
     assert any(examiner.noted(call_id(number)) for number in LONE_KEPT)

@@ -16,7 +16,7 @@ from spanvault.spool import key_id
 from storaged.erasing.retiring import Retirer
 from storaged.faults import Fault
 from storaged.format.walk import finish
-from storaged.keys import rootfile
+from storaged.keys import keyring, rootfile
 from storaged.keys.keyring import Keyring
 from storaged.requests.custody import Custody
 from tests.storaged.recordings.test_sorting import SECRET, SECRET_CALL, TwoPools
@@ -212,6 +212,18 @@ def test_recipients_change_only_by_one_who_can_open(office):
     with pytest.raises(Fault, match="is not sealed to a key 00"):
         office.ask(m.Recipients("sensitive", new, remove=["00"]))
     two.commit([(SECRET, 1, 0)], [SECRET_CALL])  # whose key was removed still writes
+
+
+def test_root_that_somebody_put_on_the_disk_proves_nothing(office, tmp_path):
+    """Sealed to his key, of this store by its id: he opens that, and not the pool's."""
+    his = os.urandom(32)
+    store_id = office.two.parts.keyring.store_id
+    keyring.create(tmp_path / "his", store_id, [keyfile.public_of(his)])
+    root = office.two.parts.folder / "keys/root"
+    root.write_bytes((tmp_path / "his/root").read_bytes())
+    with pytest.raises(Fault, match="is not sealed to this key"):
+        office.ask(m.Recipients("base", his, [keyfile.public_of(his)]))
+    assert office.about("base").recipients == [key_id(keyfile.public_of(office.unlock_key))]
 
 
 def test_a_locked_pool_by_paper_shares(rig: Rig, tmp_path: Path):
