@@ -166,8 +166,8 @@ class Daemon:
             line += f"; {len(hurt)} key files DAMAGED"
         if hurt := scrub["damaged_ledgers"]:
             line += f"; {len(hurt)} ledgers DAMAGED"
-        if hurt := scrub["damaged_records"]:
-            line += f"; {len(hurt)} call records DAMAGED"
+        if number := scrub["records_damaged"]:
+            line += f"; {number:,} call records DAMAGED"
         if hurt := self._index.hurt.tables:
             line += f"; the index is DAMAGED (tables {', '.join(hurt)}): spanvault reindex"
         if overdue := scrub.get("overdue"):

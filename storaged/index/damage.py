@@ -9,6 +9,7 @@ as well.
 import logging
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 import msgspec
@@ -209,6 +210,6 @@ def name_of(kind: Files, table: bytes, name: bytes) -> str:
     return text
 
 
-def told_files(view: View, kind: Files) -> list[str]:
-    """Their names."""
-    return [name for name, _ in files(view, kind)]
+def told_files(view: View, kind: Files, most: int | None = None) -> list[str]:
+    """Their names, or so many of them."""
+    return [name for name, _ in islice(files(view, kind), most)]

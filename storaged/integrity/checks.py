@@ -4,9 +4,9 @@ Checks as the rolling one does, without its pace. Key files: storaged.integrity.
 storaged.integrity.recordcheck. One recording: storaged.integrity.mending. Protocol: WIRE.md §6.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from spanvault.messages import Check, CheckReply
 from storaged.faults import Fault
@@ -17,7 +17,7 @@ from storaged.index.rows import OBJECT
 from storaged.integrity.keycheck import KeyCheck
 from storaged.integrity.ledgercheck import LedgerCheck
 from storaged.integrity.ledgermending import LedgerMending
-from storaged.integrity.recordcheck import RecordCheck
+from storaged.integrity.recordcheck import MOST, RecordCheck
 from storaged.pools.vaults import Vaults
 
 PAGE: Final = 20_000  # records of one answer; about a second
@@ -25,6 +25,7 @@ MENDED: Final = 64 << 20  # bytes read to make a ledger whole, of one answer
 MENDING: Final = b"\xff"  # the cursor behind all files of ledgers
 NAMED: Final = 2000  # rows looked at for one answer that names recordings
 _ID: Final = 16
+R = TypeVar("R")
 _LAST: Final = b"\xff" * _ID
 
 
@@ -33,6 +34,7 @@ class Checks:
 
     def __init__(self, index: Index, vaults: Vaults, clock_ns: Callable[[], int]) -> None:
         self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
+        self._record_check = RecordCheck(index, vaults, clock_ns)
         self._mending = LedgerMending(index, vaults, clock_ns)
         self._mending_on: Iterator[int] | None = None
 
@@ -57,18 +59,16 @@ class Checks:
         return CheckReply(len(check.checked), faults, check.mended, check.unchecked)
 
     def _records(self, after: bytes) -> Steps[CheckReply]:
-        check = RecordCheck(self._index, self._vaults, self._clock_ns)
-        steps = check.checking(after, _LAST, PAGE)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                found = done.value
-                break
-            yield
-        faults = {one.hex(): fault for one, fault in found.damaged.items()}
+        """Check some; behind the last all that is noted is looked for, and told of, together."""
+        found = yield from _in_steps(self._record_check.checking(after, _LAST, PAGE))
         mended = [one.hex() for one in found.mended]
-        return CheckReply(found.checked, faults, mended, self._vaults.locked, found.at)
+        if found.at is not None:
+            return CheckReply(found.checked, {}, mended, self._vaults.locked, found.at)
+        mended += [one.hex() for one in (yield from _in_steps(self._record_check.searching()))]
+        with self._index.reading() as view:
+            known = islice(damage.files(view, damage.RECORDS), MOST)
+            faults = {name: each.faults[0] for name, each in known}
+        return CheckReply(found.checked, faults, mended, self._vaults.locked)
 
     def _ledgers(self, after: bytes) -> Steps[CheckReply]:
         """Check the next file; behind the last some of what makes damaged ones whole."""
@@ -108,3 +108,14 @@ class Checks:
         return CheckReply(
             0, unchecked=self._vaults.locked, cursor=at if more else None, recordings=found
         )
+
+
+def _in_steps(steps: Generator[int, None, R]) -> Steps[R]:
+    """What gives bytes read, as steps of an answer."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: R = done.value
+            return found
+        yield

@@ -72,7 +72,7 @@ class Mender:
         self._clock_ns, self._clock_s = clock_ns, clock_s
         self.reader = Reader(index, vaults)
         self._keys = KeyCheck(index, vaults, clock_ns)
-        self._records = RecordCheck(index, vaults, clock_ns)
+        self.records = RecordCheck(index, vaults, clock_ns)
         self._cases: dict[bytes, Case] = {}
         self._seen: dict[str, float] = {}
         self._looked_s = -_LOOK_S
@@ -138,7 +138,7 @@ class Mender:
     def _checking_again(self, recording_id: bytes) -> Steps[None]:
         if recording_id.startswith((keymending.PREFIX, recordmending.PREFIX)):
             return  # the checks of key files and of records come by themselves
-        yield from self._records.checking_one(recording_id)
+        yield from self.records.checking_one(recording_id)
         with self._index.reading() as view:
             state = view.state(recording_id)
         if state is not None and not state.bits & OBJECT:

@@ -12,6 +12,7 @@ its clock; when it runs: storaged.integrity.scrub.
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from spanvault.messages import Call
@@ -27,9 +28,13 @@ from storaged.pools import ledgerfile
 from storaged.pools.vaults import Vault, Vaults
 
 log = logging.getLogger(__name__)
+MOST: Final = 10_000  # damaged records looked for in a ledger together
 ROWS: Final = 200  # looked at in one view, some milliseconds
 _NO_STATE: Final = "its row in table state cannot be read: spanvault reindex makes it anew"
 _STEP: Final = 1 << 20  # bytes of a ledger that are read before others get their turn
+
+
+_Ledger = tuple[str, str, int, int]  # pool, and a file's name, size and time of its last change
 
 
 class Record(NamedTuple):
@@ -63,7 +68,7 @@ class Looked(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a check found. damaged: what is wrong with each that could not be brought back.
+    """What a check found. damaged: what is wrong with each that its recording does not have.
 
     at: the last id looked at, None if there are no more.
     """
@@ -79,13 +84,16 @@ class RecordCheck:
 
     def __init__(self, index: Index, vaults: Vaults, clock_ns: Callable[[], int]) -> None:
         self._index, self._vaults, self._clock_ns = index, vaults, clock_ns
+        self._in_vain: dict[bytes, Record] = {}  # looked for in the ledgers as these are:
+        self._ledgers: list[_Ledger] = []
 
     def checking(
         self, after: bytes, until: bytes, most: int | None = None
     ) -> Generator[int, None, Found]:
-        """Check the calls of some ids, and mend; gives bytes read. until: the last id of them.
+        """Check the calls of some ids; mend what recordings have, note the rest; gives bytes read.
 
-        most: calls that are looked at. Raises OSError, lmdb.Error.
+        until: the last id of them. most: calls that are looked at. What is noted may lie in a
+        ledger: see searching(). Raises OSError, lmdb.Error.
         """
         found, at = Found(0, [], {}, None), after
         left = most
@@ -93,25 +101,78 @@ class RecordCheck:
             rows = ROWS if left is None else min(ROWS, left)
             looked = self._look(at, until, rows)
             yield looked.size
-            mended = (yield from self._mending(looked.wrong)) if looked.wrong else set()
+            whole = {one.id for one in looked.wrong if self._from_recording(one)}
+            lost = [one for one in looked.wrong if one.id not in whole]
+            for one in lost:
+                self.note(one)
             for one in looked.sound:
                 damage.clear_file(
                     self._index, damage.RECORDS, one.id.hex(), (tables.RECORD_CHANGED, one.id),
                     one.stands,
                 )  # fmt: skip
-            damaged = {one.id: one.fault for one in looked.wrong if one.id not in mended}
-            found = Found(found.checked + looked.checked, [*found.mended, *sorted(mended)],
-                          found.damaged | damaged, looked.at)  # fmt: skip
+            damaged = found.damaged | {one.id: one.fault for one in lost}
+            mended = [*found.mended, *sorted(whole)]
+            found = Found(found.checked + looked.checked, mended, damaged, looked.at)
             if looked.at is None:
                 break
             at, left = looked.at, None if left is None else left - rows
         return found
 
+    def searching(self) -> Generator[int, None, list[bytes]]:
+        """Bring back what is noted and a ledger has; gives bytes read. Returns the ids.
+
+        Ledgers may have gigabytes: however many records are noted, they are read once, and not for
+        one that they did not have, until they are others. Raises OSError, lmdb.Error.
+        """
+        found: list[bytes] = []
+        ledgers = _ledgers(self._vaults)
+        if ledgers != self._ledgers:
+            self._in_vain, self._ledgers = {}, ledgers
+        wanted = self._noted()
+        found += (one.id for one in wanted if self._from_recording(one))
+        left = [(one.state.tier, one) for one in wanted if one.state and one.id not in found]
+        for tier in sorted({tier for tier, _ in left}):
+            lost = {one.id: one for each, one in left if each == tier}
+            found += yield from self._from_ledger(self._vaults.of(tier), lost)
+        self._in_vain |= {one.id: one for one in wanted if one.id not in found}
+        return found
+
+    def _noted(self) -> list[Record]:
+        """Damaged records of open pools that were not looked for in vain yet, MOST at most."""
+        noted: list[Record] = []
+        with self._index.reading() as view:
+            if not view.count(damage.RECORDS.table):
+                self._in_vain = {}
+                return noted
+            for name, known in damage.files(view, damage.RECORDS):
+                call_id = bytes.fromhex(name)
+                state, sealed = view.readable_state(call_id), view.get(b"record", call_id)
+                one = Record(call_id, state, sealed, known.faults[0])
+                if state is None or self._in_vain.get(call_id) == one:
+                    continue
+                if self._fault_of(view, call_id, sealed, state):
+                    noted.append(one)
+                if len(noted) == MOST:
+                    break
+        return noted
+
     def checking_one(self, call_id: bytes) -> Generator[None, None, None]:
         """Check one call's, and mend it, in steps. Raises OSError, lmdb.Error."""
         before = max(0, int.from_bytes(call_id, "big") - 1).to_bytes(len(call_id), "big")
-        for _ in self.checking(before, call_id):
-            yield
+        for steps in (self.checking(before, call_id), self.searching()):
+            for _ in steps:
+                yield
+
+    def fault_of(self, view: View, call_id: bytes, sealed: bytes, state: State) -> Record | None:
+        """A record that does not open; None: it does, or nobody can tell."""
+        fault = self._fault_of(view, call_id, sealed, state)
+        return Record(call_id, state, sealed, fault) if fault else None
+
+    def note(self, one: Record) -> None:
+        """Remember that a record is damaged. Raises OSError, lmdb.Error."""
+        damage.note_file(
+            self._index, damage.RECORDS, one.id.hex(), one.fault, self._clock_ns(), one.stands
+        )
 
     def _look(self, after: bytes, until: bytes, rows: int) -> Looked:
         """Look at the records of some calls."""
@@ -153,21 +214,6 @@ class RecordCheck:
         return ""
 
     # --- bringing back ---------------------------------------------------------------------------
-
-    def _mending(self, wrong: list[Record]) -> Generator[int, None, set[bytes]]:
-        """Bring records back; gives bytes read. Returns the ids of those that are whole again."""
-        whole = {one.id for one in wrong if self._from_recording(one)}
-        left = [(one.state.tier, one) for one in wrong if one.state and one.id not in whole]
-        for tier in {tier for tier, _ in left}:
-            lost = {one.id: one for each, one in left if each == tier}
-            whole |= yield from self._from_ledger(self._vaults.of(tier), lost)
-        for one in wrong:
-            if one.id not in whole:
-                damage.note_file(
-                    self._index, damage.RECORDS, one.id.hex(), one.fault, self._clock_ns(),
-                    one.stands,
-                )  # fmt: skip
-        return whole
 
     def _from_recording(self, one: Record) -> bool:
         """The record that the recording was sealed with, if that is the one."""
@@ -259,3 +305,19 @@ def _entries(vault: Vault) -> Iterator[tuple[int, ledger.Entry]]:
         except OSError as error:
             log.error("A ledger cannot be read",
                       extra={"FILE": str(path), "FAULT": error.strerror})  # fmt: skip
+
+
+def _ledgers(vaults: Vaults) -> list[_Ledger]:
+    """All files of ledgers, as they are; but what is being written behind the others."""
+    found: list[_Ledger] = []
+    for vault in vaults:
+        if not vault.locked:
+            *files, newest = [*vault.pool.ledger.files()] or [vault.pool.objects]
+            found += ((vault.name, one.name, *_of_file(one)) for one in files)
+            found.append((vault.name, newest.name, 0, 0))
+    return found
+
+
+def _of_file(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns

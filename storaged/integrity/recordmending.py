@@ -8,6 +8,7 @@ damaged: storaged.integrity.recordcheck. Whom it is asked of: storaged.integrity
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from spanvault import messages as m
@@ -20,6 +21,7 @@ from storaged.index.view import View
 from storaged.integrity import recordcheck
 from storaged.pools.vaults import Vaults
 
+MOST: Final = 1000  # asked for at a time: they are looked through each second
 PREFIX: Final = b"records/"  # and a call's id in hex: stands where recordings have an id
 
 
@@ -30,7 +32,7 @@ def key_of(call_id: bytes) -> bytes:
 
 def wanted(view: View, vaults: Vaults) -> Iterator[tuple[bytes, tuple[m.Change, str]]]:
     """Damaged records of open pools as targets are asked for them, and what is wrong with each."""
-    for name, found in damage.files(view, damage.RECORDS):
+    for name, found in islice(damage.files(view, damage.RECORDS), MOST):
         call_id = bytes.fromhex(name)
         state, fed = view.readable_state(call_id), view.get(b"fed", RECORD_CHANGED + call_id)
         if state is None or fed is None or _locked(vaults, state.tier):

@@ -139,7 +139,8 @@ class Scrub:
                 "damaged_keys": damage.told_files(view, damage.KEYS),
                 "mended_ledgers": self._mending.mended[-damage.TOLD:],
                 "damaged_ledgers": damage.told_files(view, damage.LEDGERS),
-                "damaged_records": damage.told_files(view, damage.RECORDS)}  # fmt: skip
+                "damaged_records": damage.told_files(view, damage.RECORDS, damage.TOLD),
+                "records_damaged": view.count(damage.RECORDS.table)}  # fmt: skip
 
     def _overdue(self, one: Round) -> str:
         """A line if a round takes longer than scrub_days; empty if it does not."""
@@ -175,6 +176,7 @@ class Scrub:
                 for size in self._ledgers.checking(name):
                     yield self._pace.spend(size, self._ceiling)
             yield from self._mending_ledgers()
+            yield from self._searching_records()
             self._keys_due_s = self._clock_s() + min(KEYS_S, self._period_s)
 
     def _planning(self) -> Waits:
@@ -224,6 +226,7 @@ class Scrub:
                     self.save()
             one.at = at
             yield 0.0
+        yield from self._searching_records()
         one.ended_ns = self._clock_ns()
         self.save()
         log.info(
@@ -257,6 +260,19 @@ class Scrub:
                 break
             yield self._pace.spend(size, self._ceiling)
         one.records_mended += len(found.mended)
+
+    def _searching_records(self) -> Waits:
+        """Look for records that were found damaged where ledgers have them."""
+        steps = self._records.searching()
+        while True:
+            try:
+                size = next(steps)
+            except StopIteration as done:
+                found = done.value
+                break
+            yield self._pace.spend(size, self._ceiling)
+        if self._round is not None:
+            self._round.records_mended += len(found)
 
     def _checking(self, one: Round, recording_id: bytes) -> Waits:
         """Check an object, and note what was found."""

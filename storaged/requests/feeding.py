@@ -16,6 +16,7 @@ from storaged.index.environment import Index
 from storaged.index.rows import OBJECT, SEALED
 from storaged.index.view import View
 from storaged.integrity.mending import Mender
+from storaged.integrity.recordcheck import Record
 from storaged.pools.layout import Store
 from storaged.pools.vaults import Vaults
 
@@ -35,7 +36,7 @@ class FeedSource:
         if not 0 <= request.position < 1 << 63 or not 1 <= request.limit <= _FEED_MAX:
             raise Fault("invalid", "position or limit out of range", f"1 to {_FEED_MAX} a page.")
         changes: list[m.Change] = []
-        size, position = 0, request.position
+        size, position, hurt = 0, request.position, list[Record]()
         with self._index.reading() as view:
             head = view.number(b"position")
             for at, kind, what in view.changes(request.position, request.limit):
@@ -43,10 +44,12 @@ class FeedSource:
                     break
                 change, position = None, at
                 with view.passing():
-                    change = self._change(view, at, kind, what)
+                    change = self._change(view, at, kind, what, hurt)
                 if change is not None:
                     changes.append(change)
                     size += len(change.data) + 100
+        for one in hurt:
+            self._mender.records.note(one)
         wanted = self._mender.wanted(target_of(who, request)) if who.role == "replicator" else []
         return m.FeedReply(self._store.store_id.hex(), changes, position, head, wanted)
 
@@ -62,8 +65,13 @@ class FeedSource:
         with self._vaults.of(state.tier).pool.reading(request.id) as data:
             return state.size, data[request.offset : end]
 
-    def _change(self, view: View, position: int, kind: bytes, what: bytes) -> m.Change | None:
-        """A line of the feed as a replica needs it; None for what is gone since."""
+    def _change(
+        self, view: View, position: int, kind: bytes, what: bytes, hurt: list[Record]
+    ) -> m.Change | None:
+        """A line of the feed as a replica needs it; None for what is gone since.
+
+        hurt: gets a record that does not open: nobody had read it since it was damaged.
+        """
         if kind == tables.ERASED:
             return erasures.change(view, position, what)
         if kind == tables.LOG_HEAD:
@@ -86,6 +94,9 @@ class FeedSource:
             if damage.files_known(view, damage.RECORDS, what.hex()):
                 return None  # it would replace a replica's sound copy; it is announced when whole
             sealed = view.get(b"record", what) or b""
+            if one := self._mender.records.fault_of(view, what, sealed, state):
+                hurt.append(one)
+                return None
             return m.Change(position, "record", what, pool, size=len(sealed), data=sealed)
         if not state.bits & SEALED or not state.bits & OBJECT:
             return None  # goes on in a new segment: it is announced again when that ends

@@ -2,13 +2,15 @@
 a second time; never an older one, never one that was erased."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 
 from spanvault import messages as m
 from storaged.index.rows import OBJECT
 from storaged.integrity.recordcheck import RecordCheck
+from storaged.pools import ledgerfile
 from tests.support.checked import Checked
 from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call
@@ -109,6 +111,60 @@ def test_record_that_lies_nowhere_else_is_told_of(records, caplog):
     error = next(one for one in caplog.records if one.levelno == logging.ERROR
                  and one.msg == "A call record is damaged")  # fmt: skip
     assert SILENT.hex() == error.RECORDING_ID
+
+
+def test_ledger_is_read_once_for_all_and_not_again_until_it_is_another(records):
+    """Ten million calls make gigabytes: not for each of them, nor each hour."""
+    many = [make_call(100 + number, outcome="busy", answered_ns=None) for number in range(30)]
+    records.parts.commit(calls=many)
+    for call in many:
+        records.flip(call.id)
+    check = RecordCheck(records.parts.index, records.parts.vaults, lambda: 1)
+    for _ in check.checking(b"", b"\xff" * 16):
+        pass
+    *_, path = records.parts.pool.ledger.files()
+    sound = path.read_bytes()
+    path.write_bytes(sound[:48] + bytes(len(sound) - 48))
+    reads: list[str] = []
+    walked = ledgerfile.walk
+
+    def walk(*of: Any) -> Any:
+        reads.append(of[0].name)
+        return walked(*of)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ledgerfile, "walk", walk)
+        for _ in range(3):
+            assert last(check.searching()) == []
+        assert reads == [path.name]
+        records.parts.commit(calls=[make_call(3, revision=9)])  # it grows, and is the same
+        assert last(check.searching()) == []
+        assert reads == [path.name]
+        fresh = RecordCheck(records.parts.index, records.parts.vaults, lambda: 1)
+        path.write_bytes(sound + path.read_bytes()[len(sound) :])  # as from a backup
+        assert sorted(last(fresh.searching())) == sorted(call.id for call in many)
+        assert reads == [path.name] * 2
+    assert records.check().faults == {}
+
+
+def test_status_names_a_few_of_many(records):
+    many = [make_call(100 + number, outcome="busy", answered_ns=None) for number in range(30)]
+    records.parts.commit(calls=many)
+    records.lose_ledger()
+    for call in many:
+        records.flip(call.id)
+    fields = Checked(records.parts).round()
+    assert (len(fields["damaged_records"]), fields["records_damaged"]) == (20, 30)
+
+
+def last(steps: Generator[int, None, list[bytes]]) -> list[bytes]:
+    """What a search returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            found: list[bytes] = done.value
+            return found
 
 
 def test_older_revision_never_takes_the_place_of_a_damaged_one(records):

@@ -115,6 +115,17 @@ def test_damaged_record_is_not_fed_to_a_replica_whose_copy_is_sound(lost):
                           if change.kind == "record"}  # fmt: skip
 
 
+def test_damage_that_nobody_has_read_yet_is_not_fed_either(lost):
+    """Else a bundle would have it, as if it was what the capture sent."""
+    lost.flip(SILENT)
+    fed = {change.id for change in lost.ask(m.Feed(0)).changes if change.kind == "record"}
+    assert fed == set(ALL) - {SILENT}
+    assert Checked(lost.parts).fields["damaged_records"] == [SILENT.hex()]
+    (change,) = lost.wanted()
+    assert lost.bring(change, lost.fed[SILENT].data) == m.Done()
+    assert SILENT in {change.id for change in lost.ask(m.Feed(0)).changes}
+
+
 def test_replica_is_fed_a_record_that_is_sound_again_by_itself(lost):
     """It was passed over while it was damaged: what is not announced again never gets there."""
     lost.flip(SILENT)
