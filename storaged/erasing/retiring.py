@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import lmdb
 import msgspec
@@ -46,7 +46,7 @@ _SOON_NS: Final = 60 * 10**9  # within it captures learn a new key: nobody need 
 _AGAIN_NS: Final = 60 * 10**9  # between two tries where something has to be mended first
 
 
-class _Key(NamedTuple):
+class Waiting(NamedTuple):
     """An ingest key that has to go, and what it waits for.
 
     until_ns: it goes then, whoever holds something under it; 0: not while something else waits.
@@ -83,7 +83,7 @@ class Retirer:
             known_ns = view.number(RELIED_ON) or None
         self._guard = ClockGuard(known_ns, monotonic_ns())
         self.holding = Holding(index, captures)
-        self._waiting: list[_Key] = []
+        self.waiting: list[Waiting] = []  # what has to go, and did not yet
         self._not_before_ns = 0
         self.fault: str | None = None  # one line, while it cannot go on
 
@@ -116,7 +116,7 @@ class Retirer:
             if not self._vaults.base.locked and not self._is_restored():
                 yield from self._retiring()
             with self._index.reading() as view:
-                self._waiting = list(self._look(view))
+                self.waiting = list(self._look(view))
             self.fault = None
         except lmdb.PanicError:
             raise
@@ -254,7 +254,7 @@ class Retirer:
             vault.keyring.retire_ingest_keys(ids)
             log.info("Ingest keys were destroyed", extra={"POOL": vault.name, "KEYS": len(ids)})
         with self._index.reading() as view:
-            ended = [self._ended(one) for one in _released(view, gone)]
+            ended = [self._ended(one) for one in self._released(view, gone)]
         idle = self.holding.without(self._vaults.base.keyring.ingest_key_ids)
 
         def end(writing: Writing, place: Place) -> None:
@@ -273,37 +273,43 @@ class Retirer:
         for one in ended:
             log.info("Copies of spools open no more", extra={"ERASURE": one.id.hex()})
 
+    def _released(self, view: View, gone: Collection[IngestKey]) -> Iterator[Erasure]:
+        """The erasures that waited for these keys and wait for no others."""
+        due = ingestkeys.due(view)
+        waited = {one for key in gone for one in due.get(key, ())}
+        waited -= {one for key, ids in due.items() if key not in gone for one in ids}
+        for one in sorted(waited):
+            erasure = erasures.find(view, one)
+            if erasure is not None and not any(map(self._is_there, erasure.ingest_keys)):
+                yield msgspec.structs.replace(erasure, receipts=[], pending=[])
+
+    def _is_there(self, key: IngestKey) -> bool:
+        """Whether a key is seen to be there yet: its row may be one that cannot be read."""
+        vault = self._vaults.named(key.pool) if self._vaults.has(key.pool) else None
+        return vault in self._open and key.key_id in vault.keyring.ingest_key_ids
+
     def _ended(self, erasure: Erasure) -> Erasure:
-        epochs = {
-            key.pool: self._vaults.named(key.pool).keyring.epoch
-            for key in erasure.ingest_keys
-            if self._vaults.has(key.pool) and not self._vaults.named(key.pool).locked
-        }
+        pools = {key.pool for key in erasure.ingest_keys}
+        epochs = {vault.name: vault.keyring.epoch for vault in self._open if vault.name in pools}
         return msgspec.structs.replace(
             erasure, epochs=erasure.epochs | epochs, spools_gone_ns=self._clock_ns()
         )
 
     # --- what keeps it ---------------------------------------------------------------------------
 
-    def fields(self) -> list[dict[str, Any]]:
-        """What a StatusReply tells: each key that has to go, and what for."""
-        return [
-            {
-                "pool": one.key.pool, "key": one.key.key_id, "state": one.why,
-                "captures": one.captures, "until": iso_utc(one.until_ns or None),
-            }
-            for one in self._waiting
-        ]  # fmt: skip
+    def fields(self) -> list[str]:
+        """What a StatusReply tells: a line for each key that has to go."""
+        return [f"{one.key.pool} {one.line}" for one in self.waiting]
 
     def to_go(self, pool: str) -> list[str]:
         """The same of a pool, a line each."""
-        return [one.line for one in self._waiting if one.key.pool == pool]
+        return [one.line for one in self.waiting if one.key.pool == pool]
 
     def words(self) -> str:
         """One line of what somebody should do; empty: nothing."""
         if self.fault:
             return f"ingest keys of erased calls CANNOT GO: {self.fault}"
-        for one in self._waiting:
+        for one in self.waiting:
             replaced_ns = one.until_ns - self._grace_ns
             if one.captures and self._clock_ns() - replaced_ns > _SOON_NS:
                 return (
@@ -313,25 +319,25 @@ class Retirer:
                 )
         return ""
 
-    def _look(self, view: View) -> Iterator[_Key]:
+    def _look(self, view: View) -> Iterator[Waiting]:
         for key in sorted(ingestkeys.due(view), key=lambda one: (TIERS[one.pool], one.key_id)):
             if not self._vaults.has(key.pool):
-                yield _Key(key, [], 0, f"waits for pool {key.pool} to be set up")
+                yield Waiting(key, [], 0, f"waits for pool {key.pool} to be set up")
                 continue
             vault = self._vaults.named(key.pool)
             if locked := [one.name for one in (self._vaults.base, vault) if one.locked]:
-                yield _Key(key, [], 0, f"waits for {locked[0]} to be unlocked")
+                yield Waiting(key, [], 0, f"waits for {locked[0]} to be unlocked")
             elif key.key_id == vault.keyring.ingest_key_id:
                 at = iso_utc(max(self._made_again_ns(view, vault), self._clock_ns()))
-                yield _Key(key, [], 0, f"is replaced at {at}")
+                yield Waiting(key, [], 0, f"is replaced at {at}")
             elif vault.intake.holds(key.key_id):
-                yield _Key(key, [], 0, f"batches wait in the intake of {key.pool}")
+                yield Waiting(key, [], 0, f"batches wait in the intake of {key.pool}")
             elif key.key_id not in vault.keyring.ingest_key_ids:
-                yield _Key(key, [], 0, "goes now")
+                yield Waiting(key, [], 0, "goes now")
             else:
                 captures = self._holding(view, vault, key)
                 why = f"waits for capture {', '.join(captures)}" if captures else "goes now"
-                yield _Key(key, captures, self._until_ns(view, key), why)
+                yield Waiting(key, captures, self._until_ns(view, key), why)
 
     def _put_off(self, fault: str) -> None:
         self._not_before_ns = self._clock_ns() + _AGAIN_NS
@@ -352,12 +358,3 @@ def _seal_anew(path: Path, old: Iterable[bytes], public_key: bytes) -> None:
 def _announce(writing: Writing, names: Iterable[str]) -> None:
     for name in names:
         writing.announce(tables.KEYS_CHANGED, name.encode())
-
-
-def _released(view: View, gone: Collection[IngestKey]) -> list[Erasure]:
-    """The erasures that wait for these keys and for no others."""
-    due = ingestkeys.due(view)
-    waited = {one for key in gone for one in due.get(key, ())}
-    waited -= {one for key, ids in due.items() if key not in gone for one in ids}
-    found = [erasures.find(view, one) for one in sorted(waited)]
-    return [msgspec.structs.replace(one, receipts=[], pending=[]) for one in found if one]

@@ -156,6 +156,11 @@ def _row(tier: int, key_id: str) -> bytes:
 # --- who may need a key --------------------------------------------------------------------------
 
 
+def can_be(key: IngestKey) -> bool:
+    """Whether this can be a key: what a replica brings need not."""
+    return key.pool in TIERS and is_key_id(key.key_id)
+
+
 def is_key_id(text: object) -> bool:
     """Whether this can name an ingest key: 16 hex digits."""
     return isinstance(text, str) and len(text) == 2 * _ID and not set(text) - _DIGITS

@@ -21,7 +21,7 @@ from storaged.format import ledger, record
 from storaged.format.keypage import SLOTS
 from storaged.format.ledger import DayKey, Entry, Place, Seal
 from storaged.format.sealing import HEADER_BYTES, Header
-from storaged.index import callrows, erasures, ledgerheads
+from storaged.index import callrows, erasures, ingestkeys, ledgerheads
 from storaged.index import rows as tables
 from storaged.index.environment import Index
 from storaged.index.rows import (
@@ -160,6 +160,8 @@ class Restorer:
                 raise ValueError("it is not complete")
             if any(one.pool not in TIERS or one.key_id not in _KEY_IDS for one in erasure.day_keys):
                 raise ValueError("it names a key that cannot be")
+            if not all(map(ingestkeys.can_be, erasure.ingest_keys)):
+                raise ValueError("it names an ingest key that cannot be")
         except (ValueError, RecursionError) as error:
             raise Fault("corrupt", f"erasure: {error}", "Restore from another replica.") from None
         with self._index.reading() as view:

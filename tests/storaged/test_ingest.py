@@ -1,10 +1,14 @@
 """Batches whose media comes by memory, at the daemon's ingest socket."""
 
+import signal
+
 import pytest
 
 from spanvault import messages as m
 from spanvault import wire
 from spanvault.slots import SLOT_BYTES, Slots
+from storaged.index import ingestkeys
+from storaged.index.environment import Index
 from tests.support.vault import Client, call_id, chunk_keys, make_call, make_media
 
 ONE = call_id(1)
@@ -81,3 +85,12 @@ def test_what_can_never_be_stored_is_refused_from_a_slot_too(capture, slots):
     refused = answer(capture)
     assert isinstance(refused, m.Refuse)
     assert "7 frames" in refused.error
+
+
+def test_who_is_told_a_key_is_known_before_anything_comes_of_it(rig, capture):
+    """An erasure waits for whoever may hold something that was sealed to it."""
+    rig.stop(signal.SIGKILL)
+    index = Index(rig.store / "index")
+    with index.reading() as view:
+        assert ingestkeys.captures(view) == {"capture"}
+    index.close()

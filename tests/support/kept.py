@@ -7,7 +7,6 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from spanvault import messages as m
 from spanvault import wire
@@ -38,12 +37,12 @@ def unconverted(operator: Client) -> Iterator[str]:
 def unretired(rig: Forked, operator: Client) -> Iterator[str]:
     """Have a capture greet until the ingest keys of erased calls are gone; say why they stay."""
 
-    def due() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = operator.ask(m.Status())[0].fields["erasing"]["ingest_keys"]
+    def due() -> list[str]:
+        found: list[str] = operator.ask(m.Status())[0].fields["erasing"]["ingest_keys"]
         return found
 
     greet(rig, lambda: not due())
-    yield from (f"an ingest key of erased calls stays: {one['state']}" for one in due())
+    yield from (f"an ingest key of erased calls stays: {one}" for one in due())
     keys = operator.ask(m.Keys())[0].pools[0].ingest_keys
     if keys != 1:
         yield f"{keys} ingest keys are left"

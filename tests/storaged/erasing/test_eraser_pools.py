@@ -14,6 +14,7 @@ from spanvault.keys import keyfile
 from spanvault.media.chunk import NO_MEDIA
 from storaged.erasing.eraser import Eraser
 from storaged.faults import Fault
+from storaged.format.walk import finish
 from storaged.index import erasures
 from storaged.index.binding import Binding
 from storaged.pools import vaults
@@ -289,3 +290,83 @@ def test_erasure_that_a_crash_left_in_a_pool_that_starts_locked_ends_when_it_is_
     with three.parts.index.reading() as view:
         assert erasures.unfinished(view) == []
     assert (three.opens(gone), three.opens(kept)) == (False, True)
+
+
+# --- ingest keys ---------------------------------------------------------------------------------
+
+
+def look(three: ThreePools) -> list[str]:
+    """What storaged does by itself; what still waits then."""
+    finish(three.counter.retirer.retiring())
+    return three.counter.retirer.fields()
+
+
+def ingest_keys(three: ThreePools) -> dict[str, list[str]]:
+    return {name: vault.keyring.ingest_key_ids for name, vault in three.pools.items()}
+
+
+def named(three: ThreePools, call: bytes) -> set[str]:
+    """The pools whose ingest keys an erasure waits for."""
+    (erasure,) = three.ask(m.Erasures(call)).erasures
+    return {key.pool for key in erasure.ingest_keys}
+
+
+def test_erasure_names_the_ingest_keys_of_base_and_of_the_pool_and_they_go(three):
+    in_every_pool(three)
+    before = ingest_keys(three)
+    three.erase(SENSITIVE)
+    assert named(three, SENSITIVE) == {"base", "sensitive"}
+    assert look(three) == []
+    after = ingest_keys(three)
+    assert after["core"] == before["core"]
+    for name in ("base", "sensitive"):
+        assert (len(after[name]), after[name] == before[name]) == (1, False)
+    (erasure,) = three.ask(m.Erasures(SENSITIVE)).erasures
+    assert erasure.epochs == {
+        name: three.pools[name].keyring.epoch for name in ("base", "sensitive")
+    }
+    assert erasure.spools_gone_ns
+
+
+def test_call_that_was_moved_may_have_waited_for_every_pool_below(three):
+    three.commit(make_call(1))
+    assert three.ask(m.Move([CORE], "core", "why")).moved == 1
+    while three.sorter.drain():
+        pass
+    assert named(three, CORE) == set()  # it lives on
+    assert look(three) == []
+    assert three.ask(m.Move([CORE], "sensitive", "why")).moved == 1
+    while three.sorter.drain():
+        pass
+    assert three.ask(m.Lock("core")) == m.Done()  # nobody needs it for that
+    three.erase(CORE)
+    assert named(three, CORE) == set(POOLS)
+    (waits,) = look(three)
+    assert waits.endswith("waits for core to be unlocked")
+
+
+def test_ingest_keys_of_a_locked_pool_wait_until_it_is_open(three):
+    in_every_pool(three)
+    (old,) = ingest_keys(three)["sensitive"]
+    three.erase(SENSITIVE)
+    assert three.ask(m.Lock("sensitive")) == m.Done()
+    assert look(three) == [f"sensitive {old} waits for sensitive to be unlocked"]
+    assert three.ask(m.Lock("base")) == m.Done()
+    assert look(three) == [f"sensitive {old} waits for base to be unlocked"]
+    key = keyfile.load(three.parts.folder / "unlock.key")
+    assert three.ask(m.Unlock("base", key)) == m.Done()
+    three.unlock("sensitive")
+    assert look(three) == []
+    assert old not in three.pools["sensitive"].keyring.ingest_key_ids
+
+
+def test_pool_that_is_locked_again_once_its_key_is_gone_holds_up_nothing(three):
+    in_every_pool(three)
+    three.erase(CORE, SENSITIVE)
+    assert three.ask(m.Lock("sensitive")) == m.Done()
+    assert len(look(three)) == 1
+    assert three.ask(m.Lock("core")) == m.Done()
+    three.unlock("sensitive")
+    assert (look(three), three.counter.retirer.fault) == ([], None)
+    (erasure,) = three.ask(m.Erasures(CORE)).erasures
+    assert erasure.spools_gone_ns

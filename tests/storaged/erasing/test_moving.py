@@ -11,6 +11,7 @@ import pytest
 from spanvault import messages as m
 from spanvault.media import chunk
 from storaged import files
+from storaged.faults import Fault
 from storaged.format.walk import finish
 from storaged.index import erasures
 from storaged.pools import intake
@@ -329,6 +330,19 @@ def test_what_a_move_that_came_to_nothing_sealed_opens_no_more(three, monkeypatc
     three.counter.desk._mover.clear()
     assert not left.exists()
     assert (tmp_path / "kept").read_bytes()[:32] == bytes(32)
+
+
+def test_what_was_sealed_to_a_key_that_went_meanwhile_is_not_moved(three):
+    three.record(make_call(1))
+    core, steps = three.pools["core"], three.counter.desk._mover.moving(
+        "operator/x", m.Move([ONE], "core", "why"))  # fmt: skip
+    next(steps)
+    three.counter.retirer.rotate(core)
+    core.keyring.retire_ingest_keys(core.keyring.ingest_key_ids[:1])
+    with pytest.raises(Fault, match="got a new ingest key"):
+        finish(steps)
+    assert three.move("core", ONE).moved == 1
+    assert len(three.heard(ONE)) == 12
 
 
 def test_a_move_that_took_place_is_not_cleared_though_a_disk_keeps_it_from_counting(

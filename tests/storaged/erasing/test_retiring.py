@@ -13,6 +13,8 @@ import pytest
 
 from spanvault import messages as m
 from spanvault import spool, wire
+from spanvault.transport import Identity
+from storaged.erasing.holding import Holding
 from storaged.erasing.retiring import PAUSE_NS
 from storaged.format.walk import finish
 from storaged.index import erasures, ingestkeys
@@ -82,7 +84,7 @@ class House:
 
     @property
     def state(self) -> list[str]:
-        return [one["state"] for one in self.counter.retirer.fields()]
+        return [one.why for one in self.counter.retirer.waiting]
 
     def spooled(self, number: int) -> bytes:
         """What a capture's disk would hold of a call, under the key of now."""
@@ -477,3 +479,54 @@ def test_copies_of_a_restored_store_wait_for_the_end_of_the_import(alone):
     alone.look()
     alone.look()
     assert alone.gone()
+
+
+def test_guest_waits_for_every_capture_that_the_store_ever_met(parts):
+    """Who may send has certificates in settings that are not at hand."""
+    old, new = "0" * 16, "1" * 16
+    holding = Holding(parts.index, None)
+    parts.index.write(lambda writing: writing.take_capture("office"))
+
+    def waits() -> list[str]:
+        holding.keep()
+        with parts.index.reading() as view:
+            return holding.of(view, m.IngestKey("base", old), [new])
+
+    assert waits() == ["office"]
+    for said, still in (([old, new], ["office"]), ([], ["office"]), ([new], [])):
+        holding.hear("office", m.Health("capture office", "", {"sealed_to": said}))
+        assert waits() == still
+
+
+def test_what_another_than_a_capture_says_of_keys_counts_for_nothing(house):
+    (old,) = house.keys
+    house.say(old)
+    house.erase(1)
+    house.look()
+    house.counter.desk.take_health(
+        Identity("replicator", "office"),
+        m.Health("capture office", "", {"sealed_to": [house.keys[1]]}),
+    )
+    house.look()
+    assert old in house.keys
+
+
+def test_row_that_cannot_be_read_has_nobody_told_that_its_key_is_gone(house):
+    house.say(house.keys[0])
+    house.greet()
+    house.erase(1)
+    house.look()
+    house.look()
+    house.store(12)
+    (one, two), index = house.keys, house.counter.parts.index
+    house.erase(12)  # it waits for both
+    (erasure,) = house.counter.ask(m.Erasures(call_id(12))).erasures
+    assert {key.key_id for key in erasure.ingest_keys} == {one, two}
+    row = bytes(1) + bytes.fromhex(one) + erasure.id
+    index.write(lambda writing: writing.put(b"spooled", row, b"flipped"))
+    house.now_ns += PAUSE_NS
+    house.look()
+    house.say(one, house.keys[-1])
+    house.look()
+    assert (two in house.keys, one in house.keys) == (False, True)
+    assert not house.gone(call_id(12))

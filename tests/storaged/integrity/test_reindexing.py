@@ -156,6 +156,9 @@ def test_everything_is_there_again(rig):
     assert after.erasures == before.erasures
     assert after.changes == before.changes
     assert isinstance(rig.client("operator").ask(m.Get(call_id(5)))[0], m.Failure)
+    while not (waits := rig.client("operator").ask(m.Status())[0].fields["erasing"]["ingest_keys"]):
+        continue  # what erasures in the ledger wait for
+    assert waits[0].startswith("base ")
 
 
 def next_slots(rig: Rig) -> dict[str, int]:

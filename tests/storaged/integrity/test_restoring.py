@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from spanvault import messages as m
 from storaged.faults import Fault
+from storaged.format.walk import finish
+from storaged.index import erasures, ingestkeys
 from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call
 
@@ -117,6 +120,49 @@ def test_replica_that_heard_of_an_erasure_before_its_rows_were_gone(counter, emp
         empty.parts.keyring.dek(key.key_id)
     assert empty.ask(m.Erasures()).erasures[0].rows_gone_ns
     assert [one.id for one in empty.ask(m.Search(number=make_call(2).caller)).calls] == [TWO]
+
+
+def test_replica_that_heard_of_an_erasure_before_its_ingest_keys_were_gone(counter, empty):
+    """They are in its root: so they go here, once no key file can bring them back."""
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    counter.ask(m.Erase([ONE], "asked for"))
+    old = counter.parts.keyring.ingest_key_ids
+    reply = counter.ask(m.Feed(0))
+    for kind in ("keys", "erase"):
+        for change in (one for one in reply.changes if one.kind == kind):
+            assert empty.ask(m.Import(reply.store_id, change)) == m.Done()
+    finish(empty.retirer.retiring())
+    assert empty.parts.keyring.ingest_key_ids == old
+    empty.parts.commit(calls=[make_call(3)])
+    finish(empty.retirer.retiring())
+    assert not {*old} & {*empty.parts.keyring.ingest_key_ids}
+    assert empty.ask(m.Erasures()).erasures[0].spools_gone_ns
+
+
+def test_replica_that_heard_of_an_erasure_before_and_behind_waits_for_nothing(counter, empty):
+    counter.parts.commit([(ONE, 1, 0)], [make_call(1)])
+    counter.ask(m.Erase([ONE], "asked for"))
+    early = counter.ask(m.Feed(0)).changes
+    counter.convert()
+    finish(counter.retirer.retiring())
+    reply = counter.ask(m.Feed(0))
+    told = [one for one in (*early, *reply.changes) if one.kind == "erase"]
+    for change in (*(one for one in reply.changes if one.kind == "keys"), *told):
+        assert empty.ask(m.Import(reply.store_id, change)) == m.Done()
+    with empty.parts.index.reading() as view:
+        assert (erasures.due(view), ingestkeys.due(view)) == ({}, {})
+
+
+@pytest.mark.parametrize("key", [("nowhere", "0" * 16), ("base", "short"), ("base", "G" * 16)])
+def test_erasure_of_an_ingest_key_that_cannot_be_is_refused(counter, empty, key):
+    counter.parts.commit(calls=[make_call(1)])
+    reply = counter.ask(m.Feed(0))
+    for change in (one for one in reply.changes if one.kind == "keys"):
+        assert empty.ask(m.Import(reply.store_id, change)) == m.Done()
+    erasure = m.Erasure(bytes(16), 1, "", "", [], done=True, ingest_keys=[m.IngestKey(*key)])
+    change = m.Change(1, "erase", erasure.id, data=msgspec.msgpack.encode(erasure))
+    failure = empty.ask(m.Import(reply.store_id, change))
+    assert (failure.code, "an ingest key that cannot be" in failure.error) == ("corrupt", True)
 
 
 def test_damaged_copy_is_not_taken(counter, empty):
