@@ -9,7 +9,8 @@ LIBDIR ?= /usr/local/lib
 
 # To build systemd-python, which has no wheel; then what demo and tests place calls with.
 PACKAGES := python3 python3-venv python3-dev gcc pkg-config libsystemd-dev \
-	iproute2 ethtool sip-tester softhsm2 tshark tcpdump ffmpeg systemd systemd-container
+	iproute2 ethtool sip-tester softhsm2 tshark tcpdump ffmpeg systemd systemd-container \
+	xfsprogs btrfs-progs
 
 # Debian's own Python where it will do: the daemons run as users who cannot look into /root.
 FIND_PYTHON := for python in /usr/bin/python3 python3; do \

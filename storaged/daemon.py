@@ -307,7 +307,7 @@ def open_store(settings: StoragedConfig) -> Iterator[tuple[Store, Index, Opener,
         tables = _open_index(store, elsewhere)
         try:
             if ring:
-                toldkeys.announce(tables, store.keys, ring.names())
+                toldkeys.announce_at_start(tables, store.keys, ring.names())
             opener = Opener(settings, store, tables, intake_keys)
             yield store, tables, opener, opener.all(ring, why_locked)
         finally:

@@ -19,7 +19,8 @@ from storaged.faults import Fault
 
 REMEDIES: Final = {
     errno.ENOSPC: "Free space there, or enlarge it; recording resumes by itself.",
-    errno.EDQUOT: "Raise the quota of storaged's user; recording resumes by itself.",
+    errno.EDQUOT: "Raise the quota of storaged's user, or of that folder; recording resumes by "
+    "itself.",
     errno.EROFS: "It is read-only: look at dmesg, repair it, mount it writable.",
     errno.EIO: "It fails: look at dmesg, replace it, restore from a replica.",
     errno.ESTALE: "Its disk was unmounted: mount it again; recording resumes by itself.",
@@ -41,6 +42,7 @@ _REINDEX: Final = (
     "the recordings."
 )
 _ROOM: Final = 64 << 10  # bytes; with less a disk is full
+_PROBED: Final = "probed"  # of an lmdb.Error: what another write met
 _WITHIN: Final = ("objects", "ledger")  # a pool's folder is told, not which of its files
 
 
@@ -87,8 +89,33 @@ def _number(error: Exception) -> int:
         return error.errno or 0
     numbers = (*REMEDIES, *disks.DENIED)
     number = next((one for one in numbers if os.strerror(one) in str(error)), 0)
-    # LMDB takes a write that a full disk cut short for a disk that fails.
-    return errno.ENOSPC if number == errno.EIO and _is_full(error) else number
+    if number not in (0, errno.EIO):
+        return number
+    # LMDB takes a write that a full disk or a quota cut short for a disk that fails.
+    return errno.ENOSPC if number and _is_full(error) else vars(error).get(_PROBED) or number
+
+
+def blame(error: lmdb.Error, path: Path) -> None:
+    """Note what an error is about, and what the disk says to another write: LMDB tells neither."""
+    vars(error)["filename"] = str(path)
+    vars(error)[_PROBED] = _probe(path.with_name("probe"))
+
+
+def _probe(path: Path) -> int:
+    """The system's number of why a file cannot be written now; 0 if it can."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            left = memoryview(bytes(_ROOM))
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+            path.unlink()
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 def _is_full(error: Exception) -> bool:

@@ -18,7 +18,7 @@ SHORTAGES: Final = {
 }
 REMEDIES: Final = {
     errno.ENOSPC: "Free space there, or enlarge it.",
-    errno.EDQUOT: "Raise the quota of its user.",
+    errno.EDQUOT: "Raise the quota of its user, or of that folder.",
     errno.EROFS: "It is read-only: look at dmesg, repair it, mount it writable.",
     errno.EIO: "It fails: look at dmesg, replace it.",
     **SHORTAGES,

@@ -13,6 +13,7 @@ from typing import Final
 
 import lmdb
 
+from storaged.diskfaults import blame
 from storaged.faults import Fault
 from storaged.index import lockfile
 from storaged.index.hurt import Hurt
@@ -109,7 +110,7 @@ class Index:
                 except lmdb.MapFullError:
                     self._grow()
                 except lmdb.Error as error:
-                    vars(error)["filename"] = str(self._data)  # LMDB does not say whose fault it is
+                    blame(error, self._data)
                     raise
 
     def _grow(self) -> None:

@@ -8,11 +8,15 @@ back while its pool is locked (storaged.integrity.keymending). FORMAT.md §7, §
 """
 
 import hashlib
+import logging
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import lmdb
+
+from storaged.diskfaults import line
 from storaged.format import keypage
 from storaged.index.environment import Index
 from storaged.index.rows import KEYS_CHANGED
@@ -20,6 +24,7 @@ from storaged.index.view import View
 from storaged.index.writing import Writing
 from storaged.keys.rootfile import ROOT
 
+log = logging.getLogger(__name__)
 _TOLD: Final = b"told/"  # of table meta, and a root's name as in the feed
 _ROW: Final = struct.Struct("<32sQQ")  # SHA-256, size, position in the feed
 
@@ -72,6 +77,19 @@ def announce(index: Index, folder: Path, names: Sequence[str]) -> None:
         if all(is_told(view, name) for name in wanted):
             return
     index.write(tell)
+
+
+def announce_at_start(index: Index, folder: Path, names: Sequence[str]) -> None:
+    """announce(), where a disk that is full must not keep storaged from starting.
+
+    Roots are told of when they are next read, all else at the next start.
+    """
+    try:
+        announce(index, folder, names)
+    except lmdb.PanicError:
+        raise
+    except (lmdb.Error, OSError) as error:
+        log.error("Replicas are told of key files later", extra={"FAULT": line(error)})
 
 
 def _root_of(path: Path) -> Told | None:

@@ -5,6 +5,7 @@ before it is acknowledged. Whoever has the store and not the pool's keys can add
 read it. FORMAT.md §5.5. Who fills and empties it: storaged.recordings.sorting.
 """
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -64,11 +65,23 @@ class Intake:
         return key_id in waiting | moving
 
     def put(self, calls: Iterable[Call], media: Iterable[Media], public_key: bytes) -> None:
-        """Keep calls and media, synced. Raises OSError: then some of it may be kept, twice later"""
-        for some in _portions(calls):
-            self._put(some, NO_MEDIA, public_key)
-        for each in media:
-            self._put([], each, public_key)
+        """Keep calls and media, synced. Raises OSError: then none of it counts."""
+        first = self._next
+        try:
+            for some in _portions(calls):
+                self._put(some, NO_MEDIA, public_key)
+            for each in media:
+                self._put([], each, public_key)
+        except OSError:
+            self._take_back(first)
+            raise
+
+    def _take_back(self, first: int) -> None:
+        """Each try would leave what a full disk still takes: the small files, again and again."""
+        for path in [one for one in self._files if int(one.name.split(".")[0]) >= first]:
+            del self._files[path]
+            with contextlib.suppress(OSError):  # what stays comes twice after a start: no harm
+                spool.shred(path)
 
     def put_sealed(self, key_id: str, capture: str, sealed: bytes) -> None:
         """Keep a batch as a capture's spool sealed it: to the same key. Raises OSError."""

@@ -88,7 +88,7 @@ class Opener:
             slot_of(self._settings),
             unindexed=self._is_unindexed(name),
         )
-        toldkeys.announce(self._tables, vault.keys, vault.key_files())
+        toldkeys.announce_at_start(self._tables, vault.keys, vault.key_files())
         return vault
 
     def keep_intake_keys(self) -> None:

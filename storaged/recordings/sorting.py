@@ -6,6 +6,7 @@ part through its intake: sealed, synced, acknowledged, and made recordings of as
 Committing to one pool: storaged.recordings.writer. Rules: spanvault.daemon.rules.
 """
 
+import errno
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -179,8 +180,9 @@ class Sorter:
             try:
                 counts = self._writer(vault).commit(group, chunks)
             except OSError as error:
-                if vault.pool.device == vault.intake.device:
-                    raise  # its intake is no better off
+                same = vault.pool.device == vault.intake.device
+                if same and error.errno != errno.EDQUOT:
+                    raise  # its intake is no better off; of a quota, it may be
                 self._tell(vault, line(error))
                 return self._set_aside(vault, group, chunks)
             self._tell(vault, None)

@@ -53,6 +53,26 @@ def test_write_that_a_full_disk_cut_short_is_no_failing_disk(tmp_path, monkeypat
     assert "No space left on device" in line(error)
 
 
+@pytest.mark.parametrize("text", ["Input/output error", "MDB_PANIC: Update of meta page failed"])
+def test_what_lmdb_does_not_tell_another_write_does(tmp_path, monkeypatch, text):
+    def exceeded(*_: object) -> int:
+        raise OSError(errno.EDQUOT, "")
+
+    error = of_lmdb(f"mdb_txn_commit: {text}")
+    with monkeypatch.context() as patch:
+        patch.setattr(diskfaults.os, "write", exceeded)
+        diskfaults.blame(error, tmp_path / "data.mdb")
+    assert line(error).startswith(f"{tmp_path} (disk ")
+    assert "): Disk quota exceeded. Raise the quota of" in line(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_passed_stays_what_lmdb_says(tmp_path):
+    error = of_lmdb("mdb_txn_commit: Input/output error")
+    diskfaults.blame(error, tmp_path / "data.mdb")
+    assert "Input/output error. It fails" in line(error)
+
+
 def test_error_of_an_open_file_gets_its_name(tmp_path):
     descriptor = os.open(tmp_path / "page", os.O_RDONLY | os.O_CREAT)
     with pytest.raises(OSError, match="page") as caught, named(descriptor):

@@ -1,9 +1,9 @@
-"""A disk whose every write and flush is logged, and which can be told to fail.
+"""A disk whose every write and flush is logged, and which can be told to fail, or to be slow.
 
 A FUSE filesystem that is one file, served by a process of its own in plain Python; a loop device
-over it is a disk, and ext4 on that is a filesystem as any. What reaches the disk between two
-flushes may be lost or torn by a power cut: tests/support/powercut.py makes such disks of the log.
-Needs root and /dev/fuse. Source: linux/fuse.h, protocol 7.31.
+over it is a disk, and ext4, xfs or btrfs on that is a filesystem as any. What reaches the disk
+between two flushes may be lost or torn by a power cut: tests/support/powercut.py makes such disks
+of the log. Needs root and /dev/fuse. Source: linux/fuse.h, protocol 7.31.
 
     python -m tests.support.fusedisk FOLDER BYTES      serve FOLDER/disk (started by Disk)
 """
@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 WRITTEN, FLUSHED = b"W", b"F"
 ENTRY: Final = struct.Struct("<cQIQ")  # what, offset, bytes, monotonic ns; then the bytes
@@ -38,11 +38,45 @@ RELEASE, FSYNC, FLUSH, INIT, FORGET, DESTROY, INTERRUPT = 18, 20, 25, 26, 2, 38,
 _BIG_WRITES, _MAX_PAGES = 1 << 5, 1 << 22
 
 
-class Disk:
-    """The file, the loop device over it, and an ext4 on it, mounted at `mounted`."""
+class Kind(NamedTuple):
+    """A file system. make: all of it is written at once, nothing later in the background."""
 
-    def __init__(self, folder: Path, megabytes: int, mounted: Path) -> None:
+    make: tuple[str, ...]
+    repair: tuple[str, ...]  # what a start after a power cut runs where mounting fails
+    options: tuple[str, ...] = ()  # of mount
+    megabytes: int = 48  # that it takes at least
+
+    @property
+    def lacking(self) -> str:
+        """Why it cannot be tried here; empty if it can."""
+        name = self.make[0].removeprefix("mkfs.")
+        if shutil.which(self.make[0]) is None:
+            return f"needs {self.make[0]}"
+        known = Path("/proc/filesystems").read_text().split()
+        return "" if name in known else f"this kernel has no {name}"
+
+
+EXT4: Final = Kind(
+    ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"),
+    ("e2fsck", "-f", "-y"),
+)
+WRITEBACK: Final = EXT4._replace(options=("-o", "data=writeback"))
+XFS: Final = Kind(("mkfs.xfs", "-q", "-f", "-K"), ("xfs_repair", "-L"), megabytes=300)
+BTRFS: Final = Kind(
+    ("mkfs.btrfs", "-q", "-f", "-K", "--mixed"), ("btrfs", "rescue", "super-recover", "-y"),
+    megabytes=160,
+)  # fmt: skip
+
+
+class Disk:
+    """The file, the loop device over it, and a file system on it, mounted at `mounted`."""
+
+    def __init__(
+        self, folder: Path, megabytes: int, mounted: Path, kind: "Kind | None" = None
+    ) -> None:
+        """kind: ext4 if it is not said."""
         self.folder, self.log, self.mounted = folder, folder / "log", mounted
+        self.kind = kind or EXT4
         folder.mkdir()
         mounted.mkdir(exist_ok=True)
         size = megabytes << 20
@@ -56,7 +90,7 @@ class Disk:
             assert time.monotonic() < end, "the disk is not served"
             assert self._server.poll() is None, "the disk's server ended"
             time.sleep(0.01)
-        make_ext4(folder / "disk")
+        subprocess.run([*self.kind.make, folder / "disk"], check=True, capture_output=True)
         self.mount()
 
     def __enter__(self) -> "Disk":
@@ -80,7 +114,7 @@ class Disk:
         may still hold the last one, and with it a filesystem that stopped at an error.
         """
         self._device = attach(self.folder / "disk")
-        subprocess.run(["mount", self._device, self.mounted], check=True)
+        subprocess.run(["mount", *self.kind.options, self._device, self.mounted], check=True)
         with contextlib.suppress(OSError):
             (self.mounted / "lost+found").rmdir()  # a store begins in an empty folder
 
@@ -103,13 +137,6 @@ def attach(path: Path) -> str:
     """A loop device over a file."""
     command = ["losetup", "-f", "--show", path]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def make_ext4(device: str | Path) -> None:
-    """A new filesystem, all of it written now and nothing later in the background."""
-    options = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-    command = ["mkfs.ext4", "-q", "-F", "-m", "0", "-E", options, device]
-    subprocess.run(command, check=True)
 
 
 # --- the server ------------------------------------------------------------------------------

@@ -9,13 +9,12 @@ import bisect
 import contextlib
 import os
 import random
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.support.fusedisk import ENTRY, FLUSHED, attach
+from tests.support.fusedisk import ENTRY, EXT4, FLUSHED, Kind, attach
 
 SECTOR: Final = 512
 _PAGE: Final = 4096
@@ -83,7 +82,7 @@ class Log:
                 while written < len(self.writes) and self.writes[written].at <= flushed:
                     self._put(file.fileno(), self.writes[written])
                     written += 1
-            shutil.copyfile(durable, disk)
+            subprocess.run(["cp", "--sparse=always", durable, disk], check=True)
             with disk.open("r+b", 0) as file:
                 for write in self.writes[written:]:
                     if write.at > cut.at:
@@ -103,18 +102,19 @@ class Log:
 
 
 @contextlib.contextmanager
-def mounted(disk: Path, point: Path) -> Iterator[Path]:
-    """An ext4 as a start after the power cut mounts it: its journal is replayed.
+def mounted(disk: Path, point: Path, kind: Kind = EXT4) -> Iterator[Path]:
+    """A file system as a start after the power cut mounts it: its journal is replayed.
 
-    A cut within the superblock's two sectors leaves a checksum that does not fit; then the start
+    A cut within the superblock's sectors leaves a checksum that does not fit; then the start
     repairs the file system first, from a copy of the superblock.
     """
     device = attach(disk)
+    mount = ["mount", *kind.options, device, point]
     try:
-        if subprocess.run(["mount", device, point], check=False).returncode:
-            repaired = subprocess.run(["e2fsck", "-f", "-y", device], check=False).returncode
-            assert repaired <= _REPAIRED, f"e2fsck ended with {repaired}"
-            subprocess.run(["mount", device, point], check=True)
+        if subprocess.run(mount, check=False).returncode:
+            repaired = subprocess.run([*kind.repair, device], check=False).returncode
+            assert repaired <= _REPAIRED, f"{kind.repair[0]} ended with {repaired}"
+            subprocess.run(mount, check=True)
         try:
             with contextlib.suppress(OSError):
                 (point / "lost+found").rmdir()

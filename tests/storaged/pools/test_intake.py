@@ -1,11 +1,15 @@
 """What lies in an intake: batches of ours, in order, and nothing that somebody put beside them."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from spanvault.keys import keyfile
 from storaged.pools.intake import Intake
-from tests.support.vault import make_call
+from tests.support.smalldisk import SmallDisk
+from tests.support.vault import call_id, make_call, make_media
 
 KEY = bytes(range(32))
 
@@ -55,3 +59,25 @@ def test_a_batch_is_durable_before_it_counts(tmp_path: Path, monkeypatch) -> Non
     intake.put_sealed("ab12", "site", b"sealed")
     aside = f"000000000001.ab12.{b'site'.hex()}.sealed.new"
     assert done == [f"fsync {aside}", f"rename {aside}", "fsync base"]
+
+
+@pytest.fixture
+def megabyte(tmp_path: Path) -> Iterator[Path]:
+    """A disk of so much."""
+    disk = SmallDisk(tmp_path / "disk", 1)
+    yield disk.mounted
+    disk.close()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_what_does_not_fit_leaves_nothing_however_often_it_is_tried(megabyte: Path) -> None:
+    intake = Intake(megabyte / "intake" / "base")
+    large = make_media([(call_id(1), 1, second) for second in range(20)], size=100_000)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space left on device"):
+            intake.put([make_call(1)], [make_media([(call_id(1), 1, 0)]), large],
+                       keyfile.public_of(KEY))  # fmt: skip
+        assert (len(intake), list(intake.folder.iterdir())) == (0, [])
+    intake.put([make_call(1)], [], keyfile.public_of(KEY))
+    assert len(Intake(megabyte / "intake" / "base")) == 1

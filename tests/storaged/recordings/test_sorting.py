@@ -220,6 +220,22 @@ def test_pool_whose_own_disk_is_full_waits_and_resumes_by_itself(two, monkeypatc
     assert two.stored(SECRET) == [(1, 0), (1, 1)]
 
 
+def test_a_quota_of_one_pool_s_folder_stops_that_pool_alone(two, monkeypatch):
+    """Its intake lies on the same file system, and not in that folder."""
+    two.secret.unlock(two.key)
+
+    def exceeded(recording_id: bytes, data: bytes) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(two.secret.pool.objects / "x"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(two.secret.pool, "append", exceeded)
+        two.commit(BOTH, [make_call(1, final=False), SECRET_CALL])
+        assert two.stored(PLAIN) == [(1, 0)]
+        assert "Disk quota exceeded. Raise the quota of" in (two.secret.fault or "")
+    two.drain()
+    assert (two.secret.fault, two.stored(SECRET)) == (None, [(1, 0)])
+
+
 def test_another_key_unlocks_nothing(two):
     with pytest.raises(Fault, match="the unlock key is not one this store is sealed to"):
         two.secret.unlock(os.urandom(32))
