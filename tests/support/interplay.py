@@ -1,8 +1,9 @@
 """Random rows of acts on a real vault, held against a model, and the shortest row that still fails.
 
 A row is drawn from a seed alone: names of acts, each with a seed of its own, some with a kill while
-they go on. Acts: tests/support/interplayacts.py. `python -m tests.support.interplay SEED ACTS`
-repeats a row; `--shrink` leaves out whatever is not needed for its failure.
+they go on. Acts: tests/support/interplayacts.py, interplaybreaks.py. `python -m
+tests.support.interplay SEED ACTS` repeats a row; `--shrink` leaves out whatever is not needed for
+its failure.
 """
 
 import shutil
@@ -19,10 +20,11 @@ from typing import Any, NamedTuple
 from spanvault import messages as m
 from spanvault.client import Client, RequestFailed
 from tests.support import interplayacts as acts
+from tests.support import interplaybreaks as breaks
 from tests.support import interplaychecks as checks
-from tests.support.interplayacts import ACTS, World
 from tests.support.interplayhouse import Died, House, Wrong
 from tests.support.interplaymodel import Model
+from tests.support.interplayworld import ACTS, World
 
 MEMORY = Path("/dev/shm")  # a killed process takes no page cache with it: no disk is needed
 
@@ -110,11 +112,11 @@ def _bury(world: World, chance: Random) -> None:
     world.house.settle_settings()
     while True:
         try:
-            acts.restart(world, chance)
+            breaks.restart(world, chance)
             break
         except Died:
             continue
-    acts.notice_what_went(world)
+    breaks.notice_what_went(world)
     for told in [one for one in world.model.calls.values() if one.gone is None]:
         world.hold(lambda told=told: checks.call_is_right(world.house, told, media=False))  # type: ignore[misc]
 
@@ -122,7 +124,7 @@ def _bury(world: World, chance: Random) -> None:
 def _end(world: World) -> None:
     """All is opened, and everything looked at."""
     house, chance = world.house, Random(0)
-    acts.free_disks(world)
+    breaks.free_disks(world)
     acts.pools_are_opened(world, chance)
     for capture in house.captures.values():
         capture.unspool()
@@ -130,9 +132,9 @@ def _end(world: World) -> None:
     house.until(world.drained, "the intakes are empty")
     acts.all_is_looked_at(world, chance)
     world.hold(lambda: checks.checks_clean(house))
-    if not acts.replicated(world):
+    if not breaks.replicated(world):
         raise Wrong(f"the replica does not follow: {house.replicator_says()}")
-    erasures = list(acts.erasures(world))
+    erasures = list(breaks.erasures(world))
     house.end(signal.SIGTERM)
     world.hold(lambda: checks.keys_are_gone(house.rig.store / "keys", house.openers, erasures), 0)
     world.hold(lambda: checks.log_is_whole(house.rig.store / "log/access.log", house.model), 0)

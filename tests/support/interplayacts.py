@@ -1,16 +1,14 @@
-"""Acts on a vault, drawn at random: what captures send, what people ask, what breaks.
+"""Acts on a vault, drawn at random: what captures send, what people ask and change.
 
 An act has its own randomness, so that a row of acts with some left out does the rest alike. Each
-tells the model what it did, and holds what it is answered against what must be. Rows of them:
-tests/support/interplay.py.
+tells the model what it did, and holds what it is answered against what must be. What breaks a
+vault: tests/support/interplaybreaks.py. Rows of acts: tests/support/interplay.py.
 """
 
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from random import Random
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -19,128 +17,10 @@ from spanvault.keys import keyfile, shares
 from spanvault.media.chunk import EVENTS
 from spanvault.spool import key_id
 from storaged.index.binding import beside
-from storaged.index.environment import Index
 from tests.support import interplaychecks as checks
-from tests.support.interplayhouse import PATIENCE_S, Died, House, Wrong
-from tests.support.interplaymodel import POOLS, Model, Told, numbers
-from tests.support.smalldisk import empty, fill
-from tests.support.vault import SECOND, call_id, make_call
-
-DAY_NS: Final = 86_400 * SECOND
-SIZES: Final = (320, 320, 320, 8000)  # bytes of a chunk: sound, and now and then a picture
-PEOPLE: Final = tuple(f"+4930{number}" for number in range(6))  # numbers that calls share
-KEEP_DAYS: Final = 20
-FULL: Final = (  # what storaged's log may say of a disk that takes nothing
-    "Search rows of erased calls cannot be made to go yet",
-    "An erasure that was begun cannot be completed yet",
-)
-DAMAGE: Final = (  # and of what is damaged
-    "A recording is damaged",
-    "A key page cannot be opened",
-    "A key file is damaged",
-    "A call record is damaged",
-    "A call record cannot be opened",
-    "Damage in a recording that goes on",
-    "A recording cannot be gone on with",
-)
-_OPEN_S: Final = 5.0
-
-Act = Callable[["World", Random], None]
-ACTS: dict[str, tuple[int, Act]] = {}  # by name: how often, and what
-
-
-def act(weight: int) -> Callable[[Act], Act]:
-    def add(function: Act) -> Act:
-        ACTS[function.__name__] = weight, function
-        return function
-
-    return add
-
-
-class World:
-    """The vault, what must be in it, and how to ask after it."""
-
-    def __init__(self, house: House) -> None:
-        self.house, self.model = house, house.model
-        self.made = 0  # calls
-        self.expected: list[str] = []  # beginnings of lines that storaged's log may have
-        self.sent: list[tuple[str, list[m.Call], list[tuple[bytes, int, int]], int]] = []
-
-    # --- sending ---------------------------------------------------------------------------------
-
-    def send(
-        self, chance: Random, capture: str, calls: list[m.Call],
-        chunks: list[tuple[bytes, int, int]], *, spools: bool = True,
-    ) -> None:  # fmt: skip
-        """A batch, acknowledged before anything else is done, unless nothing can take it."""
-        size = chance.choice(SIZES)
-        spooled = chance.random() < 0.08 and spools
-        one = self.house.captures[capture]
-        known = [told for told in map(self.model.calls.get, {c[0] for c in chunks}) if told]
-        chunks = [  # a capture never sends two chunks of one place
-            chunk for chunk in chunks
-            if not any(chunk[1:] in told.chunks for told in known if told.id == chunk[0])
-        ]  # fmt: skip
-        one.send(calls, chunks, size, spooled=spooled)
-        self.sent = [*self.sent[-20:], (capture, calls, chunks, size)]
-        self.settle()
-
-    def settle(self) -> None:
-        """Wait for acknowledgements. Raises Died, Wrong."""
-        for capture in self.house.captures.values():
-            if "store" in self.model.full:
-                capture.settle(0.3)
-            elif not capture.settle():
-                raise Wrong(f"not acknowledged: {sorted(capture.waiting)[:5]} of {capture.name}")
-
-    # --- asking ----------------------------------------------------------------------------------
-
-    def ask(self, request: Any, who: str = "operator") -> Any:
-        return self.house.ask(request, who)[0]
-
-    def hold(self, check: Callable[[], Iterable[str]], seconds: float = _OPEN_S) -> None:
-        """What a check finds must be nothing, soon: what waits is being taken in. Raises Wrong."""
-        end = time.monotonic() + seconds
-        while faults := list(check()):
-            if time.monotonic() > end:
-                raise Wrong("; ".join(faults[:6]))
-            time.sleep(0.05)
-
-    @property
-    def pools(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask(m.Status()).fields["pools"]
-        return found
-
-    def drained(self) -> bool:
-        """Whether nothing waits for a pool that is open and takes writes."""
-        shut = self.model.locked | self.model.full
-        return not any(told["waiting"] for pool, told in self.pools.items() if pool not in shut)
-
-    def new_id(self) -> bytes:
-        self.made += 1
-        return call_id(1_000_000 + self.made)
-
-    def new_call(self, chance: Random, **changes: Any) -> m.Call:
-        """A call of the last weeks, by a rule of some pool."""
-        number = self.made + 1
-        started_ns = time.time_ns() // DAY_NS * DAY_NS - chance.randrange(1, 40) * DAY_NS
-        started_ns += chance.randrange(86_400) * SECOND
-        callee = chance.choice(("core", "sensitive", *PEOPLE))
-        if "id" not in changes:
-            changes["id"] = self.new_id()
-        return make_call(number, **{
-            "callee": callee, "caller": chance.choice(PEOPLE), "started_ns": started_ns,
-            "answered_ns": started_ns + 2 * SECOND, "ended_ns": started_ns + 62 * SECOND,
-            "final": chance.random() < 0.7, **changes,
-        })  # fmt: skip
-
-
-def new_chunks(chance: Random, told_id: bytes, since: int = 0) -> list[tuple[bytes, int, int]]:
-    """Some seconds of some streams, digits among them now and then."""
-    streams = [*range(chance.randrange(1, 3)), *([EVENTS] if chance.random() < 0.3 else [])]
-    return [(told_id, stream, since + second) for stream in streams
-            for second in range(chance.randrange(1, 5))]  # fmt: skip
-
+from tests.support.interplayhouse import Died, Wrong
+from tests.support.interplaymodel import POOLS, Told, numbers
+from tests.support.interplayworld import DAY_NS, PEOPLE, World, act, new_chunks
 
 # --- what captures send --------------------------------------------------------------------------
 
@@ -164,7 +44,7 @@ def sound_comes_first(world: World, chance: Random) -> None:
 def calls_go_on(world: World, chance: Random) -> None:
     """More of a call, or its end; of one that has ended what came late; of one that is gone."""
     told = world.model.one(chance, world.model.calls.values())
-    if told is None or told.id[:6] != told.id[:6]:
+    if told is None:
         return
     if told.last is not None and "kept_apart" in told.last.flags:
         return  # its capture knows it by another id
@@ -392,7 +272,7 @@ def people_change(world: World, chance: Random) -> None:
     try:
         reply = world.ask(wanted)
     except Died:
-        world.house.unsure_keys = after
+        world.house.openers[pool] = min(keys, after, key=len)  # those that open it in any case
         raise
     if isinstance(reply, m.Done):
         world.house.openers[pool] = after
@@ -415,10 +295,7 @@ def allowed(world: World, reply: Any, pools: set[str]) -> None:
 @act(4)
 def a_pool_is_locked(world: World, chance: Random) -> None:
     pool = chance.choice(("base", "core", "sensitive", "sensitive"))
-    try:
-        reply = world.ask(m.Lock(pool))
-    except Died:
-        raise
+    reply = world.ask(m.Lock(pool))
     if not isinstance(reply, m.Done):
         raise Wrong(f"not locked: {reply}")
     world.model.locked |= set(POOLS) if pool == "base" else {pool}
@@ -447,209 +324,3 @@ def unlock(world: World, chance: Random, pool: str) -> None:
     if pool == "base":  # others open with the same key, or with what storaged has
         keys = {told.pool: told.locked for told in world.ask(m.Keys()).pools}
         world.model.locked = {name for name, locked in keys.items() if locked}
-
-
-# --- what breaks ---------------------------------------------------------------------------------
-
-
-@act(5)
-def it_is_killed(world: World, chance: Random) -> None:
-    restart(world, chance, signal.SIGKILL)
-
-
-@act(3)
-def it_is_stopped(world: World, chance: Random) -> None:
-    restart(world, chance, signal.SIGTERM)
-
-
-def restart(world: World, chance: Random, number: int = signal.SIGKILL) -> None:
-    world.house.end(number)
-    world.house.start(apart=chance.random() < 0.15)
-    world.settle()
-
-
-@act(2)
-def the_index_is_made_anew(world: World, chance: Random) -> None:
-    house = world.house
-    house.end(chance.choice((signal.SIGKILL, signal.SIGTERM)))
-    for told in world.model.calls.values():
-        # FORMAT.md §11: whose what waits in an intake is, and sound without a record, is forgotten.
-        shut = world.model.locked | world.model.full
-        told.loose |= told.safe < 0 or bool(checks.places(world.model, told) & shut)
-    free_disks(world)
-    house.rig.keep_key(apart=False)
-    house.settle_settings(key=True)
-    if chance.random() < 0.5:
-        for path in (house.rig.store / "index").iterdir():
-            path.unlink()
-    said = len(house.rig.messages)
-    code, said_now = house.reindex(), house.rig.messages[said:]
-    # The file of a ledger that a crash left at its first bytes: nobody can tell that it was none.
-    begun = said_now.count("FAULT='at byte 0: ledger cut: ")
-    if code and said_now.count("error: ") != begun:
-        raise Wrong(f"reindex: {code}, {said_now[-800:]}")
-    world.expected += ("Not rebuilt",) * bool(begun)
-    house.settle_settings()
-    house.start()
-    world.settle()
-
-
-@act(3)
-def a_bit_flips(world: World, chance: Random) -> None:
-    """In a recording, a page of keys or a record: it is found, and comes back from the replica."""
-    house, model = world.house, world.model
-    if model.locked or model.full or not replicated(world):
-        return
-    kind = chance.choice(("recording", "page", "record"))
-    world.expected += DAMAGE
-    if kind == "record":
-        told = model.one(chance, (one for one in model.there() if one.settled))
-        if told is not None:
-            house.end(signal.SIGTERM)
-            _flip_record(house.rig.store, told.id, chance)
-            house.start()
-            world.settle()
-            pools_are_opened(world, chance)
-    else:
-        sealed = {one.id.hex() for one in model.there() if one.ended and one.settled}
-        pages = sorted((house.rig.store / "keys").rglob("page-??????.*"))
-        objects = sorted(
-            one for pool in POOLS for one in (house.folder / pool).glob("objects/*/*.svr")
-            if one.stem in sealed
-        )  # fmt: skip
-        if paths := pages if kind == "page" else objects:
-            _flip(chance.choice(paths), chance)
-            if kind == "page":  # storaged has what it opened in memory
-                restart(world, chance, signal.SIGTERM)
-                pools_are_opened(world, chance)
-    world.hold(lambda: _found_and_mended(world), 15.0)
-    world.hold(lambda: checks.checks_clean(house))
-
-
-def _found_and_mended(world: World) -> Iterator[str]:
-    """Everything is looked at until a check finds nothing any more."""
-    found = list(checks.checks_clean(world.house))
-    world.ask(m.Mend([], again=False))
-    yield from found
-
-
-def replicated(world: World) -> bool:
-    """Whether the replica has, within some seconds, all that there is."""
-    house = world.house
-    if house.replicator is None:
-        return False
-    for wait_s in (1.0, PATIENCE_S):
-        end = time.monotonic() + wait_s
-        while time.monotonic() < end:
-            if house.replicated_to() >= world.ask(m.Status()).fields["feed_position"]:
-                return True
-            time.sleep(0.05)
-        house.replicator.kill()  # it would wait for the answer of a storaged that was killed
-        house.replicator.wait()
-        house.start_replicator()
-    return False
-
-
-def _flip(path: Path, chance: Random) -> None:
-    data = bytearray(path.read_bytes())
-    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-    path.write_bytes(data)
-
-
-def _flip_record(store: Path, told_id: bytes, chance: Random) -> None:
-    tables = Index(store / "index")
-    try:
-        with tables.reading() as view:
-            sealed = bytearray(view.get(b"record", told_id) or b"")
-        if sealed:
-            sealed[chance.randrange(len(sealed))] ^= 1 << chance.randrange(8)
-            tables.write(lambda writing: writing.put(b"record", told_id, bytes(sealed)))
-    finally:
-        tables.close()
-
-
-@act(2)
-def a_disk_is_full(world: World, chance: Random) -> None:
-    if world.house.has_disks and not world.model.full:
-        pool = chance.choice(POOLS)
-        fill(world.house.folder / pool)
-        world.model.full.add(pool)
-        world.expected += FULL
-
-
-@act(4)
-def disks_have_space_again(world: World, chance: Random) -> None:
-    free_disks(world)
-
-
-def free_disks(world: World) -> None:
-    for pool in sorted(world.model.full):
-        empty(world.house.folder / pool)
-    world.model.full.clear()
-
-
-@act(2)
-def old_calls_go(world: World, chance: Random) -> None:
-    """A pool gets a term, and storaged a start: what is older is erased, and nothing else."""
-    pool = chance.choice(POOLS)
-    house = world.house
-    house.end(chance.choice((signal.SIGKILL, signal.SIGTERM)))
-    free_disks(world)
-    house.settle_settings(key=True)
-    house.start(key=True)
-    world.settle()
-    house.until(world.drained, "the intake is empty")
-    house.end(signal.SIGTERM)
-    house.settle_settings({pool: KEEP_DAYS}, key=True)
-    house.start(key=True)  # it looks once, and then not for an hour
-    world.hold(lambda: _old_ones_are_gone(world, pool), 5.0)
-    house.settle_settings()
-    restart(world, chance, signal.SIGTERM)
-    notice_what_went(world)
-
-
-def _old_ones_are_gone(world: World, pool: str) -> Iterator[str]:
-    """What is due must go."""
-    model = world.model
-    notice_what_went(world)
-    for told in model.there():
-        if all(_is_due(model, one, pool) for one in model.together(told)):
-            yield f"{told.name} stays though its time is up"
-
-
-def notice_what_went(world: World) -> None:
-    """What storaged erased by itself; it must have been old. Raises Wrong."""
-    for erasure in erasures(world):
-        if erasure.moved_to or erasure.who != "storaged":
-            continue
-        for one in erasure.recordings:
-            told = world.model.calls[one.id]
-            if told.gone is not True:
-                world.model.note(told, "went by itself")
-                told.gone = True
-                if not _may_be_due(told):
-                    raise Wrong(f"{told.name} was erased before its time")
-
-
-def _is_due(model: Model, told: Told, pool: str) -> bool:
-    call = told.records.get(told.safe)
-    late_ns = 0 if told.ended else 7 * DAY_NS
-    return (
-        told.settled and call is not None and checks.places(model, told) == {pool}
-        and call.started_ns + KEEP_DAYS * DAY_NS + late_ns < time.time_ns()
-    )  # fmt: skip
-
-
-def _may_be_due(told: Told) -> bool:
-    return told.last is None or any(
-        call.started_ns + KEEP_DAYS * DAY_NS < time.time_ns() for call in told.records.values()
-    )
-
-
-def erasures(world: World) -> Iterator[m.Erasure]:
-    cursor = None
-    while True:
-        page = world.ask(m.Erasures(limit=100, cursor=cursor))
-        yield from page.erasures
-        if (cursor := page.cursor) is None:
-            return
