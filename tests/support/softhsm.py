@@ -31,7 +31,12 @@ def make_token(folder: Path) -> None:
 def softhsm(folder: Path) -> Iterator[str]:
     """Make a token; gives its URI without an object. Skips where SoftHSM is not installed."""
     make_token(folder)
+    import pkcs11
+
     os.environ["SOFTHSM2_CONF"] = str(folder / "conf")
+    pkcs11.lib(
+        str(MODULE)
+    ).reinitialize()  # it may know the tokens of tests before, in this process
     yield f"pkcs11:token={LABEL}?module-path={MODULE}"
     del os.environ["SOFTHSM2_CONF"]
 

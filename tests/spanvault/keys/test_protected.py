@@ -1,8 +1,6 @@
 """Key files that a passphrase or a token opens; the token is SoftHSM."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from spanvault.keys import keyfile, protected
+from tests.support.softhsm import PIN, session, softhsm
 
 KEY = bytes(range(32))
-MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
-PIN = "4321"
 
 
 @pytest.fixture(autouse=True)
@@ -92,24 +89,12 @@ def test_accent_of_another_keyboard_is_the_same_passphrase(tmp_path):
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A SoftHSM token with one RSA key pair; gives its URI."""
-    if not shutil.which("softhsm2-util") or not MODULE.exists():
-        pytest.skip("softhsm2 is not installed")
-    folder = tmp_path_factory.mktemp("hsm")
-    (folder / "tokens").mkdir()
-    (folder / "conf").write_text(f"directories.tokendir = {folder / 'tokens'}\nlog.level = ERROR\n")
-    os.environ["SOFTHSM2_CONF"] = str(folder / "conf")
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "vault", "--so-pin", "1234", "--pin",
-         PIN], check=True, capture_output=True,
-    )  # fmt: skip
-    import pkcs11
+    with softhsm(tmp_path_factory.mktemp("hsm")) as uri:
+        import pkcs11
 
-    with (
-        pkcs11.lib(str(MODULE)).get_token(token_label="vault").open(rw=True, user_pin=PIN) as open_
-    ):
-        open_.generate_keypair(pkcs11.KeyType.RSA, 2048, label="unlock", store=True)
-    yield f"pkcs11:token=vault;object=unlock?module-path={MODULE}"
-    del os.environ["SOFTHSM2_CONF"]
+        with session() as open_:
+            open_.generate_keypair(pkcs11.KeyType.RSA, 2048, label="unlock", store=True)
+        yield uri.replace("?", ";object=unlock?")
 
 
 def test_token_opens_with_its_pin_alone(tmp_path, token):
