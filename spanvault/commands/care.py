@@ -115,7 +115,7 @@ def _finds_public_keys(path: Path, settings: StoragedConfig) -> bool:
     for setting, paths in named.items():
         for one in paths:
             try:
-                keyfile.load(one)
+                keyfile.load_public(one)
             except ValueError as error:
                 complain(f"{path}: {setting}: {error}")
                 sound = False

@@ -130,7 +130,7 @@ def add(
     unlock_key: UnlockOption = None, config: ConfigOption = CONFIG,
 ) -> None:  # fmt: skip
     """Let another key open a pool. A key that opens it now must be shown."""
-    half = keyfile.load(public)
+    half = keyfile.load_public(public)
     private = _private_key(key, from_shares)
     with reach(store, unlock_key, config) as client:
         client.change_keys(Recipients(_pool(pool), private, add=[half]))

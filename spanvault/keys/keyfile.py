@@ -82,13 +82,37 @@ def write_public(path: Path, public_key: bytes) -> None:
 
 
 def load(path: Path) -> bytes:
-    """The 32 bytes of a key file, if systemd has it for us from there.
+    """The 32 bytes of a private key's file, if systemd has it for us from there.
 
     Raises ValueError that names the file, the fault, the remedy.
     """
+    key, says = _read(path)
+    if "public" in says:
+        raise ValueError(
+            f"{path}: this is a public key, which opens nothing: name its private half"
+        )
+    return key
+
+
+def load_public(path: Path) -> bytes:
+    """The 32 bytes of a public key's file. Raises ValueError, for a private key as well.
+
+    What a root is sealed to stands in it in the clear.
+    """
+    key, says = _read(path)
+    if "private" in says:
+        raise ValueError(
+            f"{path}: this is a private key, which would lie in the store for all to read: name "
+            "its public half (.pub)"
+        )
+    return key
+
+
+def _read(path: Path) -> tuple[bytes, set[str]]:
+    """The key, and of which kind its file says that it is, if it does. Raises ValueError."""
     path = credential(path)
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         hint = f". {disks.give_back(path)}" if error.errno in disks.DENIED else ""
         raise ValueError(f"{path}: key file cannot be read ({error.strerror}){hint}") from None
@@ -101,7 +125,11 @@ def load(path: Path) -> bytes:
         key = b""
     if len(key) != 32:
         raise ValueError(f"{path}: not a key file: one line of 64 hex digits is wanted")
-    return key
+    return key, {kind for kind in ("private", "public") if any(_says(line, kind) for line in lines)}
+
+
+def _says(line: str, kind: str) -> bool:
+    return line.startswith(f"# spanvault {kind} key")
 
 
 def public_of(private_key: bytes) -> bytes:

@@ -83,7 +83,7 @@ def write(path: Path, text: str) -> None:
 def _words(path: Path) -> list[str] | None:
     """The line of a protected key file; None for any other."""
     try:
-        lines = credential(path).read_text(encoding="ascii").splitlines()
+        lines = credential(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         return None  # keyfile says what is wrong with it
     rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]

@@ -75,7 +75,7 @@ class Opener:
     def pool(self, name: str) -> Vault:
         """A pool other than base: made if it is new, unlocked if a key at hand opens it."""
         about = self._settings.pools.get(name, PoolConfig())  # type: ignore[call-overload]
-        recipients = [keyfile.load(path) for path in about.recipients]
+        recipients = [keyfile.load_public(path) for path in about.recipients]
         pool, base = self._open(name), self.vaults.base.keyring
         vaults.make(self._store, base, pool, recipients or base.recipients)
         self.keep_intake_keys()
@@ -199,7 +199,7 @@ def recipients_of(settings: StoragedConfig) -> list[bytes]:
     """The public keys that a new store, or a pool without any of its own, is sealed to."""
     recipients = [keyfile.public_of(unlock_key(settings.unlock_key))]
     if settings.recovery_public is not None:
-        recipients.append(keyfile.load(settings.recovery_public))
+        recipients.append(keyfile.load_public(settings.recovery_public))
     return recipients
 
 

@@ -104,6 +104,13 @@ class Custody:
         _check_key(request.key)
         for public_key in request.add:
             _check_key(public_key)
+            if keyfile.public_of(public_key) in vault.recipients:
+                raise Fault(
+                    "invalid",
+                    f"this is a private key of pool {vault.name}, which would lie in its root for "
+                    "all to read",
+                    "Name its public half (.pub).",
+                )
         with vault.held:
             ring = vault.keyring
             # By the root that is opened: whoever can write to the disk could put another there.

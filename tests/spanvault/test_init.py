@@ -50,7 +50,7 @@ def test_each_certificate_bears_its_role_and_all_but_storaged_are_clients(folder
 def test_the_public_halves_belong_to_the_private_keys(folder):
     for name in ("unlock", "recovery"):
         private = keyfile.load(folder / f"keys/{name}.key")
-        assert keyfile.load(folder / f"keys/{name}.pub") == keyfile.public_of(private)
+        assert keyfile.load_public(folder / f"keys/{name}.pub") == keyfile.public_of(private)
 
 
 def test_the_administrator_is_told_what_to_keep(tmp_path):
@@ -84,7 +84,7 @@ def test_an_interrupted_run_is_completed(folder):
     (folder / "keys/recovery.pub").unlink()
     (folder / "keys/operator.key_secret").unlink()
     init.initialise(folder)
-    assert keyfile.load(folder / "keys/recovery.pub") == keyfile.public_of(recovery)
+    assert keyfile.load_public(folder / "keys/recovery.pub") == keyfile.public_of(recovery)
     operator = load_certificate(folder / "keys/operator.key_secret")
     assert Clients(folder / "clients").callback("", operator.public)
 

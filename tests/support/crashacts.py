@@ -192,7 +192,7 @@ def check_init(folder: Path, notes: list[str]) -> Iterator[str]:
     init.initialise(folder / "etc", folder / "replica")
     for name in init.KEEP:
         half = keyfile.public_of(keyfile.load(keys / f"{name}.key"))
-        if keyfile.load(keys / f"{name}.pub") != half:
+        if keyfile.load_public(keys / f"{name}.pub") != half:
             yield f"{name}.pub is another key's"
     for role in init.CERTIFICATES:
         secret = transport.load_certificate(keys / f"{role}.key_secret")

@@ -233,6 +233,7 @@ def keyfiles() -> Rows:
     cases = [
         ("plain", "", keyfile.text_of(UNLOCK)),
         ("lines for people", "", f"\n# one\n{UNLOCK.hex().upper()}\n# two\n"),
+        ("of an editor that marks its files", "", f"\ufeff# one\n{UNLOCK.hex()}"),
         ("passphrase", "", " ".join(words)), ("token", "", f"{URI} {wrapped.hex()}"),
         ("empty", "key", "# nothing\n"), ("too short", "key", UNLOCK.hex()[2:]),
         ("two keys", "key", f"{UNLOCK.hex()}\n{UNLOCK.hex()}\n"),
@@ -250,7 +251,7 @@ def keyfiles() -> Rows:
         for name, code, text in cases
     ]
     typed = unicodedata.normalize("NFD", PASSPHRASE)  # letters and accents apart
-    return [*rows, rows[2] | {"name": "passphrase of another keyboard", "passphrase": typed}]
+    return [*rows, rows[3] | {"name": "passphrase of another keyboard", "passphrase": typed}]
 
 
 def papers() -> Rows:

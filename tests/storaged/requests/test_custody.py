@@ -195,6 +195,16 @@ def test_rotation_of_which_one_root_cannot_be_written_locks_nobody_out(office, m
     assert two.stored(SECRET) == [(1, 0)]
 
 
+def test_private_key_is_never_taken_for_its_public_half(office):
+    """A root names whom it is sealed to in the clear, and replicas have it."""
+    two = office.two
+    two.secret.unlock(two.key)
+    before = (two.parts.folder / "keys/sensitive/root").read_bytes()
+    with pytest.raises(Fault, match=r"this is a private key .* which would lie in its root"):
+        office.ask(m.Recipients("sensitive", two.key, add=[two.key]))
+    assert (two.parts.folder / "keys/sensitive/root").read_bytes() == before
+
+
 def test_recipients_change_only_by_one_who_can_open(office):
     two, new = office.two, os.urandom(32)
     two.secret.unlock(two.key)
@@ -297,7 +307,7 @@ def test_a_locked_pool_by_paper_shares(rig: Rig, tmp_path: Path):
                  input="\n".join(typed[1:]) + "\n")  # fmt: skip
     assert joined.exit_code == 0
     again = keyfile.public_of(keyfile.load(tmp_path / "again.key"))
-    assert again == keyfile.load(tmp_path / "sensitive.pub")
+    assert again == keyfile.load_public(tmp_path / "sensitive.pub")
     position = operator.ask(m.Feed(0))[0].position
     while not isinstance(reply := operator.ask(m.Get(one))[0], m.GetReply) or not reply.sealed:
         fed, _ = operator.ask(m.Feed(position, wait_ms=10_000))

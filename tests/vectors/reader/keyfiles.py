@@ -15,6 +15,7 @@ def open_keyfile(text: str, passphrase: str, oaep: Callable[[str, bytes], bytes]
 
     oaep: has a token decrypt; is given the URI, and the ciphertext.
     """
+    text = text.removeprefix("\ufeff")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if len(lines) != 1:
         raise Fault("key")
