@@ -18,6 +18,7 @@ from spanvault.messages import Change, Return
 
 log = logging.getLogger(__name__)
 NO_COPY: Final = "it has no copy"
+MOST_BYTES: Final = 1 << 30  # of bundles read for one record: the feed waits meanwhile
 
 
 def bring_back(replica: Replica, source: Source, target: str, change: Change) -> None:
@@ -26,6 +27,9 @@ def bring_back(replica: Replica, source: Source, target: str, change: Change) ->
     Raises TargetError if all of the target is away, StoreError, Stopped.
     """
     try:
+        if change.kind == "record":
+            _bring_record(replica, source, target, change)
+            return
         offset = 0
         for part in _parts(replica, change):
             source.give_back(Return(target, change, offset), part)
@@ -60,14 +64,12 @@ def _tell(source: Source, target: str, change: Change, fault: str) -> None:
 
 
 def _parts(replica: Replica, change: Change) -> Iterator[bytes]:
-    """What of a copy goes on the wire; a key file or record at once: the store alone can check it.
+    """What of a copy goes on the wire; a key file at once: the store alone can check it.
 
     Raises TargetError; ValueError if it is not that copy.
     """
     if change.kind == "object":
         return _sound(replica.target.read(layout.object_name(change.id)), change)
-    if change.kind == "record":
-        return iter((_record(replica, change),))
     data = replica.read(layout.keys_name(change.name))
     if len(data) != change.size:
         raise ValueError(f"its copy is damaged: {len(data)} bytes instead of {change.size}")
@@ -76,22 +78,51 @@ def _parts(replica: Replica, change: Change) -> Iterator[bytes]:
     return iter((data,))
 
 
-def _record(replica: Replica, change: Change) -> bytes:
-    """What the feed said of a call at the position that the store names; any bundle may have it.
+def _bring_record(replica: Replica, source: Source, target: str, change: Change) -> None:
+    """Send what bundles have of a call's record until one is right: the store alone can open it.
 
-    Raises TargetError; ValueError if none does that is whole.
+    Raises TargetError, StoreError; ValueError if none is.
     """
-    wanted, fault = (change.position, "record", change.id), NO_COPY
-    for one in replica.bundles():
-        if not one.positions.first <= change.position <= one.positions.last:
+    fault = NO_COPY
+    for found in _records(replica, change):
+        if isinstance(found, str):
+            fault = f"its copy is damaged: {found}"
             continue
         try:
-            for each in replica.load_bundle(one.name):
-                if (each.position, each.kind, each.id) == wanted:
-                    return each.data
-        except ValueError as error:
-            fault = f"its copy is damaged: {one.name}: {error}"
+            source.give_back(Return(target, change, more=True), found)
+        except Refused as error:
+            if error.code != "corrupt":
+                raise
+            fault = str(error)
+        else:
+            return
     raise ValueError(fault)
+
+
+def _records(replica: Replica, change: Change) -> Iterator[bytes | str]:
+    """The records of a call, each once; in place of a bundle that cannot be read what is wrong.
+
+    First those of bundles that should have it at the position that the store names. A damaged one
+    may lie there, that the store gave before anybody knew: then the same revision may lie at
+    another position; from the newest bundle back, MOST_BYTES of them.
+    """
+    bundles = replica.bundles()
+    here = [one for one in bundles if one.positions.first <= change.position <= one.positions.last]
+    rest, read, seen = [one for one in reversed(bundles) if one not in here], 0, set[bytes]()
+    for one in (*here, *rest):
+        if one not in here and (read := read + one.size) > MOST_BYTES:
+            return
+        try:
+            changes = replica.load_bundle(one.name)
+        except ValueError as error:
+            yield f"{one.name}: {error}"
+            continue
+        # What the store named goes first; LAYOUT.md: positions only rise.
+        its = [each for each in changes if (each.kind, each.id) == ("record", change.id)]
+        for each in sorted(its, key=lambda each: each.position != change.position):
+            if each.data not in seen:
+                seen.add(each.data)
+                yield each.data
 
 
 def _sound(parts: Iterator[bytes], change: Change) -> Iterator[bytes]:

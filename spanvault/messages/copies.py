@@ -65,13 +65,15 @@ class ReadObjectReply(Message):
 class Return(Message):
     """What a target holds of something that the store asked back. Answered by Done.
 
-    The bytes from `offset` follow as one frame; or `fault` says why the target has it not.
+    The bytes from `offset` follow as one frame; or `fault` says why the target has it not. more: of
+    a record, that the target may have others: that this one does not open is not its last word.
     """
 
     target: str
     change: Change
     offset: int = 0
     fault: str = ""
+    more: bool = False
 
 
 class Mend(Message):

@@ -220,7 +220,8 @@ class Mender:
             self._refused(case, given.target, f"the store's disk takes nothing ({error.strerror})")
             raise
         except Fault as fault:
-            self._refused(case, given.target, fault.error)
+            if not given.more:
+                self._refused(case, given.target, fault.error)
             raise
 
     def _whole(self, case: Case, told: str) -> None:
