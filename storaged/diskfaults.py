@@ -31,6 +31,9 @@ _NO_INODE: Final = (
     "No inode left (df -i). Remove files there, or make that file system anew with more inodes; "
     "recording resumes by itself."
 )
+_OTHERWISE: Final = {
+    errno.ENOENT: "It is gone: is its disk mounted? Mount it; recording resumes by itself.",
+}
 _LOOK: Final = "Look at dmesg and at that disk."
 # The last two: what becomes of a transaction that met such a page, or of rows out of their order.
 DAMAGED: Final = (
@@ -57,7 +60,7 @@ def line(error: Exception) -> str:
     if number == errno.ENOSPC and _lacks_inodes(error):
         return f"{_place(error)}{_NO_INODE}"
     cause = os.strerror(number) if number else str(error)
-    otherwise = _REINDEX if isinstance(error, DAMAGED) else _LOOK
+    otherwise = _REINDEX if isinstance(error, DAMAGED) else _OTHERWISE.get(number, _LOOK)
     return f"{_place(error)}{cause}. {remedy(error, otherwise)}"
 
 

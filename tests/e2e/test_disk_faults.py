@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from spanvault import cli
+from spanvault import cli, wire
 from spanvault import messages as m
 from tests.support.fusedisk import SLOW, WORKS, WRITES_FAIL, Disk
 from tests.support.smalldisk import (
@@ -32,6 +32,7 @@ from tests.support.smalldisk import (
     use_up_inodes,
 )
 from tests.support.threepools import POOLS, ThreePools, a_call
+from tests.support.vault import fetch, make_call, make_media
 
 pytestmark = [
     pytest.mark.root,
@@ -247,6 +248,39 @@ def test_the_one_disk_of_a_store_is_full(on_disk):
     assert made.acknowledged() == [2]
     made.well()
     assert made.faults([made.sent[0], sent]) == []
+
+
+@on("store", "sensitive")
+def test_a_disk_vanishes_under_calls_that_go_on_and_comes_back(on_disk):
+    made, disk, name = on_disk
+    ids = [a_call(9, pool) for pool in POOLS]
+
+    def calls(*, final: bool) -> list[m.Call]:
+        return [make_call(1000 * (1 + tier) + 9, callee=pool, final=final, revision=1 + final)
+                for tier, pool in enumerate(POOLS)]  # fmt: skip
+
+    def talk(second: int, about: list[m.Call]) -> None:
+        made.capture.send(m.Batch("test", 10 + second, about),
+                          make_media([(one, 1, second) for one in ids]))  # fmt: skip
+
+    talk(0, calls(final=False))
+    assert made.acknowledged() == [10]
+    disk.vanish()
+    talk(1, [])
+    state = made.status(lambda reply: "takes no writes" in reply.state or "cannot" in reply.state)
+    assert "It is gone: is its disk mounted? Mount it" in state.state
+    if name == "sensitive":
+        assert made.acknowledged() == [11]
+    made.capture.send(m.Hello("test"))
+    assert isinstance(made.capture.receive(wire.decode_from_ingest)[0], m.Welcome)
+    disk.come_back()
+    if name == "store":
+        assert made.acknowledged() == [11]
+    talk(2, calls(final=True))
+    assert made.acknowledged() == [12]
+    made.well()
+    assert [fetch(made.operator, one) for one in ids] == [[(1, 0), (1, 1), (1, 2)]] * 3
+    assert made.faults(made.sent) == []
 
 
 @on("sensitive")

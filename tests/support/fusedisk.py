@@ -123,6 +123,14 @@ class Disk:
         subprocess.run(["umount", self.mounted], check=True)
         subprocess.run(["losetup", "-d", self._device], check=True)
 
+    def vanish(self) -> None:
+        """Away from its place, though in use."""
+        subprocess.run(["umount", "-l", self.mounted], check=True)
+
+    def come_back(self) -> None:
+        """Behind vanish(): there again, as it was."""
+        subprocess.run(["mount", self._device, self.mounted], check=True)
+
     def mood(self, mood: int) -> None:
         """From now on it does that."""
         (self.folder / "mood").write_bytes(bytes((mood,)))
