@@ -6,6 +6,7 @@ back to what was acknowledged, and it is tried again. Thread and retries:
 storaged.recordings.committer. What is known of a recording that grows: storaged.recordings.growing.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ import lmdb
 from spanvault.media import chunk
 from spanvault.messages import Call
 from storaged.faults import Fault
-from storaged.format import record
+from storaged.format import record, seeking
 from storaged.format.ledger import RECORD, DayKey, Entry, Place, Seal
 from storaged.format.ledger import SEALED as SEALED_OBJECT
 from storaged.format.sealing import CHUNK_MAX, DATA, EVENTS, ObjectWriter
@@ -270,7 +271,7 @@ class Writer:
         return record.seal_call(call, key_id, self._keyring.dek(key_id), os.urandom(12))
 
     def _stored_call(self, view: View, call_id: bytes) -> Call | None:
-        """The stored revision; None if there is none, or it is damaged."""
+        """The stored revision; where it is damaged, that of the recording; None if neither is."""
         sealed = view.get(b"record", call_id)
         if sealed is None:
             return None
@@ -280,7 +281,19 @@ class Writer:
         except (ValueError, Fault) as error:
             log.error("A call record is damaged",
                       extra={"RECORDING_ID": call_id.hex(), "FAULT": str(error)})  # fmt: skip
-            return None
+            return self._sealed_call(view, call_id)
+
+    def _sealed_call(self, view: View, call_id: bytes) -> Call | None:
+        """The record that a recording was sealed with: what follows must not take it away."""
+        state = view.readable_state(call_id)
+        if state is None or not state.bits & SEALED:
+            return None  # it had no last word: whatever follows replaces it whole
+        with contextlib.suppress(ValueError, OSError, Fault):
+            with self._pool.reading(call_id, state.size) as data:
+                plain = seeking.contents(data, self._keyring.dek).record
+            call = record.decode_call(plain)
+            return call if call.id == call_id else None
+        return None
 
     def _key_for(self, call_id: bytes, state: State | None) -> int:
         """The key of a call's next record: its recording's, unless that does not open any more."""

@@ -210,6 +210,29 @@ def test_record_that_came_meanwhile_stays(records):
     assert records.ask(m.Get(SILENT)).call.revision == 5
 
 
+def test_later_record_takes_nothing_away_from_a_damaged_one(records):
+    """A capture that restarted knows less: what the recording was sealed with counts, too."""
+    records.flip(SOUND)
+    later = make_call(1, revision=1, call_ids=["other@example.org"], callee="", end_reason="late")
+    records.parts.commit(calls=[later])
+    call = records.ask(m.Get(SOUND)).call
+    assert (call.revision, call.end_reason, call.callee) == (1, "late", ALL[SOUND].callee)
+    assert call.call_ids == ["other@example.org", *ALL[SOUND].call_ids]
+    found = [one.id for one in records.ask(m.Search(call_id=ALL[SOUND].call_ids[0])).calls]
+    assert found == [SOUND]
+    assert records.check() == m.CheckReply(4)
+
+
+def test_later_record_of_a_call_without_a_recording_counts_alone(records):
+    records.flip(SILENT)
+    assert records.check().mended == [SILENT.hex()]  # till one comes the ledger has it
+    records.flip(SILENT)
+    later = make_call(2, outcome="busy", answered_ns=None, revision=1, end_reason="late")
+    records.parts.commit(calls=[later])
+    assert records.ask(m.Get(SILENT)).call == later
+    assert records.check() == m.CheckReply(4)
+
+
 def test_what_is_erased_meanwhile_stays_so(records):
     records.flip(SILENT)
     check = RecordCheck(records.parts.index, records.parts.vaults, lambda: 1)
