@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from spanvault.daemon import memory
+
 ANSWER_S: Final = 20.0  # a second of sound takes milliseconds; more is a loop that never ends
 MEMORY_BYTES: Final = 1 << 30  # beyond what it has when it begins
 MESSAGE_BYTES: Final = 256 << 20
@@ -121,7 +123,7 @@ def confine() -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory.keep_private()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -14,7 +14,7 @@ from spanvault import sandbox
 from spanvault.sandbox import Sandbox, SandboxDied
 
 INMATE = """
-import os, signal, sys, time
+import ctypes, os, resource, signal, sys, time
 from spanvault import sandbox
 
 def tries(act):
@@ -31,6 +31,9 @@ def answer(message):
         return tries(lambda: open(rest).read())
     if word == "signal":
         return tries(lambda: os.kill(int(rest), 0))
+    if word == "dump":  # PR_GET_DUMPABLE
+        limit = resource.getrlimit(resource.RLIMIT_CORE)
+        return repr((limit, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))).encode()
     if word == "eat":
         return tries(lambda: len(bytearray(int(rest))))
     if word == "starve":
@@ -62,6 +65,10 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     yield start
     for one in made:
         one.close()
+
+
+def test_what_is_said_within_is_in_no_core_dump(start: Start):
+    assert start().ask(b"dump") == b"((0, 0), 0)"
 
 
 def test_messages_come_back_whole(start: Start):
