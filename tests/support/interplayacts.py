@@ -198,7 +198,7 @@ def _why_they_may_stay(world: World, doomed: list[Told], *, unfinished: bool) ->
         yield "locked"
     if where & model.full or "store" in model.full or not world.drained():
         yield from ("unavailable", "full")
-    if any(not told.settled for told in doomed):
+    if any(not told.settled or told.loose for told in doomed):
         yield from ("not_found", "unavailable", "invalid")
     ids = {one.id for one in doomed}
     if any(not told.ended for told in doomed) and not unfinished:
@@ -237,7 +237,7 @@ def calls_are_moved_up(world: World, chance: Random) -> None:
         or (reply.code == "locked" and model.locked & {pool, "base", *set().union(*may.values())})
         or reply.code == "unavailable"
         or (reply.code == "full" and model.full)
-        or (reply.code == "not_found" and not all(one.settled for one in moved))
+        or (reply.code == "not_found" and any(one.loose or not one.settled for one in moved))
     )
     if not fits:
         raise Wrong(f"not moved: {reply}")

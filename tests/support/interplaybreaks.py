@@ -60,9 +60,13 @@ def the_index_is_made_anew(world: World, chance: Random) -> None:
     house = world.house
     house.end(chance.choice((signal.SIGKILL, signal.SIGTERM)))
     for told in world.model.calls.values():
-        # FORMAT.md §11: whose what waits in an intake is, and sound without a record, is forgotten.
+        # FORMAT.md §11: whose what waits in an intake is, and sound without a record, is forgotten;
+        # §7.1: also that it waits, if it came while base was locked or full.
         shut = world.model.locked | world.model.full
-        told.loose |= told.safe < 0 or bool(checks.places(world.model, told) & shut)
+        waits = bool(checks.places(world.model, told) & shut)
+        told.loose |= told.safe < 0 or waits
+        if waits:
+            told.pools = told.pools | {"base"}
     free_disks(world)
     house.rig.keep_key(apart=False)
     house.settle_settings(key=True)

@@ -104,7 +104,7 @@ def _excuse(model: Model, told: Told, may: set[str]) -> set[str]:
     codes = set()
     if may & model.locked:
         codes.add("locked")
-        if "base" in model.locked:
+        if "base" in model.locked or told.loose:
             codes.add("not_found")  # it waits where no index leads
     if may & model.full or model.full & {"store"}:
         codes |= {"unavailable", "full"}
