@@ -539,3 +539,38 @@ def test_what_a_try_left_goes_before_the_next_needs_room(counter, monkeypatch):
     counter.convert()
     assert seen[0] < left
     assert len({key_id for key_id, _ in rows(counter)}) == 1
+
+
+def test_second_erasure_of_the_same_days_costs_those_alone_that_were_begun(counter, monkeypatch):
+    days = range(2, 14)
+    counter.parts.commit(calls=[
+        make_call(number + day, started_ns=START + day * labels.DAY_NS)
+        for number in (100, 200) for day in days
+    ])  # fmt: skip
+    begun, real = [], DayKeys.begin
+    monkeypatch.setattr(DayKeys, "begin", lambda *given: begun.append(given) or real(*given))
+    erase(counter, *(100 + day for day in days))
+    under_way = counter.desk.converting()
+    while len(begun) < 3:
+        next(under_way)
+    erase(counter, *(200 + day for day in days))
+    finish(under_way)
+    counter.convert()
+    assert len(begun) == len(days) + 3
+    assert all(facts(counter, call_id(number + 2))["gone_at"] for number in (100, 200))
+    left = {call for _, call in rows(counter)}
+    assert not left & {call_id(number + day) for number in (100, 200) for day in days}
+
+
+def test_clock_set_back_a_day_between_two_conversions(counter):
+    erase(counter, 1)
+    counter.convert()
+    converter, keys = counter.eraser.converter, day_keys(counter)
+    now_ns = converter._clock_ns
+    converter._clock_ns = converter._keys._clock_ns = lambda: now_ns() - labels.DAY_NS
+    erase(counter, 2)
+    counter.convert()
+    assert facts(counter, TWO)["gone_at"] is not None
+    assert all(is_gone(counter, key_id) for key_id in keys)
+    counter = again(counter)
+    assert found(counter, number=CALLEE) == [one for one in OTHERS if one != TWO]
