@@ -17,6 +17,7 @@ from capture.recorder import Heard
 from capture.share import Share
 from capture.sources.merged import Merged
 from capture.team import Team
+from spanvault.daemon import disks
 from spanvault.daemon.config import CaptureConfig
 from spanvault.daemon.lifecycle import Lifecycle
 
@@ -31,8 +32,8 @@ class Live:
         self, settings: CaptureConfig, interface: str, life: Lifecycle, log: logging.Logger
     ) -> None:
         self._life, self._log, self._interface = life, log, interface
+        self._runtime_dir = settings.runtime_dir
         self._state = CallState(settings.runtime_dir)
-        self._saved = True
         self._courier = Courier(settings, life, log)
         listen = Team if settings.workers > 1 else Alone
         self._hearing: Hearing = listen(settings, interface, log)
@@ -125,11 +126,12 @@ class Live:
         """Save the call table. Without it recording goes on; a restart would begin calls anew."""
         try:
             self._state.save(self._calls.snapshot(hostclock.read()))
-            self._saved = True
+            self._courier.beside = ""
         except OSError as error:
-            if self._saved:
-                self._log.error("the call table cannot be saved", extra={"FAULT": str(error)})
-            self._saved = False
+            fault = disks.line(error, self._runtime_dir)
+            if not self._courier.beside:
+                self._log.error("the call table cannot be saved", extra={"FAULT": fault})
+            self._courier.beside = f"after a restart calls would begin anew: {fault}"
 
     def _stop(self) -> None:
         """Read what the ring still holds, flush, and wait for storaged for a while."""

@@ -34,13 +34,22 @@ class Courier:
         first_sequence = time.time_ns()
         self._spool = Spool(settings.state_dir / "spool")
         megabytes = settings.outbox_mb << 20, settings.spool_mb << 20
-        self._slots = Slots(megabytes[0]) if slots.path_of(settings.storaged) else None
+        self._slots = self._memory(megabytes[0]) if slots.path_of(settings.storaged) else None
+        self.beside = ""  # what else is wrong, in one line
         self.outbox = Outbox(settings.name, self._spool, *megabytes, first_sequence, self._slots)
         self.link = Link(settings, self.outbox, log, self._slots)
         self._tell_at = 0.0
         self._lost_batches = 0
         self._fault = ""  # of the spool's disk, as last logged
         self._moved_s = time.monotonic()
+
+    def _memory(self, size: int) -> Slots | None:
+        """To hand media over in; without it media goes by the socket."""
+        try:
+            return Slots(size)
+        except OSError as error:
+            self._log.warning("no memory to share with storaged", extra={"FAULT": str(error)})
+            return None
 
     @property
     def stalled_s(self) -> float:
@@ -137,4 +146,6 @@ class Courier:
             return fault
         if self.outbox.spooled:
             return f"{self.outbox.spooled} batches on disk wait for storaged: is it running?"
+        if self.beside:
+            return self.beside
         return "" if self.link.connected else "storaged has not answered yet"

@@ -1,6 +1,7 @@
 """A live port over several lives of the capture; the ring is a file's blocks."""
 
 import logging
+import os
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from capture.live import Live
 from capture.sources import files
 from tests.support.callgen import SECOND, answered, busy, phones, write_pcap
 from tests.support.capturing import Life
+from tests.support.smalldisk import SmallDisk, fill
 
 TALK_S = 2.0
 PACKETS = 2 * 50 * int(TALK_S)
@@ -146,3 +148,21 @@ def test_a_saved_table_that_is_nonsense_is_said_and_recording_goes_on(vault, por
         live.CallState.load = monkey
     assert "saved calls cannot be read" in [one.message for one in caplog.records]
     assert len(vault.calls()) == 2
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_call_table_that_a_full_run_does_not_take_is_told_and_recording_goes_on(
+    vault, port, call, caplog
+):
+    disk = SmallDisk(vault.settings.runtime_dir, 1)
+    try:
+        fill(disk.mounted)
+        port.record([*call[0], *call[1]])
+    finally:
+        disk.close()
+    told = [one for one in caplog.records if one.message == "the call table cannot be saved"]
+    assert len(told) == 1
+    assert f"{disk.mounted} (disk {disk.mounted}): No space left on device. Free" in told[0].FAULT
+    (stored,) = vault.calls()
+    assert vault.stored_frames(stored) == PACKETS

@@ -84,3 +84,18 @@ def test_it_tells_every_two_seconds_unless_it_must(courier):
     for now in (False, False, True):
         courier.tell(f"line {now}", {}, now=now)
     assert [line.partition(";")[0] for line in courier._life.said] == ["line False", "line True"]
+
+
+def test_without_memory_to_share_media_goes_by_the_socket(router, monkeypatch):
+    def none(*_: object) -> int:
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.memfd_create", none)
+        courier = Courier(router.settings, Life(), logging.getLogger("capture"))
+    courier.put(Heard([], [media()]))
+    with Answering(router, "acknowledge"):
+        courier.drain(5)
+    assert courier.outbox.waiting == 0
+    courier.outbox.aside.wait()
+    courier.close()
