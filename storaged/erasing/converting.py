@@ -25,6 +25,7 @@ from spanvault.messages import Erasure, RekeyedPage
 from storaged.diskfaults import DAMAGED
 from storaged.erasing.beside import Beside, Paced
 from storaged.erasing.daykeys import DayKeys
+from storaged.erasing.relisting import Relisting
 from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
 from storaged.format.ledger import Place
@@ -154,10 +155,19 @@ class Converter:
             yield from self._beside.taking(gone, vault.require_open)
 
     def _fill(self, vault: Vault, day: int, sources: list[int]) -> Paced:
-        """Bring all rows of a day that lie under some keys under a new one, in their order."""
-        # Ciphers of its own: those at hand are for the thread of requests.
-        decrypt = {one: labels.ciphers_of(vault.dek(one)).decrypt for one in sources}
-        work = Relabelling(self._index, vault.tier, decrypt)
+        """Bring all rows of a day that lie under some keys under a new one, in their order.
+
+        Where rows are missing there they are made as they should be, from the calls' records.
+        """
+        work: Relabelling | Relisting
+        with self._index.reading() as view:
+            anew = {key_id for tier, key_id in erasures.anew(view) if tier == vault.tier}
+        if anew.isdisjoint(sources):
+            # Ciphers of its own: those at hand are for the thread of requests.
+            decrypt = {one: labels.ciphers_of(vault.dek(one)).decrypt for one in sources}
+            work = Relabelling(self._index, vault.tier, decrypt)
+        else:
+            work = Relisting(self._index, vault, day)
         yield from self._beside.taking(work.counting(), vault.require_open)
         self._index.check_room(work.rows * relabelling.ROW_BYTES)
         with contextlib.ExitStack() as held:

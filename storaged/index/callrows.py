@@ -4,6 +4,7 @@ Its search rows lead to it until their day is under another key (storaged.erasin
 not to anything: a search needs the row in `time` as well. Tables: storaged.index. FORMAT.md §7.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from spanvault.messages import Call
@@ -18,25 +19,30 @@ def put_record(
     writing: Writing, labels: Labels, call: Call, sealed: bytes, old: Call | None
 ) -> None:
     """Set a call's record and its search rows, in place of the old revision's."""
-    key = time_key(call.started_ns, call.id)
     if old is None or _searched_by(old) != _searched_by(call):
         labels.lead(writing, call, old)
     if old is not None and old.started_ns != call.started_ns:
         writing.delete(b"time", time_key(old.started_ns, old.id))
-    outcome = record.OUTCOMES.index(call.outcome)
-    writing.put(b"time", key, TIME.pack(record.duration_ms(call), outcome, int(call.final), 0))
     if old is not None and old.expires_ns is not None:
         writing.delete(b"expires", time_key(old.expires_ns, old.id))
-    if call.expires_ns is not None:
-        writing.put(b"expires", time_key(call.expires_ns, call.id), b"")
-    held = record.recordings_of(call)
-    for recording_id in (record.recordings_of(old) if old else set()) - held:
+    for recording_id in (record.recordings_of(old) if old else set()) - record.recordings_of(call):
         writing.delete(b"shared", recording_id, call.id)
-    for recording_id in held:
-        writing.put(b"shared", recording_id, call.id)
+    for row in rows_of(call):
+        writing.put(*row)
     writing.put(b"record", call.id, sealed)
     writing.delete(damage.RECORDS.table, call.id.hex().encode())
     writing.announce(RECORD_CHANGED, call.id)
+
+
+def rows_of(call: Call) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Table, key and value of what the record says besides its search rows."""
+    outcome = record.OUTCOMES.index(call.outcome)
+    value = TIME.pack(record.duration_ms(call), outcome, int(call.final), 0)
+    yield b"time", time_key(call.started_ns, call.id), value
+    if call.expires_ns is not None:
+        yield b"expires", time_key(call.expires_ns, call.id), b""
+    for recording_id in record.recordings_of(call):
+        yield b"shared", recording_id, call.id
 
 
 def remove_call(writing: Writing, call_id: bytes, call: Call | None) -> None:

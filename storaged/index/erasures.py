@@ -23,6 +23,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _erasure: Final = msgspec.msgpack.Decoder(Erasure)
 TARGET_BYTES: Final = 200  # of the name of a place that copies are made at
 _SPENT: Final = bytes(16)  # in place of an erasure's id
+_ANEW: Final = b"\xff" * 16  # the same: rows are missing, or are others
 _receipt: Final = msgspec.msgpack.Decoder(ErasureReceipt)
 
 
@@ -83,8 +84,19 @@ def due(view: View) -> dict[tuple[int, int], set[bytes]]:
     found: dict[tuple[int, int], set[bytes]] = {}
     for key_id, erasure_id in _due_rows(view):
         if erasure_id != _SPENT:
-            found.setdefault(key_id, set()).add(erasure_id)
+            waits = found.setdefault(key_id, set())
+            waits |= {erasure_id} - {_ANEW}
     return found
+
+
+def anew(view: View) -> set[tuple[int, int]]:
+    """Those of them under which no whole chains are: the rows are made from records."""
+    return {key_id for key_id, erasure_id in _due_rows(view) if erasure_id == _ANEW}
+
+
+def put_anew(writing: Writing, tier: int, key_id: int) -> None:
+    """Note that a day's rows must be made from records, under another key."""
+    writing.put(b"due", labels.slot(tier, key_id) + _ANEW, b"")
 
 
 def spent(view: View) -> set[tuple[int, int]]:
@@ -112,7 +124,7 @@ def rows_gone(writing: Writing, gone: Iterable[tuple[int, int]], ended: Iterable
     """
     waited = due(writing)
     for tier, key_id in gone:
-        for erasure_id in (_SPENT, *waited.get((tier, key_id), ())):
+        for erasure_id in (_SPENT, _ANEW, *waited.get((tier, key_id), ())):
             writing.delete(b"due", labels.slot(tier, key_id) + erasure_id)
     for erasure in ended:
         tell_again(writing, erasure)

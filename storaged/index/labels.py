@@ -76,6 +76,12 @@ def parse_slot(data: bytes) -> tuple[int, int]:
     return data[0], int.from_bytes(data[1:SLOT_BYTES], "big")
 
 
+def parse_day(key: bytes) -> tuple[int, int]:
+    """Day and tier of a key of the table. Raises Fault."""
+    number, tier = unpack(_DAY, b"day", key)
+    return number - _EPOCH, tier
+
+
 def key_ids(view: View, day: int, tier: int) -> tuple[int, ...]:
     """The keys of a day, the one for new rows first; none if it has no rows."""
     return _parse_ids(view.get(b"day", _day_key(day, tier)) or b"")
@@ -104,10 +110,10 @@ def days(view: View, newest: int = _EPOCH - 1, oldest: int = -_EPOCH) -> Iterato
     more = cursor.prev() if more else cursor.last()
     while more:
         with view.passing():
-            number, tier = unpack(_DAY, b"day", cursor.key())
-            if number - _EPOCH < oldest:
+            number, tier = parse_day(bytes(cursor.key()))
+            if number < oldest:
                 return
-            yield Days(number - _EPOCH, tier, _ids_in(view, bytes(cursor.value())))
+            yield Days(number, tier, _ids_in(view, bytes(cursor.value())))
         more = cursor.prev()
 
 

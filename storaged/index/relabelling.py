@@ -9,7 +9,7 @@ them as chains, nor add to them (storaged.erasing.converting). What rows are: st
 FORMAT.md §6, §12.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
@@ -92,9 +92,7 @@ class Relabelling:
                 found.append((yield from self._gathering(key_id, share, shares)))
             made = relabelled(found, dead, labels.slot(self._tier, target), encrypt)
             yield
-            for some in made.parts(ROWS):
-                self._index.write(partial(_put, rows=some))
-                yield
+            yield from put(self._index, made)
 
     def _gathering(self, key_id: int, share: int, shares: int) -> Steps[Source]:
         """The rows of a key whose tokens are of a share of all."""
@@ -113,17 +111,11 @@ class Relabelling:
 
     def _rows(self, key_id: int) -> Iterator[list[tuple[bytes, bytes]]]:
         """The rows under a key, each part in a transaction of its own. Raises Fault."""
-        prefix = at = labels.slot(self._tier, key_id)
-        while True:
-            with self._index.reading() as view:
-                rows = _rows_from(view, prefix, at, ROWS)
-            if not rows:
-                return
+        for rows in rows_under(self._index, self._tier, key_id):
             if any(len(key) != SLOT_BYTES + _BLOCK or len(value) != TIME_KEY_BYTES
                    for key, value in rows):  # fmt: skip
                 raise damaged(b"label", "a row is not as long as all are")
             yield rows
-            at = rows[-1][0] + b"\0"
 
 
 def removing(index: Index, tier: int, key_id: int) -> Steps[None]:
@@ -137,6 +129,49 @@ def has_rows(view: View, tier: int, key_id: int) -> bool:
     """Whether there are rows under a key."""
     prefix = labels.slot(tier, key_id)
     return bool(_rows_from(view, prefix, prefix, 1))
+
+
+def pairs(source: Source) -> set[bytes]:
+    """Token and time key, 40 bytes, of each row under a key."""
+    if not source.blocks:
+        return set()
+    its = _chains(source.blocks)
+    tokens = its.tokens.astype(">u8").tobytes()
+    values = _of_values(source.values)[its.order].tobytes()
+    return {
+        tokens[_BLOCK * row : _BLOCK * (row + 1)]
+        + values[TIME_KEY_BYTES * row : TIME_KEY_BYTES * (row + 1)]
+        for row in range(len(its.order))
+    }
+
+
+def listed(found: Iterable[bytes], head: bytes, encrypt: Cipher) -> _Sorted:
+    """The rows that lead from tokens to time keys (40 bytes each pair), by time, in order."""
+    joined = b"".join(sorted(found))
+    if not joined:
+        return _Sorted(b"", b"")
+    rows = _rows_of(joined, _BLOCK + TIME_KEY_BYTES)
+    tokens = _pairs(rows[:, :_BLOCK].tobytes())
+    return _in_order(tokens, rows[:, _BLOCK:], head, encrypt)
+
+
+def rows_under(index: Index, tier: int, key_id: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    """The rows under a key, each part in a transaction of its own."""
+    prefix = at = labels.slot(tier, key_id)
+    while True:
+        with index.reading() as view:
+            rows = _rows_from(view, prefix, at, ROWS)
+        if not rows:
+            return
+        yield rows
+        at = rows[-1][0] + b"\0"
+
+
+def put(index: Index, rows: "_Sorted") -> Steps[None]:
+    """Write rows, a transaction at a time. Raises lmdb.Error, OSError."""
+    for some in rows.parts(ROWS):
+        index.write(partial(_put, rows=some))
+        yield
 
 
 def relabelled(
@@ -160,7 +195,11 @@ def relabelled(
         values, tokens = values[alive], tokens[alive]
     # Stable: what came in order of its source and number stays so within its token.
     order = np.lexsort((tokens[:, 1], tokens[:, 0]))
-    values, tokens = values[order], tokens[order]
+    return _in_order(tokens[order], values[order], head, encrypt)
+
+
+def _in_order(tokens: U64s, values: NDArray[np.uint8], head: bytes, encrypt: Cipher) -> _Sorted:
+    """Rows of chains, which are side by side, as they are to lie in the table."""
     blocks = _sum(tokens, _numbers_within(tokens))
     made = encrypt(blocks.astype(">u8").tobytes())
     order = np.lexsort(_pairs(made).T[::-1])

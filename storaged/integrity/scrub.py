@@ -26,6 +26,9 @@ from storaged.integrity.keycheck import KeyCheck
 from storaged.integrity.ledgercheck import LedgerCheck
 from storaged.integrity.ledgermending import LedgerMending
 from storaged.integrity.recordcheck import RecordCheck
+from storaged.integrity.rowcheck import RowCheck
+from storaged.integrity.rowsweep import RowSweep
+from storaged.integrity.statemending import StateMending
 from storaged.pools.vaults import Vault, Vaults
 from storaged.recordings.examining import examining
 
@@ -57,6 +60,8 @@ class Round(msgspec.Struct):
     before_ns: int | None = None  # when the round before ended
     ledger: str = ""  # the last file of a ledger that was checked: they come first
     records_mended: int = 0
+    rows: bytes = b""  # which other rows were looked at: they come last
+    rows_mended: int = 0
 
 
 _round: Final = msgspec.msgpack.Decoder(Round)
@@ -94,6 +99,9 @@ class Scrub:
         self._ledgers = LedgerCheck(index, vaults, clock_ns)
         self._mending = LedgerMending(index, vaults, clock_ns)
         self._records = RecordCheck(index, vaults, clock_ns)
+        self._rows = RowCheck(index, vaults, clock_ns)
+        self._sweep = RowSweep(index, vaults, self._rows, clock_ns)
+        self._states = StateMending(index, vaults)
         self._round: Round | None = None
         with index.reading() as view, view.passing():
             if kept := view.get(b"meta", _SCRUB):
@@ -133,7 +141,7 @@ class Scrub:
                 "overdue": self._overdue(one),
                 "checked": one.checked, "of": one.objects, "read_bytes": one.read,
                 "since": _utc(one.begun_ns), "ended": _utc(one.ended_ns or one.before_ns),
-                "mended_records": one.records_mended,
+                "mended_records": one.records_mended, "mended_rows": one.rows_mended,
             }  # fmt: skip
         return {**told, "damaged": view.count(b"damaged"), "damaged_ids": damage.told(view),
                 "damaged_keys": damage.told_files(view, damage.KEYS),
@@ -212,6 +220,7 @@ class Scrub:
             yield from self._minding_keys()
             with self._index.reading() as view:
                 found, at = _sealed(view, one.at, one.until, _ROWS)
+            yield from self._checking_rows(one, at)
             yield from self._checking_records(one, at)
             for recording_id, _ in found:
                 try:
@@ -227,6 +236,7 @@ class Scrub:
             one.at = at
             yield 0.0
         yield from self._searching_records()
+        yield from self._sweeping(one)
         one.ended_ns = self._clock_ns()
         self.save()
         log.info(
@@ -273,6 +283,33 @@ class Scrub:
             yield self._pace.spend(size, self._ceiling)
         if self._round is not None:
             self._round.records_mended += len(found)
+
+    def _checking_rows(self, one: Round, until: bytes) -> Waits:
+        """Check the rows of the calls up to an id."""
+        before = self._mended_rows
+        for size in self._rows.checking(one.at, until):
+            yield self._pace.spend(size, self._ceiling)
+        one.rows_mended += self._mended_rows - before
+
+    def _sweeping(self, one: Round) -> Waits:
+        """Look for rows that belong to nothing, and at search rows; then at what is damaged."""
+        before = self._mended_rows
+        for size, at in self._sweep.sweeping(one.rows):
+            one.rows = at
+            one.rows_mended += self._mended_rows - before
+            before = self._mended_rows
+            yield self._pace.spend(size, self._ceiling)
+            if self._clock_s() - self._saved_s >= SAVE_S:
+                self.save()
+        for size in self._states.mending():
+            yield self._pace.spend(size, self._ceiling)
+        one.rows_mended += self._mended_rows - before
+
+    @property
+    def _mended_rows(self) -> int:
+        """Rows, and days of search rows, since the start."""
+        rows = (*self._rows.mended.values(), *self._sweep.removed.values())
+        return sum(rows) + self._sweep.labels.mended + self._states.mended
 
     def _checking(self, one: Round, recording_id: bytes) -> Waits:
         """Check an object, and note what was found."""

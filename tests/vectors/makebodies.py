@@ -67,7 +67,7 @@ def whole() -> dict[str, msgspec.Struct]:
         "receipt": Receipt(call.id, "siteb", 1234, "ab" * 32, START),
         "target": Place("replicator/b", b"s" * 32, True), "damaged": Damage(START, ["frame 1"]),
         "scrub": Round(START, call.id, 10, 3, call_id(2), 5, 2, START + 1, START - 1,
-                       "base/20231114-000001.svl", 1),
+                       "base/20231114-000001.svl", 1, b"\1at", 2),
     }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "begun_ns": ("int",), "until": ("bytes",), "planned": ("int", 0), "objects": ("int", 0),
         "at": ("bytes", b""), "read": ("int", 0), "checked": ("int", 0),
         "ended_ns": ("?int", None), "before_ns": ("?int", None), "ledger": ("text", ""),
-        "records_mended": ("int", 0),
+        "records_mended": ("int", 0), "rows": ("bytes", b""), "rows_mended": ("int", 0),
     },
 }  # fmt: skip
 _TYPES: dict[str, tuple[type, ...]] = {
