@@ -161,11 +161,12 @@ class Elsewhere:
 
 def _look_at_restored(world: World, there: Elsewhere) -> None:
     """What had ended is whole again, what was erased is not."""
+    number = "nobody"
     for told in world.model.calls.values():
         beneath = world.model.beneath(told)  # a copy is made of what was sealed
         if told.gone is True or all(one.ended and one.settled for one in beneath):
             world.hold(lambda told=told: checks.call_is_right(there, told))  # type: ignore[misc]
-        number = told.last.caller if told.last else "nobody"
+        number = told.last.caller if told.last else number
     world.hold(lambda: checks.by_number(there, number))
 
 
