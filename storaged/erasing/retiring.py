@@ -91,10 +91,13 @@ class Retirer:
         """A new ingest key. It stands in the pool's root before base names it: a crash leaves both
         good. The pool must be held. Raises Fault, OSError, lmdb.Error.
         """
-        base, before = self._vaults.base.keyring, vault.keyring.ingest_key_id
-        changed = vault.keyring.add_ingest_key()
+        before = vault.keyring.ingest_key_id
+        self._publish(vault, before, vault.keyring.add_ingest_key())
+
+    def _publish(self, vault: Vault, before: str, changed: list[str]) -> None:
+        """Have a pool's newest ingest key sealed to. before: the one that was until now."""
         if vault.name != BASE:
-            changed += base.vouch(vault.tier, vault.keyring.ingest_public)
+            changed += self._vaults.base.keyring.vouch(vault.tier, vault.keyring.ingest_public)
         self._opener.keep_intake_keys()
 
         def note(writing: Writing) -> None:
@@ -162,12 +165,20 @@ class Retirer:
 
     def _making(self) -> Steps[None]:
         """Replace the newest keys that must go, if it is time."""
-        if not self._to_replace():
+        if not self._to_replace() and not self._unpublished():
             return
         with contextlib.ExitStack() as held:
             yield from self._vaults.holding(held)
+            for vault in self._unpublished():
+                self._publish(vault, spool.key_id(vault.intake_key), [])
             for vault in self._to_replace():
                 self.rotate(vault)
+
+    def _unpublished(self) -> list[Vault]:
+        """Pools whose newest key base does not name yet: a crash came between."""
+        if self._vaults.base.locked:
+            return []
+        return [one for one in self._open if one.intake_key != one.keyring.ingest_public]
 
     def _to_replace(self) -> list[Vault]:
         with self._index.reading() as view:
@@ -212,7 +223,8 @@ class Retirer:
                 for key in (IngestKey(vault.name, each) for each in ids[:-1]):
                     past = steady and now_ns >= self._until_ns(view, key)
                     drained = key in due and not self._holding(view, vault, key)
-                    if (past or drained) and not vault.intake.holds(key.key_id):
+                    sealed_to = key.key_id == spool.key_id(vault.intake_key)
+                    if (past or drained) and not sealed_to and not vault.intake.holds(key.key_id):
                         found.add(key)
         return found
 

@@ -530,3 +530,21 @@ def test_row_that_cannot_be_read_has_nobody_told_that_its_key_is_gone(house):
     house.look()
     assert (two in house.keys, one in house.keys) == (False, True)
     assert not house.gone(call_id(12))
+
+
+def test_key_that_base_still_names_after_a_crash_in_a_rotation_is_not_destroyed(alone):
+    parts = alone.counter.parts
+    core = parts.open_pool("core")
+    parts.vaults.add(core)
+    core.keyring.add_ingest_key()  # and there it was killed
+    named = core.intake_key
+    core = parts.open_pool("core")  # as at the next start
+    parts.vaults.add(core)
+    assert core.intake_key == named != core.keyring.ingest_public
+    for _ in range(2):
+        assert not any(key.pool == "core" and key.key_id == spool.key_id(core.intake_key)
+                       for key in alone.counter.retirer._can_go())  # fmt: skip
+        alone.look()
+        assert core.keyring.has_ingest_key(core.intake_key)
+        assert core.intake_key == core.keyring.ingest_public  # the rotation is completed
+        alone.now_ns += 40 * 86400 * 10**9
