@@ -5,7 +5,7 @@ storaged.erasing.terms.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from storaged.erasing.terms import Terms
 from storaged.faults import Fault
 from storaged.format import record
 from storaged.format.keypage import DEK_BYTES
-from storaged.format.sealing import HEADER_BYTES, Header
+from storaged.format.sealing import HEADER_BYTES, Header, SegmentKey
 from storaged.index.rows import FINAL, SEALED, State
 from storaged.index.view import View
 from storaged.pools.vaults import Vault, Vaults
@@ -42,13 +42,17 @@ def look_at(view: View, vaults: Vaults, call_id: bytes) -> Doomed:
     vault = vaults.of(state.tier)
     _check_taken(vault)
     sealed = view.get(b"record", call_id)
-    key_ids = {state.key_id, *view.former(call_id), *_keys_of_files(vault, call_id)}
+    key_ids = {state.key_id, *view.former(call_id)}
     call = None
     if sealed is not None:
         with contextlib.suppress(ValueError):  # damaged
             key_id = record.parse_head(sealed).key_id
-            key_ids.add(key_id)
             call = record.open_call(call_id, sealed, _dek(vault, key_id))
+            key_ids.add(key_id)
+    of_files = set(_keys_of_files(vault, call_id, key_ids))
+    if call is not None and state.key_id != key_id:
+        _check_own(view, state, call, key_id, of_files)
+    key_ids |= of_files
     for key_id in key_ids:
         _dek(vault, key_id)
     copies = [Copy(one.target, one.verified_ns) for one in view.receipts(call_id)]
@@ -171,13 +175,40 @@ def _check_taken(vault: Vault) -> None:
         )
 
 
-def _keys_of_files(vault: Vault, call_id: bytes) -> Iterator[int]:
-    """The keys that a call's files name: one that was set aside may have another."""
+def _check_own(view: View, state: State, call: Call, key_id: int, of_files: set[int]) -> None:
+    """Raise Fault if a call's row may name the key of another, which would be lost with it.
+
+    key_id: what the record opens with.  of_files: the keys of its files.
+    """
+    if state.key_id in of_files or key_id in view.former(call.id):
+        return  # the record got a key of its own, as that of its recording did not open
+    raise Fault(
+        "corrupt",
+        f"the index names key {state.key_id} for call {call.id.hex()}, neither its record nor its "
+        "recording does: it may be another call's",
+        "Nothing was erased. The rolling check puts such rows right within scrub_days; at once: "
+        "stop storaged, `spanvault reindex`.",
+    )
+
+
+def _keys_of_files(vault: Vault, call_id: bytes, known: Set[int]) -> Iterator[int]:
+    """The keys of a call's files: one that was set aside may have another than is known."""
     for path in vault.pool.paths(call_id):
         with contextlib.suppress(ValueError, Fault), path.open("rb") as file:
-            key_id = Header.parse(file.read(HEADER_BYTES)).key_id
-            _dek(vault, key_id)  # a damaged header may name one that never was
-            yield key_id
+            header = Header.parse(file.read(HEADER_BYTES))
+            made_with = [one for one in known if _was_made_with(vault, header, one)]
+            if not made_with:
+                _dek(vault, header.key_id)  # a damaged header may name one that never was
+            yield from made_with or [header.key_id]
+
+
+def _was_made_with(vault: Vault, header: Header, key_id: int) -> bool:
+    """Whether a key is a header's, whichever that names: that may be damaged, too."""
+    try:
+        SegmentKey.open(header, _dek(vault, key_id))
+    except (ValueError, Fault):
+        return False
+    return True
 
 
 def _dek(vault: Vault, key_id: int) -> bytes:

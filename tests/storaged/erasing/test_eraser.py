@@ -18,6 +18,7 @@ from storaged.faults import Fault
 from storaged.format.keypage import SLOTS
 from storaged.format.sealing import HEADER_BYTES, Header
 from storaged.index import erasures
+from storaged.index.rows import serialize_state
 from tests.support.desk import Counter
 from tests.support.vault import Parts, call_id, make_call, make_media
 
@@ -166,6 +167,34 @@ def test_object_that_was_set_aside_goes_too_with_its_own_key(counter, at, remove
     for key_id in (first, second):
         with pytest.raises(Fault, match="destroyed"):
             parts.keyring.dek(key_id)
+
+
+def test_row_that_names_the_key_of_another_call_erases_nothing(counter):
+    """A flipped bit there would take the neighbour's sound with it."""
+    parts, neighbour = counter.parts, counter.fetch(TWO)
+    with parts.index.reading() as view:
+        own, other = view.state(ONE), view.state(TWO)
+    flipped, whole = (serialize_state(own._replace(key_id=one.key_id)) for one in (other, own))
+    parts.index.write(lambda writing: writing.put(b"state", ONE, flipped))
+    failure = erase(counter, ONE)
+    assert (failure.code, f"key {other.key_id}" in failure.error) == ("corrupt", True)
+    parts.index.write(lambda writing: writing.put(b"state", ONE, whole))
+    assert erase(counter, ONE).erased == 1
+    assert counter.fetch(TWO) == neighbour
+
+
+def test_object_whose_damaged_head_names_the_key_of_another_takes_no_key_but_its_own(counter):
+    parts, neighbour = counter.parts, counter.fetch(TWO)
+    with parts.index.reading() as view:
+        own, other = view.state(ONE), view.state(TWO)
+    path = parts.pool.path(ONE)
+    header = Header.parse(path.read_bytes()[:HEADER_BYTES])
+    damaged = header._replace(key_id=other.key_id)
+    path.write_bytes(damaged.serialize() + path.read_bytes()[HEADER_BYTES:])
+    assert erase(counter, ONE).erased == 1
+    assert counter.fetch(TWO) == neighbour
+    with pytest.raises(Fault, match="destroyed"):
+        parts.keyring.dek(own.key_id)
 
 
 @pytest.mark.parametrize("nested", [False, True])
