@@ -9,6 +9,7 @@ storaged.index.damage. FORMAT.md §9.
 Bytes: storaged.format.ledger. When it runs: storaged.integrity.scrub.
 """
 
+import errno
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
@@ -72,12 +73,12 @@ class LedgerCheck:
         pool, _, own = name.partition("/")
         vault = self._vaults.named(pool)
         before, by_tag = self._place(vault), not vault.locked
+        if before is not None and own > before.name:
+            return  # it is being written, or went with a commit that failed: none of it counts
         there = _size(vault, own)
         end = there
-        if before is not None and own >= before.name:
-            end = before.size if own == before.name else 0  # what lies behind is being written
-        elif before is not None:
-            end = max(there, self._sizes().get(name, 0))
+        if before is not None:
+            end = before.size if own == before.name else max(there, self._sizes().get(name, 0))
         faults: list[str] = [f"cut: {there} of {end} bytes"] if there < end else []
         head = b""
         try:
@@ -86,6 +87,8 @@ class LedgerCheck:
         except OSError as error:
             if error.errno in medium.OURS:
                 raise
+            if before is None and error.errno == errno.ENOENT:
+                return  # the same of the first file of a ledger
             faults.append(f"it cannot be read ({error.strerror})")
         if by_tag == vault.locked or not self._stands(vault, own, before, there):
             return

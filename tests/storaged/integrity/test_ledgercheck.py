@@ -40,6 +40,9 @@ class Ledgers:
         for name in check.names():
             list(check.checking(name))
         check.forget(check.names())
+        return self.damaged()
+
+    def damaged(self) -> list[str]:
         with self.parts.index.reading() as view:
             return [bytes(name).decode() for name, _ in view.cursor(b"damagedledger")]
 
@@ -194,6 +197,21 @@ def test_what_lies_behind_the_acknowledged_end_is_no_damage_and_less_is(ledgers)
     assert ledgers.check() == [ledgers.name]
     ledgers.path.unlink()
     assert ledgers.check() == [ledgers.name]
+
+
+@pytest.mark.parametrize("acknowledged", [True, False])
+def test_file_that_went_with_a_commit_that_failed_is_no_damage(ledgers, acknowledged):
+    """It was listed, and is gone when it is to be read: its disk was full."""
+    parts, began = (
+        ledgers.parts,
+        f"base/{ledgers.path.with_stem(ledgers.path.stem[:-1] + '9').name}",
+    )
+    if not acknowledged:
+        parts.index.write(lambda writing: writing.delete(b"meta", b"ledger/0"))
+        ledgers.path.unlink()
+        began = ledgers.name
+    list(LedgerCheck(parts.index, parts.vaults, lambda: 1).checking(began))
+    assert ledgers.damaged() == []
 
 
 def test_of_a_locked_pool_structure_alone_tells_and_nothing_is_written_or_cleared(ledgers):
