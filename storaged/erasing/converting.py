@@ -21,7 +21,7 @@ import lmdb
 import msgspec
 
 from spanvault.daemon.rules import POOLS
-from spanvault.messages import Erasure, RekeyedPage
+from spanvault.messages import DayKey, Erasure, RekeyedPage
 from storaged.diskfaults import DAMAGED
 from storaged.erasing.beside import Beside, Paced
 from storaged.erasing.daykeys import DayKeys
@@ -205,7 +205,7 @@ class Converter:
             vault.labels.forget(ids)
         self._keys.destroyed(ready)
         with self._index.reading() as view:
-            ended = [self._ended(one, dropped) for one in _released(view, set(ready))]
+            ended = [self._ended(one, dropped) for one in self._released(view, set(ready))]
             days = _days_by_key(view)
 
         def end(writing: Writing, place: Place) -> None:
@@ -223,6 +223,25 @@ class Converter:
             self._index.write(lambda writing: end(writing, place))
         for one in ended:
             log.info("Search rows of erased calls are gone", extra={"ERASURE": one.id.hex()})
+
+    def _released(self, view: View, gone: set[tuple[int, int]]) -> Iterator[Erasure]:
+        """The erasures that waited for these keys and wait for no others."""
+        due = erasures.due(view)
+        waited = {one for key in gone for one in due.get(key, ())}
+        waited -= {one for key, ids in due.items() if key not in gone for one in ids}
+        for one in sorted(waited):
+            erasure = erasures.find(view, one)
+            if erasure is not None and not any(map(self._is_seen, erasure.day_keys)):
+                yield msgspec.structs.replace(erasure, receipts=[], pending=[])
+
+    def _is_seen(self, key: DayKey) -> bool:
+        """Whether a key is there yet, or may be: its row may be one that cannot be read."""
+        if not self._vaults.has(key.pool) or self._vaults.named(key.pool).locked:
+            return False
+        try:
+            return _is_there(self._vaults.named(key.pool), key.key_id)
+        except Fault:  # its page is damaged
+            return True
 
     def _ended(self, erasure: Erasure, dropped: dict[str, Dropped]) -> Erasure:
         epochs = {name: one.epoch for name, one in dropped.items() if name in erasure.epochs}
@@ -312,15 +331,6 @@ def _dead(view: View, vault: Vault, key_id: int) -> set[bytes]:
         if erasure := erasures.find(view, erasure_id):
             ids.update(one.id for one in erasure.recordings if one.pool == vault.name)
     return ids
-
-
-def _released(view: View, gone: set[tuple[int, int]]) -> list[Erasure]:
-    """The erasures that wait for these keys and for no others."""
-    due = erasures.due(view)
-    waited = {one for key in gone for one in due.get(key, ())}
-    waited -= {one for key, ids in due.items() if key not in gone for one in ids}
-    found = [erasures.find(view, one) for one in sorted(waited)]
-    return [msgspec.structs.replace(one, receipts=[], pending=[]) for one in found if one]
 
 
 def _pages(vault: Vault, ids: Iterable[int]) -> list[RekeyedPage]:

@@ -82,6 +82,7 @@ class Retirer:
         with index.reading() as view:
             known_ns = view.number(RELIED_ON) or None
         self._guard = ClockGuard(known_ns, monotonic_ns())
+        self._steady = True  # whether the clock was relied upon in the last round
         self.holding = Holding(index, captures)
         self.waiting: list[Waiting] = []  # what has to go, and did not yet
         self._not_before_ns = 0
@@ -138,22 +139,23 @@ class Retirer:
     def _note_replaced(self) -> None:
         """Since when older keys are replaced, where nothing tells: their grace begins now.
 
-        So it is in a store that was restored, or reindexed; and where the clock was set back.
+        So it is in a store that was restored, or reindexed; and where the clock was set back, or
+        proved to be right after it went far ahead: what was noted by the one before says nothing.
         """
         now_ns = self._clock_ns()
+        steady = not self._guard.wait_ns(now_ns, self._monotonic_ns())
+        anew = steady and not self._steady
         with self._index.reading() as view:
             before = {
                 vault.name: view.number(tables.ROTATED + vault.name.encode())
                 for vault in self._open
             }
             unknown = [
-                (vault.name, each, before[vault.name])
+                (vault.name, each, 0 if anew else before[vault.name])
                 for vault in self._open
                 for each in vault.keyring.ingest_key_ids[:-1]
-                if not 0 < ingestkeys.replaced_ns(view, vault.name, each) <= now_ns
+                if anew or not 0 < ingestkeys.replaced_ns(view, vault.name, each) <= now_ns
             ]
-        if not unknown and not any(before.values()):
-            return
 
         def put(writing: Writing) -> None:
             for pool, key_id, since_ns in unknown:
@@ -161,7 +163,9 @@ class Retirer:
             for pool in before:  # a store of before told it by pool
                 writing.delete(b"meta", tables.ROTATED + pool.encode())
 
-        self._index.write(put)
+        if unknown or any(before.values()):
+            self._index.write(put)
+        self._steady = steady
 
     def _making(self) -> Steps[None]:
         """Replace the newest keys that must go, if it is time."""
@@ -170,12 +174,13 @@ class Retirer:
         with contextlib.ExitStack() as held:
             yield from self._vaults.holding(held)
             for vault in self._unpublished():
-                self._publish(vault, spool.key_id(vault.intake_key), [])
+                before, root = spool.key_id(vault.intake_key), vault.keyring.names()[-1]
+                self._publish(vault, before, [root])
             for vault in self._to_replace():
                 self.rotate(vault)
 
     def _unpublished(self) -> list[Vault]:
-        """Pools whose newest key base does not name yet: a crash came between."""
+        """Pools whose newest key nobody is told yet: a crash, or a full disk, came between."""
         if self._vaults.base.locked:
             return []
         return [one for one in self._open if one.intake_key != one.keyring.ingest_public]
@@ -212,7 +217,7 @@ class Retirer:
     def _can_go(self) -> set[IngestKey]:
         """The keys that can be destroyed now; those that are gone and not noted to be."""
         now_ns = self._clock_ns()
-        steady = not self._guard.wait_ns(now_ns, self._monotonic_ns())
+        steady = self._steady and not self._guard.wait_ns(now_ns, self._monotonic_ns())
         with self._index.reading() as view:
             begun = {one.id for one in erasures.unfinished(view)}
             due = {key: ids for key, ids in ingestkeys.due(view).items() if not ids & begun}

@@ -491,6 +491,17 @@ def test_damaged_row_of_a_day_keeps_no_other_and_status_says_which_and_what_to_d
     assert taken(counter) == before + 3  # those of the good day
 
 
+def test_row_that_cannot_be_read_has_nobody_told_that_its_day_is_gone(counter):
+    counter.parts.commit(calls=[make_call(30, started_ns=START + labels.DAY_NS)])
+    keys = [day_key(counter, labels.day_of(START) + after) for after in (0, 1)]
+    erasure = erase(counter, 1, 30).erasure
+    row = labels.slot(0, keys[1]) + erasure
+    counter.parts.index.write(lambda writing: writing.put(b"due", row, b"flipped"))
+    counter.convert()
+    assert [is_gone(counter, key) for key in keys] == [True, False]
+    assert facts(counter, ONE)["gone_at"] is None
+
+
 def test_disk_that_fails_for_hours_uses_up_no_slots(counter, monkeypatch):
     erase(counter, 1)
     before, converter = taken(counter), counter.eraser.converter

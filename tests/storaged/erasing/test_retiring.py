@@ -20,6 +20,7 @@ from storaged.format.walk import finish
 from storaged.index import erasures, ingestkeys
 from storaged.index import rows as tables
 from storaged.keys.keyring import Keyring
+from storaged.pools.opening import Opener
 from tests.storaged.requests.test_desk import Counter
 from tests.support.desk import GRACE_NS
 from tests.support.vault import START, Parts, call_id, make_call, make_media
@@ -31,6 +32,11 @@ CALLS = 4
 
 class Crash(BaseException):
     """As if the process were killed."""
+
+
+def full(*_: object) -> None:
+    """In place of what writes to a disk."""
+    raise OSError(28, "No space left on device")
 
 
 class House:
@@ -365,10 +371,6 @@ def test_crash_at_a_step_is_made_good_by_the_next_start(alone, monkeypatch, plac
 
 def test_disk_that_fails_is_told_and_tried_again(alone, monkeypatch):
     alone.erase(1)
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
         patch.setattr(Keyring, "add_ingest_key", full)
         alone.look()
@@ -377,6 +379,31 @@ def test_disk_that_fails_is_told_and_tried_again(alone, monkeypatch):
     alone.look()
     alone.look()
     assert (alone.gone(), alone.counter.retirer.words()) == (True, "")
+
+
+@pytest.mark.parametrize("place", [(Keyring, "vouch"), (Opener, "keep_intake_keys")])
+def test_no_key_goes_while_a_pool_still_seals_to_it(alone, monkeypatch, place):
+    """The disk became full between a new key and its first use."""
+    parts, opener = alone.counter.parts, alone.counter.retirer._opener
+    core = parts.open_pool("core")
+    parts.vaults.add(core)
+    opener.keep_intake_keys()
+    core._public_key = opener._told(core.tier)
+    alone.erase(1)
+    (erasure,) = alone.counter.ask(m.Erasures(ONE)).erasures
+    row = bytes((core.tier,)) + bytes.fromhex(core.keyring.ingest_key_id) + erasure.id
+    parts.index.write(lambda writing: writing.put(b"spooled", row, b""))
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, full)
+            alone.look()
+        assert "CANNOT GO" in alone.counter.retirer.words()
+        assert core.keyring.has_ingest_key(core.intake_key)
+        alone.now_ns += 61 * 10**9
+    alone.look()
+    assert core.keyring.ingest_public == core.intake_key == parts.keyring.intake_key(core.tier)
+    alone.look()
+    assert (len(core.keyring.ingest_key_ids), alone.counter.retirer.words()) == (1, "")
 
 
 def test_key_that_an_intake_needs_stays_whoever_says_what(alone):
@@ -435,6 +462,25 @@ def test_wrong_clock_ends_no_grace(house):
     assert len(house.keys) == 2
     with house.counter.parts.index.reading() as view:
         assert ingestkeys.replaced_ns(view, "base", house.keys[0]) == house.now_ns
+
+
+def test_grace_begins_anew_where_a_host_began_with_the_clock_of_long_ago(house):
+    """Without a battery it is 1970 until the network tells; what that clock noted is no age."""
+    house.say(house.keys[0])
+    house.erase(1)
+    house.look()
+    began_ns, since_ns = house.now_ns, 0
+    house.counter.retirer._monotonic_ns = lambda: began_ns + since_ns
+    house.now_ns = DAY_NS
+    house.look()
+    for since_ns in (0, DAY_NS, DAY_NS, 2 * DAY_NS):
+        house.now_ns = began_ns + since_ns
+        house.look()
+        assert len(house.keys) == 2
+    since_ns += GRACE_NS
+    house.now_ns += GRACE_NS
+    house.look()
+    assert len(house.keys) == 1
 
 
 def test_store_of_before_told_by_pool_when_its_key_was_replaced(house):
