@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _BLOCK: Final = 16
 _A_CALL: Final = 4  # rows that a call is reckoned to have
 _ROW: Final = 128  # bytes that reading a search row counts as
+_STEP: Final = 1 << 20  # bytes of a ledger that are read before others get their turn
 
 
 class _Day(NamedTuple):
@@ -188,12 +189,14 @@ class LabelCheck:
             found = dict[int, list[int]]()
             ring = vault.keyring
             for path in vault.pool.ledger.files():
-                walked = ledgerfile.walk(path, ring.store_id, vault.tier, ring.ledger_key)
-                for each in walked:
+                taken = 0
+                for each in ledgerfile.walk(path, ring.store_id, vault.tier, ring.ledger_key):
                     if each.entry is not None and each.entry.kind == ledger.DAY_KEY:
                         given = DayKey.parse(each.entry.body)
                         found.setdefault(given.day, []).append(given.key_id)
-                yield path.stat().st_size
+                    if each.offset - taken >= _STEP:
+                        yield each.offset - taken
+                        taken = each.offset
             self._named[vault.tier] = found
         return self._named[vault.tier].get(day, [])
 
@@ -205,7 +208,7 @@ class LabelCheck:
         Raises OSError, lmdb.Error.
         """
         with self._index.reading() as view:
-            listed = [(bytes(key), bytes(value)) for key, value in view.cursor(b"day")]
+            listed = _listed(view)
             due = erasures.due(view).keys() | erasures.spent(view)
             days = Counter(one for key, value in listed for one in _keys_in(key, value))
             doubtful = [
@@ -213,6 +216,7 @@ class LabelCheck:
                 if (tier, key_id) not in due
                 and (days[tier, key_id] > 1 or not relabelling.has_rows(view, tier, key_id))
             ]  # fmt: skip
+        self.forget()  # a day that began since has its key in the ledger before it is in `day`
         yield _ROW * len(listed)
         for key, key_id in doubtful:
             yield from self._stray(key, key_id)
@@ -300,6 +304,16 @@ def _take(writing: Writing, row: bytes, key_id: int) -> None:
         labels.put_key_ids(writing, *labels.parse_day(row), left)
     else:
         writing.delete(b"day", row)
+
+
+def _listed(view: View) -> list[tuple[bytes, bytes]]:
+    """The rows of `day`; what is none of a day is told of, and passed over."""
+    found = []
+    for key, value in view.cursor(b"day"):
+        with view.passing():
+            labels.parse_day(bytes(key))
+            found.append((bytes(key), bytes(value)))
+    return found
 
 
 def _of_days(view: View) -> set[tuple[int, int]]:

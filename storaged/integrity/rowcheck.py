@@ -78,11 +78,11 @@ class RowCheck:
             try:
                 head = record.parse_head(sealed)
                 call = record.open_call(call_id, sealed, vault.dek(head.key_id))
+                named = head.key_id == state.key_id or head.key_id in view.former(call_id)
             except (ValueError, Fault):
                 continue  # the check of records tells, or nobody can
             if call.revision != state.revision:
                 return None
-            named = head.key_id == state.key_id or head.key_id in view.former(call_id)
             if named and vault.tier == state.tier:
                 return _Opened(call, state)
             key_id = self._key_of(vault, call_id, state, head.key_id)

@@ -147,12 +147,10 @@ class RowSweep:
     def _keep_counting(self) -> None:
         """The last position that was given is none below one that the feed has."""
         with self._index.reading() as view:
-            cursor = view.cursor(b"feed")
-            last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
-            if last <= view.number(b"position"):
+            if _last_of_feed(view) <= view.number(b"position"):
                 return
-        self._index.write(lambda writing: writing.set_number(b"position", last))
-        log.warning("The feed's last position was lost", extra={"POSITION": last})
+        if last := self._index.write(_count_on):
+            log.warning("The feed's last position was lost", extra={"POSITION": last})
 
     def _note(self, table: bytes, done: int) -> None:
         name = table.decode()
@@ -160,6 +158,20 @@ class RowSweep:
             self.removed[name] = self.removed.get(name, 0) + done
             log.warning("Rows of the index that belong to nothing were removed",
                         extra={"TABLE": name, "ROWS": done})  # fmt: skip
+
+
+def _last_of_feed(view: View) -> int:
+    cursor = view.cursor(b"feed")
+    return int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+
+
+def _count_on(writing: Writing) -> int:
+    """Set the last position to that of the feed; 0 if it is not behind it any more."""
+    last = _last_of_feed(writing)
+    if last <= writing.number(b"position"):
+        return 0
+    writing.set_number(b"position", last)
+    return last
 
 
 def _rows_behind(view: View, table: bytes, after: bytes) -> tuple[list[Row], bytes | None]:

@@ -12,7 +12,7 @@ runs on: storaged.scrubbing.
 import logging
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ from storaged.recordings.examining import examining
 log = logging.getLogger(__name__)
 FLOOR: Final = 1_000_000  # bytes a second; a small store is done long before it must be
 SEEK: Final = 1 << 16  # what finding an object costs, in bytes read
+_LARGEST: Final = 1 << 40  # that an object is reckoned with: a row that says more was changed
 SAVE_S: Final = 60.0  # of work that a crash may repeat
 LOOK_S: Final = 1.0  # how soon an erasure or a lock ends the check of an object
 _REST_S: Final = 60.0
@@ -44,6 +45,7 @@ _DAY_S: Final = 86400
 KEYS_S: Final = 86400.0  # from one check of the key files to the next
 _SCRUB: Final = b"scrub"  # of table meta
 Waits = Generator[float, None, None]
+R = TypeVar("R")
 
 
 class Round(msgspec.Struct):
@@ -261,28 +263,24 @@ class Scrub:
 
     def _checking_records(self, one: Round, until: bytes) -> Waits:
         """Check the records of the calls up to an id, those without a recording as well."""
-        steps = self._records.checking(one.at, until)
-        while True:
-            try:
-                size = next(steps)
-            except StopIteration as done:
-                found = done.value
-                break
-            yield self._pace.spend(size, self._ceiling)
+        found = yield from self._paced(self._records.checking(one.at, until))
         one.records_mended += len(found.mended)
 
     def _searching_records(self) -> Waits:
         """Look for records that were found damaged where ledgers have them."""
-        steps = self._records.searching()
+        found = yield from self._paced(self._records.searching())
+        if self._round is not None:
+            self._round.records_mended += len(found)
+
+    def _paced(self, steps: Generator[int, None, R]) -> Generator[float, None, R]:
+        """Steps that give bytes read, with the seconds to wait instead."""
         while True:
             try:
                 size = next(steps)
             except StopIteration as done:
-                found = done.value
-                break
+                found: R = done.value
+                return found
             yield self._pace.spend(size, self._ceiling)
-        if self._round is not None:
-            self._round.records_mended += len(found)
 
     def _checking_rows(self, one: Round, until: bytes) -> Waits:
         """Check the rows of the calls up to an id."""
@@ -395,7 +393,7 @@ def _is_sealed(state: State) -> bool:
 
 def _cost(size: int) -> int:
     """Bytes that the check of an object counts as."""
-    return size + SEEK
+    return min(size, _LARGEST) + SEEK
 
 
 def _utc(ns: int | None) -> str | None:

@@ -1,6 +1,7 @@
 """Rows of the index that have no checksum: a flipped bit in any of them is mended by the rolling
 check, and each call is found again by all that it should be found by."""
 
+import errno
 from collections.abc import Iterator
 from typing import Any
 
@@ -239,6 +240,45 @@ def test_changed_key_of_a_day_never_costs_the_key_of_a_recording(rows, key_id):
         rows.mend()
         assert rows.found() == WANTED
         assert [rows.ask(m.Verify(call_id(one))).faults for one in (1, 3)] == [[], []]
+
+
+def test_row_of_no_day_ends_no_round(rows):
+    """It is told of as all rows that cannot be, and the check goes on behind it."""
+    rows.parts.index.write(lambda writing: writing.put(b"day", b"\x80\0\x4c\xda", bytes(8)))
+    rows.mend()
+    assert "day" in rows.parts.index.hurt.tables
+    assert rows.found() == WANTED
+
+
+def test_sizes_that_cannot_be_end_no_round(rows):
+    before = rows.table(b"state")
+    for row in before:
+        rows.replace(b"state", row, (row[0], row[1][:8] + b"\xff" * 8 + row[1][16:]))
+    rows.checked.round()
+    rows.checked.round()
+    sealed = [row for row in before if row[1][53] & SEALED]
+    assert set(sealed) <= set(rows.table(b"state"))
+
+
+def test_day_that_just_began_keeps_its_key(rows, monkeypatch):
+    """A key is a day's before a row lies under it: a commit may have failed between the two."""
+    rows.parts.index.write(lambda writing: writing.delete(b"label", rows.table(b"label")[0][0]))
+    check = labelcheck.LabelCheck(rows.parts.index, rows.parts.vaults, rows.clock_ns)
+    for day in (-1, 0):
+        list(check.checking(START // DAY_NS + day))
+    assert check.mended == 1  # so it has read the ledger
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rows.parts.pool, "sync", full)
+        with pytest.raises(OSError, match="full"):
+            rows.parts.commit([], [make_call(6, started_ns=START + 3 * DAY_NS)])
+    began = rows.table(b"day")
+    assert len(began) == 3
+    list(check.strays())
+    assert rows.table(b"day") == began
 
 
 def test_day_whose_rows_are_cut_or_too_long_is_made_anew(rows):
