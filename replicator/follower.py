@@ -175,8 +175,9 @@ class Follower(threading.Thread):
             self._plan.put_off(step, "the new root key has not come yet")
             return
         receipt = ErasureReceipt(
-            erasure.id, self._target_name, time.time_ns(), self._replica.target.grade
-        )
+            erasure.id, self._target_name, time.time_ns(), self._replica.target.grade,
+            position=step.change.position,
+        )  # fmt: skip
         facts = certificate.receipt_facts(self._plan.mark.store_id, receipt)
         receipt.signer, receipt.signature = certificate.sign(
             certificate.RECEIPT, facts, self._state.signing_key()

@@ -98,6 +98,7 @@ class ErasureReceipt(Message):
     grade: str
     signer: bytes = b""  # Ed25519 public key, 32 bytes
     signature: bytes = b""
+    position: int = 0  # in the feed, of what was followed; 0: a version before does not say
 
 
 class Erasure(msgspec.Struct):

@@ -16,6 +16,7 @@ from storaged.format import ledger
 from storaged.format.ledger import Entry
 from storaged.index import ingestkeys, labels
 from storaged.index import rows as tables
+from storaged.index.rows import POSITION
 from storaged.index.view import View
 from storaged.index.writing import Writing
 
@@ -139,7 +140,12 @@ def tell_again(writing: Writing, erasure: Erasure) -> None:
 
 
 def confirm(writing: Writing, receipt: ErasureReceipt) -> None:
-    """Note that a target followed."""
+    """Note that a target followed; not if it was told again since, of what else is destroyed."""
+    told = writing.get(b"fed", tables.ERASED + receipt.erasure)
+    if told is not None and receipt.position:
+        with writing.passing():
+            if receipt.position < tables.unpack(POSITION, b"fed", told)[0]:
+                return
     writing.put(b"confirmed", receipt.erasure + receipt.target.encode(), _encode(receipt))
 
 

@@ -54,7 +54,7 @@ def whole() -> dict[str, msgspec.Struct]:
         headers={"x-case": ["1", "2"]}, revision=300, expires_ns=START + 10**18, heard_by="site b",
         siprec=m.Siprec(["s"], ["g"], [m.Participant("sip:a@b", "A", "callee")]),
     )  # fmt: skip
-    receipt = m.ErasureReceipt(bytes(16), "siteb", START, "best effort", b"s" * 32, b"v" * 64)
+    receipt = m.ErasureReceipt(bytes(16), "siteb", START, "best effort", b"s" * 32, b"v" * 64, 9)
     erased = ErasedRecording(call.id, "base", [4103], 1 << 33, "ab" * 32, [Copy("siteb", START)])
     erasure = Erasure(
         bytes(range(16)), START, "officer/Zoë", "asked for", [erased],

@@ -299,6 +299,10 @@ def test_place_has_to_follow_once_more_when_keys_of_days_are_gone(counter):
     (erasure,) = counter.ask(m.Erasures()).erasures
     assert (bool(erasure.rows_gone_ns), erasure.receipts, erasure.pending) == (True, [], ["siteb"])
     assert [one.kind for one in counter.ask(m.Feed(position)).changes] == ["keys", "keys", "erase"]
+    late = msgspec.structs.replace(receipt, position=position)  # of what was told before
+    assert counter.ask(late, who=REPLICATOR) == m.Done()
+    assert counter.ask(m.Erasures()).erasures[0].pending == ["siteb"]
+    receipt.position = counter.ask(m.Feed(position)).changes[-1].position
     assert counter.ask(receipt, who=REPLICATOR) == m.Done()
     (erasure,) = counter.ask(m.Erasures()).erasures
     assert (erasure.receipts, erasure.pending) == ([receipt], [])

@@ -62,7 +62,7 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "ingest key": {"pool": ("text",), "key_id": ("text",)},
     "confirmed": {"kind": ("erasurereceipt", "erasurereceipt"), "erasure": ("bytes",),
                   "target": ("text",), "at_ns": ("int",), "grade": ("text",),
-                  "signer": ("bytes", b""), "signature": ("bytes", b"")},
+                  "signer": ("bytes", b""), "signature": ("bytes", b""), "position": ("int", 0)},
     "receipt": {"kind": ("receipt", "receipt"), "id": ("bytes",), "target": ("text",),
                 "size": ("int",), "sha256": ("text",), "verified_ns": ("int",)},
     "target": {"owner": ("text", ""), "signer": ("bytes", b""), "noted": ("bool", False)},
