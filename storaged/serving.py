@@ -33,6 +33,7 @@ UNDER_WAY: Final = 16  # waiting Feeds and long answers of one client
 _FOLLOW_S: Final = 2.0  # between two looks at what must follow its call into a higher pool
 _CONVERT_S: Final = 0.25  # between two looks at days that must get new keys
 _RETIRE_S: Final = 0.25  # between two looks at ingest keys that must go
+_REST: Final = 10.0  # parts of rest to one of looking: where much waits, a look takes longer
 _SYNC_S: Final = 2.0  # the access log, where a line need not be durable at once
 
 
@@ -71,11 +72,12 @@ class _Background:
         """A step, if it is time."""
         if now_s < self._next_s:
             return
-        self._steps = self._steps or self._begin()
+        self._steps, begun_s = self._steps or self._begin(), time.thread_time()
         try:
             rest_s = next(self._steps) or 0.0
         except StopIteration:
-            self._steps, rest_s = None, self._every_s
+            rest_s = max(self._every_s, _REST * (time.thread_time() - begun_s))
+            self._steps = None
         self._next_s = time.monotonic() + rest_s
 
     def close(self) -> None:

@@ -37,6 +37,7 @@ class Link:
         self._key_file = settings.state_dir / "ingest.key"
         self._kept_key, self._knows_kept = _read_key(self._key_file)
         self._keeping, self._keep_fault = False, ""
+        self._perhaps_kept = set[bytes]()  # keys that a failing disk may have taken all the same
         self._outbox.ingest_key = self._kept_key
         self._instance: str | None = None
         self._hello_ns = 0
@@ -64,8 +65,8 @@ class Link:
         found = self._outbox.sealed_to
         if found is None or not self._knows_kept:
             return None
-        kept = {key_id(self._kept_key)} if self._kept_key is not None else set[str]()
-        return sorted(found | kept)
+        kept = {self._kept_key, *self._perhaps_kept}
+        return sorted(found | {key_id(key) for key in kept if key is not None})
 
     def report(self, health: Health) -> None:
         """Tell storaged how we are, for `spanvault status`."""
@@ -135,6 +136,7 @@ class Link:
     def _keep_key(self, key: bytes) -> None:
         """For a start without storaged. A disk that does not take it stops no recording."""
         self._keeping = True
+        self._perhaps_kept.add(key)
         self._outbox.aside.do(partial(_write_key, self._key_file, key), partial(self._kept, key))
 
     def _kept(self, key: bytes, error: Exception | None) -> None:
@@ -142,6 +144,7 @@ class Link:
         self._keeping = False
         if error is None:
             self._kept_key, self._knows_kept, self._keep_fault = key, True, ""
+            self._perhaps_kept.clear()
         elif not isinstance(error, OSError):
             raise error
         elif (fault := disks.line(error, self._key_file.parent)) != self._keep_fault:

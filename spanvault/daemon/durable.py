@@ -10,7 +10,8 @@ from pathlib import Path
 def replace(path: Path, data: bytes) -> None:
     """Put a file in place whole, mode 0600: write aside, sync, rename, sync the folder.
 
-    Raises OSError; what was there before is there then.
+    Raises OSError; what was there before is there then, or the new one if it was the folder's sync
+    that failed.
     """
     part = path.with_name(f"{path.name}.new")
     part.unlink(missing_ok=True)  # a crash left it, perhaps with another mode

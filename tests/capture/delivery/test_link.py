@@ -11,6 +11,7 @@ import pytest
 from capture.delivery.link import HELLO_NS, Link
 from capture.delivery.outbox import SILENCE_NS, Outbox
 from capture.delivery.spool import Spool
+from spanvault.daemon import durable
 from spanvault.media.chunk import CHUNK, FRAME, NO_MEDIA, Media
 from spanvault.messages import Batch, Call, Health, Hello, Slot
 from spanvault.slots import Memories, Slots
@@ -152,6 +153,27 @@ def test_a_key_that_the_disk_did_not_take_is_kept_with_a_later_welcome(end, capl
     state.unlink()
     welcome_again(end)
     assert (state / "ingest.key").read_bytes() == KEY
+
+
+def test_a_key_that_the_disk_may_have_taken_all_the_same_is_told_of(end, monkeypatch):
+    """Its folder could not be synced: which key the next start finds, nobody knows."""
+    end.greet()
+    end.outbox.aside.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "sync_folder", failing)
+        for key in (b"m" * 32, b"n" * 32):
+            end.router.welcome("first", key=key)
+            end.link.pump(NOW + 1, 1000)
+            end.outbox.aside.wait()
+    assert end.link.sealed_to == sorted(map(key_id, (KEY, b"m" * 32, b"n" * 32)))
+    end.router.welcome("first", key=b"n" * 32)
+    end.link.pump(NOW + 1, 1000)
+    end.outbox.aside.wait()
+    assert end.link.sealed_to == [key_id(b"n" * 32)]
+
+
+def failing(*_: object) -> None:
+    raise OSError(5, "Input/output error")
 
 
 def welcome_again(end: End) -> None:
