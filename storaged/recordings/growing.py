@@ -61,8 +61,8 @@ class Growing:
         self._rows: dict[bytes, tuple[State | None, Reach | int]] = {}
         self._unread: deque[bytes] = deque()  # recordings to be read when there is time
         self._turn = 0  # counts groups
-        self._taken: list[int] = []  # slots that the group at hand took
-        self._unused: list[int] = []  # slots that a group took which then came to nothing
+        self._taken: dict[int, bytes] = {}  # slots that the group at hand took, and for what
+        self._unused: dict[bytes, list[int]] = {}  # of groups that then came to nothing
         self.new_keys: list[str] = []  # key files made for the group at hand
 
     def __len__(self) -> int:
@@ -145,26 +145,32 @@ class Growing:
         self._known.pop(recording_id, None)
         self._pool.forget(recording_id)
 
-    def take_key(self) -> int:
-        """The id of a key that nobody has had."""
-        if self._unused:
-            key_id = self._unused.pop()
+    def take_key(self, owner: bytes) -> int:
+        """The id of a key that nobody else has had. owner: the call, or whatever it is for.
+
+        What a transaction that failed wrote of a call may lie in free pages of the index: were its
+        key another's now, it would open there when the call is long erased.
+        """
+        if unused := self._unused.get(owner):
+            key_id = unused.pop()
         else:
             key_id, changed = self._keyring.take(
                 lambda: self._index.reserved_keys(self._pool.tier),
                 lambda number: self._index.reserve_keys(number, self._pool.tier),
             )
             self.new_keys += changed
-        self._taken.append(key_id)
+        self._taken[key_id] = owner
         return key_id
 
     def named(self, key_ids: Iterable[int]) -> None:
         """These are in use for good, whatever becomes of the group at hand."""
-        self._taken = [one for one in self._taken if one not in set(key_ids)]
+        for key_id in key_ids:
+            self._taken.pop(key_id, None)
 
     def committed(self) -> None:
         """The group at hand is durable, with its keys."""
-        self.new_keys, self._taken, self._rows = [], [], {}
+        self._unused = {owner: left for owner, left in self._unused.items() if left}
+        self.new_keys, self._taken, self._rows = [], {}, {}
         self._turn += 1
         if len(self._known) > _REMEMBERED:
             self._forget_idle()
@@ -172,8 +178,9 @@ class Growing:
     def undone(self, *, all_cut: bool) -> None:
         """The group at hand came to nothing. all_cut: no byte of it is left in any object."""
         if all_cut:  # nothing was sealed by these keys: hours of trying again use up no slots
-            self._unused += self._taken
-        self._taken, self._rows = [], {}
+            for key_id, owner in self._taken.items():
+                self._unused.setdefault(owner, []).append(key_id)
+        self._taken, self._rows = {}, {}
 
     def _forget_idle(self) -> None:
         """Bound memory: forget what was longest without news, with some to spare for a while."""
@@ -197,7 +204,7 @@ class Growing:
                 self._tell(
                     recording_id, [f"the object is missing, {committed:,} bytes of it count"]
                 )
-            return Recording(state.key_id if state else self.take_key(), state)
+            return Recording(state.key_id if state else self.take_key(recording_id), state)
         except (ValueError, Fault, OSError) as error:
             return self._begun_anew(recording_id, state, error, committed)
 
@@ -209,7 +216,7 @@ class Growing:
             raise error
         # One object that is damaged, or whose key is, must not stop all others.
         self._set_aside(recording_id, error, committed)
-        return Recording(self.take_key(), state)
+        return Recording(self.take_key(recording_id), state)
 
     def _go_on(self, recording_id: bytes, state: State | None, reach: Reach) -> Recording:
         """Go on with an object that another process wrote, without having read it."""

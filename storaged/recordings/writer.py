@@ -223,7 +223,7 @@ class Writer:
             missing = self._labels.missing(view, calls)
         if not missing:
             return
-        days = {day: self._recordings.take_key() for day in sorted(missing)}
+        days = {day: self._recordings.take_key(b"day %d" % day) for day in sorted(missing)}
         place = self._append_entries([DayKey(*each).entry() for each in days.items()])
         self._pool.ledger.sync()
 
@@ -302,7 +302,7 @@ class Writer:
         try:
             self._keyring.dek(state.key_id)
         except Fault:
-            return self._recordings.take_key()
+            return self._recordings.take_key(call_id)
         return state.key_id
 
     # --- the index -----------------------------------------------------------------------------

@@ -45,6 +45,12 @@ OURS: Final = {
     "storaged.requests.receipts": "rows that index keeps",
     "storaged.index.relabelling": "rows of its own",
     "storaged.index.toldkeys": "rows of its own", "storaged.pools.remembered": "a file of its own",
+    "storaged.index.ingestkeys": "rows of its own; what captures say, erasing.holding reads",
+    "storaged.index.ledgerheads": "rows of its own", "storaged.index.writing": "the same",
+    "storaged.integrity.ledgermending": "a row of its own",
+    "storaged.integrity.labelcheck": "rows of its own; test_rowcheck.py flips their bits",
+    "storaged.integrity.rowsweep": "the same", "storaged.erasing.relisting": "a token of ours",
+    "storaged.integrity.statemending": "names that damage wrote; trailers that authenticate",
     "replicator.__main__": "heads that bundles brought", "replicator.source": "replies, by wire",
     "replicator.follower": "changes that bundle or wire decoded",
 }  # fmt: skip

@@ -25,7 +25,7 @@ class Day:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.old, self.older, self.new = (self.parts.writer._recordings.take_key()
+        self.old, self.older, self.new = (self.parts.writer._recordings.take_key(b"")
                                           for _ in range(3))  # fmt: skip
         self.pool = Labels(0, self.parts.keyring)
 

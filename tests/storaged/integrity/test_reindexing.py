@@ -293,7 +293,7 @@ def test_store_of_version_2_is_brought_up_and_finds_its_calls(tmp_path, monkeypa
     parts.commit([(call_id(1), 1, 0)], [make_call(1)])
 
     def in_the_index_alone(writer: Writer, calls: list[m.Call]) -> None:
-        days = {labels.day_of(call.started_ns): writer._recordings.take_key() for call in calls}
+        days = {labels.day_of(call.started_ns): writer._recordings.take_key(b"") for call in calls}
         parts.index.write(lambda writing: writer._labels.begin(writing, days))
 
     with monkeypatch.context() as before:

@@ -34,6 +34,10 @@ def stored_call(parts: Parts) -> m.Call:
     return call
 
 
+def failing() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def bits(parts: Parts, recording: bytes) -> int:
     with parts.index.reading() as view:
         state = view.state(recording)
@@ -287,6 +291,22 @@ def test_damaged_key_page_does_not_stop_recording(parts):
     assert stored(again, TWO) == [(1, 0)]
     assert stored_call(again) == make_call(1, revision=1)
     assert len(list(again.pool.objects.glob("*/*.damaged"))) == 1
+
+
+def test_key_of_a_call_whose_commit_failed_is_no_other_call_s(parts, monkeypatch):
+    """What LMDB wrote of its record lies in free pages: it must not open when the call is gone."""
+    parts.commit([], [make_call(1)])
+    taken, take = [], parts.keyring.take
+    monkeypatch.setattr(parts.keyring, "take", lambda *how: taken.append(take(*how)) or taken[-1])
+    with monkeypatch.context() as patched:
+        patched.setattr(parts.pool, "sync", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            parts.commit([], [make_call(2)])
+    parts.commit([], [make_call(3)])
+    parts.commit([], [make_call(2)])
+    with parts.index.reading() as view:
+        keys = [view.state(call_id(number)).key_id for number in (2, 3)]
+    assert keys == [key_id for key_id, _ in taken]
 
 
 def test_unreadable_object_does_not_stop_recording(parts, monkeypatch):
