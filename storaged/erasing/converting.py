@@ -327,7 +327,7 @@ def _is_there(vault: Vault, key_id: int) -> bool:
 def _dead(view: View, vault: Vault, key_id: int) -> set[bytes]:
     """The calls whose erasure waits for a key: their rows are not brought under another."""
     ids = set[bytes]()
-    for erasure_id in erasures.due(view).get((vault.tier, key_id), ()):
+    for erasure_id in erasures.waiting(view, vault.tier, key_id):
         if erasure := erasures.find(view, erasure_id):
             ids.update(one.id for one in erasure.recordings if one.pool == vault.name)
     return ids

@@ -42,7 +42,8 @@ class DayKeys:
         """
         with self._index.reading() as view:
             ids = labels.key_ids(view, day, vault.tier)
-            due = {key_id for tier, key_id in erasures.due(view) if tier == vault.tier}
+            unused = self._unused.get((vault.tier, day), ())
+            due = {one for one in unused if erasures.waiting(view, vault.tier, one)}
         newest = self._take(vault, day, ids) if ids[0] in sources else ids[0]
         target = self._take(vault, day, {newest, *due})
 

@@ -90,6 +90,16 @@ def due(view: View) -> dict[tuple[int, int], set[bytes]]:
     return found
 
 
+def waiting(view: View, tier: int, key_id: int) -> set[bytes]:
+    """The same of one key, without a look at others; what else has it go included."""
+    head, cursor, found = labels.slot(tier, key_id), view.cursor(b"due"), set[bytes]()
+    more = cursor.set_range(head)
+    while more and (row := bytes(cursor.key())).startswith(head):
+        found.add(row[labels.SLOT_BYTES :])
+        more = cursor.next()
+    return found - {_SPENT}
+
+
 def anew(view: View) -> set[tuple[int, int]]:
     """Those of them under which no whole chains are: the rows are made from records."""
     return {key_id for key_id, erasure_id in _due_rows(view) if erasure_id == _ANEW}
