@@ -165,12 +165,12 @@ class Retention:
             for one in together:
                 try:
                     doomed = look_at(view, self._vaults, one)
-                    day_keys(view, doomed)  # one that cannot go must not keep its whole batch
+                    if why := self._reason(doomed, now_ns):
+                        day_keys(view, doomed)  # one that cannot go must not keep its whole batch
                 except Fault as fault:
                     if fault.code != "not_found":
                         self._staying[fault.error] += 1
                     return None
-                why = self._reason(doomed, now_ns)
                 if not why:
                     return None
                 reason = reason or why
