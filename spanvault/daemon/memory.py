@@ -46,8 +46,8 @@ def keep_private() -> None:
     """Have no core dump made of this process, and no other of its user read its memory.
 
     Keys, numbers and sound lie in it. The limit alone is not enough: a dump that goes to a program
-    (kernel.core_pattern) heeds it only if that program does. What is executed from here on may be
-    dumped as ever.
+    (kernel.core_pattern) heeds it only if that program does. What is executed from here on has the
+    limit alone. /proc/PID/{fd,environ,io} are root's from now on, and this process's own.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -8,6 +8,7 @@ encrypted by keys that its signalling tells, and some SIP is broken just where i
 """
 
 import base64
+import os
 from pathlib import Path
 from typing import Final
 
@@ -159,7 +160,8 @@ def ask(appliance: Appliance) -> None:
         (about / name).write_text(appliance.spanvault(name, "--json").stdout)
     (about / "statuses").write_text(str(appliance.statuses))
     for name, process in appliance.processes.items():
-        for what in ("cmdline", "environ"):
+        # Its own user may not read the other of a daemon (spanvault.daemon.memory).
+        for what in ("cmdline", "environ") if os.geteuid() == 0 else ("cmdline",):
             text = Path(f"/proc/{process.pid}/{what}").read_bytes()
             (about / f"{what} of {name}").write_bytes(text)
 

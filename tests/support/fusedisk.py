@@ -52,6 +52,8 @@ class Kind(NamedTuple):
         name = self.make[0].removeprefix("mkfs.")
         if shutil.which(self.make[0]) is None:
             return f"needs {self.make[0]}"
+        if shutil.which("modprobe"):  # a module that nobody needed yet is not in the list
+            subprocess.run(["modprobe", "-q", name], check=False, capture_output=True)
         known = Path("/proc/filesystems").read_text().split()
         return "" if name in known else f"this kernel has no {name}"
 
