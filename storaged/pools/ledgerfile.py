@@ -65,11 +65,15 @@ class Ledger:
     def recover(self, place: Place | None) -> None:
         """Destroy what was written and not acknowledged. place: as the index has it.
 
-        None, of an index that knows of no ledger: all that is there stays. Raises OSError.
+        None, of an index that knows of no ledger: all that is there stays, but files that are
+        shorter than their heads, as a kill on a full disk leaves one. Raises OSError.
         """
         self._let_go()
         self._place, self._unsure = place, True
         if place is None:
+            begun = [path for path in self.files() if path.stat().st_size < ledger.HEAD_BYTES]
+            if begun:
+                files.destroy(self._folder, [path.name for path in begun])
             self._unsure = False
             return
         for path in self.files():

@@ -147,6 +147,15 @@ def test_the_first_file_whose_commit_fails_is_overwritten_too(tmp_path):
     assert b"sealed record" not in (tmp_path / "kept").read_bytes()
 
 
+def test_first_file_that_a_kill_on_a_full_disk_left_without_its_head_is_none(tmp_path):
+    whole = Ledger(tmp_path, 0)
+    whole.append(ENTRIES[:1], STORE, KEY, START)
+    torn = whole.files()[0].with_name("20231115-000000.svl")
+    torn.write_bytes(HEAD[:47])
+    Ledger(tmp_path, 0).recover(None)
+    assert (torn.exists(), entries_in(tmp_path)) == (False, ENTRIES[:1])
+
+
 def test_what_is_overwritten_is_synced_before_it_is_cut_off(tmp_path, monkeypatch):
     """Else its blocks might be given back as they were."""
     one = Ledger(tmp_path, 0)
