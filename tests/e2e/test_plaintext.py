@@ -8,7 +8,6 @@ encrypted by keys that its signalling tells, and some SIP is broken just where i
 """
 
 import base64
-import os
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from spanvault.transport import load_certificate
 from storaged.keys.keyring import Keyring
 from tests.support import callgen, digits
 from tests.support.appliance import Appliance
+from tests.support.privileges import sees_into_daemons
 from tests.support.srtpsender import Sender, secure_sdp
 from tests.support.voices import FRAME, alaw, heard
 
@@ -161,7 +161,7 @@ def ask(appliance: Appliance) -> None:
     (about / "statuses").write_text(str(appliance.statuses))
     for name, process in appliance.processes.items():
         # Its own user may not read the other of a daemon (spanvault.daemon.memory).
-        for what in ("cmdline", "environ") if os.geteuid() == 0 else ("cmdline",):
+        for what in ("cmdline", "environ") if sees_into_daemons() else ("cmdline",):
             text = Path(f"/proc/{process.pid}/{what}").read_bytes()
             (about / f"{what} of {name}").write_bytes(text)
 

@@ -12,6 +12,7 @@ import pytest
 
 from spanvault import sandbox
 from spanvault.sandbox import Sandbox, SandboxDied
+from tests.support.privileges import sees_into_daemons
 
 INMATE = """
 import ctypes, os, resource, signal, sys, time
@@ -117,7 +118,7 @@ def test_no_file_can_be_opened(start: Start, tmp_path: Path):
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees into what may not be dumped")
+@pytest.mark.skipif(not sees_into_daemons(), reason="needs root, with CAP_SYS_PTRACE")
 def test_what_only_the_parent_should_know_is_not_passed_on(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ):

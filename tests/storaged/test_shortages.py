@@ -1,6 +1,5 @@
 """Too few open files: recordings share what there is, and where there is none it says so."""
 
-import os
 import resource
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 from spanvault import messages as m
 from spanvault import wire
 from storaged.pools import opening
+from tests.support.privileges import sees_into_daemons
 from tests.support.vault import Rig, acknowledged, call_id, fetch, make_call, make_media
 
 FILES, CALLS = 128, 300
@@ -58,7 +58,7 @@ def highest(rig) -> int:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees what files storaged has open")
+@pytest.mark.skipif(not sees_into_daemons(), reason="needs root, with CAP_SYS_PTRACE")
 def test_where_none_is_left_it_is_told_and_resumes_by_itself(rig):
     capture, operator = rig.capture(), rig.client("operator")
     going_on = make_media([(call_id(1000 + number), 1, 0) for number in range(10)])
