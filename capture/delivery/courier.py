@@ -5,6 +5,7 @@ capture.replay.
 """
 
 import logging
+import os
 import time
 from typing import Any, Final
 
@@ -127,6 +128,7 @@ class Courier:
             "lost_batches": self.outbox.lost_batches,
             "refused_batches": self.outbox.refused_batches,
             "sealed_to": self.link.sealed_to,
+            "host": os.uname().nodename,
         }
         self.link.report(Health(f"capture {self._name}", line, all_fields))
 

@@ -37,7 +37,10 @@ class Holding:
         """Take a capture's account of itself. capture: the name that its certificate proves."""
         if "sealed_to" not in health.fields:
             return
-        holder, told = Holder.of(capture, health.daemon), believed(health.fields["sealed_to"])
+        told, host = believed(health.fields["sealed_to"]), health.fields.get("host")
+        # A host that was cloned has the other's certificate and name: the last word is not both's.
+        name = f"{health.daemon}@{host}" if isinstance(host, str) else health.daemon
+        holder = Holder.of(capture, name)
         with self._lock:
             if holder not in self._told and self._count(capture) >= DAEMONS:
                 holder, told = Holder(OTHERS, capture), None

@@ -70,9 +70,11 @@ class House:
         """A call that came just now."""
         self.counter.parts.commit(calls=[make_call(number)])
 
-    def say(self, *keys: str, capture: str = "office", daemon: str = "capture office") -> None:
+    def say(
+        self, *keys: str, capture: str = "office", daemon: str = "capture office", host: str = "one"
+    ) -> None:
         """A capture's word: what it holds is, or would be, sealed to these."""
-        health = m.Health(daemon, "recording", {"sealed_to": list(keys)})
+        health = m.Health(daemon, "recording", {"sealed_to": list(keys), "host": host})
         self.counter.retirer.holding.hear(capture, health)
 
     def greet(self, capture: str = "office") -> None:
@@ -242,6 +244,21 @@ def test_programs_that_share_a_certificate_are_each_waited_for(house):
     house.look()
     assert old in house.keys
     house.say(house.keys[1], daemon="capture annex")
+    house.look()
+    assert old not in house.keys
+
+
+def test_cloned_hosts_are_each_waited_for(house):
+    """They have one certificate and one name; what one says is not the other's word."""
+    old = house.keys[0]
+    house.say(old, host="alpha")
+    house.say(old, host="beta")
+    house.erase(1)
+    house.look()
+    house.say(house.keys[1], host="beta")
+    house.look()
+    assert old in house.keys
+    house.say(house.keys[1], host="alpha")
     house.look()
     assert old not in house.keys
 
