@@ -102,12 +102,20 @@ class RowSweep:
         if table == b"shared" and self._waits(view, call_id):
             return False
         if view.get(b"state", call_id) is None:
-            return True
+            return not self._lost_its_row(view, call_id)
         call = self._check.call(view, call_id)
         return call is not None and not any(
             each[:2] == (table, key) and (table != b"shared" or each[2] == value)
             for each in callrows.rows_of(call)
         )
+
+    def _lost_its_row(self, view: View, call_id: bytes) -> bool:
+        """Whether there is a record all the same: then its other rows are right, and it is told."""
+        if view.get(b"record", call_id) is None:
+            return False
+        with view.passing():
+            raise tables.damaged(b"state", f"there is none of call {call_id.hex()}, and a record")
+        return True
 
     def _waits(self, view: View, call_id: bytes) -> bool:
         """Whether more of a call may wait in an intake: what is there says which it is in."""

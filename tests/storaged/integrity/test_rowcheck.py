@@ -169,6 +169,20 @@ def test_flipped_bit_of_state_is_mended_by_record_object_or_ledger(rows):
     assert (fields["damaged"], fields["damaged_records"]) == (0, [])
 
 
+def test_call_whose_row_is_gone_is_told_of_and_keeps_all_others(rows, caplog):
+    row = next(one for one in rows.table(b"state") if one[0] == call_id(1))
+    others = [rows.table(name) for name in (b"time", b"label")]
+    rows.replace(b"state", row, (call_id(99), row[1]))
+    rows.mend()
+    assert [rows.table(name) for name in (b"time", b"label")] == others
+    assert call_id(1).hex() in next(
+        vars(one)["FAULT"] for one in caplog.records if "TABLE" in vars(one)
+    )
+    rows.replace(b"state", (call_id(99), row[1]), row)
+    rows.mend()
+    assert rows.found() == WANTED
+
+
 @pytest.mark.parametrize("bit", [OBJECT, SEALED, 4])
 def test_kind_of_a_call_is_as_object_and_record_say(rows, bit):
     before = rows.table(b"state")
