@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spanvault import wire
+from spanvault.media import chunk
 from spanvault.media.chunk import CHUNK, CONTROL, FRAME, Media
 from spanvault.messages import Batch, Call, Codec, Sealed, Stream
 from storaged.format import record
-from storaged.format.sealing import LAST_MAX
+from storaged.format.sealing import DATA, EVENTS, LAST_MAX
 
 BATCH_MAX: Final = 32 << 20
 _KEY_ID: Final = re.compile(r"[0-9a-f]{16}")
@@ -155,6 +156,15 @@ class Gathered:
                 payload[byte : byte + self._payload_bytes[row]],
             )
         return found
+
+    def by_key(self, rows: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
+        """The frame flag and the rows of what is sealed under each key: sound, then digits."""
+        streams = self.streams
+        events = [row for row in rows if streams[row] >= chunk.EVENTS]
+        if not events:
+            return [(DATA, rows)]
+        sound = [row for row in rows if streams[row] < chunk.EVENTS]
+        return [(DATA, sound), (EVENTS, events)]
 
     def runs(self, rows: Sequence[int], limit: int) -> Iterator[Sequence[int]]:
         """These chunks, cut into runs that each fit into one DATA frame of at most limit bytes."""

@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 import lmdb
 
-from spanvault.media import chunk
 from spanvault.messages import Call
 from storaged.faults import Fault
 from storaged.format import record, seeking
 from storaged.format.ledger import RECORD, DayKey, Entry, Place, Seal
 from storaged.format.ledger import SEALED as SEALED_OBJECT
-from storaged.format.sealing import CHUNK_MAX, DATA, EVENTS, ObjectWriter
+from storaged.format.sealing import CHUNK_MAX, ObjectWriter
 from storaged.index import callrows
 from storaged.index import rows as tables
 from storaged.index.environment import Index
@@ -165,7 +164,7 @@ class Writer:
             one.writer = ObjectWriter(recording_id, one.key_id, self._pool.tier)
         if not one.writer.in_segment:
             self._begin(recording_id, one, one.writer)
-        for flag, apart in _by_key(chunks, rows):
+        for flag, apart in chunks.by_key(rows):
             for run in chunks.runs(apart, CHUNK_MAX):
                 times = [chunks.starts_ns[row] for row in run]
                 frame = one.writer.data(chunks.parts(run), min(times), max(times), flag)
@@ -401,13 +400,3 @@ class Writer:
             self._pool.cut(recording_id, state.size)
         elif committed or self._pool.path(recording_id).exists():
             self._pool.cut(recording_id, committed or 0)
-
-
-def _by_key(chunks: Gathered, rows: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
-    """The frame flag and the rows of what is sealed under each key: sound, then digits if any."""
-    streams = chunks.streams
-    events = [row for row in rows if streams[row] >= chunk.EVENTS]
-    if not events:
-        return [(DATA, rows)]
-    sound = [row for row in rows if streams[row] < chunk.EVENTS]
-    return [(DATA, sound), (EVENTS, events)]

@@ -3,31 +3,20 @@
 What is written down: FORMAT.md §12, 6. Who says what of keys: WIRE.md §5.
 """
 
-import json
 import os
-import time
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from spanvault import messages as m
-from spanvault import spool, wire
-from spanvault.transport import Identity
-from storaged.erasing.holding import Holding
+from spanvault import spool
 from storaged.erasing.retiring import PAUSE_NS
-from storaged.format.walk import finish
 from storaged.index import erasures, ingestkeys
 from storaged.index import rows as tables
 from storaged.keys.keyring import Keyring
 from storaged.pools.opening import Opener
-from tests.storaged.requests.test_desk import Counter
 from tests.support.desk import GRACE_NS
-from tests.support.vault import START, Parts, call_id, make_call, make_media
-
-ONE, TWO = call_id(1), call_id(2)
-DAY_NS = 86_400 * 10**9
-CALLS = 4
+from tests.support.retiring import DAY_NS, ONE, TWO, House
+from tests.support.vault import START, call_id, make_call
 
 
 class Crash(BaseException):
@@ -37,93 +26,6 @@ class Crash(BaseException):
 def full(*_: object) -> None:
     """In place of what writes to a disk."""
     raise OSError(28, "No space left on device")
-
-
-class House:
-    """A store with calls, its captures, and a clock that the test sets."""
-
-    def __init__(self, parts: Parts, *captures: str) -> None:
-        self.now_ns, self._captures = time.time_ns(), captures
-        self._open(parts)
-        parts.commit(calls=[make_call(number) for number in range(CALLS)])
-
-    def _open(self, parts: Parts) -> None:
-        self.counter = Counter(parts, captures=self._captures)
-        self.counter.clock_ns = self.counter.monotonic_ns = lambda: self.now_ns
-
-    def again(self) -> None:
-        """After a crash and a restart."""
-        self.counter.access.close()
-        self._open(self.counter.parts.again())
-        self.counter.eraser.finish()
-
-    @property
-    def keys(self) -> list[str]:
-        return self.counter.parts.keyring.ingest_key_ids
-
-    def erase(self, number: int) -> m.EraseReply:
-        reply = self.counter.ask(m.Erase([call_id(number)], "asked for"))
-        assert isinstance(reply, m.EraseReply), reply
-        return reply
-
-    def store(self, number: int) -> None:
-        """A call that came just now."""
-        self.counter.parts.commit(calls=[make_call(number)])
-
-    def say(
-        self, *keys: str, capture: str = "office", daemon: str = "capture office", host: str = "one"
-    ) -> None:
-        """A capture's word: what it holds is, or would be, sealed to these."""
-        health = m.Health(daemon, "recording", {"sealed_to": list(keys), "host": host})
-        self.counter.retirer.holding.hear(capture, health)
-
-    def greet(self, capture: str = "office") -> None:
-        self.counter.parts.index.write(lambda writing: writing.take_capture(capture))
-
-    def look(self) -> None:
-        finish(self.counter.retirer.retiring())
-
-    def facts(self, call: bytes = ONE) -> dict[str, Any]:
-        document = self.counter.ask(m.Certify(call)).document
-        return json.loads(document)["certificate"]["ingest_keys"]
-
-    def gone(self, call: bytes = ONE) -> bool:
-        return self.facts(call)["gone_at"] is not None
-
-    @property
-    def state(self) -> list[str]:
-        return [one.why for one in self.counter.retirer.waiting]
-
-    def spooled(self, number: int) -> bytes:
-        """What a capture's disk would hold of a call, under the key of now."""
-        frames: list[Any] = wire.encode_media(
-            m.Batch("office", 7), make_media([(call_id(number), 1, 0)])
-        )
-        return spool.seal_batch(frames, self.counter.parts.keyring.ingest_public)
-
-    def opens(self, sealed: bytes) -> bool:
-        for key in self.counter.parts.keyring.ingest_keys():
-            try:
-                spool.open_batch(sealed, key)
-            except ValueError:
-                continue
-            return True
-        return False
-
-
-@pytest.fixture
-def house(parts: Parts) -> Iterator[House]:
-    made = House(parts, "office")
-    yield made
-    made.counter.access.close()
-
-
-@pytest.fixture
-def alone(parts: Parts) -> Iterator[House]:
-    """Where no capture is left to be waited for."""
-    made = House(parts)
-    yield made
-    made.counter.access.close()
 
 
 def test_copy_of_a_spool_opens_no_more_once_captures_seal_to_another_key(house):
@@ -141,141 +43,6 @@ def test_copy_of_a_spool_opens_no_more_once_captures_seal_to_another_key(house):
     house.look()
     assert (len(house.keys), house.gone(), house.opens(copy)) == (1, True, False)
     assert house.state == []
-
-
-def test_capture_that_is_away_is_waited_for_until_the_grace_is_over_and_that_is_told(house):
-    house.say(house.keys[0])
-    house.erase(1)
-    house.look()
-    assert house.counter.retirer.words() == ""  # captures learn of it within seconds
-    house.now_ns += 120 * 10**9
-    house.look()
-    assert house.state == ["waits for capture office"]
-    assert "waits for capture office until" in house.counter.retirer.words()
-    house.now_ns += GRACE_NS - 121 * 10**9
-    house.look()
-    assert not house.gone()
-    house.now_ns += 10**9
-    house.look()
-    assert (house.gone(), len(house.keys)) == (True, 1)
-
-
-@pytest.mark.parametrize("told", [None, "key", ["nonsense"], [7], [["00" * 8]], ["0" * 16] * 65])
-def test_capture_that_says_nothing_of_use_is_waited_for(house, told):
-    house.greet()
-    house.counter.retirer.holding.hear(
-        "office", m.Health("capture office", "", {"sealed_to": told})
-    )
-    house.erase(1)
-    house.look()
-    house.look()
-    assert house.state == ["waits for capture office"]
-
-
-def test_capture_of_a_version_before_is_waited_for_once_it_was_told_a_key(house):
-    house.counter.retirer.holding.hear("office", m.Health("capture office", "recording", {}))
-    house.greet()
-    house.erase(1)
-    house.look()
-    house.look()
-    assert house.state == ["waits for capture office"]
-
-
-def test_last_word_from_before_the_newest_key_does_not_count_for_that(house):
-    """It may have met the newest key behind its last word, and have spooled under it."""
-    first = house.keys[0]
-    house.say(first)
-    house.erase(1)
-    house.look()
-    house.say(house.keys[1])
-    house.look()
-    second = house.keys[0]
-    for number in (12, 13):
-        house.now_ns += PAUSE_NS
-        house.store(number)
-        house.erase(number)
-        house.look()
-        house.look()
-    assert house.keys[0] == second
-    third = house.keys[1]
-    assert house.state[-1] != "goes now"
-    house.say(second)
-    house.look()
-    assert third in house.keys  # what it says has no key that is newer
-    house.say(house.keys[-1])
-    house.look()
-    assert len(house.keys) == 1
-
-
-def test_what_was_said_counts_after_a_restart_too(house):
-    old = house.keys[0]
-    house.say(old)
-    house.look()
-    house.again()
-    house.erase(1)
-    house.look()
-    house.look()
-    assert old in house.keys
-    house.say(house.keys[1])
-    house.look()
-    assert house.keys != [old]
-    assert house.gone()
-
-
-def test_without_certificate_only_who_said_so_is_waited_for(house):
-    old = house.keys[0]
-    house.say(old)
-    house.greet("elsewhere")
-    house.say(old, capture="gone")
-    house.erase(1)
-    house.look()
-    house.say(house.keys[1])
-    house.look()
-    assert house.state == ["waits for capture gone"]
-
-
-def test_programs_that_share_a_certificate_are_each_waited_for(house):
-    old = house.keys[0]
-    house.say(old)
-    house.say(old, daemon="capture annex")
-    house.erase(1)
-    house.look()
-    house.say(house.keys[1])
-    house.look()
-    assert old in house.keys
-    house.say(house.keys[1], daemon="capture annex")
-    house.look()
-    assert old not in house.keys
-
-
-def test_cloned_hosts_are_each_waited_for(house):
-    """They have one certificate and one name; what one says is not the other's word."""
-    old = house.keys[0]
-    house.say(old, host="alpha")
-    house.say(old, host="beta")
-    house.erase(1)
-    house.look()
-    house.say(house.keys[1], host="beta")
-    house.look()
-    assert old in house.keys
-    house.say(house.keys[1], host="alpha")
-    house.look()
-    assert old not in house.keys
-
-
-def test_who_invents_programs_holds_up_himself_until_the_grace_and_fills_nothing(house):
-    for number in range(1000):
-        house.say("00" * 8, daemon=f"capture {number}")
-    house.look()
-    with house.counter.parts.index.reading() as view:
-        assert len(ingestkeys.holders(view)) == ingestkeys.DAEMONS + 1
-    house.erase(1)
-    house.look()
-    house.look()
-    assert house.state == ["waits for capture office"]
-    house.now_ns += GRACE_NS
-    house.look()
-    assert house.gone()
 
 
 def test_several_erasures_of_an_hour_share_one_new_key(house):
@@ -542,36 +309,6 @@ def test_copies_of_a_restored_store_wait_for_the_end_of_the_import(alone):
     alone.look()
     alone.look()
     assert alone.gone()
-
-
-def test_guest_waits_for_every_capture_that_the_store_ever_met(parts):
-    """Who may send has certificates in settings that are not at hand."""
-    old, new = "0" * 16, "1" * 16
-    holding = Holding(parts.index, None)
-    parts.index.write(lambda writing: writing.take_capture("office"))
-
-    def waits() -> list[str]:
-        holding.keep()
-        with parts.index.reading() as view:
-            return holding.of(view, m.IngestKey("base", old), [new])
-
-    assert waits() == ["office"]
-    for said, still in (([old, new], ["office"]), ([], ["office"]), ([new], [])):
-        holding.hear("office", m.Health("capture office", "", {"sealed_to": said}))
-        assert waits() == still
-
-
-def test_what_another_than_a_capture_says_of_keys_counts_for_nothing(house):
-    (old,) = house.keys
-    house.say(old)
-    house.erase(1)
-    house.look()
-    house.counter.desk.take_health(
-        Identity("replicator", "office"),
-        m.Health("capture office", "", {"sealed_to": [house.keys[1]]}),
-    )
-    house.look()
-    assert old in house.keys
 
 
 def test_row_that_cannot_be_read_has_nobody_told_that_its_key_is_gone(house):
