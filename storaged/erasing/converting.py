@@ -12,6 +12,7 @@ storaged.erasing.beside. The day's keys: storaged.erasing.daykeys.
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 64  # days whose keys are destroyed with one root
 _INDEX: Final = "index: "  # what a fault begins with that making the index anew mends
 _REINDEX: Final = "Stop storaged and run: spanvault reindex"
+_COSTLY_S: Final = 0.01  # a look at all that is due, of some thousand rows
+_RESTS: Final = 20  # times as long as a costly one it is not repeated
 _AGAIN_NS: Final = 60 * 10**9  # between two tries where something has to be mended first
 
 
@@ -52,6 +55,14 @@ class _Due(NamedTuple):
     tier: int
     day: int | None
     key_ids: tuple[int, ...]
+
+
+class _Seen(NamedTuple):
+    """How many keys of days are due, for how many erasures, in which tiers."""
+
+    days: int
+    erasures: int
+    tiers: frozenset[int]
 
 
 class Converter:
@@ -67,19 +78,32 @@ class Converter:
         self._not_before_ns = 0
         self._beside = Beside(lambda: self.late())
         self._keys = DayKeys(index, clock_ns)
+        self._seen, self._look_again_s = _Seen(0, 0, frozenset()), 0.0
 
     def fields(self, view: View) -> dict[str, Any]:
         """What a StatusReply tells of it."""
-        due = erasures.due(view)
-        waiting = sorted({name for tier, _ in due if (name := self._waits_for(tier))})
+        due = self._seen_in(view)
+        waiting = sorted({name for tier in due.tiers if (name := self._waits_for(tier))})
         state = self.fault or (f"waits for {', '.join(waiting)} to be unlocked" if waiting else "")
-        if due and _is_restored(view):
+        if due.days and _is_restored(view):
             state = "waits for the end of a restore: the first call that is recorded or erased"
         return {
-            "days_due": len(due),
-            "erasures": len({one for waited in due.values() for one in waited}),
-            "state": state or ("converts" if due else "rests"),
+            "days_due": due.days,
+            "erasures": due.erasures,
+            "state": state or ("converts" if due.days else "rests"),
         }
+
+    def _seen_in(self, view: View) -> _Seen:
+        """What is due; where that is much, as of some seconds ago: somebody asks each second."""
+        began_s = time.monotonic()
+        if began_s >= self._look_again_s:
+            due = erasures.due(view)
+            ids = {one for waited in due.values() for one in waited}
+            self._seen = _Seen(len(due), len(ids), frozenset(tier for tier, _ in due))
+            took_s = time.monotonic() - began_s
+            rest_s = _RESTS * took_s if took_s > _COSTLY_S else 0.0
+            self._look_again_s = began_s + took_s + rest_s
+        return self._seen
 
     def converting(self) -> Paced:
         """Carry out what is due now, in steps of some rows. Never raises what a disk does."""

@@ -10,7 +10,7 @@ storaged.keys.keyring. The certificate: storaged.erasing.certifying.
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -150,8 +150,10 @@ class Eraser:
         """An erasure with all keys that must go, and the key pages that lose them."""
         deks = {(one.erased.pool, key_id) for one in doomed for key_id in one.erased.key_ids}
         with self._index.reading() as view:
+            began = _began(view, {one.erased.id for one in doomed if one.call is None})
             days = sorted({
-                (one.erased.pool, key_id) for one in doomed for key_id in day_keys(view, one)
+                (one.erased.pool, key_id)
+                for one in doomed for key_id in day_keys(view, one, began.get(one.erased.id, []))
             })  # fmt: skip
             spooled = [] if erasure.moved_to else spooled_under(view, self._vaults, doomed)
         return msgspec.structs.replace(
@@ -254,16 +256,28 @@ def _opened(sealed: bytes, keys: Sequence[bytes]) -> list[bytes]:
     return []
 
 
-def day_keys(view: View, doomed: Doomed) -> set[int]:
-    """The keys that search rows of a call lie, or lay, under. Raises Fault: nobody can tell."""
+def day_keys(view: View, doomed: Doomed, began: Iterable[int] | None = None) -> set[int]:
+    """The keys that search rows of a call lie, or lay, under. Raises Fault: nobody can tell.
+
+    began: when it may have, ns, if its record is damaged and that was looked up.
+    """
     call_id = doomed.erased.id
     if doomed.call is not None:
-        started = [doomed.call.started_ns]
-    else:  # it is damaged: all rows are looked at
-        keys = view.cursor(b"time").iternext(values=False)
-        started = [labels.started_ns(key) for key in map(bytes, keys) if key.endswith(call_id)]
-    days = {day for one in started for day in labels.days_of(view, call_id, one)}
+        began = [doomed.call.started_ns]
+    elif began is None:
+        began = _began(view, {call_id}).get(call_id, [])
+    days = {day for one in began for day in labels.days_of(view, call_id, one)}
     return {key_id for day in days for key_id in labels.key_ids(view, day, doomed.state.tier)}
+
+
+def _began(view: View, call_ids: Set[bytes]) -> dict[bytes, list[int]]:
+    """When calls began whose records are damaged: all rows are looked at, once for all of them."""
+    found: dict[bytes, list[int]] = {}
+    keys = view.cursor(b"time").iternext(values=False) if call_ids else ()
+    for key in map(bytes, keys):
+        if (call_id := key[-tables.ID_BYTES :]) in call_ids:
+            found.setdefault(call_id, []).append(labels.started_ns(key))
+    return found
 
 
 def _pools(erasure: Erasure) -> list[str]:

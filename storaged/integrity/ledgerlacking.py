@@ -18,7 +18,7 @@ from storaged.index.rows import SEALED
 from storaged.pools import ledgerfile
 from storaged.pools.vaults import Vault
 
-WINDOW: Final = 1 << 17  # ids at a time, some 200 bytes each
+WINDOW: Final = 1 << 19  # ids at a time, some 200 bytes each; for so many all is read once
 _ROWS: Final = 2000  # looked at in one view of the index
 _ROW: Final = 100  # bytes that looking at a row counts as
 _TRAILER: Final = 1 << 16  # that reading one counts as

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from storaged.faults import Fault
 from storaged.format.walk import finish
 from storaged.index import erasures
 from storaged.index.binding import Binding
+from storaged.keys.intakekeys import IntakeKeys
 from storaged.pools import vaults
 from storaged.pools.layout import Store
 from storaged.pools.pool import Pool
@@ -41,7 +43,10 @@ class ThreePools:
             store = Store(folder)
             pool = Pool(name, store.pool(name), TIERS[name], 8)
             vaults.make(store, self.parts.keyring, pool, [keyfile.public_of(key)])
-            self.pools[name] = vaults.open_vault(store, self.parts.keyring, pool, [key])
+            self.parts.opener.keep_intake_keys()
+            self.pools[name] = vaults.open_vault(
+                store, self.parts.keyring, pool, [key], partial(self._told, TIERS[name])
+            )
             self.parts.vaults.add(self.pools[name])
         self.sorter = Sorter(
             self.parts.index, self.parts.vaults, lambda: 1,
@@ -50,6 +55,10 @@ class ThreePools:
         )  # fmt: skip
         self.counter = Counter(self.parts, self.sorter.forget)
         self.ask = self.counter.ask
+
+    def _told(self, tier: int) -> bytes:
+        """As storaged tells: base may have been locked, and opened anew, meanwhile."""
+        return IntakeKeys(self.parts.folder / "intake" / "keys", b"secret").of(tier)
 
     def commit(self, *calls: m.Call, media: bool = True) -> None:
         group = Group()
