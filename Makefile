@@ -58,7 +58,7 @@ fuzz: setup
 
 # Each goes on where one before it missed what is wanted (live and vault say so by their status).
 # vault runs ingest, too.
-BENCHES := engine vault beside reindex replay replication live memory abuse signalling
+BENCHES := engine vault beside rows reindex replay replication live memory abuse signalling
 
 bench: setup
 	@code=0; for name in $(BENCHES); do \

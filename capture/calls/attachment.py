@@ -48,7 +48,7 @@ class Attachments:
         self._rows = Rows()
         self._tenure = Tenure(self._rows, association, totals, grace_ns, witness)
         self._joining = Joining(self._rows, association, self._tenure, patience_ns, count, witness)
-        self._by_hosts = ByHosts(self._rows, totals, grace_ns, witness)
+        self._by_hosts = ByHosts(self._rows, totals, witness)
         self._changed = self._joining.changed  # calls that won a stream or changed one
 
     def counted(self, now_ns: int) -> int:
@@ -124,12 +124,12 @@ class Attachments:
             if row is not None and row.call is call:
                 self._tenure.settle(row)
 
-    def claim_hosts(self, call: LiveCall, last: bool) -> None:
+    def claim_hosts(self, call: LiveCall, now_ns: int, last: bool) -> None:
         """A call whose SDP was never heard takes the only streams between its two hosts.
 
-        last: the call will not ask again.
+        now_ns: up to when media was heard.  last: the call will not ask again.
         """
-        for row, match in self._by_hosts.claims(call, last):
+        for row, match in self._by_hosts.claims(call, now_ns, last):
             self._take(row, match)
 
     def finish(self, call: LiveCall) -> None:

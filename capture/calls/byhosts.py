@@ -1,7 +1,8 @@
 """A call whose SDP was never heard takes the only streams between its two hosts.
 
 Several at once cannot be told apart while they flow; when the call has ended, those that fell
-silent with it can. None is taken where that is not one per direction.
+silent with it can: what is heard on is another call's, be it the only one. None is taken where that
+is not one per direction.
 Calls whose SDP was heard: capture.calls.association.
 """
 
@@ -16,25 +17,25 @@ from capture.model import StreamTotals
 from spanvault.messages import Party
 
 MAX_COMPARED: Final = 8
-MIDCALL_NS: Final = 3_000_000_000  # RTP of a call ends about when the call does
+MIDCALL_NS: Final = 3_000_000_000  # RTP of a call ends so long before the call does, at most
+BEHIND_NS: Final = 500_000_000  # and so long behind its BYE: the way to the other side and back
 
 
 class ByHosts:
     """Finds the streams of calls that named no addresses."""
 
-    def __init__(
-        self, rows: Rows, totals: Callable[[int], StreamTotals], grace_ns: int, witness: Witness
-    ) -> None:
-        self._rows, self._totals = rows, totals
-        self._grace_ns, self._witness = grace_ns, witness
+    def __init__(self, rows: Rows, totals: Callable[[int], StreamTotals], witness: Witness) -> None:
+        self._rows, self._totals, self._witness = rows, totals, witness
 
-    def claims(self, call: LiveCall, last: bool) -> Iterator[tuple[Row, Match]]:
+    def claims(self, call: LiveCall, now_ns: int, last: bool) -> Iterator[tuple[Row, Match]]:
         """What the call may take, one after the other: taking one may give it the next.
 
-        last: the call will not ask again.
+        now_ns: up to when media was heard.  last: the call will not ask again.
         """
         if call.caller_host is None or call.callee_host is None:
             return
+        if call.ended_ns is not None and now_ns <= call.ended_ns + BEHIND_NS and not last:
+            return  # what falls silent with it is not told from what is another call's yet
         ways: tuple[tuple[bytes, bytes, Party], ...] = (
             (call.caller_host, call.callee_host, "caller"),
             (call.callee_host, call.caller_host, "callee"),
@@ -56,4 +57,4 @@ class ByHosts:
         last_ns = self._totals(row.stream.row).last_ns or row.stream.time_ns
         if call.ended_ns is None:
             return last_ns >= call.heard_ns - MIDCALL_NS
-        return abs(last_ns - call.ended_ns) <= max(MIDCALL_NS, self._grace_ns)
+        return -MIDCALL_NS <= last_ns - call.ended_ns <= BEHIND_NS

@@ -404,7 +404,7 @@ class Calls:
 
     def _claim_by_hosts(self, call: LiveCall | None, last: bool) -> None:
         if call is not None and call.id in self._without_sdp:
-            self._attachments.claim_hosts(call, last)
+            self._attachments.claim_hosts(call, self._now_ns, last)
 
     def _freshen(self) -> None:
         """Bring the totals of some calls up to date in the table, in turn: a kill loses no more."""

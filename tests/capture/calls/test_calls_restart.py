@@ -39,6 +39,30 @@ def test_of_many_streams_between_two_hosts_a_bye_takes_only_the_one_that_ended_w
     assert list(wire.attached()) == [1]
 
 
+@pytest.mark.parametrize("goes_on_s", [0.8, 2.5, 60])
+def test_what_is_heard_on_behind_a_bye_is_another_call_s_be_it_the_only_one(wire, goes_on_s):
+    """Its own sound fell into the time when nobody listened; sound of others must not be its."""
+    wire.rtp("10.0.0.1:4000", "10.0.0.2:5000", seconds=4 + goes_on_s)
+    wire.rtp("10.0.0.2:5000", "10.0.0.1:4000", seconds=4 + goes_on_s)
+    wire.wait(4)
+    Leg(wire).bye()
+    wire.wait(goes_on_s + 5)
+    assert list(wire.attached()) == []
+
+
+def test_of_calls_that_end_one_after_the_other_none_takes_the_next_one_s_sound(wire):
+    wire.rtp("10.0.0.1:4000", "10.0.0.2:5000", seconds=4.9)  # of the second
+    wire.rtp("10.0.0.1:4002", "10.0.0.2:5002", seconds=8)  # of a third
+    wire.wait(4)
+    Leg(wire, "first").bye()
+    wire.wait(1)
+    Leg(wire, "second").bye()
+    wire.wait(6)
+    calls = {call.call_ids[0]: call for call in wire.end()}
+    assert [len(calls[name].streams) for name in ("first", "second")] == [0, 1]
+    assert list(wire.attached()) == [1]
+
+
 def test_of_several_that_cannot_be_told_apart_it_takes_none(wire):
     wire.rtp("10.0.0.1:4000", "10.0.0.2:5000", seconds=4)
     wire.rtp("10.0.0.1:4002", "10.0.0.2:5002", seconds=4)
